@@ -1,0 +1,70 @@
+"""The one place where a transaction begins and ends (contract C7).
+
+Room functions take an `AsyncSession` and never begin or commit. No network call is made inside `transaction`.
+SQLite: WAL, one writer; every transaction is BEGIN IMMEDIATE, so that what was read cannot change before it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+
+def sqlite_url(file: Path) -> str:
+    return f"sqlite+aiosqlite:///{file}"
+
+
+class Database:
+    """An engine and its sessions. `clock_offset_us` shifts `jobs.clock.db_now` in tests; it is 0 in life."""
+
+    def __init__(self, url: str, *, clock_offset_us: int = 0) -> None:
+        self.url = _with_driver(url)
+        self.clock_offset_us = clock_offset_us
+        self.engine = _engine(self.url)
+        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncSession]:
+        """One transaction: committed when the block ends, rolled back when it raises."""
+        async with self._sessions() as session:
+            session.info["clock_offset_us"] = self.clock_offset_us
+            async with session.begin():
+                yield session
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+
+def _with_driver(url: str) -> str:
+    """Our two drivers: aiosqlite and psycopg 3. A URL without a driver gets the one for its dialect."""
+    parsed = make_url(url)
+    driver = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+    name = driver.get(parsed.drivername, parsed.drivername)
+    return parsed.set(drivername=name).render_as_string(hide_password=False)
+
+
+def _engine(url: str) -> AsyncEngine:
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_async_engine(url, pool_pre_ping=True)
+    # timeout: how long a writer waits for another before "database is locked"; commits here take milliseconds.
+    engine = create_async_engine(url, connect_args={"timeout": 30})
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions of its own
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=wal", "synchronous=normal", "foreign_keys=on", "recursive_triggers=on"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine

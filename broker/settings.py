@@ -1,0 +1,181 @@
+"""All settings, one frozen section a room: defaults < TOML file < `BROKER_*` environment (contract C10).
+
+The environment is read here and nowhere else. `load` is called once, by the composition root; rooms are given their
+section. In the environment a nested name is written with two underscores: `BROKER_JOBS__LEASE_TTL_S=30`.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HttpSettings(Section):
+    """Where the broker listens. `public_url` is what workers dial; needed when it differs from the listening address."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    public_url: str | None = None
+    shutdown_timeout_s: float = 10
+
+
+class JobsSettings(Section):
+    """Limits of a file and a batch, and the timing of leases and parts."""
+
+    max_lines: int = 50_000
+    max_file_bytes: int = 200 * 1024 * 1024
+    max_line_bytes: int = 1024 * 1024
+    shard_lines: int = 1_000
+    shard_bytes: int = 8 * 1024 * 1024
+    part_lines: int = 200
+    part_seconds: float = 30
+    part_bytes: int = 4 * 1024 * 1024
+    lease_ttl_s: float = 60
+    max_attempts: int = 3
+    default_output_tokens: int = 256
+    default_window: str = "24h"
+
+
+class ControlSettings(Section):
+    """How often each loop runs, in seconds, and how patient it is."""
+
+    poll_s: float = 60
+    plan_s: float = 5
+    reconcile_s: float = 5
+    accrue_s: float = 5
+    finalise_s: float = 1
+    hold_buffer: Decimal = Decimal("1.25")
+    idle_release_s: float = 20
+    worker_silence_s: float = 60
+    dead_man_s: int = 900
+    solve_timeout_s: float = 30
+    cancel_grace_s: float = 600
+    heartbeat_s: float = 15
+    token_ttl_s: int = 600
+    create_grace_s: float = 120
+    max_kills_per_cycle: int = 5
+
+
+class LocalMarketSettings(Section):
+    """This machine as an offer. `usd_per_hour` is what an hour of it is worth to you; it must be positive."""
+
+    usd_per_hour: Decimal = Field(default=Decimal("0.05"), gt=0)
+    country: str | None = None
+    slots: int = 1
+
+
+class SandboxSettings(Section):
+    """The sandbox provider. Without `url` the broker starts one in `DATA/sandbox` and finds it there again."""
+
+    url: str | None = None
+    catalogue: Path | None = None
+
+
+class OwnHost(Section):
+    """One own machine, reached by SSH, on which `docker run` starts workers. `host_key` is pinned: `ssh-ed25519 AAAA…`."""
+
+    name: str
+    address: str
+    port: int = 22
+    user: str = "root"
+    host_key: str
+    usd_per_hour: Decimal = Field(gt=0)
+    country: str
+    slots: int = 1
+    accelerator: str = "cpu"
+    accelerator_count: int = 0
+    accelerator_memory_mib: int = 0
+    volumes: tuple[str, ...] = ()
+    network: str = "host"
+    docker: str = "docker"
+    gpus: bool = False
+
+
+class HostsSettings(Section):
+    """Own hosts over SSH. Each launch uses an ephemeral key certified for minutes by the broker's SSH CA in DATA."""
+
+    hosts: tuple[OwnHost, ...] = ()
+
+
+class ModelSettings(Section):
+    """One model that may be asked for, and how it is served.
+
+    `engine`: `llamacpp` and `vllm` start a server from `weights`; `url` uses a server that already runs at `base_url`;
+    `command` starts `argv`, any program that serves the OpenAI API on {host}:{port}. `tokens_per_s` is the starting
+    estimate (input, output) by accelerator name; measurements replace it.
+    """
+
+    engine: Literal["llamacpp", "vllm", "url", "command"]
+    weights: str | None = None
+    weights_sha256: str | None = None
+    revision: str | None = None
+    precision: str = "auto"
+    context: int = 2048
+    parallel: int = 8
+    image: str | None = None
+    entrypoint: tuple[str, ...] | None = None
+    shm_mib: int | None = None
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    argv: tuple[str, ...] = ()
+    base_url: str | None = None
+    api_key: SecretStr | None = None
+    launches: tuple[str, ...] = ("process",)
+    endpoints: tuple[str, ...] = ("/v1/chat/completions", "/v1/completions")
+    tokens_per_s: dict[str, tuple[float, float]] = {"cpu": (200.0, 40.0)}
+    load_s: int = 10
+    request_timeout_s: int = 600
+
+
+class Settings(BaseSettings):
+    """The whole. `data` is the one folder that a broker owns (contract C16)."""
+
+    model_config = SettingsConfigDict(env_prefix="BROKER_", env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    data: Path = Path(platformdirs.user_data_dir("compute-broker"))
+    database_url: str | None = None
+    markets: tuple[str, ...] = ("local", "sandbox")
+    failpoint: str | None = None
+    agent_failpoint: str | None = None
+    log_level: str = "info"
+    http: HttpSettings = HttpSettings()
+    jobs: JobsSettings = JobsSettings()
+    control: ControlSettings = ControlSettings()
+    local: LocalMarketSettings = LocalMarketSettings()
+    sandbox: SandboxSettings = SandboxSettings()
+    own: HostsSettings = HostsSettings()
+    models: dict[str, ModelSettings] = {}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load(toml: Path | None = None, **overrides: object) -> Settings:
+    """Settings from `toml` (default: `broker.toml` in the data folder, if there), the environment, and `overrides`.
+
+    Raises pydantic.ValidationError naming the field, its value and what it must be.
+    """
+    data = Path(str(overrides.get("data") or Settings.model_fields["data"].default))
+    file = toml or data / "broker.toml"
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    return FromFile(**overrides)  # type: ignore[arg-type]

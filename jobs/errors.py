@@ -1,0 +1,91 @@
+"""What can be wrong with a file, a batch, a lease or a commit. The docstring is the default message."""
+
+from typing import ClassVar
+
+
+class JobsError(Exception):
+    """The request about a file or batch cannot be carried out."""
+
+    code: ClassVar[str] = "jobs_error"
+
+    def __init__(self, message: str | None = None, *, param: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
+        self.param = param
+
+
+class FileNotFound(JobsError):
+    """No such file in this project."""
+
+    code = "file_not_found"
+
+
+class FileGone(JobsError):
+    """The file was deleted or has expired."""
+
+    code = "file_gone"
+
+
+class FileTooLarge(JobsError):
+    """The file is larger than this project's limit."""
+
+    code = "file_too_large"
+
+
+class BatchNotFound(JobsError):
+    """No such batch in this project."""
+
+    code = "batch_not_found"
+
+
+class BadBatch(JobsError):
+    """The batch cannot be created from this request."""
+
+    code = "invalid_batch"
+
+
+class BadTransition(JobsError):
+    """The batch is in a state in which this cannot be done."""
+
+    code = "invalid_state"
+
+
+class IdempotencyMismatch(JobsError):
+    """This idempotency key was used with a different request; use a new key for a new request."""
+
+    code = "idempotency_mismatch"
+
+
+class LeaseUnknown(JobsError):
+    """No such shard, or it was never leased to this placement."""
+
+    code = "lease_unknown"
+
+
+class LeaseLost(JobsError):
+    """The lease was superseded, revoked or has expired; finish nothing more under it."""
+
+    code = "lease_lost"
+
+
+class ObjectExists(JobsError):
+    """An object with this key exists; objects are immutable."""
+
+    code = "object_exists"
+
+
+class ObjectMissing(JobsError):
+    """No object with this key."""
+
+    code = "object_missing"
+
+
+class ObjectCorrupt(JobsError):
+    """The object's size or sha256 differs from what was committed."""
+
+    code = "object_corrupt"
+
+
+class CountsDisagree(JobsError):
+    """Completed, failed, expired and cancelled lines do not sum to the total; the batch stays in finalizing."""
+
+    code = "counts_disagree"

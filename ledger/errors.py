@@ -1,0 +1,48 @@
+"""Why the ledger refused. Nothing is written when one of these is raised."""
+
+from typing import ClassVar
+
+
+class LedgerError(Exception):
+    """The ledger refused this event."""
+
+    code: ClassVar[str] = "ledger_error"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
+
+
+class KeyReused(LedgerError):
+    """This event key was already posted with other content; a correction needs a key of its own."""
+
+    code = "key_reused"
+
+
+class Unbalanced(LedgerError):
+    """Debits and credits of the event differ in a unit."""
+
+    code = "unbalanced"
+
+
+class UnknownAccount(LedgerError):
+    """The event names an account that the chart of accounts does not have."""
+
+    code = "unknown_account"
+
+
+class HoldExceeded(LedgerError):
+    """The project's budget does not cover this hold."""
+
+    code = "hold_exceeded"
+
+
+class HoldResolved(LedgerError):
+    """The hold was already resolved; a hold is resolved exactly once."""
+
+    code = "hold_resolved"
+
+
+class HoldUnknown(LedgerError):
+    """No hold with this id was ever opened."""
+
+    code = "hold_unknown"

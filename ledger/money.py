@@ -1,0 +1,48 @@
+"""Nano-units: money as integers of 1e-9 of the currency's unit. The one module of `ledger` that other rooms may import."""
+
+from __future__ import annotations
+
+from decimal import ROUND_HALF_EVEN, Decimal
+
+NANO = 1_000_000_000
+SECONDS_PER_HOUR = 3600
+
+
+def to_nano(amount: Decimal) -> int:
+    """Decimal units to integer nano-units, half to even. Raises ValueError for NaN and infinities.
+
+    >>> to_nano(Decimal("0.0000000015"))
+    2
+    """
+    if not amount.is_finite():
+        raise ValueError(f"amount {amount} is not a number of money")
+    return int((amount * NANO).to_integral_value(rounding=ROUND_HALF_EVEN))
+
+
+def from_nano(nano: int) -> Decimal:
+    """Integer nano-units to Decimal units, exact.
+
+    >>> from_nano(1_500_000_000)
+    Decimal('1.500000000')
+    """
+    return Decimal(nano).scaleb(-9)
+
+
+def cost_of_seconds(price_nano_hour: int, seconds: int) -> int:
+    """Nano-units for `seconds` at an hourly price, rounded once, half to even, on the cumulative amount.
+
+    Callers book differences of this function, so that the intervals of a rental always sum to the rounding of the whole.
+
+    >>> cost_of_seconds(1_000_000_000, 1) + (cost_of_seconds(1_000_000_000, 3600) - cost_of_seconds(1_000_000_000, 1))
+    1000000000
+    """
+    return div_half_even(price_nano_hour * seconds, SECONDS_PER_HOUR)
+
+
+def div_half_even(numerator: int, denominator: int) -> int:
+    """Integer division of non-negative numbers, half to even, without floats."""
+    quotient, rest = divmod(numerator, denominator)
+    twice = 2 * rest
+    if twice > denominator or (twice == denominator and quotient % 2 == 1):
+        return quotient + 1
+    return quotient

@@ -1,0 +1,1 @@
+"""Offers: what can be rented where, at which price, and the renting and releasing of it."""

@@ -1,0 +1,164 @@
+"""The offer: one thing that can be rented, at one price, in one place, with the evidence for that place.
+
+An offer is a value. It is never the database row (tables.py) and never what a provider sent (each adapter maps that).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Literal
+from urllib.parse import quote, unquote
+
+Pricing = Literal["on_demand", "spot", "bid", "reserved", "token"]
+Launch = Literal["vm", "container", "kubernetes", "process", "token_api"]
+AcceleratorKind = Literal["nvidia", "amd", "tpu", "trainium", "gaudi", "none"]
+LocationTier = Literal["anonymous", "claimed", "verified_host", "named_datacenter", "hyperscaler_region"]
+Confidentiality = Literal["none", "at_rest", "dedicated", "cpu_tee", "gpu_tee"]
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """What computes: `count` devices of `memory_mib` each. `kind="none"` is a CPU-only machine with count 0."""
+
+    kind: AcceleratorKind = "none"
+    name: str = "cpu"
+    form: str | None = None
+    memory_mib: int = 0
+    count: int = 0
+    fraction: Decimal = Decimal(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Why we believe where a machine is. It counts only while `observed_at + ttl` lies ahead."""
+
+    kind: str
+    source: str
+    observed_at: datetime
+    ttl: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class OfferKey:
+    """The identity of an offer, equal across polls. A marketplace's ask id is its `sku`."""
+
+    market: str
+    region: str | None
+    zone: str | None
+    sku: str
+    accelerator: str
+    count: int
+    pricing: Pricing
+
+    def __str__(self) -> str:
+        """`market/region/zone/sku/accelerator/count/pricing`, parts percent-encoded, `-` where there is none.
+
+        >>> str(OfferKey("sandbox", "eu-de", None, "a/1", "cpu", 0, "spot"))
+        'sandbox/eu-de/-/a%2F1/cpu/0/spot'
+        """
+        parts = (self.market, self.region, self.zone, self.sku, self.accelerator, str(self.count), self.pricing)
+        return "/".join("-" if part is None or part == "" else _encode(part) for part in parts)
+
+    @classmethod
+    def parse(cls, text: str) -> OfferKey:
+        """The inverse of `str`. Raises ValueError when `text` has not seven parts or an unknown pricing."""
+        parts = text.split("/")
+        if len(parts) != 7:
+            raise ValueError(f"offer key {text!r} has {len(parts)} parts, not 7 (market/region/zone/sku/accelerator/count/pricing)")
+        market, region, zone, sku, accelerator, count, pricing = (None if p == "-" else unquote(p) for p in parts)
+        if pricing not in ("on_demand", "spot", "bid", "reserved", "token"):
+            raise ValueError(f"offer key {text!r}: unknown pricing {pricing!r}")
+        return cls(market or "", region, zone, sku or "", accelerator or "", int(count or 0), pricing)
+
+
+def _encode(part: str) -> str:
+    # A part that is literally "-" must not read back as "none".
+    return "%2D" if part == "-" else quote(part, safe="")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrice:
+    """Price of an OpenAI-compatible endpoint, per million tokens, in the offer's currency."""
+
+    input: Decimal
+    output: Decimal
+    cached: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One rentable thing (contract C2).
+
+    `price` is per whole instance-hour in `currency`, all-in, and equals the sum of `components` when these are given;
+    None or not positive means *unknown*, and the offer is then quarantined, never free. `capacity` None is unknown,
+    0 is sold out. `granularity_s` is the billing increment, `minimum_s` the least that is billed.
+    `interruption_per_hour` None is unknown; `notice_s` is the warning before an interruption (0: none).
+    """
+
+    key: OfferKey
+    launch: Launch
+    accelerator: Accelerator
+    currency: str
+    price: Decimal | None
+    observed_at: datetime
+    source: str
+    raw_sha256: str
+    components: Mapping[str, Decimal] = field(default_factory=dict)
+    per_million: TokenPrice | None = None
+    capacity: int | None = None
+    granularity_s: int = 1
+    minimum_s: int = 0
+    deposit: Decimal = Decimal(0)
+    refundable_fraction: Decimal = Decimal(0)
+    egress_per_gb: Decimal = Decimal(0)
+    ingress_per_gb: Decimal = Decimal(0)
+    interruption_per_hour: Decimal | None = None
+    notice_s: int = 0
+    boot_s: int | None = None
+    country: str | None = None
+    subdivision: str | None = None
+    evidence: tuple[Evidence, ...] = ()
+    location_tier: LocationTier = "anonymous"
+    confidentiality: Confidentiality = "none"
+    operator: str | None = None
+    jurisdictions: tuple[str, ...] | None = None
+    data_policy: Mapping[str, Any] | None = None
+    quarantined: str | None = None
+
+    @property
+    def market(self) -> str:
+        return self.key.market
+
+    @property
+    def pricing(self) -> Pricing:
+        return self.key.pricing
+
+
+def quarantine(offer: Offer, reason: str) -> Offer:
+    """The same offer, listed but never chosen, with the reason a person reads. The first reason stays."""
+    return offer if offer.quarantined else replace(offer, quarantined=reason)
+
+
+def price_problem(offer: Offer) -> str | None:
+    """Why the price of `offer` cannot be believed, or None.
+
+    Providers list 0 and empty for "we do not know" (Azure, Vast); planning with it would rent the unknown as free.
+    """
+    if offer.pricing == "token":
+        priced = offer.per_million
+        return None if priced and min(priced.input, priced.output) > 0 else f"offer {offer.key}: no positive token price; quarantined until one is seen"
+    if offer.price is None:
+        return f"offer {offer.key}: price is unknown; quarantined until a positive price is seen (source: {offer.source})"
+    if not offer.price.is_finite() or offer.price <= 0:
+        return f"offer {offer.key}: price {offer.price} is unknown, not free; quarantined until a positive price is seen (source: {offer.source})"
+    return None
+
+
+def raw_digest(raw: Mapping[str, Any]) -> str:
+    """sha256 of the provider's own words for this offer, canonical JSON, so that a price can be traced to its answer."""
+    return hashlib.sha256(json.dumps(raw, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()

@@ -1,0 +1,21 @@
+"""Residency: the policy language and its only evaluator. Pure.
+
+`evaluate(policy, facts, at_us) -> Decision` is total: any policy and any facts give a decision, never an exception.
+"""
+
+from solver.residency.compile import INTERNAL, compile_countries
+from solver.residency.evaluate import evaluate
+from solver.residency.types import Decision, FactEvidence, Facts, Policy, PolicyRule, Reason, digest
+
+__all__ = [
+    "INTERNAL",
+    "Decision",
+    "FactEvidence",
+    "Facts",
+    "Policy",
+    "PolicyRule",
+    "Reason",
+    "compile_countries",
+    "digest",
+    "evaluate",
+]

@@ -1,0 +1,244 @@
+"""The snapshot that goes in and the plan that comes out (contract C4), as JSON `version: 1`.
+
+All amounts are integer nano-USD, all times integer microseconds UTC, all ids and hashes strings. The structs are frozen
+and encode in field order, so `encode(snapshot)` is canonical: its sha256 names the snapshot, and the same snapshot gives
+the same plan bit for bit. Floats appear only in `Throughput`, hazards and inside the solver.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+import msgspec
+
+from solver.residency.types import Facts, Policy
+
+VERSION = 1
+HOUR_US = 3_600_000_000
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a work is already done. Token and line counts in `Work` are of the *remaining* lines."""
+
+    lines_done: int = 0
+    spent_nano: int = 0
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """One queued batch: `lines`, `input_tokens` and `output_tokens_*` are what remains to be done.
+
+    `max_nano` limits the whole cost of the batch, `progress.spent_nano` included; None is no limit. Higher `priority`
+    is served first when not all can be. `policy_hash` is a key of `Snapshot.policies`.
+    """
+
+    id: str
+    project: str
+    model: str
+    precision: str
+    endpoint: str
+    lines: int
+    input_tokens: int
+    output_tokens_p50: int
+    output_tokens_p90: int
+    deadline_us: int
+    max_nano: int | None
+    priority: int
+    policy_hash: str
+    data_zone: str | None = None
+    progress: Progress = Progress()
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds from renting to the first token, in parts; `boot_s + load_s` is the start-up time the program charges."""
+
+    boot_s: int
+    load_s: int
+
+
+class OfferView(msgspec.Struct, frozen=True, kw_only=True):
+    """An offer as the planner sees it. `key` is `str(OfferKey)`. `capacity` None is unknown and counts as 1.
+
+    `excluded` is the reason why the market room quarantined it or a circuit breaker holds it back; such an offer is
+    counted in the funnel and never chosen. `hazard` is interruptions per hour, None unknown.
+    """
+
+    key: str
+    market: str
+    accelerator: str
+    pricing: str
+    price_nano_hour: int | None
+    capacity: int | None
+    facts_hash: str
+    timings: Timings
+    granularity_s: int = 1
+    minimum_s: int = 0
+    hazard: float | None = None
+    per_million_nano: tuple[int, int] | None = None
+    excluded: str | None = None
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """A rental that exists. It serves one pool (project, model, precision); its start-up is `ready_in_s` (0 when warm).
+
+    `capacity` of its offer counts what can be rented *besides* it.
+    """
+
+    rental_id: str
+    offer_key: str
+    project: str
+    model: str
+    precision: str
+    ready_in_s: int
+    price_nano_hour: int
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """What a project may still commit, holds already subtracted. A project without an entry has no limit."""
+
+    project: str
+    remaining_nano: int
+
+
+class Quota(msgspec.Struct, frozen=True, kw_only=True):
+    """At most `remaining` more instances at this market (all its offers together)."""
+
+    market: str
+    remaining: int
+
+
+class Throughput(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens per second of one whole instance at saturation for (model, precision) on an accelerator name.
+
+    A pair without an entry means: the model does not run there, or nobody knows how fast; the offer is not eligible.
+    """
+
+    model: str
+    precision: str
+    accelerator: str
+    input_per_s: float
+    output_per_s: float
+    source: str
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything one plan may depend on. `works`, `offers` and `running` are sorted by id; ids are unique."""
+
+    now_us: int
+    works: tuple[Work, ...]
+    offers: tuple[OfferView, ...]
+    running: tuple[Running, ...] = ()
+    quotas: tuple[Quota, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    policies: dict[str, Policy] = {}
+    facts: dict[str, Facts] = {}
+    throughput: tuple[Throughput, ...] = ()
+    version: int = VERSION
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """Rent `count` instances of an offer for one pool, needed from `from_us` until `until_us` (expected end of work)."""
+
+    offer_key: str
+    project: str
+    model: str
+    precision: str
+    count: int
+    from_us: int
+    until_us: int
+    cost_nano: int
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """`share_ppm` millionths of a work run on this offer's instances (new and running), in `order` among its peers.
+
+    `cost_nano` is this share's part of the plan's cost, start-up included; `end_us` the expected finish.
+    """
+
+    work_id: str
+    offer_key: str
+    share_ppm: int
+    order: int
+    cost_nano: int
+    end_us: int
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of the funnel: how many offers `rule` removed, and an example with what was found.
+
+    The last step of a funnel has rule "eligible": the offers left. The counts of a funnel sum to the number of offers.
+    """
+
+    rule: str
+    count: int
+    example: str | None = None
+
+
+class Relaxation(msgspec.Struct, frozen=True, kw_only=True):
+    """A smallest change that makes the work feasible, verified by solving again. Never applied by the solver."""
+
+    field: str
+    current: str
+    needed: str
+    offer_key: str
+    cost_nano: int
+    message: str
+
+
+class Unplaced(msgspec.Struct, frozen=True, kw_only=True):
+    """A work that this plan does not (fully) serve. `waiting_on` is the one word shown to people."""
+
+    work_id: str
+    waiting_on: Literal["capacity", "budget", "residency", "price_ceiling", "quota", "deadline", "model"]
+    reasons: tuple[str, ...]
+    relaxations: tuple[Relaxation, ...] = ()
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """Why the chosen offer: its cost per million tokens, the next best, and the cheaper ones that a rule excluded."""
+
+    work_id: str
+    offer_key: str
+    usd_nano_per_million: int
+    next_best_key: str | None
+    next_best_nano_per_million: int | None
+    cheaper_excluded: tuple[tuple[str, str], ...]
+    sentence: str
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What to start, keep and drain, who works where, who waits and why.
+
+    `stage`: which step of the fallback chain produced it. `stopped_by`: optimal | gap | clock. `bound_nano`: no plan for
+    this snapshot under the same model can cost less. `funnels` has one funnel per work id.
+    """
+
+    snapshot_sha256: str
+    stage: Literal["program", "greedy", "previous", "empty"]
+    stopped_by: Literal["optimal", "gap", "clock", "none"]
+    starts: tuple[Start, ...] = ()
+    keeps: tuple[str, ...] = ()
+    drains: tuple[str, ...] = ()
+    assignments: tuple[Assignment, ...] = ()
+    unplaced: tuple[Unplaced, ...] = ()
+    cost_nano: int = 0
+    bound_nano: int = 0
+    funnels: dict[str, tuple[Rule, ...]] = {}
+    choices: tuple[Choice, ...] = ()
+    version: int = VERSION
+
+
+def encode(value: Snapshot | Plan) -> bytes:
+    """Canonical JSON: struct fields in declared order, mapping keys sorted."""
+    return msgspec.json.encode(value, order="deterministic")
+
+
+def sha256(snapshot: Snapshot) -> str:
+    """The name of a snapshot: hex sha256 of its canonical JSON."""
+    return hashlib.sha256(encode(snapshot)).hexdigest()
+
+
+def json_schemas() -> dict[str, Any]:
+    """The published JSON Schemas of Snapshot and Plan, with shared definitions."""
+    (snapshot, plan), definitions = msgspec.json.schema_components((Snapshot, Plan))
+    return {"snapshot": snapshot, "plan": plan, "$defs": definitions}

@@ -1,0 +1,1 @@
+"""Getting a worker onto a rented machine, and the agent that runs there."""
