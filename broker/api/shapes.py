@@ -1,0 +1,387 @@
+"""The bodies of requests and answers. OpenAI's own objects keep OpenAI's fields; what is ours sits in `x_broker`.
+
+Money is a decimal string in USD (`"0.001234567"`), exact to the nano-dollar; times are unix seconds, as at OpenAI.
+Bodies of OpenAI-compatible routes ignore unknown fields, as OpenAI does; `x_broker` and our own routes refuse them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Compatible(BaseModel):
+    """An OpenAI shape: unknown fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Own(BaseModel):
+    """One of our shapes: an unknown field is an error that names it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+class BatchWishes(Own):
+    """`x_broker` of a new batch: what OpenAI's request cannot say."""
+
+    deadline: int | None = Field(default=None, description="unix seconds; the batch expires at the earlier of this and created_at + completion_window")
+    max_usd: str | None = Field(default=None, pattern=r"^\d{1,9}(\.\d{1,9})?$", description="most that the batch may cost, decimal USD")
+    residency: list[str] | None = Field(default=None, min_length=1, max_length=300, description="ISO 3166 alpha-2 codes and group names such as `eu`")
+    priority: int = Field(default=0, ge=-100, le=100)
+    tags: dict[str, str] = Field(default_factory=dict, max_length=16)
+    order: Literal["input", "completion"] = "input"
+    on_infeasible: Literal["fail", "queue"] = "fail"
+    part_lines: int | None = Field(default=None, ge=1, le=1000, description="cut a part at least every so many lines")
+
+
+class BatchCreate(Compatible):
+    input_file_id: str
+    endpoint: str
+    completion_window: str = "24h"
+    metadata: dict[str, str] | None = None
+    x_broker: BatchWishes | None = None
+
+
+class RequestCounts(BaseModel):
+    """OpenAI's three counts; `failed` includes expired and cancelled lines (contract C12)."""
+
+    total: int
+    completed: int
+    failed: int
+
+
+class LineCounts(BaseModel):
+    """Every line once: the four outcomes sum to total when the batch has ended."""
+
+    total: int
+    completed: int
+    failed: int
+    expired: int
+    cancelled: int
+
+
+class BatchError(BaseModel):
+    code: str
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+class BatchErrors(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[BatchError]
+
+
+class Relaxation(BaseModel):
+    """A verified smallest change that would make the batch feasible."""
+
+    field: str
+    current: str
+    needed: str
+    offer_key: str
+    usd: str
+    message: str
+
+
+class Placement(BaseModel):
+    """Where a batch runs or ran: one rental, as the market and our books know it."""
+
+    rental: str
+    offer_key: str
+    market: str
+    country: str | None
+    location_tier: str
+    state: str = Field(description="intended, creating, running, releasing, ended, lost, failed")
+    worker: str | None = Field(description="awaited, starting, ready, draining, gone, failed")
+    usd_per_hour: str
+    lines: int = Field(description="lines of this batch committed by this rental")
+    usd: str = Field(description="this batch's share of the rental's accrued cost")
+    started_at: int | None
+    ended_at: int | None
+    end_reason: str | None = Field(description="released, preempted, exited, failed")
+    exit_status: int | None
+    facts: dict[str, str] = Field(default_factory=dict, description="what the market says of the machine (pid, address)")
+
+
+class BatchBroker(BaseModel):
+    """`x_broker` of a batch in answers."""
+
+    project: str
+    phase: str = Field(description="queued, provisioning, loading_model, running, finalizing, ended")
+    waiting_on: str | None = Field(description="capacity, budget, residency, price_ceiling, quota, deadline, model; null when it moves")
+    waiting_reasons: list[str] = Field(default_factory=list)
+    relaxations: list[Relaxation] = Field(default_factory=list)
+    counts: LineCounts
+    tokens: dict[str, int] = Field(description="input, output: metered so far")
+    cost_usd: str = Field(description="accrued so far")
+    quote_usd: str | None
+    quote_end: int | None
+    eta: int | None = Field(description="unix seconds; expected end of what remains")
+    usd_per_million_tokens: str | None
+    preemptions: int = Field(description="rentals of this batch that ended without our asking")
+    max_usd: str | None
+    deadline: int | None
+    residency: list[str] | None
+    priority: int
+    tags: dict[str, str]
+    order: str
+
+
+class Batch(BaseModel):
+    """OpenAI's batch object, field by field, with ours in `x_broker`."""
+
+    id: str
+    object: Literal["batch"] = "batch"
+    endpoint: str
+    model: str | None = None
+    errors: BatchErrors | None = None
+    input_file_id: str
+    completion_window: str
+    status: str
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    created_at: int
+    in_progress_at: int | None = None
+    expires_at: int | None = None
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+    request_counts: RequestCounts
+    metadata: dict[str, str] | None = None
+    usage: dict[str, Any] | None = None
+    x_broker: BatchBroker
+
+
+class BatchList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Batch]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class Placements(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Placement]
+
+
+# --- files and models ------------------------------------------------------------------------------------------------
+
+
+class File(BaseModel):
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    expires_at: int | None = None
+    filename: str
+    purpose: str
+    status: Literal["uploaded", "processed", "error"] = "processed"
+
+
+class FileList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[File]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class Deleted(BaseModel):
+    id: str
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    x_broker: dict[str, Any] = Field(description="engine, precision, context, endpoints, launches, offers (feasible now), tokens_per_s")
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+# --- quotes and explanations -----------------------------------------------------------------------------------------
+
+
+class QuoteCreate(Own):
+    """A dry run: an uploaded file with the wishes of a batch; nothing is created or held."""
+
+    input_file_id: str
+    endpoint: str | None = None
+    completion_window: str = "24h"
+    x_broker: BatchWishes | None = None
+
+
+class FunnelStep(BaseModel):
+    """How many offers a rule removed; the last step is `eligible`. The counts sum to the number of offers."""
+
+    rule: str
+    count: int
+    example: str | None
+
+
+class Chosen(BaseModel):
+    offer_key: str
+    share: str = Field(description="fraction of the work, decimal")
+    usd: str
+    end: int
+    usd_per_million_tokens: str
+    next_best: str | None
+    next_best_usd_per_million_tokens: str | None
+    cheaper_excluded: list[tuple[str, str]] = Field(description="cheaper offers and the rule that excluded each")
+    sentence: str
+
+
+class Explanation(BaseModel):
+    """What the plan chose for a work, what it rejected and why; or why nothing was feasible."""
+
+    feasible: bool
+    plan: str | None
+    planned_at: int | None
+    lines: int
+    input_tokens: int
+    output_tokens: int
+    offers: int
+    funnel: list[FunnelStep]
+    chosen: list[Chosen]
+    usd: str | None
+    end: int | None
+    waiting_on: str | None
+    reasons: list[str]
+    relaxations: list[Relaxation]
+
+
+class Quote(Explanation):
+    id: str
+    object: Literal["quote"] = "quote"
+    model: str
+    endpoint: str
+    expires_at: int
+
+
+# --- markets, ledger, admin ------------------------------------------------------------------------------------------
+
+
+class Offer(BaseModel):
+    """A row of the price book; the field names are those of `broker offers --json`."""
+
+    key: str
+    market: str
+    region: str | None
+    zone: str | None
+    country: str | None
+    subdivision: str | None
+    location_evidence: list[str]
+    location_tier: str
+    confidentiality: str
+    operator: str | None
+    operator_jurisdictions: list[str] | None
+    gpu: str
+    gpu_memory_gib: str
+    gpu_count: int
+    pricing: str
+    usd_per_hour: str | None
+    usd_per_gpu_hour: str | None
+    observed_at: int
+    source: str
+    capacity: int | None
+    interruption_per_hour: str | None
+    notice_s: int
+    granularity_s: int
+    minimum_s: int
+    egress_usd_per_gb: str
+    launch: str
+    quarantined: bool
+    reason: str | None
+
+
+class OfferList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Offer]
+
+
+class Posting(BaseModel):
+    account: str
+    unit: str
+    amount: str
+
+
+class Entry(BaseModel):
+    seq: int
+    id: str
+    key: str
+    kind: str
+    occurred_at: str = Field(description="RFC 3339, UTC, microseconds")
+    project: str | None
+    batch: str | None
+    rental: str | None
+    offer_key: str | None
+    corrects: str | None
+    hold: str | None
+    postings: list[Posting]
+
+
+class Ledger(BaseModel):
+    """Entries with what they sum to. `balanced`: the books were checked just now and nothing was found."""
+
+    object: Literal["ledger"] = "ledger"
+    entries: list[Entry]
+    balances: dict[str, str] = Field(description="account → USD, of the entries that match")
+    accrued_usd: str
+    held_usd: str
+    balanced: bool
+    findings: list[str]
+    has_more: bool
+
+
+class Check(BaseModel):
+    name: str
+    ok: bool
+    found: str
+    mend: str | None
+
+
+class Doctor(BaseModel):
+    ok: bool
+    checks: list[Check]
+
+
+class KeyCreate(Own):
+    principal: str = Field(min_length=1, max_length=100)
+    project: str = Field(default="default", min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9-]*$")
+    roles: list[Literal["submitter", "viewer", "compliance", "finance", "operator", "admin"]] = Field(min_length=1)
+    expires_in_s: int | None = Field(default=None, gt=0)
+
+
+class KeyCreated(BaseModel):
+    id: str
+    key: str = Field(description="shown once; only its hash is kept")
+    principal: str
+    project: str | None
+    roles: list[str]
+    expires_at: int | None
+
+
+class ApiError(BaseModel):
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorEnvelope(BaseModel):
+    error: ApiError

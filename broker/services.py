@@ -1,0 +1,36 @@
+"""What the API's handlers and the control loops are given: made once by the composition root, never global."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from broker.database import Database
+from broker.failpoints import Failpoints
+from broker.settings import Settings
+from jobs.objects import ObjectStore
+from markets.market import Market
+from workers.profile import ModelProfile
+
+
+@dataclass(frozen=True)
+class Services:
+    """The broker's parts. `secret` signs worker tokens and object URLs; it lives in the data folder.
+
+    `nudge` names loops that should run now rather than at their next tick: `nudge("plan")` after a batch was created.
+    """
+
+    settings: Settings
+    database: Database
+    store: ObjectStore
+    markets: Mapping[str, Market]
+    models: Mapping[str, ModelProfile]
+    secret: bytes
+    failpoints: Failpoints
+    public_url: str
+    wake: Mapping[str, asyncio.Event] = field(default_factory=dict)
+
+    def nudge(self, loop: str) -> None:
+        if loop in self.wake:
+            self.wake[loop].set()

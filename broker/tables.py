@@ -1,0 +1,135 @@
+"""The control plane's own tables: projects and keys, placements and assignments, plans, workers, quotes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Column, LargeBinary
+from sqlmodel import Field, SQLModel
+
+
+def micros(*, nullable: bool = False, index: bool = False) -> Any:
+    """A column of integer microseconds UTC (or of nano-USD): 64 bits."""
+    return Field(default=None, sa_column=Column(BigInteger, nullable=nullable, index=index))
+
+
+class Project(SQLModel, table=True):
+    """A project owns files, batches and a budget. `policy` is a residency policy's JSON, None is class internal."""
+
+    __tablename__ = "broker_project"
+    id: str = Field(primary_key=True)
+    name: str = Field(unique=True)
+    created_us: int = micros()
+    policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
+
+
+class Key(SQLModel, table=True):
+    """An API key: only the hash of its secret is stored. `roles` scope it; `project` None sees all (admin)."""
+
+    __tablename__ = "broker_key"
+    id: str = Field(primary_key=True)
+    secret_sha256: str
+    principal: str
+    project: str | None = Field(default=None, index=True)
+    roles: list[str] = Field(sa_column=Column(JSON, nullable=False))
+    created_us: int = micros()
+    expires_us: int | None = micros(nullable=True)
+    revoked_us: int | None = micros(nullable=True)
+
+
+class Policy(SQLModel, table=True):
+    """A compiled residency policy by its hash, as pinned by a batch when it was created."""
+
+    __tablename__ = "broker_policy"
+    hash: str = Field(primary_key=True)
+    body: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    created_us: int = micros()
+
+
+class PlanRow(SQLModel, table=True):
+    """A plan that was acted on, with the snapshot that led to it, so that `explain` shows what was really decided."""
+
+    __tablename__ = "broker_plan"
+    id: str = Field(primary_key=True)
+    created_us: int = micros(index=True)
+    snapshot_sha256: str
+    snapshot: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    plan: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class Assignment(SQLModel, table=True):
+    """The newest plan's word on a batch and an offer: rentals of that offer serve the batch, in `rank` order."""
+
+    __tablename__ = "broker_assignment"
+    batch: str = Field(primary_key=True)
+    offer_key: str = Field(primary_key=True)
+    plan: str = Field(index=True)
+    rank: int
+    cost_nano: int = micros()
+    end_us: int = micros()
+
+
+class Waiting(SQLModel, table=True):
+    """Why a batch is not (fully) placed by the newest plan: the one word and the reasons."""
+
+    __tablename__ = "broker_waiting"
+    batch: str = Field(primary_key=True)
+    plan: str
+    waiting_on: str
+    reasons: list[str] = Field(sa_column=Column(JSON, nullable=False))
+    relaxations: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
+    since_us: int = micros()
+
+
+class Worker(SQLModel, table=True):
+    """The agent on a rental: its session, what it last said, and whether it shall drain.
+
+    `token_sha256` is of the bootstrap token until hello, then of nothing: session tokens are signed, not stored, and
+    carry `session` (a counter): raising it cuts every token off.
+    """
+
+    __tablename__ = "broker_worker"
+    rental: str = Field(primary_key=True)
+    bootstrap_sha256: str
+    bootstrap_expires_us: int = micros()
+    pubkey: str | None = None
+    session: int = 0
+    state: str = "awaited"
+    created_us: int = micros()
+    hello_us: int | None = micros(nullable=True)
+    ready_us: int | None = micros(nullable=True)
+    seen_us: int | None = micros(nullable=True)
+    work_us: int | None = micros(nullable=True)
+    gone_us: int | None = micros(nullable=True)
+    drain_reason: str | None = None
+    notice_us: int | None = micros(nullable=True)
+    error: str | None = None
+    hello: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
+    metrics: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
+
+
+class Measured(SQLModel, table=True):
+    """What a model really did on an accelerator: sums over all commits; the planner's throughput comes from here."""
+
+    __tablename__ = "broker_measured"
+    model: str = Field(primary_key=True)
+    precision: str = Field(primary_key=True)
+    accelerator: str = Field(primary_key=True)
+    prompt_tokens: int = micros()
+    completion_tokens: int = micros()
+    busy_ms: int = micros()
+    loads: int = 0
+    load_ms: int = micros()
+
+
+class Quote(SQLModel, table=True):
+    """What a user was told before or when submitting: cost and finish, to compare with what became of it."""
+
+    __tablename__ = "broker_quote"
+    id: str = Field(primary_key=True)
+    project: str = Field(index=True)
+    batch: str | None = Field(default=None, index=True)
+    created_us: int = micros()
+    cost_nano: int | None = micros(nullable=True)
+    end_us: int | None = micros(nullable=True)
+    body: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
