@@ -83,3 +83,15 @@ class BadOffer(MarketsError):
     """A value that a market sent cannot be made into an offer."""
 
     code = "bad_offer"
+
+
+class RentalUnknown(MarketsError):
+    """Our own database has no rental with this id."""
+
+    code = "rental_unknown"
+
+
+class IllegalTransition(MarketsError):
+    """A rental cannot go from its state to the state that was asked for."""
+
+    code = "illegal_transition"

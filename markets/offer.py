@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from urllib.parse import quote, unquote
 
 Pricing = Literal["on_demand", "spot", "bid", "reserved", "token"]
@@ -69,11 +69,14 @@ class OfferKey:
         """The inverse of `str`. Raises ValueError when `text` has not seven parts or an unknown pricing."""
         parts = text.split("/")
         if len(parts) != 7:
-            raise ValueError(f"offer key {text!r} has {len(parts)} parts, not 7 (market/region/zone/sku/accelerator/count/pricing)")
+            raise ValueError(
+                f"offer key {text!r} has {len(parts)} parts, not 7 (market/region/zone/sku/accelerator/count/pricing)"
+            )
         market, region, zone, sku, accelerator, count, pricing = (None if p == "-" else unquote(p) for p in parts)
         if pricing not in ("on_demand", "spot", "bid", "reserved", "token"):
             raise ValueError(f"offer key {text!r}: unknown pricing {pricing!r}")
-        return cls(market or "", region, zone, sku or "", accelerator or "", int(count or 0), pricing)
+        kind = cast(Pricing, pricing)
+        return cls(market or "", region, zone, sku or "", accelerator or "", int(count or 0), kind)
 
 
 def _encode(part: str) -> str:
@@ -151,14 +154,23 @@ def price_problem(offer: Offer) -> str | None:
     """
     if offer.pricing == "token":
         priced = offer.per_million
-        return None if priced and min(priced.input, priced.output) > 0 else f"offer {offer.key}: no positive token price; quarantined until one is seen"
+        return (
+            None
+            if priced and min(priced.input, priced.output) > 0
+            else f"offer {offer.key}: no positive token price; quarantined until one is seen"
+        )
     if offer.price is None:
-        return f"offer {offer.key}: price is unknown; quarantined until a positive price is seen (source: {offer.source})"
+        return (
+            f"offer {offer.key}: price is unknown; quarantined until a positive price is seen (source: {offer.source})"
+        )
     if not offer.price.is_finite() or offer.price <= 0:
-        return f"offer {offer.key}: price {offer.price} is unknown, not free; quarantined until a positive price is seen (source: {offer.source})"
+        return (
+            f"offer {offer.key}: price {offer.price} is unknown, not free; quarantined until a positive price is seen "
+            f"(source: {offer.source})"
+        )
     return None
 
 
 def raw_digest(raw: Mapping[str, Any]) -> str:
-    """sha256 of the provider's own words for this offer, canonical JSON, so that a price can be traced to its answer."""
+    """sha256 of the provider's own words for this offer, canonical JSON: a price can be traced to its answer."""
     return hashlib.sha256(json.dumps(raw, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()

@@ -1,0 +1,159 @@
+"""How an offer looks at rest: one flat JSON object, written and read here alone.
+
+The fields are listed by hand *because* a change of the model must not silently change what is stored. Decimals are
+strings, times ISO 8601 with offset, durations whole seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from markets.errors import BadOffer
+from markets.offer import Accelerator, Evidence, Offer, OfferKey, TokenPrice
+
+Record = dict[str, Any]
+
+
+def record_from_offer(offer: Offer) -> Record:
+    """The stored form of `offer`; `offer_from_record` is its inverse."""
+    chip, per_million = offer.accelerator, offer.per_million
+    return {
+        "key": str(offer.key),
+        "launch": offer.launch,
+        "accelerator": {
+            "kind": chip.kind,
+            "name": chip.name,
+            "form": chip.form,
+            "memory_mib": chip.memory_mib,
+            "count": chip.count,
+            "fraction": str(chip.fraction),
+        },
+        "currency": offer.currency,
+        "price": _text(offer.price),
+        "components": {name: str(amount) for name, amount in offer.components.items()},
+        "per_million": per_million
+        and {"input": str(per_million.input), "output": str(per_million.output), "cached": _text(per_million.cached)},
+        "observed_at": offer.observed_at.isoformat(),
+        "source": offer.source,
+        "raw_sha256": offer.raw_sha256,
+        "capacity": offer.capacity,
+        "granularity_s": offer.granularity_s,
+        "minimum_s": offer.minimum_s,
+        "deposit": str(offer.deposit),
+        "refundable_fraction": str(offer.refundable_fraction),
+        "egress_per_gb": str(offer.egress_per_gb),
+        "ingress_per_gb": str(offer.ingress_per_gb),
+        "interruption_per_hour": _text(offer.interruption_per_hour),
+        "notice_s": offer.notice_s,
+        "boot_s": offer.boot_s,
+        "country": offer.country,
+        "subdivision": offer.subdivision,
+        "evidence": [
+            {
+                "kind": each.kind,
+                "source": each.source,
+                "observed_at": each.observed_at.isoformat(),
+                "ttl_s": int(each.ttl.total_seconds()),
+            }
+            for each in offer.evidence
+        ],
+        "location_tier": offer.location_tier,
+        "confidentiality": offer.confidentiality,
+        "operator": offer.operator,
+        "jurisdictions": None if offer.jurisdictions is None else list(offer.jurisdictions),
+        "data_policy": None if offer.data_policy is None else dict(offer.data_policy),
+        "quarantined": offer.quarantined,
+    }
+
+
+def offer_from_record(record: Mapping[str, Any]) -> Offer:
+    """The offer that `record` stands for. Raises BadOffer naming the field that is missing or cannot be read."""
+    try:
+        return _offer(record)
+    except KeyError as missing:
+        raise BadOffer(f"offer record {record.get('key')!r}: field {missing} is missing") from missing
+    except (ValueError, TypeError, InvalidOperation) as wrong:
+        raise BadOffer(
+            f"offer record {record.get('key')!r}: {wrong!r}; it must be as record_from_offer writes it"
+        ) from wrong
+
+
+def _offer(record: Mapping[str, Any]) -> Offer:
+    jurisdictions = record["jurisdictions"]
+    return Offer(
+        key=OfferKey.parse(record["key"]),
+        launch=record["launch"],
+        accelerator=_accelerator(record["accelerator"]),
+        currency=record["currency"],
+        price=_decimal(record["price"]),
+        components={name: Decimal(amount) for name, amount in record["components"].items()},
+        per_million=_token_price(record["per_million"]),
+        observed_at=_time(record["observed_at"]),
+        source=record["source"],
+        raw_sha256=record["raw_sha256"],
+        capacity=record["capacity"],
+        granularity_s=record["granularity_s"],
+        minimum_s=record["minimum_s"],
+        deposit=Decimal(record["deposit"]),
+        refundable_fraction=Decimal(record["refundable_fraction"]),
+        egress_per_gb=Decimal(record["egress_per_gb"]),
+        ingress_per_gb=Decimal(record["ingress_per_gb"]),
+        interruption_per_hour=_decimal(record["interruption_per_hour"]),
+        notice_s=record["notice_s"],
+        boot_s=record["boot_s"],
+        country=record["country"],
+        subdivision=record["subdivision"],
+        evidence=tuple(_evidence(each) for each in record["evidence"]),
+        location_tier=record["location_tier"],
+        confidentiality=record["confidentiality"],
+        operator=record["operator"],
+        jurisdictions=None if jurisdictions is None else tuple(jurisdictions),
+        data_policy=record["data_policy"],
+        quarantined=record["quarantined"],
+    )
+
+
+def _accelerator(record: Mapping[str, Any]) -> Accelerator:
+    return Accelerator(
+        kind=record["kind"],
+        name=record["name"],
+        form=record["form"],
+        memory_mib=record["memory_mib"],
+        count=record["count"],
+        fraction=Decimal(record["fraction"]),
+    )
+
+
+def _token_price(record: Mapping[str, Any] | None) -> TokenPrice | None:
+    if record is None:
+        return None
+    return TokenPrice(
+        input=Decimal(record["input"]), output=Decimal(record["output"]), cached=_decimal(record["cached"])
+    )
+
+
+def _evidence(record: Mapping[str, Any]) -> Evidence:
+    return Evidence(
+        kind=record["kind"],
+        source=record["source"],
+        observed_at=_time(record["observed_at"]),
+        ttl=timedelta(seconds=record["ttl_s"]),
+    )
+
+
+def _text(amount: Decimal | None) -> str | None:
+    return None if amount is None else str(amount)
+
+
+def _decimal(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)
+
+
+def _time(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"time {text!r} has no offset from UTC")
+    return moment
