@@ -46,3 +46,9 @@ class HoldUnknown(LedgerError):
     """No hold with this id was ever opened."""
 
     code = "hold_unknown"
+
+
+class MalformedEvent(LedgerError):
+    """A field of the event cannot be booked: the message names the field, its value and what it must be."""
+
+    code = "malformed_event"

@@ -44,8 +44,9 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One balanced transaction, named by a `key` of our own making, so that posting twice posts once.
 
-    `hold` is the id of the hold that this event opens, extends or resolves. `corrects` is the key of the entry that this
-    one corrects; entries are never changed. `period` of an event is the UTC month of `occurred_at_us`.
+    `hold` is the id of the hold that this event opens, extends, draws on (accruals) or resolves. `corrects` is the key
+    of the entry that this one corrects; entries are never changed. `period` of an event is the UTC month of
+    `occurred_at_us`.
     """
 
     key: str

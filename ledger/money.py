@@ -1,4 +1,4 @@
-"""Nano-units: money as integers of 1e-9 of the currency's unit. The one module of `ledger` that other rooms may import."""
+"""Nano-units: money as integers of 1e-9 of the currency's unit. Of `ledger`, other rooms may import this alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def from_nano(nano: int) -> Decimal:
 def cost_of_seconds(price_nano_hour: int, seconds: int) -> int:
     """Nano-units for `seconds` at an hourly price, rounded once, half to even, on the cumulative amount.
 
-    Callers book differences of this function, so that the intervals of a rental always sum to the rounding of the whole.
+    Callers book differences of this function, so that a rental's intervals always sum to the rounding of the whole.
 
     >>> cost_of_seconds(1_000_000_000, 1) + (cost_of_seconds(1_000_000_000, 3600) - cost_of_seconds(1_000_000_000, 1))
     1000000000

@@ -1,0 +1,188 @@
+"""Accrual: instance time is booked as it passes, by the provider's own clock, until the end is confirmed.
+
+The meter is cumulative: what is booked for a rental is always `cost_of_seconds(price, billed seconds so far)`, rounded
+once, and an accrual books the difference to what the books already say. So replays, crashes and polls in any number and
+order book the same total, to the nano (litellm #36877, #37050: billed on every poll).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from ledger import accounts
+from ledger.book import lock, post
+from ledger.errors import MalformedEvent
+from ledger.event import Dims, Event, Exists, Line, Posted
+from ledger.holds import draw
+from ledger.money import cost_of_seconds
+from ledger.positions import RESOLUTIONS, Hold, open_holds
+from ledger.tables import Entry, Posting
+
+SECOND_US = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """What is metered: one rental at one hourly price, billed in increments of `granularity_s`, at least `minimum_s`.
+
+    `started_us` is the provider's metering start. `batch` is given when the rental serves that batch alone.
+    """
+
+    rental: str
+    offer_key: str
+    market: str
+    pricing: str
+    project: str
+    batch: str | None
+    price_nano_hour: int
+    started_us: int
+    granularity_s: int = 1
+    minimum_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the books say of a rental's meter: `entries` posted, up to `seconds`, for `nano` in all.
+
+    `newest` and `newest_seq` are key and number of the last of them, `newest_id` its entry id. `is_final`: the final
+    reading was booked, or the rental's hold is resolved, which happens only after a confirmed end.
+    """
+
+    entries: int = 0
+    seconds: int = 0
+    nano: int = 0
+    newest: str | None = None
+    newest_seq: int = 0
+    newest_id: str = ""
+    is_final: bool = False
+
+
+def billed_seconds(started_us: int, until_us: int, granularity_s: int, minimum_s: int, final: bool) -> int:
+    """Seconds that the provider bills for [started, until).
+
+    Final: the time rounded up to whole increments, at least the minimum (EC2, GCE: "per second, minimum 60 s").
+    Not final: closed increments only, so that an accrual never runs ahead of the invoice; the minimum is due as soon
+    as the first increment has closed, as no end can make it cheaper any more. A clock that went backwards counts as no
+    time. Raises ValueError for an increment below 1 s or a negative minimum.
+
+    >>> billed_seconds(0, 90_000_000, 60, 0, final=False), billed_seconds(0, 90_000_000, 60, 0, final=True)
+    (60, 120)
+    >>> billed_seconds(0, 999_999, 1, 60, final=False), billed_seconds(0, 1_000_000, 1, 60, final=False)
+    (0, 60)
+    """
+    if granularity_s < 1 or minimum_s < 0:
+        raise ValueError(
+            f"granularity {granularity_s} s, minimum {minimum_s} s: an increment is 1 s or more, a minimum 0 or more"
+        )
+    elapsed_us = max(0, until_us - started_us)
+    increment_us = granularity_s * SECOND_US
+    closed, rest = divmod(elapsed_us, increment_us)
+    if final:
+        return max(minimum_s, (closed + (rest > 0)) * granularity_s)
+    return max(minimum_s, closed * granularity_s) if closed else 0
+
+
+async def accrue(
+    session: AsyncSession, meter: Meter, *, until_us: int, final: bool, actor: str, recorded_at_us: int
+) -> Posted | Exists | None:
+    """Book what the rental costs up to `until_us` and is not in the books yet.
+
+    `until_us` is the provider's time: "running at until_us", or with `final` its confirmed end. Posts `usage.accrue`,
+    or a `correction` when the final meter is below what was booked (the books never go down otherwise). Exists: the
+    books are at this reading already. None: nothing is due yet, or the reading is older than the books, or comes after
+    the end. An interval belongs to the UTC month in which it closes. Raises MalformedEvent when price or increments
+    make no sense, UnknownAccount when the pricing has no account.
+    """
+    if meter.price_nano_hour <= 0 or meter.granularity_s < 1 or meter.minimum_s < 0:
+        raise MalformedEvent(
+            f"rental {meter.rental}: price {meter.price_nano_hour} nano-USD/h, granularity {meter.granularity_s} s, "
+            f"minimum {meter.minimum_s} s cannot be metered; mend the offer's facts"
+        )
+    await lock(session)
+    reading = await read_meter(session, meter.rental)
+    seconds = billed_seconds(meter.started_us, until_us, meter.granularity_s, meter.minimum_s, final)
+    due = cost_of_seconds(meter.price_nano_hour, seconds) - reading.nano
+    if not _is_bookable(reading, due, final):
+        return Exists(entry_id=reading.newest_id, seq=reading.newest_seq) if reading.newest and due == 0 else None
+    holds = await open_holds(session, rental=meter.rental)
+    event = _event(
+        meter, reading, holds[0] if holds else None, seconds, due, until_us=until_us, final=final, actor=actor
+    )
+    return await post(session, event, recorded_at_us=recorded_at_us)
+
+
+async def read_meter(session: AsyncSession, rental: str) -> Reading:
+    """What is booked for the rental's meter. Corrections by people (other keys) are not part of it."""
+    own = (
+        col(Entry.rental) == rental,
+        col(Entry.kind).in_(("usage.accrue", "correction")),
+        col(Entry.key).startswith(f"accrue:{rental}:", autoescape=True),
+    )
+    newest = (
+        await session.execute(select(Entry).where(*own).order_by(col(Entry.seq).desc()).limit(1))
+    ).scalar_one_or_none()
+    resolved = select(col(Entry.id)).where(col(Entry.rental) == rental, col(Entry.kind).in_(RESOLUTIONS)).limit(1)
+    is_resolved = (await session.execute(resolved)).first() is not None
+    if newest is None:
+        return Reading(is_final=is_resolved)
+    # Liabilities, not expenses: one line an entry, whatever the expense is called.
+    total = (
+        select(func.count(), func.sum(col(Posting.nano)))
+        .join(Entry, col(Entry.id) == col(Posting.entry_id))
+        .where(*own, col(Posting.account).startswith("Liabilities:Accrued:", autoescape=True))
+    )
+    entries, nano = (await session.execute(total)).one()
+    seconds, is_final = _parse_key(newest.key)
+    return Reading(
+        entries=int(entries),
+        seconds=seconds,
+        nano=-int(nano),
+        newest=newest.key,
+        newest_seq=newest.seq,
+        newest_id=newest.id,
+        is_final=is_final or is_resolved,
+    )
+
+
+def _is_bookable(reading: Reading, due: int, final: bool) -> bool:
+    return due != 0 if final else due > 0 and not reading.is_final
+
+
+def _event(
+    meter: Meter, reading: Reading, hold: Hold | None, seconds: int, due: int, *, until_us: int, final: bool, actor: str
+) -> Event:
+    kind: Literal["usage.accrue", "correction"] = "usage.accrue" if due > 0 else "correction"
+    charged = draw(meter.project, hold, due)
+    return Event(
+        key=_key(meter.rental, reading, seconds, final),
+        kind=kind,
+        occurred_at_us=max(until_us, meter.started_us),
+        actor=actor,
+        dims=Dims(project=meter.project, batch=meter.batch, rental=meter.rental, offer_key=meter.offer_key),
+        lines=(
+            Line(account=accounts.compute(meter.market, meter.pricing), nano=due),
+            Line(account=accounts.accrued(meter.market), nano=-due),
+            *charged.lines,
+        ),
+        corrects=reading.newest if kind == "correction" else None,
+        hold=charged.hold,
+    )
+
+
+def _key(rental: str, reading: Reading, seconds: int, final: bool) -> str:
+    """`accrue:<rental>:<n>:<from second>-<to second>[:final]`, the n-th reading that was booked.
+
+    The ordinal makes two writers that read the same state collide, and lets a final reading be revised back and forth.
+    """
+    return f"accrue:{rental}:{reading.entries + 1}:{reading.seconds}-{seconds}{':final' if final else ''}"
+
+
+def _parse_key(key: str) -> tuple[int, bool]:
+    """Seconds booked so far and whether that was the final reading, out of a key made by `_key`."""
+    interval = key.removesuffix(":final").rpartition(":")[2]
+    return int(interval.partition("-")[2]), key.endswith(":final")

@@ -1,0 +1,198 @@
+"""The audit: everything that must be true of the books, checked against the rows themselves. Reads only."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Literal
+
+import msgspec
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from ledger.book import entry_id_of
+from ledger.errors import LedgerError
+from ledger.event import Event
+from ledger.positions import RESOLUTIONS, open_holds
+from ledger.rules import check_event, period_of
+from ledger.tables import Entry, Head, Posting
+
+_PAGE = 500
+
+
+class LedgerFinding(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is not as it must be: `subject` is the entry, hold or unit, `message` what is wrong with it.
+
+    `error`: the books are wrong. `warning`: the books are right, but money moved in a way that it should not have.
+    """
+
+    code: str
+    severity: Literal["error", "warning"]
+    subject: str
+    message: str
+
+
+def _error(code: str, subject: object, message: str) -> LedgerFinding:
+    return LedgerFinding(code=code, severity="error", subject=str(subject), message=message)
+
+
+async def check(session: AsyncSession, *, ended_rentals: AbstractSet[str] = frozenset()) -> list[LedgerFinding]:
+    """All findings, in the order of the books. `ended_rentals`: ids of rentals whose end the market has confirmed."""
+    findings: list[LedgerFinding] = []
+    expected_seq = 1
+    covered: set[str] = set()
+    async for entry, postings in _books(session):
+        if entry.seq != expected_seq:
+            findings.append(_error("seq_gap", entry.id, f"entry has number {entry.seq} where {expected_seq} is due"))
+        expected_seq = entry.seq + 1
+        findings += _check_payload(entry, postings)
+        findings += _check_postings(entry, postings)
+        findings += _check_cover(entry, covered)
+    findings += await _check_head(session, expected_seq - 1)
+    findings += await _check_strays(session)
+    findings += await _check_units(session)
+    findings += await _check_resolutions(session)
+    findings += await _check_open_holds(session, ended_rentals)
+    return findings
+
+
+async def _books(session: AsyncSession) -> AsyncIterator[tuple[Entry, Sequence[Posting]]]:
+    after = 0
+    while True:
+        page = select(Entry).where(col(Entry.seq) > after).order_by(col(Entry.seq)).limit(_PAGE)
+        rows = (await session.execute(page, execution_options={"populate_existing": True})).scalars().all()
+        if not rows:
+            return
+        lines = select(Posting).where(col(Posting.entry_id).in_([row.id for row in rows])).order_by(col(Posting.line))
+        by_entry: dict[str, list[Posting]] = {row.id: [] for row in rows}
+        for line in (await session.execute(lines, execution_options={"populate_existing": True})).scalars():
+            by_entry[line.entry_id].append(line)
+        for row in rows:
+            yield row, by_entry[row.id]
+        after = rows[-1].seq
+
+
+def _check_payload(entry: Entry, postings: Sequence[Posting]) -> Iterator[LedgerFinding]:
+    """The stored bytes hash to what was recorded, and columns and postings repeat them.
+
+    Why: every export is a projection of the bytes; a column that differs would show finance another story.
+    """
+    if hashlib.sha256(entry.payload).hexdigest() != entry.sha256:
+        yield _error("payload_changed", entry.id, f"the bytes of entry {entry.seq} do not hash to {entry.sha256}")
+    try:
+        event = msgspec.json.decode(entry.payload, type=Event)
+        check_event(event)
+    except (msgspec.DecodeError, LedgerError) as problem:
+        yield _error("payload_unreadable", entry.id, f"the bytes of entry {entry.seq} are no event: {problem}")
+        return
+    differing = [name for name, value in _repeated(event, entry).items() if getattr(entry, name) != value]
+    if differing:
+        yield _error("columns_changed", entry.id, f"{', '.join(differing)} of entry {entry.seq} differ from its bytes")
+    told = [(number, line.account, line.unit, line.nano) for number, line in enumerate(event.lines)]
+    if told != [(row.line, row.account, row.unit, row.nano) for row in postings]:
+        yield _error("postings_changed", entry.id, f"the postings of entry {entry.seq} differ from its bytes")
+
+
+def _repeated(event: Event, entry: Entry) -> dict[str, object]:
+    return {
+        "id": entry_id_of(event.key, entry.recorded_at_us),
+        "key": event.key,
+        "kind": event.kind,
+        "occurred_at_us": event.occurred_at_us,
+        "period": period_of(event.occurred_at_us),
+        "actor": event.actor,
+        **msgspec.structs.asdict(event.dims),
+        "corrects": event.corrects,
+        "hold": event.hold,
+    }
+
+
+def _check_postings(entry: Entry, postings: Sequence[Posting]) -> Iterator[LedgerFinding]:
+    """Sealed, at least two lines, debits equal credits in every unit.
+
+    Why: an entry that does not balance creates or destroys money.
+    """
+    if not entry.sealed:
+        yield _error("not_sealed", entry.id, f"entry {entry.seq} was never sealed")
+    if len(postings) < 2:
+        yield _error("too_few_postings", entry.id, f"entry {entry.seq} has {len(postings)} postings")
+    for unit in sorted({row.unit for row in postings}):
+        difference = sum(row.nano for row in postings if row.unit == unit)
+        if difference:
+            yield _error(
+                "entry_unbalanced", entry.id, f"entry {entry.seq}: debits exceed credits by {difference} nano-{unit}"
+            )
+
+
+def _check_cover(entry: Entry, covered: set[str]) -> Iterator[LedgerFinding]:
+    """Money was set aside for a rental before any was used. `covered` collects the rentals that have a hold so far."""
+    if entry.kind == "hold.open" and entry.rental is not None:
+        covered.add(entry.rental)
+    if entry.kind == "usage.accrue" and entry.rental not in covered:
+        yield _error(
+            "accrual_without_hold",
+            entry.id,
+            f"entry {entry.seq} accrues for rental {entry.rental} before any hold was opened",
+        )
+
+
+async def _check_head(session: AsyncSession, newest: int) -> list[LedgerFinding]:
+    head = (await session.execute(select(col(Head.seq)).where(col(Head.id) == 1))).scalar_one_or_none()
+    if head == newest:
+        return []
+    return [
+        _error(
+            "head_differs",
+            "ledger_head",
+            f"the head says {head}, the newest entry is {newest}; entries are missing or forged",
+        )
+    ]
+
+
+async def _check_strays(session: AsyncSession) -> list[LedgerFinding]:
+    strays = select(col(Posting.entry_id)).where(col(Posting.entry_id).not_in(select(col(Entry.id)))).distinct()
+    ids = (await session.execute(strays)).scalars()
+    return [_error("stray_postings", entry, f"postings of {entry}, which is no entry") for entry in ids]
+
+
+async def _check_units(session: AsyncSession) -> list[LedgerFinding]:
+    sums = (
+        select(col(Posting.unit), func.sum(col(Posting.nano))).group_by(col(Posting.unit)).order_by(col(Posting.unit))
+    )
+    rows = (await session.execute(sums)).all()
+    return [
+        _error("books_unbalanced", unit, f"all postings in {unit} sum to {nano} nano, not 0")
+        for unit, nano in rows
+        if nano
+    ]
+
+
+async def _check_resolutions(session: AsyncSession) -> list[LedgerFinding]:
+    counts = (
+        select(col(Entry.hold), func.count())
+        .where(col(Entry.kind).in_(RESOLUTIONS))
+        .group_by(col(Entry.hold))
+        .having(func.count() > 1)
+        .order_by(col(Entry.hold))
+    )
+    rows = (await session.execute(counts)).all()
+    return [_error("hold_resolved_twice", hold, f"hold {hold} was resolved {count} times") for hold, count in rows]
+
+
+async def _check_open_holds(session: AsyncSession, ended_rentals: AbstractSet[str]) -> list[LedgerFinding]:
+    findings = []
+    for hold in await open_holds(session):
+        if hold.rental in ended_rentals:
+            findings.append(
+                _error(
+                    "hold_left_open",
+                    hold.id,
+                    f"rental {hold.rental} has ended, {hold.remaining_nano} nano-USD are still held",
+                )
+            )
+        if hold.drawn_nano > hold.nano:
+            message = f"{hold.drawn_nano} nano-USD accrued for rental {hold.rental}, {hold.nano} were set aside"
+            findings.append(LedgerFinding(code="hold_overdrawn", severity="warning", subject=hold.id, message=message))
+    return findings
