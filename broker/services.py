@@ -16,7 +16,7 @@ from workers.profile import ModelProfile
 
 @dataclass(frozen=True)
 class Services:
-    """The broker's parts. `secret` signs worker tokens and object URLs; it lives in the data folder.
+    """The broker's parts. `owner` marks the machines of this data folder; `secret` signs worker tokens and object URLs; it lives in the data folder.
 
     `nudge` names loops that should run now rather than at their next tick: `nudge("plan")` after a batch was created.
     """
@@ -29,6 +29,7 @@ class Services:
     secret: bytes
     failpoints: Failpoints
     public_url: str
+    owner: str
     wake: Mapping[str, asyncio.Event] = field(default_factory=dict)
 
     def nudge(self, loop: str) -> None:

@@ -1,0 +1,88 @@
+"""Conversions between the rooms' types (contract C1): markets' offers into solver's views and facts."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from ledger.money import to_nano
+from markets.instants import micros
+from markets.offer import Offer
+from solver.residency import FactEvidence, Facts, digest
+from solver.types import OfferView, Throughput, Timings
+from workers.profile import ModelProfile
+
+# What renting takes until the first process runs, where the market does not say. Seconds; docker images are pulled before.
+DEFAULT_BOOT_S = {"process": 1, "container": 5, "vm": 120, "kubernetes": 60, "token_api": 0}
+
+
+def facts_of(offer: Offer) -> Facts:
+    """What the residency evaluator may know of the place that an offer describes."""
+    return Facts(
+        country=offer.country,
+        subdivision=offer.subdivision,
+        location_tier=offer.location_tier,
+        confidentiality=offer.confidentiality,
+        launch=offer.launch,
+        market=offer.market,
+        operator=offer.operator,
+        jurisdictions=offer.jurisdictions,
+        evidence=tuple(
+            FactEvidence(kind=e.kind, source=e.source, valid_until_us=micros(e.observed_at + e.ttl))
+            for e in offer.evidence
+        ),
+    )
+
+
+def hardware(offer: Offer) -> str:
+    """What the planner knows speeds for: the accelerator's name and how a worker gets onto it (`cpu/process`).
+
+    The launch kind is part of it because a model may come as a process here and only as an image there.
+    """
+    return f"{offer.accelerator.name}/{offer.launch}"
+
+
+def offer_view(offer: Offer, *, excluded: str | None, load_s: int) -> tuple[OfferView, Facts]:
+    """An offer as the planner sees it, with the facts that its `facts_hash` names."""
+    facts = facts_of(offer)
+    priced = offer.price is not None and offer.price.is_finite() and offer.price > 0 and offer.currency == "USD"
+    boot_s = offer.boot_s if offer.boot_s is not None else DEFAULT_BOOT_S[offer.launch]
+    view = OfferView(
+        key=str(offer.key),
+        market=offer.market,
+        accelerator=hardware(offer),
+        pricing=offer.pricing,
+        price_nano_hour=to_nano(offer.price) if priced and offer.price is not None else None,
+        capacity=offer.capacity,
+        facts_hash=digest(facts),
+        timings=Timings(boot_s=boot_s, load_s=load_s),
+        granularity_s=offer.granularity_s,
+        minimum_s=offer.minimum_s,
+        hazard=float(offer.interruption_per_hour) if offer.interruption_per_hour is not None else None,
+        excluded=excluded or offer.quarantined,
+    )
+    return view, facts
+
+
+def throughput_of(profile: ModelProfile, measured: dict[tuple[str, str, str], tuple[float, float]]) -> list[Throughput]:
+    """One entry per (hardware) on which the profile can be launched: measured where we have it, else its own estimate."""
+    entries = []
+    for accelerator, (input_per_s, output_per_s) in profile.tokens_per_s.items():
+        for launch in profile.launches:
+            label = f"{accelerator}/{launch}"
+            known = measured.get((profile.id, profile.precision, label))
+            entries.append(
+                Throughput(
+                    model=profile.id,
+                    precision=profile.precision,
+                    accelerator=label,
+                    input_per_s=known[0] if known else input_per_s,
+                    output_per_s=known[1] if known else output_per_s,
+                    source="measured" if known else "profile",
+                )
+            )
+    return entries
+
+
+def usd(nano: int) -> str:
+    """Nano-USD as a decimal string, exact, without an exponent."""
+    return format(Decimal(nano).scaleb(-9).normalize() if nano else Decimal(0), "f")

@@ -1,0 +1,121 @@
+"""The place loop: turn intents into rentals. Intent first, unique tag, then create; what may have been created is looked
+for by its tag before anything else happens."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from decimal import Decimal
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from broker.control.settle import settle
+from broker.services import Services
+from broker.tables import Worker
+from jobs.clock import db_now
+from ledger.money import from_nano
+from markets import rentals
+from markets.errors import (
+    Ambiguous,
+    MarketsError,
+    NoCapacity,
+    NotAuthorized,
+    PriceMoved,
+    QuotaExceeded,
+    RateLimited,
+    Unavailable,
+)
+from markets.market import Intent, Market, Rental
+from markets.offer_record import offer_from_record
+from markets.tables import RentalRow
+from workers.launch import machine_start
+
+log = structlog.get_logger()
+SECOND_US = 1_000_000
+# The market said that nothing was created: the intent is over.
+REFUSALS = (NoCapacity, QuotaExceeded, PriceMoved, NotAuthorized)
+# How long the single-use token of a fresh machine is good for: boot, image pull and a slow network included.
+BOOTSTRAP_S = 900
+
+
+@dataclass
+class Placer:
+    services: Services
+
+    async def step(self) -> None:
+        async with self.services.database.transaction() as session:
+            intended = [row.id for row in await rentals.open_rentals(session) if row.state == "intended"]
+        for rental_id in intended:
+            await self._create(rental_id)
+
+    async def _create(self, rental_id: str) -> None:
+        token = secrets.token_hex(32)
+        async with self.services.database.transaction() as session:
+            now_us = await db_now(session)
+            row = await rentals.mark_creating(session, rental_id, now_us=now_us)
+            await await_worker(session, rental_id, token, now_us)
+        market = self.services.markets.get(row.market)
+        if market is None:
+            await self._over(rental_id, f"market {row.market!r} is not configured any more")
+            return
+        rental = await self._rent(market, row, self._intent(row, token))
+        if rental is None:
+            return
+        # the crash between create and record (SkyPilot, dstack leaked machines here): the sweeper finds it by its tag
+        self.services.failpoints.reached("place.after_create")
+        async with self.services.database.transaction() as session:
+            await rentals.observe(session, rental, now_us=await db_now(session))
+
+    async def _rent(self, market: Market, row: RentalRow, intent: Intent) -> Rental | None:
+        offer = offer_from_record(row.facts)
+        try:
+            return await market.rent(offer, intent)
+        except REFUSALS as refused:
+            await self._over(row.id, f"{refused.code}: {refused}")
+        except (Ambiguous, Unavailable, RateLimited) as unknown:
+            # the row stays `creating`; the reconcile loop finds the machine by its tag, or fails the intent after the grace
+            log.warning("place.ambiguous", rental=row.id, offer=row.offer_key, error=f"{unknown.code}: {unknown}")
+            self.services.nudge("reconcile")
+        except MarketsError as failure:
+            log.error("place.failed", rental=row.id, offer=row.offer_key, error=f"{failure.code}: {failure}")
+            await self._over(row.id, f"{failure.code}: {failure}")
+        return None
+
+    async def _over(self, rental_id: str, error: str) -> None:
+        async with self.services.database.transaction() as session:
+            now_us = await db_now(session)
+            await rentals.failed(session, rental_id, error=error, now_us=now_us)
+            await settle(session, rental_id, now_us=now_us)
+        self.services.nudge("plan")
+
+    def _intent(self, row: RentalRow, token: str) -> Intent:
+        settings = self.services.settings
+        start = machine_start(
+            launch=row.facts["launch"],
+            rental_id=row.id,
+            broker_url=self.services.public_url,
+            bootstrap_token=token,
+            profile=self.services.models[row.model],
+            dead_man_s=settings.control.dead_man_s,
+            failpoint=settings.agent_failpoint,
+        )
+        return Intent(tag=row.id, owner=self.services.owner, start=start, max_price=_ceiling(row))
+
+
+def _ceiling(row: RentalRow) -> Decimal:
+    """The hourly price that the hold was computed with: a market that now asks for more answers PriceMoved."""
+    return from_nano(row.price_nano_hour)
+
+
+async def await_worker(session: AsyncSession, rental_id: str, token: str, now_us: int) -> None:
+    """Expect an agent with this single-use token. Intents that survived a crash get a new token: only hashes are kept."""
+    worker = await session.get(Worker, rental_id)
+    if worker is None:
+        worker = Worker(rental=rental_id, bootstrap_sha256="", created_us=now_us)
+        session.add(worker)
+    worker.bootstrap_sha256 = hashlib.sha256(token.encode()).hexdigest()
+    worker.bootstrap_expires_us = now_us + BOOTSTRAP_S * SECOND_US
+
+

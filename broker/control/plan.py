@@ -1,0 +1,223 @@
+"""The plan loop: freeze, solve, check with other code, and write what follows in one transaction.
+
+What it writes are assignments, waiting reasons, intents and their holds. Renting itself is the place loop's, which finds
+the intents in the database: a crash between the two leaves intents, and intents are found again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+import msgspec
+import structlog
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+from ulid import ULID
+
+from broker.control.snapshot import Frozen, freeze
+from broker.control.solver_process import SolverProcess
+from broker.services import Services
+from broker.tables import Assignment, PlanRow, Waiting, Worker
+from jobs.clock import db_now
+from ledger.errors import HoldExceeded
+from ledger.holds import open_hold
+from ledger.money import cost_of_seconds, to_nano
+from markets import rentals
+from markets.offer import Offer
+from markets.tables import RentalRow
+from solver import types
+from solver.check import check
+from solver.plan import solve
+from solver.types import Plan, Snapshot, Start
+
+log = structlog.get_logger()
+SECOND_US = 1_000_000
+ACTOR = "broker.plan"
+
+
+@dataclass
+class Planner:
+    """The plan step with its solver child. `last` is the digest of the decisions acted on, so that an unchanged plan
+    is not stored again every few seconds."""
+
+    services: Services
+    solver: SolverProcess
+    last: bytes = b""
+
+    async def step(self) -> None:
+        async with self.services.database.transaction() as session:
+            frozen = await freeze(session, self.services, now_us=await db_now(session))
+        if not frozen.snapshot.works and not frozen.snapshot.running:
+            return
+        plan = await self._checked(frozen)
+        if plan is None:
+            return
+        async with self.services.database.transaction() as session:
+            started = await self._act(session, frozen, plan)
+        if started:
+            # the crash between intent and create (peers leaked machines here): the place loop finds the intents again
+            self.services.failpoints.reached("place.after_intent")
+            self.services.nudge("place")
+
+    async def _checked(self, frozen: Frozen) -> Plan | None:
+        """A plan without violations, from the program or else the greedy stage; None rather than a forbidden plan."""
+        plan = await self.solver.solve(frozen.snapshot)
+        violations = check(frozen.snapshot, plan)
+        if not violations:
+            return plan
+        log.error("plan.refused", stage=plan.stage, violations=[f"{v.rule}: {v.message}" for v in violations[:5]])
+        fallback = solve(frozen.snapshot, stage="greedy")
+        violations = check(frozen.snapshot, fallback)
+        if violations:
+            log.error("plan.refused", stage="greedy", violations=[f"{v.rule}: {v.message}" for v in violations[:5]])
+            return None
+        return fallback
+
+    async def _act(self, session: AsyncSession, frozen: Frozen, plan: Plan) -> int:
+        now_us = await db_now(session)
+        plan_id = await self._store(session, frozen, plan, now_us)
+        await _assign(session, plan, plan_id, now_us)
+        await _drain(session, self.services, plan, now_us)
+        started = 0
+        for start in plan.starts:
+            for _ in range(start.count):
+                started += await self._intend(session, frozen, start, plan, plan_id, now_us)
+        return started
+
+    async def _store(self, session: AsyncSession, frozen: Frozen, plan: Plan, now_us: int) -> str:
+        digest = _decisions(plan)
+        if digest == self.last:
+            newest = select(PlanRow.id).order_by(col(PlanRow.created_us).desc()).limit(1)
+            return (await session.scalars(newest)).one()
+        row = PlanRow(
+            id=f"plan_{ULID()}",
+            created_us=now_us,
+            snapshot_sha256=plan.snapshot_sha256,
+            snapshot=types.encode(frozen.snapshot),
+            plan=types.encode(plan),
+        )
+        session.add(row)
+        await session.flush()
+        log.info(
+            "plan.made",
+            plan=row.id,
+            stage=plan.stage,
+            starts=sum(start.count for start in plan.starts),
+            keeps=len(plan.keeps),
+            drains=len(plan.drains),
+            unplaced=len(plan.unplaced),
+            cost_nano=plan.cost_nano,
+        )
+        self.last = digest
+        return row.id
+
+    async def _intend(
+        self, session: AsyncSession, frozen: Frozen, start: Start, plan: Plan, plan_id: str, now_us: int
+    ) -> int:
+        """One intent with its hold; 0 when the budget no longer covers it (others took it since the snapshot)."""
+        offer = frozen.offers[start.offer_key]
+        rental_id = f"rental_{ULID()}"
+        served = _served(frozen.snapshot, plan, start)
+        nano = hold_nano(offer, start, self.services.settings.control.hold_buffer, now_us)
+        try:
+            await open_hold(
+                session,
+                hold_id=rental_id,
+                nano=nano,
+                project=start.project,
+                batch=None,
+                rental=rental_id,
+                offer_key=start.offer_key,
+                occurred_at_us=now_us,
+                actor=ACTOR,
+            )
+        except HoldExceeded as refused:
+            log.warning("place.over_budget", project=start.project, offer=start.offer_key, error=str(refused))
+            return 0
+        await rentals.record_intent(
+            session,
+            rental_id=rental_id,
+            offer=offer,
+            project=start.project,
+            model=start.model,
+            precision=start.precision,
+            purpose={"batches": served, "plan": plan_id, "hold_nano": nano},
+            now_us=now_us,
+        )
+        return 1
+
+
+def hold_nano(offer: Offer, start: Start, buffer: Decimal, now_us: int) -> int:
+    """Upper bound of what one instance of `start` costs until its expected end, with the buffer, in whole increments."""
+    if offer.price is None:
+        raise ValueError(f"offer {offer.key} has no price; it must not have been planned with")
+    expected_s = max(1, -(-(start.until_us - now_us) // SECOND_US))
+    seconds = int(expected_s * buffer) + offer.granularity_s
+    seconds = max(offer.minimum_s, -(-seconds // offer.granularity_s) * offer.granularity_s)
+    return max(1, cost_of_seconds(to_nano(offer.price), seconds))
+
+
+def _served(snapshot: Snapshot, plan: Plan, start: Start) -> list[str]:
+    """The works that the plan puts on this offer and that belong to the pool of `start`, in order."""
+    pool = {w.id for w in snapshot.works if (w.project, w.model, w.precision) == (start.project, start.model, start.precision)}
+    mine = [a for a in plan.assignments if a.offer_key == start.offer_key and a.work_id in pool]
+    return [a.work_id for a in sorted(mine, key=lambda a: a.order)]
+
+
+def _decisions(plan: Plan) -> bytes:
+    """What of a plan leads to action or is shown as a reason; expected times move with every tick and do not count."""
+    return msgspec.json.encode(
+        {
+            "starts": [(s.offer_key, s.project, s.model, s.precision, s.count) for s in plan.starts],
+            "keeps": plan.keeps,
+            "drains": plan.drains,
+            "assignments": [(a.work_id, a.offer_key, a.order) for a in plan.assignments],
+            "unplaced": [(u.work_id, u.waiting_on) for u in plan.unplaced],
+        }
+    )
+
+
+async def _assign(session: AsyncSession, plan: Plan, plan_id: str, now_us: int) -> None:
+    """The newest plan's word replaces the last one's for every work that it mentions; ended batches keep theirs."""
+    mentioned = {a.work_id for a in plan.assignments} | {u.work_id for u in plan.unplaced}
+    await session.execute(delete(Assignment).where(col(Assignment.batch).in_(mentioned)))
+    for a in plan.assignments:
+        session.add(
+            Assignment(
+                batch=a.work_id, offer_key=a.offer_key, plan=plan_id, rank=a.order, cost_nano=a.cost_nano, end_us=a.end_us
+            )
+        )
+    before = {row.batch: row for row in await session.scalars(select(Waiting))}
+    waiting = {u.work_id: u for u in plan.unplaced}
+    for batch, row in before.items():
+        if batch not in waiting:
+            await session.delete(row)
+    for batch, unplaced in waiting.items():
+        since_us = before[batch].since_us if batch in before and before[batch].waiting_on == unplaced.waiting_on else now_us
+        await session.merge(
+            Waiting(
+                batch=batch,
+                plan=plan_id,
+                waiting_on=unplaced.waiting_on,
+                reasons=list(unplaced.reasons),
+                relaxations=[msgspec.to_builtins(r) for r in unplaced.relaxations],
+                since_us=since_us,
+            )
+        )
+
+
+async def _drain(session: AsyncSession, services: Services, plan: Plan, now_us: int) -> None:
+    """Ask the workers of rentals that the plan no longer needs to finish; they stay warm for a moment, since work that
+    comes right after would pay the start-up again."""
+    idle_us = round(services.settings.control.idle_release_s * SECOND_US)
+    for rental_id in plan.drains:
+        row, worker = await session.get(RentalRow, rental_id), await session.get(Worker, rental_id)
+        if row is None or (worker and (worker.work_us or worker.ready_us or row.created_us) + idle_us > now_us):
+            continue
+        if worker is None or worker.state == "awaited":
+            await rentals.request_release(session, rental_id, reason="the plan no longer needs it", now_us=now_us)
+        elif worker.drain_reason is None:
+            worker.drain_reason = "the plan no longer needs it"
+            log.info("worker.drain", rental=rental_id, reason=worker.drain_reason)

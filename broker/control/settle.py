@@ -1,0 +1,87 @@
+"""The end of a rental: free its shards, book its last second, give its hold back; all in one transaction, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from broker.services import Services
+from broker.tables import Worker
+from jobs import leases
+from jobs.clock import db_now
+from ledger.accrual import Meter, accrue
+from ledger.holds import hold, void_hold
+from markets import rentals
+from markets.tables import RentalRow
+
+log = structlog.get_logger()
+ACTOR = "broker.accrual"
+
+
+def meter_of(row: RentalRow) -> Meter:
+    """The ledger's view of a rental that the market has confirmed. Raises ValueError for one that never started."""
+    if row.started_us is None:
+        raise ValueError(f"rental {row.id} has no confirmed start; nothing is metered")
+    return Meter(
+        rental=row.id,
+        offer_key=row.offer_key,
+        market=row.market,
+        pricing=row.pricing,
+        project=row.project,
+        batch=None,
+        price_nano_hour=row.price_nano_hour,
+        started_us=row.started_us,
+        granularity_s=row.granularity_s,
+        minimum_s=row.minimum_s,
+    )
+
+
+@dataclass
+class Settler:
+    """Books what is over. A crash before its transaction leaves `settled` false, and the next round finds it."""
+
+    services: Services
+
+    async def step(self) -> None:
+        async with self.services.database.transaction() as session:
+            over = [row.id for row in await rentals.unsettled(session)]
+        for rental_id in over:
+            async with self.services.database.transaction() as session:
+                await settle(session, rental_id, now_us=await db_now(session))
+        if over:
+            self.services.nudge("plan")
+            self.services.nudge("finalise")
+
+
+async def settle(session: AsyncSession, rental_id: str, *, now_us: int) -> None:
+    """Final accrual by the market's own end, hold voided, leases abandoned, worker gone.
+
+    For an intent that never became a machine there is nothing to book; its hold goes back at once.
+    """
+    row = await rentals.get(session, rental_id)
+    await leases.abandon(session, placement_id=rental_id, blame=row.end_reason in ("exited", "failed"))
+    await _worker_gone(session, rental_id, now_us)
+    if row.started_us is not None and row.ended_us is not None:
+        await accrue(
+            session, meter_of(row), until_us=row.ended_us, final=True, actor=ACTOR, recorded_at_us=now_us
+        )
+    await _void(session, rental_id, now_us)
+    await rentals.settle(session, rental_id)
+    log.info("rental.settled", rental=rental_id, state=row.state, reason=row.end_reason, exit_status=row.exit_status)
+
+
+async def _worker_gone(session: AsyncSession, rental_id: str, now_us: int) -> None:
+    worker = await session.get(Worker, rental_id)
+    if worker is not None:
+        worker.session += 1  # cuts off every token that is still out there
+        worker.gone_us = worker.gone_us or now_us
+        if worker.state not in ("gone", "failed"):
+            worker.state = "gone"
+
+
+async def _void(session: AsyncSession, rental_id: str, now_us: int) -> None:
+    opened = await hold(session, rental_id)
+    if opened is not None and opened.resolved is None:
+        await void_hold(session, hold_id=rental_id, occurred_at_us=now_us, actor=ACTOR)

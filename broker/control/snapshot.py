@@ -1,0 +1,217 @@
+"""Freeze what one plan may depend on: reads the database once, decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+import msgspec
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from broker.control.convert import DEFAULT_BOOT_S, offer_view, throughput_of
+from broker.costs import batch_costs
+from broker.services import Services
+from broker.tables import Measured, Policy, Worker
+from jobs import batches
+from jobs.batches import Remaining
+from jobs.tables import Batch
+from ledger import positions
+from ledger.money import to_nano
+from markets import price_book, rentals
+from markets.offer import Offer
+from markets.price_book import Listed
+from markets.tables import RentalRow
+from solver.residency import Facts
+from solver.residency import Policy as ResidencyPolicy
+from solver.types import Budget, OfferView, Progress, Running, Snapshot, Throughput, Work
+
+SECOND_US = 1_000_000
+# What part of the tokens that a line may write it writes on average, until the batch itself has shown it: chat answers
+# end long before max_tokens more often than not. The deadline rows use the full allowance.
+TYPICAL_OUTPUT_PERCENT = 60
+# Lines after which a batch's own mean is believed.
+ENOUGH_LINES = 20
+# Below this much measured engine time a speed is noise (one warm-up request), not a fact.
+ENOUGH_BUSY_MS = 5_000
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A snapshot and the offers behind its views, by key."""
+
+    snapshot: Snapshot
+    offers: Mapping[str, Offer]
+
+
+async def freeze(session: AsyncSession, services: Services, *, now_us: int, extra: Sequence[Work] = (),
+                 extra_policies: Mapping[str, ResidencyPolicy] | None = None) -> Frozen:
+    """The queue, the price book, what runs, and the limits, at `now_us`. `extra` are works of a dry run."""
+    works = [*await _works(session, services), *extra]
+    listed = await price_book.offers(
+        session, now_us=now_us, max_age_s={}, default_max_age_s=_max_age_s(services)
+    )
+    load_s = max((services.models[w.model].load_s for w in works if w.model in services.models), default=10)
+    held_back = await _held_back(session, now_us)
+    views, facts = _views(listed, held_back, load_s)
+    policies = await _policies(session, works)
+    policies.update(extra_policies or {})
+    snapshot = Snapshot(
+        now_us=now_us,
+        works=tuple(sorted(works, key=lambda work: work.id)),
+        offers=tuple(sorted(views, key=lambda view: view.key)),
+        running=tuple(sorted(await _running(session, services, now_us), key=lambda each: each.rental_id)),
+        budgets=await _budgets(session, works),
+        policies=policies,
+        facts=facts,
+        throughput=await _throughput(session, services),
+    )
+    return Frozen(snapshot, {str(each.offer.key): each.offer for each in listed})
+
+
+def _max_age_s(services: Services) -> int:
+    # Three missed polls: one may fail by chance, three are a market that no longer answers.
+    return max(30, round(services.settings.control.poll_s * 3))
+
+
+async def _works(session: AsyncSession, services: Services) -> list[Work]:
+    active = [b for b in await batches.active_batches(session) if b.status == "in_progress"]
+    costs = await batch_costs(session, [b.id for b in active])
+    works = []
+    for batch in active:
+        left = await batches.remaining(session, batch.id)
+        if left.lines:
+            profile = services.models.get(batch.model or "")
+            precision = profile.precision if profile else "auto"
+            works.append(work_of(batch, left, precision=precision, spent_nano=costs[batch.id].nano))
+    return works
+
+
+def work_of(batch: Batch, left: Remaining, *, precision: str, spent_nano: int) -> Work:
+    """A batch's remaining lines as the planner's work."""
+    wishes = batch.wishes or {}
+    return Work(
+        id=batch.id,
+        project=batch.project,
+        model=batch.model or "",
+        precision=precision,
+        endpoint=batch.endpoint,
+        lines=left.lines,
+        input_tokens=left.input_tokens,
+        output_tokens_p50=_typical_output(batch, left.lines, left.output_tokens),
+        output_tokens_p90=left.output_tokens,
+        deadline_us=batch.expires_us,
+        max_nano=max_nano(wishes.get("max_usd")),
+        priority=batch.priority,
+        policy_hash=batch.policy_hash,
+        progress=Progress(lines_done=batch.completed + batch.failed, spent_nano=spent_nano),
+    )
+
+
+def max_nano(text: str | None) -> int | None:
+    """A wish's decimal USD in nano-USD."""
+    from decimal import Decimal
+
+    return None if text is None else to_nano(Decimal(text))
+
+
+def _typical_output(batch: Batch, lines: int, output_tokens: int) -> int:
+    done = batch.completed + batch.failed
+    if done >= ENOUGH_LINES:
+        return min(output_tokens, -(-batch.used_output_tokens * lines // done))
+    return -(-output_tokens * TYPICAL_OUTPUT_PERCENT // 100)
+
+
+def _views(
+    listed: Sequence[Listed], held_back: Mapping[str, str], load_s: int
+) -> tuple[list[OfferView], dict[str, Facts]]:
+    views, facts = [], {}
+    for each in listed:
+        excluded = each.excluded or held_back.get(str(each.offer.key))
+        view, fact = offer_view(each.offer, excluded=excluded, load_s=load_s)
+        views.append(view)
+        facts[view.facts_hash] = fact
+    return views, facts
+
+
+async def _held_back(session: AsyncSession, now_us: int) -> dict[str, str]:
+    """Offers on which renting or starting failed a moment ago: 15 s after the first failure, doubling to 16 min.
+
+    A capacity error is a market signal, not a reason to ask again at once.
+    """
+    horizon = now_us - 3600 * SECOND_US
+    failed = (
+        select(RentalRow.offer_key, func.count(), func.max(RentalRow.created_us))
+        .join(Worker, col(Worker.rental) == col(RentalRow.id), isouter=True)
+        .where(col(RentalRow.created_us) > horizon)
+        .where((col(RentalRow.state) == "failed") | (col(Worker.state) == "failed"))
+        .group_by(col(RentalRow.offer_key))
+    )
+    reasons = {}
+    for key, count, last_us in (await session.execute(failed)).all():
+        until_us = last_us + 15 * SECOND_US * 2 ** min(count - 1, 6)
+        if now_us < until_us:
+            reasons[key] = f"offer {key}: failed {count} times in the last hour; held back for {(until_us - now_us) // SECOND_US} s more"
+    return reasons
+
+
+async def _running(session: AsyncSession, services: Services, now_us: int) -> list[Running]:
+    """Rentals that can still take work. One that drains or is being released serves nobody new."""
+    rows = await rentals.open_rentals(session)
+    workers = {w.rental: w for w in await session.scalars(select(Worker).where(col(Worker.rental).in_([r.id for r in rows])))}
+    return [_as_running(row, workers.get(row.id), services, now_us) for row in rows if _serves(row, workers.get(row.id))]
+
+
+def _serves(row: RentalRow, worker: Worker | None) -> bool:
+    if row.state == "releasing":
+        return False
+    return worker is None or (worker.drain_reason is None and worker.state not in ("draining", "gone", "failed"))
+
+
+def _as_running(row: RentalRow, worker: Worker | None, services: Services, now_us: int) -> Running:
+    ready_in_s = 0
+    if worker is None or worker.ready_us is None:
+        profile = services.models.get(row.model)
+        boot_s = row.facts.get("boot_s")
+        total = (DEFAULT_BOOT_S[row.facts["launch"]] if boot_s is None else boot_s) + (profile.load_s if profile else 0)
+        ready_in_s = max(1, total - (now_us - row.created_us) // SECOND_US)
+    return Running(
+        rental_id=row.id,
+        offer_key=row.offer_key,
+        project=row.project,
+        model=row.model,
+        precision=row.precision,
+        ready_in_s=ready_in_s,
+        price_nano_hour=row.price_nano_hour,
+    )
+
+
+async def _budgets(session: AsyncSession, works: Sequence[Work]) -> tuple[Budget, ...]:
+    found = []
+    for project in sorted({work.project for work in works}):
+        remaining = await positions.remaining(session, project)
+        if remaining is not None:
+            found.append(Budget(project=project, remaining_nano=max(0, remaining)))
+    return tuple(found)
+
+
+async def _policies(session: AsyncSession, works: Sequence[Work]) -> dict[str, ResidencyPolicy]:
+    wanted = {work.policy_hash for work in works}
+    rows = await session.scalars(select(Policy).where(col(Policy.hash).in_(wanted)))
+    return {row.hash: msgspec.convert(row.body, ResidencyPolicy) for row in rows}
+
+
+async def _throughput(session: AsyncSession, services: Services) -> tuple[Throughput, ...]:
+    rows = (await session.scalars(select(Measured))).all()
+    measured = {
+        (row.model, row.precision, row.accelerator): (
+            row.prompt_tokens * 1000 / row.busy_ms,
+            row.completion_tokens * 1000 / row.busy_ms,
+        )
+        for row in rows
+        if row.busy_ms >= ENOUGH_BUSY_MS and row.prompt_tokens and row.completion_tokens
+    }
+    entries = [entry for name in sorted(services.models) for entry in throughput_of(services.models[name], measured)]
+    return tuple(entries)
