@@ -10,7 +10,9 @@ from typing import Literal
 
 import msgspec
 
-BatchStatus = Literal["validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled"]
+BatchStatus = Literal[
+    "validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled"
+]
 TERMINAL: frozenset[str] = frozenset({"completed", "failed", "expired", "cancelled"})
 Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
 Ranges = tuple[tuple[int, int], ...]
@@ -91,7 +93,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     project: str
     epoch: int
     nonce: str
-    ttl_s: int
+    ttl_s: float
     expires_us: int
     endpoint: str
     model: str

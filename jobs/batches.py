@@ -1,0 +1,271 @@
+"""Batches: creating, reading, and moving them from one state to the next."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import msgspec
+import structlog
+from sqlalchemy import or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from jobs import files, ids, outbox
+from jobs.clock import MICROSECONDS, db_now
+from jobs.errors import BadBatch, BadTransition, BatchNotFound, IdempotencyMismatch
+from jobs.files import Page, page_of
+from jobs.tables import Batch, BatchRequest, Shard
+from jobs.transitions import locked, transition
+from jobs.types import TERMINAL, Endpoint, Finding, Validation
+from jobs.window import expires_us
+
+log = structlog.get_logger()
+
+METADATA_PAIRS, METADATA_KEY_CHARS, METADATA_VALUE_CHARS = 16, 64, 512
+RETRY_MEMORY_US = 15 * 60 * MICROSECONDS
+
+
+class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to create a batch. `wishes` is its `x_broker` as it came; what the room itself needs stands beside it.
+
+    `idempotency_key` is the client's header. `retry_count` is the SDK's `x-stainless-retry-count`: a repeat (≥ 1) of
+    the same request by the same principal within 15 minutes is the same batch, although the SDK sends no key.
+    """
+
+    id: str
+    project: str
+    principal: str
+    input_file_id: str
+    endpoint: str
+    completion_window: str
+    policy_hash: str
+    metadata: dict[str, str] | None = None
+    wishes: dict[str, Any] | None = None
+    deadline_us: int | None = None
+    priority: int = 0
+    line_order: Literal["input", "completion"] = "input"
+    idempotency_key: str | None = None
+    retry_count: int = 0
+
+
+async def create(session: AsyncSession, new: NewBatch) -> tuple[Batch, bool]:
+    """The batch, and whether it is new (False: this request was already answered with this batch).
+
+    Raises FileNotFound, FileGone, BadBatch (naming the parameter), and IdempotencyMismatch when the key was used with
+    another request.
+    """
+    body_sha256 = _body_sha256(new)
+    now_us = await db_now(session)
+    earlier = await _earlier(session, new, body_sha256, now_us)
+    if earlier is not None:
+        log.info("batch.repeated", batch=earlier.id, project=new.project)
+        return earlier, False
+    file = await files.get(session, new.project, new.input_file_id)
+    if file.purpose != "batch":
+        raise BadBatch(
+            f"file {file.id} has purpose {file.purpose!r}; upload the input with purpose 'batch'", param="input_file_id"
+        )
+    _check(new)
+    batch = Batch(
+        id=new.id,
+        project=new.project,
+        principal=new.principal,
+        endpoint=new.endpoint,
+        input_file_id=file.id,
+        input_key=file.object_key,
+        completion_window=new.completion_window,
+        status="validating",
+        created_us=now_us,
+        expires_us=expires_us(now_us, new.completion_window, new.deadline_us),
+        deadline_us=new.deadline_us,
+        metadata_=new.metadata,
+        wishes=new.wishes,
+        policy_hash=new.policy_hash,
+        priority=new.priority,
+        line_order=new.line_order,
+    )
+    session.add(batch)
+    await session.flush()
+    session.add(
+        BatchRequest(
+            batch_id=batch.id,
+            project=new.project,
+            principal=new.principal,
+            key=new.idempotency_key,
+            body_sha256=body_sha256,
+            created_us=now_us,
+        )
+    )
+    outbox.append(session, batch, "batch.validating", {"from": None, "to": "validating", "version": 0}, now_us)
+    log.info("batch.created", batch=batch.id, project=new.project, file=file.id, expires_us=batch.expires_us)
+    return batch, True
+
+
+def _body_sha256(new: NewBatch) -> str:
+    body = (new.input_file_id, new.endpoint, new.completion_window, new.metadata, new.wishes)
+    return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()
+
+
+async def _earlier(session: AsyncSession, new: NewBatch, body_sha256: str, now_us: int) -> Batch | None:
+    statement = select(BatchRequest).where(col(BatchRequest.project) == new.project)
+    if new.idempotency_key is not None:
+        statement = statement.where(col(BatchRequest.key) == new.idempotency_key)
+    elif new.retry_count > 0:
+        statement = statement.where(
+            col(BatchRequest.principal) == new.principal,
+            col(BatchRequest.body_sha256) == body_sha256,
+            col(BatchRequest.created_us) > now_us - RETRY_MEMORY_US,
+        )
+    else:
+        return None
+    request = await session.scalar(statement.order_by(col(BatchRequest.created_us).desc()).limit(1))
+    if request is None:
+        return None
+    if request.body_sha256 != body_sha256:
+        raise IdempotencyMismatch(
+            f"idempotency key {new.idempotency_key!r} was used for batch {request.batch_id} with a different request; "
+            "use a new key for a new request"
+        )
+    return await session.get_one(Batch, request.batch_id)
+
+
+def _check(new: NewBatch) -> None:
+    if new.endpoint not in get_args(Endpoint):
+        raise BadBatch(f"endpoint {new.endpoint!r} is not one of {', '.join(get_args(Endpoint))}", param="endpoint")
+    metadata = new.metadata or {}
+    if len(metadata) > METADATA_PAIRS:
+        raise BadBatch(f"metadata has {len(metadata)} pairs; at most {METADATA_PAIRS} fit", param="metadata")
+    for key, value in metadata.items():
+        if len(key) > METADATA_KEY_CHARS:
+            raise BadBatch(
+                f"metadata key {key[:20]!r}… has {len(key)} characters; at most {METADATA_KEY_CHARS} fit",
+                param="metadata",
+            )
+        if len(value) > METADATA_VALUE_CHARS:
+            raise BadBatch(
+                f"metadata value of {key!r} has {len(value)} characters; at most {METADATA_VALUE_CHARS} fit",
+                param="metadata",
+            )
+
+
+async def get(session: AsyncSession, project: str, batch_id: str) -> Batch:
+    """Raises BatchNotFound, also for another project's batch."""
+    batch = await session.get(Batch, batch_id)
+    if batch is None or batch.project != project:
+        raise BatchNotFound(f"no batch {batch_id!r} in this project", param="batch_id")
+    return batch
+
+
+async def list_batches(
+    session: AsyncSession, project: str | None, *, after: str | None = None, limit: int = 20
+) -> Page[Batch]:
+    """Newest first, older than `after`. Project None lists all projects (operators)."""
+    statement = select(Batch)
+    if project is not None:
+        statement = statement.where(col(Batch.project) == project)
+    if after is not None:
+        statement = statement.where(col(Batch.id) < after)
+    rows = await session.scalars(statement.order_by(col(Batch.id).desc()).limit(limit + 1))
+    return page_of(list(rows), limit)
+
+
+async def active_batches(session: AsyncSession, statuses: Sequence[str] | None = None) -> list[Batch]:
+    """All batches that have not ended, oldest first; or those with one of `statuses`."""
+    wanted = col(Batch.status).in_(statuses) if statuses is not None else col(Batch.status).not_in(TERMINAL)
+    return list(await session.scalars(select(Batch).where(wanted).order_by(col(Batch.id))))
+
+
+async def closed_batches(session: AsyncSession) -> list[str]:
+    """Ids of the batches that wait for the finaliser, oldest first."""
+    statement = select(col(Batch.id)).where(col(Batch.ending).is_not(None), col(Batch.status).not_in(TERMINAL))
+    return list(await session.scalars(statement.order_by(col(Batch.id))))
+
+
+async def begin(session: AsyncSession, batch_id: str, validation: Validation) -> Batch:
+    """Validation found nothing: insert the shards and start. A batch that was cancelled or expired meanwhile stays so.
+
+    Beginning twice changes nothing. Raises BatchNotFound, and ValueError when there are findings (use `fail`).
+    """
+    if validation.findings or validation.model is None:
+        raise ValueError(f"batch {batch_id}: the validation has {validation.findings_total} findings")
+    batch = await locked(session, batch_id)
+    if batch.status != "validating":
+        return batch
+    batch.model = validation.model
+    batch.total = validation.lines
+    batch.input_tokens = validation.input_tokens
+    batch.output_tokens = validation.output_tokens
+    for spec in validation.shards:
+        session.add(
+            Shard(
+                id=ids.shard_id(),
+                batch_id=batch.id,
+                number=spec.index,
+                first_idx=spec.first_idx,
+                lines=spec.lines,
+                start=spec.start,
+                stop=spec.stop,
+                sha256=spec.sha256,
+                input_tokens=spec.input_tokens,
+                output_tokens=spec.output_tokens,
+                done=[],
+                in_flight=[],
+                suspects={},
+            )
+        )
+    await session.flush()
+    await transition(session, batch, "validated", await db_now(session))
+    return batch
+
+
+async def fail(session: AsyncSession, batch_id: str, findings: Sequence[Finding], total: int | None = None) -> Batch:
+    """Validation (of the file, or of residency and budget) refuses the batch: failed, with these errors.
+
+    `total` is how many findings there were when not all are given. A batch that is past validation stays as it is.
+    Raises BatchNotFound, and ValueError without findings.
+    """
+    if not findings:
+        raise ValueError(f"batch {batch_id}: a batch fails with at least one finding")
+    batch = await locked(session, batch_id)
+    if batch.status != "validating":
+        return batch
+    batch.errors = [msgspec.to_builtins(finding) for finding in findings]
+    batch.errors_total = total if total is not None else len(findings)
+    await transition(session, batch, "invalid", await db_now(session))
+    return batch
+
+
+async def cancel(session: AsyncSession, project: str, batch_id: str) -> Batch:
+    """Start cancelling: no new leases; what is in flight may finish and commit. Cancelling again changes nothing.
+
+    Raises BatchNotFound, and BadTransition when the batch has ended or is being finalised.
+    """
+    batch = await get(session, project, batch_id)
+    batch = await locked(session, batch.id)
+    if batch.status in TERMINAL and batch.status != "cancelled":
+        raise BadTransition(f"batch {batch.id} is {batch.status}; only a batch that has not ended can be cancelled")
+    await transition(session, batch, "cancel", await db_now(session))
+    return batch
+
+
+async def advance(session: AsyncSession, *, cancel_grace_s: float) -> list[str]:
+    """Let time pass: close what has expired, and cancelled batches that are drained or out of grace.
+
+    Returns the ids of the batches that moved. Their results can be composed now.
+    """
+    now_us = await db_now(session)
+    due = select(col(Batch.id)).where(
+        col(Batch.ending).is_(None),
+        or_(
+            col(Batch.status) == "cancelling",
+            col(Batch.status).in_(("validating", "in_progress")) & (col(Batch.expires_us) <= now_us),
+        ),
+    )
+    moved = []
+    for batch_id in list(await session.scalars(due.order_by(col(Batch.id)))):
+        batch = await locked(session, batch_id)
+        if await transition(session, batch, "tick", now_us, cancel_grace_us=int(cancel_grace_s * MICROSECONDS)):
+            moved.append(batch_id)
+    return moved

@@ -1,0 +1,346 @@
+"""Commits: the one transaction that makes a worker's part count (protocol: research/api_worker.md §3.2).
+
+Checks in order, the first that objects answers: replay or conflict, revoked, terminal, claim (lines, usage, key),
+fence (epoch and nonce), overlap. Each is a pure function of a `Situation` and the commit. A part of a superseded lease
+that touches nothing that is done is accepted: its work is already paid for.
+
+The caller has seen that the object exists with the claimed size, outside the transaction. Its sha256 and content are
+verified by the finaliser, which withdraws the part when they are not what was claimed.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Literal
+
+import msgspec
+import structlog
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from jobs import leases, outbox, ranges, suspects
+from jobs.clock import db_now
+from jobs.errors import LeaseUnknown
+from jobs.keys import part_key
+from jobs.state import takes_answers
+from jobs.tables import Batch, LeaseRow, Part, Shard
+from jobs.transitions import locked, transition
+from jobs.types import Commit, CommitAnswer, LineUsage, Ranges
+
+log = structlog.get_logger()
+
+Outcome = Literal[
+    "replayed",
+    "rejected_overlap",
+    "rejected_conflict",
+    "rejected_revoked",
+    "rejected_terminal",
+    "rejected_invalid",
+]
+
+
+class Rejection(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a commit does not count (again). A replay carries the stored answer in `before`."""
+
+    outcome: Outcome
+    message: str
+    before: str | None = None
+
+
+class Situation(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that decides about a commit, read under the locks of batch and shard.
+
+    `lease_*` are of the epoch that the commit names, None when there was no such lease. `stored_*` are of the part
+    with the same (shard, epoch, seq), None when there is none.
+    """
+
+    now_us: int
+    status: str
+    ending: str | None
+    expires_us: int
+    shard_lines: Ranges
+    shard_state: str
+    shard_epoch: int
+    done: Ranges
+    placement_id: str
+    is_revoked: bool
+    lease_placement: str | None
+    lease_nonce: str | None
+    expected_key: str
+    stored_sha256: str | None
+    stored_outcome: str | None
+
+
+async def commit(session: AsyncSession, placement_id: str, asked: Commit) -> CommitAnswer:
+    """Decide about a part and, if it counts, write everything that follows in the caller's transaction.
+
+    Raises LeaseUnknown when there is no such shard. Every other problem is an outcome of the answer.
+    """
+    batch_id = await session.scalar(select(col(Shard.batch_id)).where(col(Shard.id) == asked.shard_id))
+    if batch_id is None:
+        raise LeaseUnknown(f"no shard {asked.shard_id}")
+    batch = await locked(session, batch_id)
+    shard = await session.get_one(Shard, asked.shard_id, with_for_update=True, populate_existing=True)
+    situation = await _situation(session, batch, shard, placement_id, asked)
+    rejection = decide(situation, asked)
+    if rejection is not None:
+        _note_rejection(session, batch, shard, placement_id, asked=asked, rejection=rejection, now_us=situation.now_us)
+        return _answer(situation, shard, asked, rejection.outcome, rejection)
+    outcome: Literal["committed", "committed_superseded"] = (
+        "committed" if is_current(situation, asked) else "committed_superseded"
+    )
+    await _count(session, batch, shard, placement_id, asked=asked, outcome=outcome, now_us=situation.now_us)
+    return _answer(situation, shard, asked, outcome)
+
+
+# --- the checks ------------------------------------------------------------------------------------------------------
+
+
+def decide(situation: Situation, asked: Commit) -> Rejection | None:
+    """The first objection, or None when the part counts."""
+    return (
+        replay_problem(situation, asked)
+        or revoked_problem(situation, asked)
+        or terminal_problem(situation, asked)
+        or claim_problem(situation, asked)
+        or fence_problem(situation, asked)
+        or overlap_problem(situation, asked)
+    )
+
+
+def replay_problem(situation: Situation, asked: Commit) -> Rejection | None:
+    """The same commit again gets the stored answer; another part under the same name is refused."""
+    if situation.stored_sha256 is None:
+        return None
+    name = f"part {asked.seq} of epoch {asked.epoch}"
+    if situation.stored_sha256 != asked.sha256:
+        return Rejection(
+            outcome="rejected_conflict",
+            message=f"{name} is stored with sha256 {situation.stored_sha256}, not {asked.sha256}; use a new seq",
+        )
+    return Rejection(
+        outcome="replayed", message=f"{name} was answered before", before=situation.stored_outcome or "committed"
+    )
+
+
+def revoked_problem(situation: Situation, asked: Commit) -> Rejection | None:
+    if not situation.is_revoked:
+        return None
+    return Rejection(outcome="rejected_revoked", message=f"placement {situation.placement_id} was revoked; stop")
+
+
+def terminal_problem(situation: Situation, asked: Commit) -> Rejection | None:
+    """Closed, ended, or past its deadline by the database's clock, even if no loop has noticed yet."""
+    if takes_answers(situation.status, situation.ending) and situation.now_us < situation.expires_us:
+        return None
+    closed = f", closed as {situation.ending}" if situation.ending else ""
+    return Rejection(
+        outcome="rejected_terminal",
+        message=f"the batch is {situation.status}{closed} and expires at {situation.expires_us} µs; "
+        f"it is {situation.now_us} µs now and it takes no more answers",
+    )
+
+
+def claim_problem(situation: Situation, asked: Commit) -> Rejection | None:
+    """The claim makes sense in itself: its lines are lines of the shard, its usage is of these lines, its key is ours."""
+    return _lines_problem(situation, asked) or _usage_problem(asked) or _key_problem(situation, asked)
+
+
+def fence_problem(situation: Situation, asked: Commit) -> Rejection | None:
+    """Only a lease that was really granted may commit, and a superseded one only what nobody has answered since."""
+    if situation.lease_nonce is None or situation.lease_placement is None:
+        return _invalid(f"epoch {asked.epoch} of shard {asked.shard_id} was never leased")
+    if situation.lease_placement != situation.placement_id:
+        return _invalid(f"epoch {asked.epoch} of shard {asked.shard_id} was leased to another placement")
+    if not secrets.compare_digest(situation.lease_nonce, asked.nonce):
+        return _invalid(f"the nonce is not the one of epoch {asked.epoch} of shard {asked.shard_id}")
+    if asked.epoch < situation.shard_epoch:
+        return _overlap(situation, asked, f"epoch {asked.epoch} was superseded by {situation.shard_epoch} and ")
+    return None
+
+
+def overlap_problem(situation: Situation, asked: Commit) -> Rejection | None:
+    """No line is answered twice."""
+    return _overlap(situation, asked, "")
+
+
+def _overlap(situation: Situation, asked: Commit, because: str) -> Rejection | None:
+    twice = ranges.intersection(asked.lines, situation.done)
+    if not twice:
+        return None
+    return Rejection(
+        outcome="rejected_overlap",
+        message=f"{because}lines {list(twice)} are already answered; drop them and cut a new part under a new seq",
+    )
+
+
+def _lines_problem(situation: Situation, asked: Commit) -> Rejection | None:
+    if not asked.lines:
+        return _invalid("the part holds no line")
+    problem = ranges.problem(asked.lines)
+    if problem is not None:
+        return _invalid(f"lines: {problem}")
+    if not ranges.contains(situation.shard_lines, asked.lines):
+        return _invalid(f"lines {list(asked.lines)} are not all in the shard's {list(situation.shard_lines)}")
+    return None
+
+
+def _usage_problem(asked: Commit) -> Rejection | None:
+    metered = [usage.idx for usage in asked.usage]
+    if len(set(metered)) != len(metered):
+        return _invalid("usage names a line twice")
+    if ranges.from_lines(metered) != asked.lines:
+        return _invalid(f"usage is of lines {list(ranges.from_lines(metered))}, the part holds {list(asked.lines)}")
+    return None
+
+
+def _key_problem(situation: Situation, asked: Commit) -> Rejection | None:
+    # A worker may only ever name the one object that it was allowed to write.
+    if asked.key != situation.expected_key:
+        return _invalid(f"key {asked.key!r} is not this part's key {situation.expected_key!r}")
+    return None
+
+
+def _invalid(message: str) -> Rejection:
+    return Rejection(outcome="rejected_invalid", message=message)
+
+
+def is_current(situation: Situation, asked: Commit) -> bool:
+    return situation.shard_state == "leased" and situation.shard_epoch == asked.epoch
+
+
+# --- reading and writing ---------------------------------------------------------------------------------------------
+
+
+async def _situation(session: AsyncSession, batch: Batch, shard: Shard, placement_id: str, asked: Commit) -> Situation:
+    granted = await session.get(LeaseRow, (shard.id, asked.epoch))
+    stored = await session.get(Part, (shard.id, asked.epoch, asked.seq))
+    return Situation(
+        now_us=await db_now(session),
+        status=batch.status,
+        ending=batch.ending,
+        expires_us=batch.expires_us,
+        shard_lines=leases.lines_of(shard),
+        shard_state=shard.state,
+        shard_epoch=shard.epoch,
+        done=ranges.normal(shard.done),
+        placement_id=placement_id,
+        is_revoked=await leases.is_revoked(session, placement_id),
+        lease_placement=granted.placement_id if granted else None,
+        lease_nonce=granted.nonce if granted else None,
+        expected_key=part_key(batch.project, batch.id, shard.id, epoch=asked.epoch, seq=asked.seq, sha256=asked.sha256),
+        stored_sha256=stored.sha256 if stored else None,
+        stored_outcome=stored.outcome if stored else None,
+    )
+
+
+async def _count(
+    session: AsyncSession, batch: Batch, shard: Shard, placement_id: str, *, asked: Commit, outcome: str, now_us: int
+) -> None:
+    part = _part_row(batch, placement_id, asked, outcome, now_us)
+    session.add(part)
+    shard.done = as_json(ranges.union(shard.done, asked.lines))
+    shard.done_lines = ranges.count(shard.done)
+    shard.in_flight = [line for line in shard.in_flight if not suspects.is_in(line, asked.lines)]
+    shard.suspects = suspects.to_json(suspects.undone(suspects.from_json(shard.suspects), shard.done))
+    if shard.done_lines == shard.lines:
+        await leases.end(session, shard, "done", now_us, blame=False)
+    batch.completed += part.completed
+    batch.failed += part.failed
+    batch.used_input_tokens += part.prompt_tokens
+    batch.used_output_tokens += part.completion_tokens
+    batch.used_cached_tokens += part.cached_tokens
+    facts = {
+        "shard": shard.id,
+        "epoch": asked.epoch,
+        "seq": asked.seq,
+        "placement": placement_id,
+        "lines": ranges.count(asked.lines),
+        "outcome": outcome,
+    }
+    outbox.append(session, batch, "part.committed", facts, now_us)
+    log.info("part.committed", batch=batch.id, **facts)
+    await session.flush()
+    await transition(session, batch, "answered", now_us)
+
+
+def _note_rejection(
+    session: AsyncSession,
+    batch: Batch,
+    shard: Shard,
+    placement_id: str,
+    *,
+    asked: Commit,
+    rejection: Rejection,
+    now_us: int,
+) -> None:
+    """An overlap was real work: its row keeps what it cost. Anything else leaves a line in the log."""
+    if rejection.outcome == "rejected_overlap":
+        session.add(_part_row(batch, placement_id, asked, rejection.outcome, now_us))
+    log.info(
+        "part.not_counted",
+        batch=batch.id,
+        shard=shard.id,
+        epoch=asked.epoch,
+        seq=asked.seq,
+        placement=placement_id,
+        outcome=rejection.outcome,
+        reason=rejection.message,
+    )
+
+
+def _part_row(batch: Batch, placement_id: str, asked: Commit, outcome: str, now_us: int) -> Part:
+    return Part(
+        shard_id=asked.shard_id,
+        epoch=asked.epoch,
+        seq=asked.seq,
+        batch_id=batch.id,
+        placement_id=placement_id,
+        key=asked.key,
+        size=asked.size,
+        sha256=asked.sha256,
+        lines=as_json(asked.lines),
+        usage=msgspec.json.encode(asked.usage),
+        counters=dict(asked.counters),
+        outcome=outcome,
+        counted=outcome in ("committed", "committed_superseded"),
+        committed_us=now_us,
+        completed=sum(usage.status == "completed" for usage in asked.usage),
+        failed=sum(usage.status == "failed" for usage in asked.usage),
+        prompt_tokens=sum(usage.prompt_tokens for usage in asked.usage),
+        completion_tokens=sum(usage.completion_tokens for usage in asked.usage),
+        cached_tokens=sum(usage.cached_tokens for usage in asked.usage),
+    )
+
+
+def _answer(
+    situation: Situation,
+    shard: Shard,
+    asked: Commit,
+    outcome: Literal["committed", "committed_superseded"] | Outcome,
+    rejection: Rejection | None = None,
+) -> CommitAnswer:
+    """`done` and `shard_done` are as of after this commit.
+
+    The lease is not lost when it is the newest one and either still runs or ended because its shard is done.
+    """
+    is_done = shard.done_lines == shard.lines
+    holds = asked.epoch == shard.epoch and (is_done or shard.state == "leased") and not situation.is_revoked
+    return CommitAnswer(
+        outcome=outcome,
+        done=ranges.normal(shard.done),
+        shard_done=is_done,
+        lease_lost=not (holds and situation.status == "in_progress" and situation.ending is None),
+        outcome_before=rejection.before if rejection else None,
+        message=rejection.message if rejection else None,
+    )
+
+
+def as_json(pairs: Ranges) -> list[list[int]]:
+    return [list(pair) for pair in pairs]
+
+
+def usage_of(part: Part) -> tuple[LineUsage, ...]:
+    """The metered lines of a part row."""
+    return msgspec.json.decode(part.usage, type=tuple[LineUsage, ...])

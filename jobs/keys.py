@@ -1,0 +1,21 @@
+"""Names of objects: `project/batch/…` and `project/files/…`, never a bare content hash (contract C15).
+
+The names of parts and results are unique by what is in them, so that one name only ever means one sequence of bytes.
+"""
+
+from __future__ import annotations
+
+
+def input_key(project: str, file_id: str) -> str:
+    """Where an uploaded file lies."""
+    return f"{project}/files/{file_id}"
+
+
+def part_key(project: str, batch_id: str, shard_id: str, *, epoch: int, seq: int, sha256: str) -> str:
+    """Where the part `seq` of a lease goes: the one key that its worker may write."""
+    return f"{project}/{batch_id}/parts/{shard_id}/{epoch}-{seq}-{sha256}.jsonl.gz"
+
+
+def result_key(project: str, batch_id: str, kind: str, plan_sha256: str) -> str:
+    """Where the finaliser writes `output` or `errors`; the plan's hash names the parts that it was composed of."""
+    return f"{project}/{batch_id}/results/{kind}-{plan_sha256}.jsonl"

@@ -1,0 +1,69 @@
+"""Carries out what `jobs.state` decides: the one place where a batch's status is written."""
+
+from __future__ import annotations
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from jobs import leases, outbox
+from jobs.errors import BadTransition, BatchNotFound
+from jobs.state import BatchView, Event, decide
+from jobs.tables import Batch
+
+log = structlog.get_logger()
+
+
+async def locked(session: AsyncSession, batch_id: str) -> Batch:
+    """The batch's row, locked until the transaction ends: commits, cancellation and expiry queue up here.
+
+    Whoever locks a shard as well does so after this. Raises BatchNotFound.
+    """
+    statement = select(Batch).where(col(Batch.id) == batch_id).with_for_update()
+    batch: Batch | None = await session.scalar(statement.execution_options(populate_existing=True))
+    if batch is None:
+        raise BatchNotFound(f"no batch {batch_id}")
+    return batch
+
+
+async def transition(
+    session: AsyncSession, batch: Batch, event: Event, now_us: int, *, cancel_grace_us: int = 0
+) -> bool:
+    """Apply an event to a locked batch. True when its status or ending changed.
+
+    Raises BadTransition when the event cannot happen in the batch's state.
+    """
+    view = BatchView(
+        status=batch.status,  # type: ignore[arg-type]  # the column holds what decide() returned
+        ending=batch.ending,  # type: ignore[arg-type]
+        expires_us=batch.expires_us,
+        cancelling_us=batch.cancelling_us,
+        undone=batch.total - batch.completed - batch.failed,
+        live_leases=await leases.live_leases(session, batch.id, now_us),
+        cancel_grace_us=cancel_grace_us,
+    )
+    decision = decide(view, event, now_us)
+    if decision.refused is not None:
+        raise BadTransition(f"batch {batch.id}: {decision.refused}")
+    if decision.close_leases:
+        await leases.close(session, batch.id, now_us)
+    if (decision.status, decision.ending) == (batch.status, batch.ending):
+        return False
+    _write(session, batch, decision.status, decision.ending, now_us)
+    return True
+
+
+def _write(session: AsyncSession, batch: Batch, status: str, ending: str | None, now_us: int) -> None:
+    before = batch.status
+    batch.ending = ending
+    batch.version += 1
+    if status != before:
+        batch.status = status
+        if status == "in_progress" and batch.in_progress_us is not None:
+            batch.finalizing_us = None  # lines were withdrawn: it is at work again, and began when it began
+        else:
+            setattr(batch, f"{status}_us", now_us)
+        payload = {"from": before, "to": status, "version": batch.version}
+        outbox.append(session, batch, f"batch.{status}", payload, now_us)
+    log.info("batch.moved", batch=batch.id, before=before, status=status, ending=ending, version=batch.version)
