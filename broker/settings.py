@@ -6,6 +6,7 @@ section. In the environment a nested name is written with two underscores: `BROK
 
 from __future__ import annotations
 
+import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
@@ -137,12 +138,17 @@ class ModelSettings(Section):
 
 
 class Settings(BaseSettings):
-    """The whole. `data` is the one folder that a broker owns (contract C16)."""
+    """The whole. `data` is the one folder that a broker owns (contract C16).
+
+    `url` and `api_key` point the commands at a broker elsewhere instead of the data folder's own.
+    """
 
     model_config = SettingsConfigDict(env_prefix="BROKER_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
     data: Path = Path(platformdirs.user_data_dir("compute-broker"))
     database_url: str | None = None
+    url: str | None = None
+    api_key: SecretStr | None = None
     markets: tuple[str, ...] = ("local", "sandbox")
     failpoint: str | None = None
     agent_failpoint: str | None = None
@@ -172,7 +178,8 @@ def load(toml: Path | None = None, **overrides: object) -> Settings:
 
     Raises pydantic.ValidationError naming the field, its value and what it must be.
     """
-    data = Path(str(overrides.get("data") or Settings.model_fields["data"].default))
+    default = Settings.model_fields["data"].default
+    data = Path(str(overrides.get("data") or os.environ.get("BROKER_DATA") or default))
     file = toml or data / "broker.toml"
 
     class FromFile(Settings):

@@ -1,0 +1,102 @@
+"""What there is to choose from: `offers`, `models`."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any
+
+import typer
+
+from broker.cli import exits, options
+from broker.cli.connection import connect
+from broker.cli.output import document, table, usd
+
+Document = dict[str, Any]
+
+
+def offers(
+    *,
+    market: Annotated[str | None, typer.Option(help="Only of this market.")] = None,
+    country: Annotated[str | None, typer.Option(help="Only in this country (ISO alpha-2).")] = None,
+    model: Annotated[str | None, typer.Option(help="Only where this model can run.")] = None,
+    json: options.Json = False,
+    data: options.Data = None,
+    url: options.Url = None,
+    key: options.Key = None,
+) -> None:
+    """The price book, cheapest first; what cannot be chosen comes last, with the reason."""
+
+    async def work() -> int:
+        query = {"market": market, "country": country, "model": model}
+        async with connect(options.target(data, url, key)) as client:
+            found: list[Document] = (await client.get("/v1/market/offers", query))["data"]
+        found.sort(key=by_price)
+        if json:
+            document({"object": "list", "data": found})
+            return exits.OK
+        table(COLUMNS, [_row(offer) for offer in found])
+        return exits.OK
+
+    options.run(work())
+
+
+COLUMNS = ("offer", "country", "gpu", "pricing", "$/h", "capacity", "lost/h", "location", "note")
+
+
+def by_price(offer: Document) -> tuple[bool, bool, Decimal, str]:
+    """Usable offers first, then by price; an unknown price is not a low one."""
+    price = offer["usd_per_hour"]
+    return offer["quarantined"], price is None, Decimal(price or 0), offer["key"]
+
+
+def _row(offer: Document) -> tuple[str, ...]:
+    capacity = offer["capacity"]
+    gpu = f"{offer['gpu_count']}x {offer['gpu']}" if offer["gpu_count"] else offer["gpu"]
+    return (
+        offer["key"],
+        offer["country"] or "-",
+        gpu,
+        offer["pricing"],
+        usd(offer["usd_per_hour"]),
+        "?" if capacity is None else str(capacity),
+        offer["interruption_per_hour"] or "?",
+        offer["location_tier"],
+        offer["reason"] or "",
+    )
+
+
+models = typer.Typer(no_args_is_help=False, help="The models that may be asked for.")
+
+
+@models.callback(invoke_without_command=True)
+def list_models(
+    context: typer.Context,
+    json: options.Json = False,
+    data: options.Data = None,
+    url: options.Url = None,
+    key: options.Key = None,
+) -> None:
+    """The models that may be asked for, and how they are served."""
+    if context.invoked_subcommand:
+        return
+
+    async def work() -> int:
+        async with connect(options.target(data, url, key)) as client:
+            found = await client.get("/v1/models")
+        if json:
+            document(found)
+            return exits.OK
+        rows = [(model["id"], *(_fact(model["x_broker"].get(name)) for name in FACTS)) for model in found["data"]]
+        table(("model", *FACTS), rows)
+        return exits.OK
+
+    options.run(work())
+
+
+FACTS = ("engine", "precision", "context", "launches", "offers")
+
+
+def _fact(value: object) -> str:
+    if value is None:
+        return "-"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,95 @@
+"""What the commands write: one JSON document, tables (aligned on a terminal, TSV in a pipe), and plain lines.
+
+Colour and control characters are decided by isatty() alone: rich takes FORCE_COLOR for a terminal, and cuts tables at
+80 columns in a pipe.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import IO, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+# What could steer a terminal, and the separators of TSV. Model ids, offer keys and messages come from others.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def is_terminal(stream: IO[str] | None = None) -> bool:
+    return (stream or sys.stdout).isatty()
+
+
+def console(stream: IO[str] | None = None) -> Console:
+    """A console that knows what it writes to: no colour and no control characters without a terminal."""
+    target = stream or sys.stdout
+    live = target.isatty()
+    return Console(file=target, force_terminal=live, no_color=None if live else True, highlight=False)
+
+
+def document(value: Any) -> None:
+    """The one JSON document of a command's --json."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2 if is_terminal() else None) + "\n")
+    sys.stdout.flush()
+
+
+def line(text: str = "", stream: IO[str] | None = None) -> None:
+    """One plain line, out at once: in a pipe it would else stay in the buffer for minutes."""
+    target = stream or sys.stdout
+    target.write(_clean(text) + "\n")
+    target.flush()
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], stream: IO[str] | None = None) -> None:
+    """Rows under their columns: a table on a terminal, TSV with a header line in a pipe."""
+    target = stream or sys.stdout
+    if not target.isatty():
+        for row in (columns, *rows):
+            line("\t".join(_clean(cell) for cell in row), target)
+        return
+    view = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        view.add_row(*(escape(_clean(cell)) for cell in row))
+    console(target).print(view)
+
+
+def _clean(text: str) -> str:
+    return UNPRINTABLE.sub(" ", text) if UNPRINTABLE.search(text) else text
+
+
+def usd(amount: str | None) -> str:
+    """An exact decimal amount as people read it: cents where they say enough, up to nano-dollars where they do not.
+
+    >>> usd("0.000123400"), usd("12.500000000"), usd(None)
+    ('$0.0001234', '$12.50', '-')
+    """
+    if amount is None:
+        return "-"
+    value = Decimal(amount).normalize()
+    places = max(2, -int(value.as_tuple().exponent))
+    return f"${value:.{places}f}" if value >= 0 else f"-${-value:.{places}f}"
+
+
+def moment(seconds: int | None) -> str:
+    """Unix seconds as UTC time. The machine's own zone would make two people's reports differ."""
+    return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def span(seconds: float | None) -> str:
+    """
+    >>> span(59), span(3600), span(90061), span(None)
+    ('59 s', '1 h 00 min', '25 h 01 min', '-')
+    """
+    if seconds is None:
+        return "-"
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

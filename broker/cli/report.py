@@ -1,0 +1,136 @@
+"""How a plan, a batch and its placements read. Everything is computed from the API's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+from broker.cli.output import line, moment, span, table, usd
+
+Document = dict[str, Any]
+
+
+def print_explanation(plan: Document, stream: IO[str]) -> None:
+    """What was chosen, at which price, what was rejected by which rule, and what would have to change."""
+    for text in _heading(plan):
+        line(text, stream)
+    for choice in plan["chosen"]:
+        for text in _choice(choice):
+            line(text, stream)
+    excluded = [pair for choice in plan["chosen"] for pair in choice["cheaper_excluded"]]
+    if excluded:
+        line("cheaper, and not allowed:", stream)
+        table(("offer", "why not"), excluded, stream)
+    if plan["funnel"]:
+        line(f"{plan['offers']} offers, by what became of them:", stream)
+        rows = [(step["rule"], str(step["count"]), step["example"] or "") for step in plan["funnel"]]
+        table(("rule", "offers", "for example"), rows, stream)
+    for text in waiting(plan["waiting_on"], plan["reasons"], plan["relaxations"]):
+        line(text, stream)
+
+
+def _heading(plan: Document) -> Iterator[str]:
+    work = f"{plan['lines']:,} lines, {plan['input_tokens']:,} tokens in, about {plan['output_tokens']:,} out"
+    if plan["feasible"]:
+        yield f"plan for {work}: {usd(plan['usd'])}, done by {moment(plan['end'])}"
+    else:
+        yield f"no feasible plan for {work}"
+
+
+def _choice(choice: Document) -> Iterator[str]:
+    share = float(choice["share"])
+    yield (
+        f"chosen: {choice['offer_key']} for {share:.0%} of the work, {usd(choice['usd'])} "
+        f"({usd(choice['usd_per_million_tokens'])} per million tokens), done by {moment(choice['end'])}"
+    )
+    if choice["sentence"]:
+        yield f"  {choice['sentence']}"
+    if choice["next_best"]:
+        price = usd(choice["next_best_usd_per_million_tokens"])
+        yield f"  next best: {choice['next_best']} at {price} per million tokens"
+
+
+def waiting(waiting_on: str | None, reasons: Sequence[str], relaxations: Sequence[Document]) -> Iterator[str]:
+    """Why work waits, and the smallest verified changes that would let it go on."""
+    if waiting_on:
+        yield f"waiting on {waiting_on}:"
+        yield from (f"  {reason}" for reason in reasons)
+    for change in relaxations:
+        now = f"now {change['current']}"
+        yield f"  it would work with {change['field']} {change['needed']} ({now}): {change['message']}"
+
+
+def counts(batch: Document) -> str:
+    """`41/64 lines, 2 failed`: completed and failed count as done."""
+    parts = batch["x_broker"]["counts"]
+    text = f"{done(batch)}/{parts['total']} lines"
+    return text + "".join(f", {parts[name]} {name}" for name in ("failed", "expired", "cancelled") if parts[name])
+
+
+def done(batch: Document) -> int:
+    parts: dict[str, int] = batch["x_broker"]["counts"]
+    return sum(parts[name] for name in ("completed", "failed", "expired", "cancelled"))
+
+
+def money(batch: Document) -> str:
+    """`$0.0008 of $0.0012 quoted`."""
+    ours = batch["x_broker"]
+    return usd(ours["cost_usd"]) + (f" of {usd(ours['quote_usd'])} quoted" if ours["quote_usd"] else "")
+
+
+def eta(batch: Document, now: float) -> str:
+    end = batch["x_broker"]["eta"]
+    return "ETA unknown" if end is None else f"ETA {span(end - now)}"
+
+
+def where(placement: Document) -> str:
+    """`sandbox DE: running, worker ready`."""
+    worker = f", worker {placement['worker']}" if placement["worker"] else ""
+    reason = f" ({placement['end_reason']})" if placement["end_reason"] else ""
+    return f"{placement['market']} {placement['country'] or 'nowhere known'}: {placement['state']}{worker}{reason}"
+
+
+PLACEMENT_COLUMNS = ("rental", "market", "country", "state", "worker", "$/h", "lines", "$", "ended")
+
+
+def placement_rows(placements: Sequence[Document]) -> list[tuple[str, ...]]:
+    return [
+        (
+            placement["rental"],
+            placement["market"],
+            placement["country"] or "-",
+            placement["state"],
+            placement["worker"] or "-",
+            placement["usd_per_hour"],
+            str(placement["lines"]),
+            placement["usd"],
+            placement["end_reason"] or "-",
+        )
+        for placement in placements
+    ]
+
+
+def print_batch(batch: Document, placements: Sequence[Document], stream: IO[str], now: float) -> None:
+    """One batch in full: state, progress, money, where it runs, what went wrong."""
+    ours = batch["x_broker"]
+    line(f"{batch['id']}: {batch['status']} ({ours['phase']}), {counts(batch)}", stream)
+    line(f"model {batch['model'] or '-'}, {batch['endpoint']}, project {ours['project']}", stream)
+    tokens = ours["tokens"]
+    line(f"tokens {tokens.get('input', 0):,} in, {tokens.get('output', 0):,} out", stream)
+    per_million = ours["usd_per_million_tokens"]
+    line(money(batch) + (f", {usd(per_million)} per million tokens" if per_million else ""), stream)
+    if ours["phase"] != "ended":
+        line(f"{eta(batch, now)}, expires {moment(batch['expires_at'])}", stream)
+    if ours["preemptions"]:
+        line(f"preempted {ours['preemptions']} times", stream)
+    if placements:
+        table(PLACEMENT_COLUMNS, placement_rows(placements), stream)
+    for text in (*waiting(ours["waiting_on"], ours["waiting_reasons"], ours["relaxations"]), *errors(batch)):
+        line(text, stream)
+
+
+def errors(batch: Document) -> Iterator[str]:
+    """What the batch as a whole failed for: every bad line, not only the first."""
+    for error in (batch["errors"] or {}).get("data", []):
+        place = f"line {error['line']}: " if error["line"] is not None else ""
+        yield f"{place}{error['message']} [{error['code']}]"

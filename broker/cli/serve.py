@@ -1,0 +1,70 @@
+"""`serve`: the broker itself, owner of one data folder."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from json import dumps
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from broker.cli import logs, options
+from broker.cli.connection import read_key
+from broker.cli.exits import ERROR, OK, USAGE, Failure
+from broker.owner import ADMIN_KEY, Owned, Ownership, take, write_private
+from broker.settings import Settings
+
+
+def serve(
+    *,
+    data: options.Data = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")] = None,
+    database_url: Annotated[str | None, typer.Option(help="Default: SQLite in the data folder.")] = None,
+    markets: Annotated[str | None, typer.Option(help="Which markets to use, such as local,sandbox.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML settings (default: DATA/broker.toml).")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Log as JSON lines also on a terminal.")] = False,
+    exit_when_idle: Annotated[float | None, typer.Option(hidden=True, min=0)] = None,
+) -> None:
+    """Run a broker. The first line on standard output is JSON: its URL, and at the first start the admin key.
+
+    SIGTERM ends it cleanly. Everything else that it says goes to standard error.
+    """
+    http = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = options.load(
+        config=config,
+        data=data,
+        database_url=database_url,
+        markets=tuple(part.strip() for part in markets.split(",") if part.strip()) if markets else None,
+        http=http or None,
+    )
+    try:
+        logs.configure(settings.log_level, as_json=json)
+    except KeyError as wrong:
+        raise Failure(f"setting log_level = {settings.log_level!r}: no such level", USAGE) from wrong
+    try:
+        ownership = take(settings.data)
+    except Owned as owned:
+        raise Failure(str(owned), ERROR) from owned
+    try:
+        _run(settings, ownership, exit_when_idle)
+    finally:
+        ownership.close()
+    raise typer.Exit(OK)
+
+
+def _run(settings: Settings, ownership: Ownership, exit_when_idle: float | None) -> None:
+    # Imported here: the broker's rooms, the solver and its libraries take a second that no other command should pay.
+    from broker.compose import serve as compose  # noqa: PLC0415
+
+    def ready(url: str, admin_key: str | None) -> None:
+        if admin_key:
+            write_private(settings.data / ADMIN_KEY, admin_key + "\n")
+        ownership.announce(url, admin_key or read_key(settings.data))
+        first_line = {"url": url} | ({"admin_key": admin_key} if admin_key else {})
+        sys.stdout.write(dumps(first_line) + "\n")
+        sys.stdout.flush()
+
+    asyncio.run(compose(settings, ready=ready, exit_when_idle_s=exit_when_idle))
