@@ -20,8 +20,8 @@ from broker.cli.client import Client
 from broker.cli.output import console, line
 
 Document = dict[str, Any]
-# Called with every look at the batch; the demo uses it to choose the moment of its kill.
-Look = Callable[[Document, Sequence[Document]], None]
+# Called with every look at the batch; what it returns is shown. The demo uses it to choose the moment of its kill.
+Look = Callable[[Document, Sequence[Document]], str | None]
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 LOOK_S = 0.5
@@ -31,25 +31,48 @@ PLAIN_LINE_S = 5.0
 async def follow(client: Client, batch_id: str, stream: IO[str] | None, look: Look | None = None) -> Document:
     """Show the batch on `stream` (None: silently) until it has ended; the batch as it ended is returned."""
     with ExitStack() as stack:
-        show = _view(stack, stream)
+        view = _view(stack, stream)
         while True:
             batch = await client.get(f"/v1/batches/{batch_id}")
             placements = (await client.get(f"/v1/batches/{batch_id}/placements"))["data"]
-            show(batch, placements)
-            if look:
-                look(batch, placements)
+            view.show(batch, placements)
+            note = look(batch, placements) if look else None
+            if note:
+                view.note(note)
             if batch["status"] in ENDED:
                 return batch
             await asyncio.sleep(LOOK_S)
 
 
-def _view(stack: ExitStack, stream: IO[str] | None) -> Look:
+def _view(stack: ExitStack, stream: IO[str] | None) -> RedrawnView | PlainView | NoView:
     if stream is None:
-        return lambda batch, placements: None
+        return NoView()
     if not stream.isatty():
-        return PlainView(stream).show
-    live = stack.enter_context(Live(console=console(stream), auto_refresh=False))
-    return lambda batch, placements: live.update(panel(batch, placements, time.time()), refresh=True)
+        return PlainView(stream)
+    return RedrawnView(stack.enter_context(Live(console=console(stream), auto_refresh=False)))
+
+
+class NoView:
+    """For a caller who only wants to wait."""
+
+    def show(self, batch: Document, placements: Sequence[Document]) -> None:
+        return None
+
+    def note(self, text: str) -> None:
+        return None
+
+
+class RedrawnView:
+    """The view of a terminal: drawn over itself, with notes above it."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def show(self, batch: Document, placements: Sequence[Document]) -> None:
+        self._live.update(panel(batch, placements, time.time()), refresh=True)
+
+    def note(self, text: str) -> None:
+        self._live.console.print(Text(text))
 
 
 class PlainView:
@@ -70,7 +93,10 @@ class PlainView:
         if state == self._state and not due:
             return
         self._state, self._progress, self._printed_at = state, progress, self._clock()
-        line(sentence(batch, placements, time.time()), self._stream)
+        self.note(sentence(batch, placements, time.time()))
+
+    def note(self, text: str) -> None:
+        line(text, self._stream)
 
 
 def sentence(batch: Document, placements: Sequence[Document], now: float) -> str:

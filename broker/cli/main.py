@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from broker.cli import batches, doctor, ledger, logs, market, serve, submit
+from broker.cli import batches, demo, doctor, ledger, logs, market, serve, submit
 from broker.cli.exits import Failure
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command()(market.offers)
 app.add_typer(market.models, name="models")
 app.add_typer(ledger.ledger, name="ledger")
 app.command()(doctor.doctor)
+app.command()(demo.demo)
 
 
 def run() -> None:

@@ -1,0 +1,157 @@
+"""The demonstration from end to end: serve, submit, watch, kill a worker, collect, judge."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import IO, Any
+
+from broker.cli import live, report
+from broker.cli.batches import save
+from broker.cli.client import Client
+from broker.cli.exits import Failure
+from broker.cli.ledger import print_totals, read, save_csv
+from broker.cli.output import line, table, usd
+from broker.cli.submit import Submission, create, wishes
+from broker.demo.folder import DemoFolder
+from broker.demo.kill import Assassin, end_leftovers
+from broker.demo.verdict import Answers, Verdict, read_answers
+
+Document = dict[str, Any]
+
+# The cheapest offers of the sandbox's catalogue lie outside of the EU or nowhere that can be proved.
+RESIDENCY = "eu"
+MAX_USD = "0.50"
+START_WITHIN_S = 60.0
+READY_WITHIN_S = 60.0
+SETTLE_WITHIN_S = 60.0
+STOP_WITHIN_S = 30.0
+OVER = frozenset({"ended", "lost", "failed"})
+
+
+async def run(folder: DemoFolder, stream: IO[str]) -> Verdict:
+    """Run it in `folder`, telling the story on `stream`. No process that it started is left. Raises Failure."""
+    try:
+        async with _broker(folder) as client:
+            return await _story(folder, client, stream)
+    finally:
+        end_leftovers(folder.data)
+
+
+async def _story(folder: DemoFolder, client: Client, stream: IO[str]) -> Verdict:
+    line(f"broker at {client.url}, its data in {folder.data}, its log in {folder.log}", stream)
+    asked = wishes(within="1h", deadline=None, max_usd=MAX_USD, residency=RESIDENCY, priority=0, tags=["run=demo"])
+    submission = Submission(folder.prompts, None, None, None, asked, {"name": "demo"}, True)
+    with submission.input() as given:
+        batch, _ = await create(client, given, submission, stream)
+    assassin = Assassin(folder.data)
+    batch = await live.follow(client, batch["id"], stream, assassin.look)
+    for text in report.errors(batch):
+        line(text, stream)
+    batch = await _settled(client, batch["id"])
+    answers = await _collect(folder, client, batch)
+    return await _judge(folder, client, batch, answers, stream)
+
+
+async def _settled(client: Client, batch_id: str) -> Document:
+    """Wait until every machine is confirmed gone and its hold resolved: until then the cost still grows."""
+    give_up = time.monotonic() + SETTLE_WITHIN_S
+    while True:
+        placements = (await client.get(f"/v1/batches/{batch_id}/placements"))["data"]
+        held = (await client.get("/v1/ledger/entries", {"limit": 1}))["held_usd"]
+        if all(placement["state"] in OVER for placement in placements) and float(held) == 0:
+            return await client.get(f"/v1/batches/{batch_id}")
+        if time.monotonic() > give_up:
+            states = ", ".join(report.where(placement) for placement in placements)
+            raise Failure(f"after {SETTLE_WITHIN_S:.0f} s the books are not closed: {held} USD held; {states}")
+        await asyncio.sleep(0.2)
+
+
+async def _collect(folder: DemoFolder, client: Client, batch: Document) -> Answers:
+    await save(client, batch["output_file_id"], folder.output)
+    await save(client, batch["error_file_id"], folder.errors)
+    await save_csv(client, folder.ledger)
+    return read_answers(folder.prompts, folder.output)
+
+
+async def _judge(folder: DemoFolder, client: Client, batch: Document, answers: Answers, stream: IO[str]) -> Verdict:
+    books = await read(client, {})
+    placements = (await client.get(f"/v1/batches/{batch['id']}/placements"))["data"]
+    ours = batch["x_broker"]
+    line("where it ran:", stream)
+    table(report.PLACEMENT_COLUMNS, report.placement_rows(placements), stream)
+    line("the ledger:", stream)
+    table(("seq", "kind", "rental", "amount"), [_short(entry) for entry in books["entries"]], stream)
+    print_totals(books, stream)
+    line(
+        f"\n{answers.answered} of {answers.asked} prompts answered, {answers.duplicates} twice; {folder.output}", stream
+    )
+    line(f"{report.money(batch)}, {usd(ours['usd_per_million_tokens'])} per million tokens", stream)
+    return Verdict(
+        batch=batch["id"],
+        answers=answers,
+        failed=ours["counts"]["total"] - ours["counts"]["completed"],
+        preemptions=ours["preemptions"],
+        cost_usd=ours["cost_usd"],
+        usd_per_million_tokens=ours["usd_per_million_tokens"],
+        output=str(folder.output),
+        ledger_balanced=books["balanced"],
+    )
+
+
+def _short(entry: Document) -> tuple[str, ...]:
+    """An entry in a row: what was debited is what it is about."""
+    debit = next(posting for posting in entry["postings"] if not posting["amount"].startswith("-"))
+    about = entry["rental"] or entry["project"] or "-"
+    return str(entry["seq"]), entry["kind"], about, f"{debit['amount']} {debit['unit']} to {debit['account']}"
+
+
+@asynccontextmanager
+async def _broker(folder: DemoFolder) -> AsyncIterator[Client]:
+    """An embedded broker as a process of its own, ended by SIGTERM."""
+    argv = [sys.executable, "-m", "broker", "serve", "--data", str(folder.data), "--markets", "local,sandbox"]
+    with folder.log.open("wb") as log:
+        process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE, stderr=log)
+    try:
+        first_line = await _first_line(process, folder)
+        async with Client(first_line["url"], first_line["admin_key"]) as client:
+            await _ready(client, process, folder)
+            yield client
+    finally:
+        await _stop(process)
+
+
+async def _first_line(process: asyncio.subprocess.Process, folder: DemoFolder) -> Document:
+    assert process.stdout
+    try:
+        text = await asyncio.wait_for(process.stdout.readline(), START_WITHIN_S)
+    except TimeoutError:
+        text = b""
+    if not text:
+        raise Failure(f"the broker did not start; see {folder.log}")
+    document: Document = json.loads(text)
+    return document
+
+
+async def _ready(client: Client, process: asyncio.subprocess.Process, folder: DemoFolder) -> None:
+    give_up = time.monotonic() + READY_WITHIN_S
+    while not await client.is_ready():
+        if process.returncode is not None or time.monotonic() > give_up:
+            raise Failure(f"the broker did not become ready within {READY_WITHIN_S:.0f} s; see {folder.log}")
+        await asyncio.sleep(0.1)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """SIGTERM and wait; a broker that does not end is killed, which its database and the sweeper are made for."""
+    if process.returncode is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        await asyncio.wait_for(process.wait(), STOP_WITHIN_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
