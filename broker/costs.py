@@ -75,10 +75,16 @@ async def batch_rentals(session: AsyncSession, batch_id: str) -> list[RentalRow]
 async def _rentals_of(session: AsyncSession, batch_ids: Sequence[str]) -> list[RentalRow]:
     worked = set(await session.scalars(select(Part.placement_id).where(col(Part.batch_id).in_(batch_ids)).distinct()))
     projects = set(await session.scalars(select(Batch.project).where(col(Batch.id).in_(batch_ids)).distinct()))
-    query = select(RentalRow).where(col(RentalRow.project).in_(projects)).order_by(col(RentalRow.created_us), col(RentalRow.id))
+    query = (
+        select(RentalRow)
+        .where(col(RentalRow.project).in_(projects))
+        .order_by(col(RentalRow.created_us), col(RentalRow.id))
+    )
     wanted = set(batch_ids)
     return [
-        row for row in await session.scalars(query) if row.id in worked or wanted.intersection(row.purpose.get("batches", ()))
+        row
+        for row in await session.scalars(query)
+        if row.id in worked or wanted.intersection(row.purpose.get("batches", ()))
     ]
 
 

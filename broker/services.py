@@ -6,17 +6,20 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from workers.profile import ModelProfile
+
+from broker.control.solver_process import SolverProcess
 from broker.database import Database
 from broker.failpoints import Failpoints
 from broker.settings import Settings
 from jobs.objects import ObjectStore
 from markets.market import Market
-from workers.profile import ModelProfile
 
 
 @dataclass(frozen=True)
 class Services:
-    """The broker's parts. `owner` marks the machines of this data folder; `secret` signs worker tokens and object URLs; it lives in the data folder.
+    """The broker's parts. `owner` marks the machines of this data folder at every market; `secret` signs worker tokens
+    and object URLs. Both live in the data folder.
 
     `nudge` names loops that should run now rather than at their next tick: `nudge("plan")` after a batch was created.
     """
@@ -26,6 +29,7 @@ class Services:
     store: ObjectStore
     markets: Mapping[str, Market]
     models: Mapping[str, ModelProfile]
+    solver: SolverProcess
     secret: bytes
     failpoints: Failpoints
     public_url: str

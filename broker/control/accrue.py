@@ -86,7 +86,9 @@ class Accruer:
             ahead = sum(cost_of_seconds(row.price_nano_hour, self._margin_s(row)) for row in mine)
             if not mine or costs[batch_id].nano + ahead <= limit:
                 continue
-            reason = f"budget: {costs[batch_id].nano} of {limit} nano-USD spent, {ahead} more before it could stop later"
+            reason = (
+                f"budget: {costs[batch_id].nano} of {limit} nano-USD spent, {ahead} more before it could stop later"
+            )
             await session.merge(
                 Waiting(batch=batch_id, plan="", waiting_on="budget", reasons=[reason], relaxations=[], since_us=now_us)
             )

@@ -10,6 +10,7 @@ from decimal import Decimal
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
+from workers.launch import machine_start
 
 from broker.control.settle import settle
 from broker.services import Services
@@ -30,7 +31,6 @@ from markets.errors import (
 from markets.market import Intent, Market, Rental
 from markets.offer_record import offer_from_record
 from markets.tables import RentalRow
-from workers.launch import machine_start
 
 log = structlog.get_logger()
 SECOND_US = 1_000_000
@@ -117,5 +117,3 @@ async def await_worker(session: AsyncSession, rental_id: str, token: str, now_us
         session.add(worker)
     worker.bootstrap_sha256 = hashlib.sha256(token.encode()).hexdigest()
     worker.bootstrap_expires_us = now_us + BOOTSTRAP_S * SECOND_US
-
-

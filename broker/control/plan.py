@@ -11,6 +11,7 @@ from decimal import Decimal
 
 import msgspec
 import structlog
+from solver.check import check
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -28,7 +29,6 @@ from markets import rentals
 from markets.offer import Offer
 from markets.tables import RentalRow
 from solver import types
-from solver.check import check
 from solver.plan import solve
 from solver.types import Plan, Snapshot, Start
 
@@ -161,7 +161,11 @@ def hold_nano(offer: Offer, start: Start, buffer: Decimal, now_us: int) -> int:
 
 def _served(snapshot: Snapshot, plan: Plan, start: Start) -> list[str]:
     """The works that the plan puts on this offer and that belong to the pool of `start`, in order."""
-    pool = {w.id for w in snapshot.works if (w.project, w.model, w.precision) == (start.project, start.model, start.precision)}
+    pool = {
+        w.id
+        for w in snapshot.works
+        if (w.project, w.model, w.precision) == (start.project, start.model, start.precision)
+    }
     mine = [a for a in plan.assignments if a.offer_key == start.offer_key and a.work_id in pool]
     return [a.work_id for a in sorted(mine, key=lambda a: a.order)]
 
@@ -186,7 +190,12 @@ async def _assign(session: AsyncSession, plan: Plan, plan_id: str, now_us: int) 
     for a in plan.assignments:
         session.add(
             Assignment(
-                batch=a.work_id, offer_key=a.offer_key, plan=plan_id, rank=a.order, cost_nano=a.cost_nano, end_us=a.end_us
+                batch=a.work_id,
+                offer_key=a.offer_key,
+                plan=plan_id,
+                rank=a.order,
+                cost_nano=a.cost_nano,
+                end_us=a.end_us,
             )
         )
     before = {row.batch: row for row in await session.scalars(select(Waiting))}
@@ -195,7 +204,9 @@ async def _assign(session: AsyncSession, plan: Plan, plan_id: str, now_us: int) 
         if batch not in waiting:
             await session.delete(row)
     for batch, unplaced in waiting.items():
-        since_us = before[batch].since_us if batch in before and before[batch].waiting_on == unplaced.waiting_on else now_us
+        since_us = (
+            before[batch].since_us if batch in before and before[batch].waiting_on == unplaced.waiting_on else now_us
+        )
         await session.merge(
             Waiting(
                 batch=batch,

@@ -64,9 +64,7 @@ async def settle(session: AsyncSession, rental_id: str, *, now_us: int) -> None:
     await leases.abandon(session, placement_id=rental_id, blame=row.end_reason in ("exited", "failed"))
     await _worker_gone(session, rental_id, now_us)
     if row.started_us is not None and row.ended_us is not None:
-        await accrue(
-            session, meter_of(row), until_us=row.ended_us, final=True, actor=ACTOR, recorded_at_us=now_us
-        )
+        await accrue(session, meter_of(row), until_us=row.ended_us, final=True, actor=ACTOR, recorded_at_us=now_us)
     await _void(session, rental_id, now_us)
     await rentals.settle(session, rental_id)
     log.info("rental.settled", rental=rental_id, state=row.state, reason=row.end_reason, exit_status=row.exit_status)

@@ -46,13 +46,17 @@ class Frozen:
     offers: Mapping[str, Offer]
 
 
-async def freeze(session: AsyncSession, services: Services, *, now_us: int, extra: Sequence[Work] = (),
-                 extra_policies: Mapping[str, ResidencyPolicy] | None = None) -> Frozen:
+async def freeze(
+    session: AsyncSession,
+    services: Services,
+    *,
+    now_us: int,
+    extra: Sequence[Work] = (),
+    extra_policies: Mapping[str, ResidencyPolicy] | None = None,
+) -> Frozen:
     """The queue, the price book, what runs, and the limits, at `now_us`. `extra` are works of a dry run."""
     works = [*await _works(session, services), *extra]
-    listed = await price_book.offers(
-        session, now_us=now_us, max_age_s={}, default_max_age_s=_max_age_s(services)
-    )
+    listed = await price_book.offers(session, now_us=now_us, max_age_s={}, default_max_age_s=_max_age_s(services))
     load_s = max((services.models[w.model].load_s for w in works if w.model in services.models), default=10)
     held_back = await _held_back(session, now_us)
     views, facts = _views(listed, held_back, load_s)
@@ -112,7 +116,6 @@ def work_of(batch: Batch, left: Remaining, *, precision: str, spent_nano: int) -
 
 def max_nano(text: str | None) -> int | None:
     """A wish's decimal USD in nano-USD."""
-    from decimal import Decimal
 
     return None if text is None else to_nano(Decimal(text))
 
@@ -153,15 +156,21 @@ async def _held_back(session: AsyncSession, now_us: int) -> dict[str, str]:
     for key, count, last_us in (await session.execute(failed)).all():
         until_us = last_us + 15 * SECOND_US * 2 ** min(count - 1, 6)
         if now_us < until_us:
-            reasons[key] = f"offer {key}: failed {count} times in the last hour; held back for {(until_us - now_us) // SECOND_US} s more"
+            reasons[key] = (
+                f"offer {key}: failed {count} times in the last hour; held back for {(until_us - now_us) // SECOND_US} s more"
+            )
     return reasons
 
 
 async def _running(session: AsyncSession, services: Services, now_us: int) -> list[Running]:
     """Rentals that can still take work. One that drains or is being released serves nobody new."""
     rows = await rentals.open_rentals(session)
-    workers = {w.rental: w for w in await session.scalars(select(Worker).where(col(Worker.rental).in_([r.id for r in rows])))}
-    return [_as_running(row, workers.get(row.id), services, now_us) for row in rows if _serves(row, workers.get(row.id))]
+    workers = {
+        w.rental: w for w in await session.scalars(select(Worker).where(col(Worker.rental).in_([r.id for r in rows])))
+    }
+    return [
+        _as_running(row, workers.get(row.id), services, now_us) for row in rows if _serves(row, workers.get(row.id))
+    ]
 
 
 def _serves(row: RentalRow, worker: Worker | None) -> bool:

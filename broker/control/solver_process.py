@@ -40,7 +40,9 @@ class SolverProcess:
             try:
                 answer = await asyncio.wait_for(self._ask(types.encode(snapshot)), self._timeout_s)
             except TimeoutError:
-                log.warning("solver.killed", after_s=self._timeout_s, works=len(snapshot.works), offers=len(snapshot.offers))
+                log.warning(
+                    "solver.killed", after_s=self._timeout_s, works=len(snapshot.works), offers=len(snapshot.offers)
+                )
                 await self._kill()
             except (BrokenPipeError, ConnectionResetError, asyncio.IncompleteReadError) as lost:
                 log.warning("solver.died", error=repr(lost), status=self._child and self._child.returncode)

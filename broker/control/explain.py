@@ -1,0 +1,122 @@
+"""What people are told about a plan: chosen, rejected and why, for a batch that runs or a dry run."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import msgspec
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from broker.api import shapes
+from broker.control.convert import usd
+from broker.tables import Assignment, PlanRow, Waiting
+from jobs.tables import Batch
+from solver.types import Assignment as PlannedShare
+from solver.types import Choice, Plan, Relaxation, Snapshot, Work
+
+SECOND_US = 1_000_000
+
+
+async def explanation(session: AsyncSession, batch_id: str) -> shapes.Explanation:
+    """The newest plan's word on the batch. Before any plan mentions it, an explanation that says just that."""
+    batch = await session.get_one(Batch, batch_id)
+    row = await _newest_plan(session, batch_id)
+    if row is None:
+        reasons = [f"{e['code']}: {e['message']}" for e in batch.errors or []] or [
+            "no plan has looked at this batch yet"
+        ]
+        return _unplanned(batch.total, batch.input_tokens, batch.output_tokens, reasons)
+    snapshot = msgspec.json.decode(row.snapshot, type=Snapshot)
+    plan = msgspec.json.decode(row.plan, type=Plan)
+    return explain(batch_id, snapshot, plan, plan_id=row.id, planned_us=row.created_us)
+
+
+async def _newest_plan(session: AsyncSession, batch_id: str) -> PlanRow | None:
+    named = select(Assignment.plan).where(col(Assignment.batch) == batch_id)
+    waiting = select(Waiting.plan).where(col(Waiting.batch) == batch_id)
+    query = (
+        select(PlanRow)
+        .where(col(PlanRow.id).in_(named) | col(PlanRow.id).in_(waiting))
+        .order_by(col(PlanRow.created_us).desc())
+        .limit(1)
+    )
+    found: PlanRow | None = await session.scalar(query)
+    return found
+
+
+def explain(
+    work_id: str, snapshot: Snapshot, plan: Plan, *, plan_id: str | None, planned_us: int | None
+) -> shapes.Explanation:
+    """One work's part of a plan in words and numbers for people. Raises KeyError when the snapshot has no such work."""
+    work = {w.id: w for w in snapshot.works}[work_id]
+    shares = sorted((a for a in plan.assignments if a.work_id == work_id), key=lambda a: a.order)
+    choices = {c.offer_key: c for c in plan.choices if c.work_id == work_id}
+    unplaced = next((u for u in plan.unplaced if u.work_id == work_id), None)
+    return shapes.Explanation(
+        feasible=bool(shares),
+        plan=plan_id,
+        planned_at=None if planned_us is None else planned_us // SECOND_US,
+        lines=work.lines,
+        input_tokens=work.input_tokens,
+        output_tokens=work.output_tokens_p50,
+        offers=len(snapshot.offers),
+        funnel=[
+            shapes.FunnelStep(rule=r.rule, count=r.count, example=r.example) for r in plan.funnels.get(work_id, ())
+        ],
+        chosen=[_chosen(share, choices.get(share.offer_key), work) for share in shares],
+        usd=usd(sum(share.cost_nano for share in shares)) if shares else None,
+        end=max((share.end_us for share in shares), default=0) // SECOND_US or None,
+        waiting_on=unplaced.waiting_on if unplaced else None,
+        reasons=list(unplaced.reasons) if unplaced else [],
+        relaxations=[relaxation_shape(r) for r in unplaced.relaxations] if unplaced else [],
+    )
+
+
+def _chosen(share: PlannedShare, choice: Choice | None, work: Work) -> shapes.Chosen:
+    tokens = work.input_tokens + work.output_tokens_p50
+    mine = tokens * share.share_ppm // 1_000_000
+    per_million = share.cost_nano * 1_000_000 // mine if mine else 0
+    best = choice.next_best_nano_per_million if choice else None
+    return shapes.Chosen(
+        offer_key=share.offer_key,
+        share=format(Decimal(share.share_ppm).scaleb(-6).normalize(), "f"),
+        usd=usd(share.cost_nano),
+        end=share.end_us // SECOND_US,
+        usd_per_million_tokens=usd(choice.usd_nano_per_million if choice else per_million),
+        next_best=choice.next_best_key if choice else None,
+        next_best_usd_per_million_tokens=None if best is None else usd(best),
+        cheaper_excluded=list(choice.cheaper_excluded) if choice else [],
+        sentence=choice.sentence if choice else "",
+    )
+
+
+def relaxation_shape(relaxation: Relaxation) -> shapes.Relaxation:
+    return shapes.Relaxation(
+        field=relaxation.field,
+        current=relaxation.current,
+        needed=relaxation.needed,
+        offer_key=relaxation.offer_key,
+        usd=usd(relaxation.cost_nano),
+        message=relaxation.message,
+    )
+
+
+def _unplanned(lines: int, input_tokens: int, output_tokens: int, reasons: list[str]) -> shapes.Explanation:
+    return shapes.Explanation(
+        feasible=False,
+        plan=None,
+        planned_at=None,
+        lines=lines,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        offers=0,
+        funnel=[],
+        chosen=[],
+        usd=None,
+        end=None,
+        waiting_on=None,
+        reasons=reasons,
+        relaxations=[],
+    )

@@ -1,0 +1,47 @@
+"""The finalise loop: let time close batches, compose what is closed outside of any transaction, then say so in one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+
+from broker.services import Services
+from jobs import batches, results
+from jobs.errors import JobsError
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Finaliser:
+    services: Services
+
+    async def step(self) -> None:
+        async with self.services.database.transaction() as session:
+            await batches.advance(session, cancel_grace_s=self.services.settings.control.cancel_grace_s)
+            closed = await batches.closed_batches(session)
+        for batch_id in closed:
+            await self._finish(batch_id)
+        if closed:
+            self.services.nudge("plan")
+
+    async def _finish(self, batch_id: str) -> None:
+        """Compose and end one batch. Its trouble (a damaged part, counts that disagree) is logged and stays visible in
+        its status; the other batches go on."""
+        async with self.services.database.transaction() as session:
+            plan = await results.load_final_plan(session, batch_id)
+        self.services.failpoints.reached("finalise")
+        try:
+            composed = await results.compose(self.services.store, plan)
+        except JobsError as failure:
+            log.error("batch.compose_failed", batch=batch_id, code=failure.code, error=str(failure))
+            return
+        self.services.failpoints.reached("finalise.before_txn")
+        try:
+            async with self.services.database.transaction() as session:
+                batch = await results.finish(session, batch_id, composed)
+        except JobsError as failure:
+            log.error("batch.finish_failed", batch=batch_id, code=failure.code, error=str(failure))
+            return
+        log.info("batch.ended", batch=batch_id, status=batch.status, completed=batch.completed, failed=batch.failed)

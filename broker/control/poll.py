@@ -1,0 +1,42 @@
+"""The poll loop: ask every market for its offers, side by side; one that hangs or fails hurts nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from broker.services import Services
+from jobs.clock import db_now
+from markets import price_book
+from markets.errors import MarketsError
+from markets.market import Market
+from markets.offer import Offer
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Poller:
+    services: Services
+
+    async def step(self) -> None:
+        await asyncio.gather(*(self._poll(name, market) for name, market in self.services.markets.items()))
+        self.services.nudge("plan")
+
+    async def _poll(self, name: str, market: Market) -> None:
+        """One market's answer into the price book; a failure is remembered and refreshes nothing."""
+        try:
+            async with asyncio.timeout(max(5.0, self.services.settings.control.poll_s)):
+                offers: list[Offer] | str = await market.offers()
+        except MarketsError as failure:
+            offers = f"{failure.code}: {failure}"
+        except TimeoutError:
+            offers = "no answer before the next poll was due"
+        async with self.services.database.transaction() as session:
+            now_us = await db_now(session)
+            if isinstance(offers, str):
+                await price_book.poll_failed(session, name, error=offers, now_us=now_us)
+            else:
+                await price_book.store_offers(session, name, offers, now_us=now_us)

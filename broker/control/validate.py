@@ -1,0 +1,77 @@
+"""The validate loop: stream over each new batch's input once, then ask whether any plan could serve it.
+
+A batch that no place may serve, or that its limit cannot pay, fails here with the rules that block it, before anything
+is held or spent, unless it asked to wait (`on_infeasible: "queue"`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+from ulid import ULID
+
+from broker.api import shapes
+from broker.control.intake import model_findings, validate_file
+from broker.control.quote import quote_batch, quote_row
+from broker.services import Services
+from jobs import batches
+from jobs.clock import db_now
+from jobs.errors import ObjectMissing
+from jobs.tables import Batch
+from jobs.types import Finding
+
+log = structlog.get_logger()
+# What can change by itself while a batch waits; anything else needs a person.
+PASSING = ("capacity", "quota")
+
+
+@dataclass
+class Validator:
+    services: Services
+
+    async def step(self) -> None:
+        async with self.services.database.transaction() as session:
+            fresh = await batches.active_batches(session, ["validating"])
+        for batch in fresh:
+            await self._validate(batch)
+        if fresh:
+            self.services.nudge("plan")
+
+    async def _validate(self, batch: Batch) -> None:
+        try:
+            found = await validate_file(self.services, batch.input_key, batch.endpoint)
+        except ObjectMissing as missing:
+            await self._fail(batch, [Finding(code="file_gone", message=str(missing), param="input_file_id")], 1)
+            return
+        findings = [*found.findings, *model_findings(self.services, found)]
+        if findings:
+            await self._fail(batch, findings, max(found.findings_total, len(findings)))
+            return
+        explanation = await quote_batch(self.services, batch, found)
+        blocking = blocking_findings(batch, explanation)
+        if blocking:
+            await self._fail(batch, blocking, len(blocking))
+            return
+        async with self.services.database.transaction() as session:
+            await batches.begin(session, batch.id, found)
+            now_us = await db_now(session)
+            session.add(quote_row(f"quote_{ULID()}", batch.project, batch.id, explanation, now_us))
+
+    async def _fail(self, batch: Batch, findings: list[Finding], total: int) -> None:
+        async with self.services.database.transaction() as session:
+            await batches.fail(session, batch.id, findings, total)
+        log.info("batch.refused", batch=batch.id, findings=total, first=findings[0].code)
+
+
+def blocking_findings(batch: Batch, explanation: shapes.Explanation) -> list[Finding]:
+    """What makes the batch impossible, as findings; none when it is feasible, may wait, or waits for a passing cause."""
+    if explanation.feasible or explanation.waiting_on in PASSING:
+        return []
+    if (batch.wishes or {}).get("on_infeasible") == "queue":
+        return []
+    relaxed = [r.message for r in explanation.relaxations]
+    return [
+        Finding(code=f"infeasible_{explanation.waiting_on or 'capacity'}", message=reason, param="x_broker")
+        for reason in [*explanation.reasons, *relaxed] or ["no offer can serve this batch"]
+    ]
