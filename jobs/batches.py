@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 import structlog
-from sqlalchemy import or_, select
+from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -269,3 +269,50 @@ async def advance(session: AsyncSession, *, cancel_grace_s: float) -> list[str]:
         if await transition(session, batch, "tick", now_us, cancel_grace_us=int(cancel_grace_s * MICROSECONDS)):
             moved.append(batch_id)
     return moved
+
+
+class Remaining(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a batch is still to be answered. Tokens are the shards' estimates, in proportion to their open lines."""
+
+    lines: int
+    input_tokens: int
+    output_tokens: int
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a batch is. `leases` are not expired; `shards_done` of `shards`."""
+
+    lines_done: int
+    shards: int
+    shards_done: int
+    leases: int
+
+
+async def remaining(session: AsyncSession, batch_id: str) -> Remaining:
+    """All zero for a batch without open lines (also before validation)."""
+    statement = select(
+        col(Shard.lines), col(Shard.done_lines), col(Shard.input_tokens), col(Shard.output_tokens)
+    ).where(col(Shard.batch_id) == batch_id, col(Shard.state) != "done")
+    lines = input_tokens = output_tokens = 0
+    for of_shard, done, shard_input, shard_output in await session.execute(statement):
+        left = of_shard - done
+        lines += left
+        input_tokens += -(-shard_input * left // of_shard)
+        output_tokens += -(-shard_output * left // of_shard)
+    return Remaining(lines=lines, input_tokens=input_tokens, output_tokens=output_tokens)
+
+
+async def progress(session: AsyncSession, batch_ids: Sequence[str]) -> dict[str, Progress]:
+    """One entry for each id; all zero for a batch that has no shards yet."""
+    now_us = await db_now(session)
+    is_done = case((col(Shard.state) == "done", 1), else_=0)
+    is_live = case((and_(col(Shard.state) == "leased", col(Shard.lease_expires_us) > now_us), 1), else_=0)
+    statement = (
+        select(col(Shard.batch_id), func.sum(Shard.done_lines), func.count(), func.sum(is_done), func.sum(is_live))
+        .where(col(Shard.batch_id).in_(batch_ids))
+        .group_by(col(Shard.batch_id))
+    )
+    found = {batch_id: Progress(lines_done=0, shards=0, shards_done=0, leases=0) for batch_id in batch_ids}
+    for batch_id, lines, shards, done, live in await session.execute(statement):
+        found[batch_id] = Progress(lines_done=int(lines), shards=shards, shards_done=int(done), leases=int(live))
+    return found

@@ -143,7 +143,7 @@ def terminal_problem(situation: Situation, asked: Commit) -> Rejection | None:
 
 
 def claim_problem(situation: Situation, asked: Commit) -> Rejection | None:
-    """The claim makes sense in itself: its lines are lines of the shard, its usage is of these lines, its key is ours."""
+    """The claim makes sense in itself: lines of the shard, usage of just these lines, and the key that was given."""
     return _lines_problem(situation, asked) or _usage_problem(asked) or _key_problem(situation, asked)
 
 

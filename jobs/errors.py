@@ -89,3 +89,9 @@ class CountsDisagree(JobsError):
     """Completed, failed, expired and cancelled lines do not sum to the total; the batch stays in finalizing."""
 
     code = "counts_disagree"
+
+
+class BadToken(JobsError):
+    """This token does not permit the request on this object."""
+
+    code = "bad_token"
