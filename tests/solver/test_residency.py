@@ -116,7 +116,10 @@ def test_of_several_jurisdictions_all_must_be_allowed_and_any_can_be_denied() ->
     both = msgspec.structs.replace(place(), jurisdictions=("DE", "US"))
     assert evaluate(Policy(name="p", rules=(allow,)), both, 0).outcome == "deny"
     assert evaluate(Policy(name="p", rules=(*INTERNAL.rules, deny)), both, 0).outcome == "deny"
-    assert evaluate(Policy(name="p", rules=(allow,)), msgspec.structs.replace(both, jurisdictions=("DE",)), 0).outcome == "allow"
+    assert (
+        evaluate(Policy(name="p", rules=(allow,)), msgspec.structs.replace(both, jurisdictions=("DE",)), 0).outcome
+        == "allow"
+    )
 
 
 def test_groups_are_made_of_iso_codes_and_the_eea_is_wider_than_the_eu() -> None:

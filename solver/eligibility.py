@@ -1,0 +1,181 @@
+"""Which offers may serve a work, and which rule removed the others: the count is a by-product of the decision.
+
+An offer can serve through instances rented anew and through rentals of the work's own pool that run already. It is eligible when
+either way is open. What only concerns renting anew (exclusion, price, capacity, quota, budget) does not stop a running rental;
+residency always does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from solver.durations import SECOND_US
+from solver.schedule import Instances, Site, Task, bill, ceil_div
+from solver.types import OfferView, Rule, Running, Work
+from solver.view import View, pool_of
+
+RULES = (
+    "excluded",
+    "token_priced",
+    "price_unknown",
+    "sold_out",
+    "quota",
+    "model",
+    "residency",
+    "deadline",
+    "price_ceiling",
+    "budget",
+)
+ELIGIBLE = "eligible"
+
+Funnel = tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """One rule that an offer breaks for a work, and what was found."""
+
+    rule: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the rules say of one offer for one work.
+
+    `classes` are the instances that may serve it, empty when it is not eligible; `broken` is then what the better of its two ways
+    breaks, in the order of the rules. `task` is None when nobody knows how long the work takes there.
+    """
+
+    offer: OfferView
+    task: Task | None
+    classes: tuple[Instances, ...]
+    broken: tuple[Broken, ...]
+
+    @property
+    def is_eligible(self) -> bool:
+        return bool(self.classes)
+
+
+def eligible(work: Work, view: View) -> tuple[tuple[bool, ...], Funnel]:
+    """A mask over the snapshot's offers and the funnel whose counts sum to their number."""
+    verdicts = survey(work, view)
+    return tuple(each.is_eligible for each in verdicts), funnel(verdicts)
+
+
+def survey(work: Work, view: View) -> tuple[Verdict, ...]:
+    """One verdict per offer of the snapshot, in its order."""
+    return tuple(_judge(work, offer, view) for offer in view.snapshot.offers)
+
+
+def funnel(verdicts: tuple[Verdict, ...]) -> Funnel:
+    """How many offers each rule removed, in the order of the rules; the last step is what is left."""
+    removed: dict[str, list[Verdict]] = {rule: [] for rule in RULES}
+    for verdict in verdicts:
+        if not verdict.is_eligible:
+            removed[verdict.broken[0].rule].append(verdict)
+    steps = [
+        Rule(rule=rule, count=len(those), example=f"{those[0].offer.key}: {those[0].broken[0].found}")
+        for rule, those in removed.items()
+        if those
+    ]
+    left = [verdict.offer.key for verdict in verdicts if verdict.is_eligible]
+    return (*steps, Rule(rule=ELIGIBLE, count=len(left), example=left[0] if left else None))
+
+
+def whole_cost(task: Task, instances: Instances) -> int:
+    """Nano-USD of the whole task alone on as few such instances as finish it in time (one, when none can)."""
+    time_each = task.due_us - instances.ready_us
+    count = ceil_div(task.cautious_us, time_each) if time_each > 0 else 1
+    site = Site("", "", pool_of(task.work), (instances,), (task,))
+    return bill(site, (count,), {task.work.id: 1_000_000}).total
+
+
+def _judge(work: Work, offer: OfferView, view: View) -> Verdict:
+    task = _task(work, offer, view)
+    always = tuple(_always(work, offer, task, view))
+    anew = new_instances(offer)
+    running = running_instances(view.running.get((offer.key, pool_of(work)), []))
+    ways = [((each,), tuple(_money_and_time(work, task, each, view))) for each in running]
+    ways.append(((anew,), (*_renting(offer, view), *_money_and_time(work, task, anew, view))))
+    open_ways = [classes for classes, broken in ways if not broken]
+    if open_ways and not always:
+        return Verdict(offer, task, tuple(each for classes in open_ways for each in classes), ())
+    fewest = min((broken for _, broken in ways), key=len)
+    broken = sorted((*always, *fewest), key=lambda each: RULES.index(each.rule))
+    return Verdict(offer, task, (), tuple(broken))
+
+
+def _task(work: Work, offer: OfferView, view: View) -> Task | None:
+    busy = view.busy(work, offer)
+    return Task(work, view.due_us(work), *busy) if busy else None
+
+
+def new_instances(offer: OfferView) -> Instances:
+    """The class of instances that would be rented anew; a price that is not known stands as 0 and is never eligible."""
+    return Instances(
+        ready_us=(offer.timings.boot_s + offer.timings.load_s) * SECOND_US,
+        price_nano_hour=offer.price_nano_hour or 0,
+        minimum_s=offer.minimum_s,
+        granularity_s=offer.granularity_s,
+    )
+
+
+def running_instances(rentals: list[Running]) -> tuple[Instances, ...]:
+    """Running rentals of one offer and pool in classes of equal readiness and price, warmest first."""
+    classes: dict[tuple[int, int], list[str]] = {}
+    for rental in rentals:
+        classes.setdefault((rental.ready_in_s, rental.price_nano_hour), []).append(rental.rental_id)
+    return tuple(
+        Instances(ready_us=ready * SECOND_US, price_nano_hour=price, minimum_s=0, granularity_s=1, rentals=tuple(ids))
+        for (ready, price), ids in sorted(classes.items())
+    )
+
+
+def _renting(offer: OfferView, view: View) -> Iterator[Broken]:
+    """What stops renting this offer anew, whatever the work."""
+    if offer.excluded is not None:
+        yield Broken("excluded", offer.excluded)
+    if offer.pricing == "token":
+        yield Broken("token_priced", "sells tokens; this planner rents instances")
+    elif offer.price_nano_hour is None or offer.price_nano_hour <= 0:
+        yield Broken("price_unknown", f"price {offer.price_nano_hour} is unknown, not free")
+    if offer.capacity is not None and offer.capacity <= 0:
+        yield Broken("sold_out", "capacity 0")
+    left = view.quota_left(offer.market)
+    if left is not None and left <= 0:
+        yield Broken("quota", f"no more instances are granted at market {offer.market}")
+
+
+def _always(work: Work, offer: OfferView, task: Task | None, view: View) -> Iterator[Broken]:
+    """What stops this work on this offer, rented anew or not."""
+    if task is None:
+        yield Broken("model", f"no throughput known for {work.model} ({work.precision}) on {offer.accelerator}")
+    decision = view.decision(work, offer)
+    if decision.outcome == "deny":
+        against = next(each for each in decision.reasons if each.code not in ("allowed", "not_denied"))
+        yield Broken("residency", f"{against.field} {against.found} is not {against.wanted} (rule {against.rule_id})")
+
+
+def _money_and_time(work: Work, task: Task | None, instances: Instances, view: View) -> Iterator[Broken]:
+    """What stops this work on these instances: they are ready too late, or the work would cost too much there.
+
+    A work that has begun is not abandoned because its rest is estimated a little over its limit: it gets what the money still buys.
+    """
+    due_us = view.due_us(work)
+    if instances.ready_us >= due_us:
+        ready_s, left_s = instances.ready_us // SECOND_US, max(0, due_us // SECOND_US)
+        yield Broken("deadline", f"ready after {ready_s} s, and {left_s} s are left")
+    if task is None or not instances.price_nano_hour:
+        return
+    has_begun = work.progress.lines_done > 0
+    least = instances.cost(0) + 1 if has_begun else whole_cost(task, instances)
+    purpose = "starting alone" if has_begun else "the whole work"
+    if work.max_nano is not None and least > work.max_nano - work.progress.spent_nano:
+        yield Broken(
+            "price_ceiling", f"{purpose} costs {least} nano-USD, {work.max_nano - work.progress.spent_nano} are left"
+        )
+    remaining = view.budgets.get(work.project) if instances.is_new else None
+    if remaining is not None and least > remaining:
+        yield Broken("budget", f"{purpose} costs {least} nano-USD, project {work.project} has {remaining} left")

@@ -1,0 +1,177 @@
+"""`solve(snapshot) -> Plan`: the whole way from what is queued to what to rent. Pure and deterministic; no clock.
+
+The program decides, the draft is exact, the plan is the draft in the words of contract C4. A queue that cannot be served is not an
+error: what has no place is listed with what it waits on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import msgspec
+
+from solver import explain, greedy, program, restore
+from solver.durations import SECOND_US
+from solver.eligibility import Verdict, funnel, survey
+from solver.problem import Draft, Problem, bills, overspent, state, unserved
+from solver.schedule import Bill, Site
+from solver.types import Assignment, Plan, Snapshot, Start, sha256
+from solver.view import View
+
+Stage = Literal["program", "greedy"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    draft: Draft
+    stage: Literal["program", "greedy", "empty"]
+    stopped_by: Literal["optimal", "gap", "none"]
+    bound_nano: int
+
+
+def solve(snapshot: Snapshot, *, stage: Stage = "program") -> Plan:
+    """The plan for a snapshot. `stage="greedy"` skips the program: the fallback when that was stopped by the clock outside.
+
+    Raises BadSnapshot when the snapshot contradicts itself; nothing else.
+    """
+    view = View(snapshot)
+    surveys = {work.id: survey(work, view) for work in snapshot.works}
+    problem = state(view, surveys)
+    if not problem.works:
+        found = _Found(Draft(), "empty", "none", 0)
+    elif stage == "greedy":
+        found = _by_greed(problem)
+    else:
+        found = _by_program(problem) or _by_greed(problem)
+    return _plan(view, surveys, problem, found)
+
+
+def _by_greed(problem: Problem) -> _Found:
+    draft = greedy.place(problem)
+    return _Found(draft, "greedy", "none", greedy.cheapest_possible(problem, draft))
+
+
+def _by_program(problem: Problem) -> _Found | None:
+    """Solve, make exact, check the money; rows that proved too lenient are tightened, and what still costs too much is left out."""
+    tight: frozenset[tuple[str, str]] = frozenset()
+    left_in = problem
+    while True:
+        solution = program.solve(left_in, tight=tight)
+        if solution is None:
+            return None
+        draft = restore.restore(left_in, solution)
+        over = overspent(left_in, draft)
+        if not over:
+            break
+        if over <= tight:
+            left_in = _without(left_in, _last_over(left_in, draft, over))
+        tight |= over
+    bound = solution.bound_nano
+    missing = unserved(problem, draft)
+    if tight or any(ppm > solution.unserved.get(work_id, 1.0) * 1_000_000 for work_id, ppm in missing.items()):
+        # Tight rows ask for more than the rules do, and a part that rounding lost need not be paid: bound what is really served.
+        relaxed = program.solve(problem, unserved_ppm=missing)
+        bound = relaxed.bound_nano if relaxed else greedy.cheapest_possible(problem, draft)
+    if left_in is not problem:
+        draft = _as_in(problem, left_in, draft)
+    return _Found(draft, "program", solution.stopped_by, bound)
+
+
+def _last_over(problem: Problem, draft: Draft, over: frozenset[tuple[str, str]]) -> str:
+    """The work to leave out: the one that comes last of those that cost too much or whose project does."""
+    costly = [
+        work
+        for work in problem.works
+        if draft.served(work.id) and (("work", work.id) in over or ("project", work.project) in over)
+    ]
+    return max(costly, key=lambda work: (-work.priority, work.deadline_us, work.id)).id
+
+
+def _without(problem: Problem, work_id: str) -> Problem:
+    sites = [
+        replace(site, tasks=tuple(task for task in site.tasks if task.work.id != work_id)) for site in problem.sites
+    ]
+    return replace(
+        problem,
+        works=tuple(work for work in problem.works if work.id != work_id),
+        sites=tuple(site for site in sites if site.tasks),
+        limits={key: nano for key, nano in problem.limits.items() if key != work_id},
+    )
+
+
+def _as_in(problem: Problem, smaller: Problem, draft: Draft) -> Draft:
+    """The draft of a smaller problem, with the site numbers of the whole."""
+    number = {(site.offer_key, site.pool): index for index, site in enumerate(problem.sites)}
+    moved = {index: number[site.offer_key, site.pool] for index, site in enumerate(smaller.sites)}
+    return Draft(
+        counts={moved[index]: counts for index, counts in draft.counts.items()},
+        shares={moved[index]: shares for index, shares in draft.shares.items()},
+    )
+
+
+def _plan(view: View, surveys: Mapping[str, tuple[Verdict, ...]], problem: Problem, found: _Found) -> Plan:
+    snapshot, draft = view.snapshot, found.draft
+    site_bills = bills(problem, draft)
+    starts: list[Start] = []
+    keeps: list[str] = []
+    assignments: list[Assignment] = []
+    for index, each in site_bills.items():
+        site, counts = problem.sites[index], draft.counts[index]
+        starts.extend(_starts(site, counts, each, snapshot.now_us))
+        for instances, count in zip(site.classes, counts, strict=True):
+            keeps.extend(instances.rentals[:count])
+        assignments.extend(_assignments(site, draft.shares[index], each, snapshot.now_us))
+    return Plan(
+        snapshot_sha256=sha256(snapshot),
+        stage=found.stage,
+        stopped_by=found.stopped_by,
+        starts=tuple(starts),
+        keeps=tuple(sorted(keeps)),
+        drains=tuple(rental.rental_id for rental in snapshot.running if rental.rental_id not in set(keeps)),
+        assignments=tuple(sorted(assignments, key=lambda each: (each.work_id, each.offer_key))),
+        unplaced=explain.unplaced(view, surveys, problem, draft),
+        cost_nano=sum(each.total for each in site_bills.values()),
+        bound_nano=found.bound_nano,
+        funnels={work_id: funnel(verdicts) for work_id, verdicts in surveys.items()},
+        choices=explain.choices(view, surveys, assignments),
+    )
+
+
+def _starts(site: Site, counts: list[int], site_bill: Bill, now_us: int) -> list[Start]:
+    kind = site.new_class
+    if kind is None or not counts[kind]:
+        return []
+    new = site.classes[kind]
+    start = Start(
+        offer_key=site.offer_key,
+        project=site.pool.project,
+        model=site.pool.model,
+        precision=site.pool.precision,
+        count=counts[kind],
+        from_us=now_us,
+        until_us=now_us + max(site_bill.end_us, new.ready_us),
+        cost_nano=site_bill.class_cost[kind],
+    )
+    return [start]
+
+
+def _assignments(site: Site, shares: dict[str, int], site_bill: Bill, now_us: int) -> list[Assignment]:
+    queue = [task.work.id for task in site.tasks if shares.get(task.work.id)]
+    return [
+        Assignment(
+            work_id=work_id,
+            offer_key=site.offer_key,
+            share_ppm=shares[work_id],
+            order=order,
+            cost_nano=site_bill.allotted[work_id],
+            end_us=now_us + site_bill.ends_us[work_id],
+        )
+        for order, work_id in enumerate(queue)
+    ]
+
+
+def decode(line: bytes) -> Snapshot:
+    """A snapshot from its JSON. Raises msgspec.ValidationError or msgspec.DecodeError with the path of what is wrong."""
+    return msgspec.json.decode(line, type=Snapshot)

@@ -1,0 +1,298 @@
+"""The integer program: all queued works together, over all sites.
+
+Shares of works are continuous, instances are integers; there is no time index, because work is divisible and released now, so that
+"the load due by each deadline fits" (the stair condition) is all that earliest-deadline-first needs. An instance belongs to one
+site, hence to one pool. Costs are the expected ones (p50), deadlines use the cautious durations (p90).
+
+    minimise  Σ price·(start-up·z + busy·x) + what minimum and increment of billing add
+    served    Σ_sites x + u = 1                                    for each work; u = 0 unless not all can be served
+    stair     Σ_{due ≤ d} cautious·x ≤ Σ_classes (d − ready)⁺·z    for each site and deadline d
+    link      x ≤ Σ_classes z                                      where the stair alone would let a share run on a sliver
+    capacity  Σ_pools z_new ≤ capacity                             for each offer; likewise quotas for each market
+    money     per work and per project
+
+Its cost never exceeds the exact cost of the draft made from it, so its dual bound is a bound on plans. Where the money rows would
+be too lenient for that exactness, the caller names the work or project in `tight`, and its row over-estimates instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pulp
+
+from solver import highs
+from solver.durations import PPM, SECOND_US
+from solver.problem import Problem
+from solver.schedule import Instances, Site, ceil_div
+from solver.types import Work
+
+HOUR_US = 3600 * SECOND_US
+# The stair keeps this part of the time left free, so that rounding shares and the solver's tolerance cannot make work late.
+MARGIN = 1e-4
+# Below this many columns the program is solved to the end; above, to half a percent.
+EXACT_COLUMNS = 400
+EXACT_GAP, LARGE_GAP = 1e-6, 5e-3
+NODES = 2_000
+# The solver's own tolerances, taken off a bound before it leaves as integer money.
+BOUND_SLACK = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """Raw values: instances per (site, class), shares per (site, work), unserved part per work; cost bound in nano-USD."""
+
+    stopped_by: Literal["optimal", "gap"]
+    bound_nano: int
+    counts: dict[tuple[int, int], float]
+    shares: dict[tuple[int, str], float]
+    unserved: dict[str, float]
+
+
+def solve(
+    problem: Problem,
+    *,
+    tight: frozenset[tuple[str, str]] = frozenset(),
+    unserved_ppm: Mapping[str, int] | None = None,
+) -> Solution | None:
+    """The cheapest way to serve all works or, when not all can be, as much as priority allows: higher levels first, whole.
+
+    With `unserved_ppm` the parts that stay unserved are given. None when HiGHS stopped without a solution.
+    """
+    model = _Model(problem, tight)
+    answer = model.minimise_cost(unserved_ppm or {})
+    if answer.state == "infeasible" and unserved_ppm is None:
+        left = model.minimise_unserved()
+        answer = model.minimise_cost(left) if left is not None else answer
+    return model.solution(answer) if answer.state in ("optimal", "gap") else None
+
+
+class _Model:
+    """The PuLP model of one problem. Money is scaled so that the cheapest whole queue costs about 1,000."""
+
+    def __init__(self, problem: Problem, tight: frozenset[tuple[str, str]]) -> None:
+        self.problem = problem
+        self.tight = tight
+        self.unit = _unit(problem)
+        self.lp = pulp.LpProblem("plan", pulp.LpMinimize)
+        self.x: dict[tuple[int, str], Any] = {}
+        self.z: dict[tuple[int, int], Any] = {}
+        self.top: dict[int, Any] = {}
+        self.u: dict[str, Any] = {}
+        self._columns()
+        self._served_rows()
+        for index, site in enumerate(problem.sites):
+            self._stair_rows(index, site)
+            self._link_rows(index, site)
+            self._billing_rows(index, site)
+        self._capacity_rows()
+        self._quota_rows()
+        self._work_money_rows()
+        self._project_money_rows()
+
+    def _columns(self) -> None:
+        for work in self.problem.works:
+            # Work that has not begun is not begun on a budget that pays only a part of it.
+            is_whole = work.progress.lines_done == 0 and work.project in self.problem.budgets
+            category = pulp.LpInteger if is_whole else pulp.LpContinuous
+            self.u[work.id] = self.lp.add_variable(f"u{len(self.u)}", 0, 0, category)
+        for index, site in enumerate(self.problem.sites):
+            for number, task in enumerate(site.tasks):
+                self.x[index, task.work.id] = self.lp.add_variable(f"x{index}_{number}", 0, 1)
+            for number, each in enumerate(site.classes):
+                most = _most_useful(site, each) if each.is_new else len(each.rentals)
+                self.z[index, number] = self.lp.add_variable(f"z{index}_{number}", 0, most, pulp.LpInteger)
+
+    def _row(self, name: str, terms: Mapping[Any, float], sense: int, rhs: float) -> None:
+        if terms:
+            self.lp.addConstraint(pulp.LpConstraint(pulp.LpAffineExpression(terms), sense, name, rhs))
+
+    def _served_rows(self) -> None:
+        terms: dict[str, dict[Any, float]] = {work.id: {self.u[work.id]: 1.0} for work in self.problem.works}
+        for (_, work_id), share in self.x.items():
+            terms[work_id][share] = 1.0
+        for number, work in enumerate(self.problem.works):
+            self._row(f"served{number}", terms[work.id], pulp.LpConstraintEQ, 1.0)
+
+    def _stair_rows(self, index: int, site: Site) -> None:
+        for number, due_us in enumerate(sorted({task.due_us for task in site.tasks})):
+            terms = {
+                self.x[index, task.work.id]: task.cautious_us / due_us for task in site.tasks if task.due_us <= due_us
+            }
+            for kind, each in enumerate(site.classes):
+                if due_us > each.ready_us:
+                    terms[self.z[index, kind]] = -(due_us - each.ready_us) * (1 - MARGIN) / due_us
+            self._row(f"stair{index}_{number}", terms, pulp.LpConstraintLE, 0.0)
+
+    def _link_rows(self, index: int, site: Site) -> None:
+        for number, task in enumerate(site.tasks):
+            in_time = [kind for kind, each in enumerate(site.classes) if task.due_us > each.ready_us]
+            if any(task.cautious_us < task.due_us - site.classes[kind].ready_us for kind in in_time):
+                terms = {self.z[index, kind]: -1.0 for kind in in_time}
+                self._row(
+                    f"link{index}_{number}", {self.x[index, task.work.id]: 1.0, **terms}, pulp.LpConstraintLE, 0.0
+                )
+
+    def _billing_rows(self, index: int, site: Site) -> None:
+        """`top`: what is paid beyond start-up and busy time, because of the least that is billed or the billing increment."""
+        kind = site.new_class
+        if kind is None:
+            return
+        new = site.classes[kind]
+        least_s = new.billed_s(0)
+        beyond = least_s * SECOND_US - new.ready_us
+        if beyond <= 0 and new.granularity_s <= 60:
+            return
+        top = self.top[index] = self.lp.add_variable(f"top{index}", 0)
+        price = self._price(new)
+        expected = {self.x[index, task.work.id]: -self._cheapest(site) * task.expected_us for task in site.tasks}
+        terms = {top: -1.0, self.z[index, kind]: price * beyond, **expected}
+        self._row(f"minimum{index}", terms, pulp.LpConstraintLE, 0.0)
+        if new.granularity_s > 60 and len(site.classes) == 1:
+            # All instances of the site are new and end together, so what is billed is a whole number of increments.
+            increments = self.lp.add_variable(f"n{index}", 0, None, pulp.LpInteger)
+            exact = {
+                top: 1.0,
+                increments: -price * new.granularity_s * SECOND_US,
+                self.z[index, kind]: price * new.ready_us,
+            }
+            exact |= {self.x[index, task.work.id]: price * task.expected_us for task in site.tasks}
+            self._row(f"increments{index}", exact, pulp.LpConstraintEQ, 0.0)
+
+    def _capacity_rows(self) -> None:
+        """No offer rents out more instances than it has, all pools together."""
+        rows: dict[str, dict[Any, float]] = {}
+        for index, site in enumerate(self.problem.sites):
+            if site.new_class is not None:
+                rows.setdefault(site.offer_key, {})[self.z[index, site.new_class]] = 1.0
+        for number, (offer_key, terms) in enumerate(rows.items()):
+            self._row(f"capacity{number}", terms, pulp.LpConstraintLE, self.problem.capacity[offer_key])
+
+    def _quota_rows(self) -> None:
+        rows: dict[str, dict[Any, float]] = {}
+        for index, site in enumerate(self.problem.sites):
+            if site.new_class is not None and site.market in self.problem.quota:
+                rows.setdefault(site.market, {})[self.z[index, site.new_class]] = 1.0
+        for number, (market, terms) in enumerate(rows.items()):
+            self._row(f"quota{number}", terms, pulp.LpConstraintLE, self.problem.quota[market])
+
+    def _work_money_rows(self) -> None:
+        """A work's own busy time, and when tight all the start-ups of its sites too, as if no other work shared them."""
+        for number, (work_id, nano) in enumerate(self.problem.limits.items()):
+            terms: dict[Any, float] = {}
+            for index, site in enumerate(self.problem.sites):
+                task = next((each for each in site.tasks if each.work.id == work_id), None)
+                if task is None:
+                    continue
+                is_tight = ("work", work_id) in self.tight
+                rate = max(map(self._price, site.classes)) if is_tight else self._cheapest(site)
+                terms[self.x[index, work_id]] = rate * task.expected_us
+                if is_tight:
+                    terms |= {self.z[index, kind]: self._most_overhead(each) for kind, each in enumerate(site.classes)}
+            self._row(f"limit{number}", terms, pulp.LpConstraintLE, nano / self.unit)
+
+    def _project_money_rows(self) -> None:
+        """What new instances of the project cost; when tight, as if they did all the work of their site."""
+        for number, (project, nano) in enumerate(self.problem.budgets.items()):
+            terms: dict[Any, float] = {}
+            for index, site in enumerate(self.problem.sites):
+                kind = site.new_class
+                if site.pool.project != project or kind is None:
+                    continue
+                new = site.classes[kind]
+                is_tight = ("project", project) in self.tight
+                overhead = self._most_overhead(new) if is_tight else self._price(new) * new.ready_us
+                terms[self.z[index, kind]] = overhead
+                if is_tight or len(site.classes) == 1:
+                    terms |= {self.x[index, task.work.id]: self._price(new) * task.expected_us for task in site.tasks}
+            self._row(f"budget{number}", terms, pulp.LpConstraintLE, nano / self.unit)
+
+    def _price(self, instances: Instances) -> float:
+        """Scaled money per instance-microsecond."""
+        return instances.price_nano_hour / HOUR_US / self.unit
+
+    def _cheapest(self, site: Site) -> float:
+        # New and running instances of an offer may differ in price after it moved: which of them does the work is not in the
+        # plan, and the lower price keeps the bound valid.
+        return min(map(self._price, site.classes))
+
+    def _most_overhead(self, instances: Instances) -> float:
+        """At most what one instance costs beyond its busy time: start-up or minimum, and one increment of rounding."""
+        seconds = max(ceil_div(instances.ready_us, SECOND_US), instances.minimum_s) + instances.granularity_s + 1
+        return self._price(instances) * seconds * SECOND_US
+
+    def minimise_cost(self, unserved_ppm: Mapping[str, int]) -> highs.Answer:
+        """Least cost with at most these parts unserved."""
+        for work_id, part in self.u.items():
+            part.upBound = unserved_ppm.get(work_id, 0) / PPM
+        terms: dict[Any, float] = {top: 1.0 for top in self.top.values()}
+        for index, site in enumerate(self.problem.sites):
+            rate = self._cheapest(site)
+            terms |= {self.x[index, task.work.id]: rate * task.expected_us for task in site.tasks}
+            terms |= {self.z[index, kind]: self._price(each) * each.ready_us for kind, each in enumerate(site.classes)}
+        self.lp.setObjective(pulp.LpAffineExpression(terms))
+        columns = len(self.x) + len(self.z)
+        return highs.run(self.lp, relative_gap=EXACT_GAP if columns <= EXACT_COLUMNS else LARGE_GAP, nodes=NODES)
+
+    def minimise_unserved(self) -> dict[str, int] | None:
+        """Millionths that must stay unserved, decided level by level from the highest priority down; None without an answer.
+
+        No penalty in money is weighed against cost: a large one would poison the relative gap (a plan 8.5 % too dear was seen).
+        Within a level, earlier deadlines weigh slightly more, so that ties are broken the same way each time.
+        """
+        decided: dict[str, int] = {}
+        for part in self.u.values():
+            part.upBound = 1
+        for level in sorted({work.priority for work in self.problem.works}, reverse=True):
+            queue = sorted((work for work in self.problem.works if work.priority == level), key=_due_first)
+            weights = {self.u[work.id]: 1 + 0.1 * (len(queue) - rank) / len(queue) for rank, work in enumerate(queue)}
+            self.lp.setObjective(pulp.LpAffineExpression(weights))
+            if highs.run(self.lp, relative_gap=EXACT_GAP, nodes=NODES).state not in ("optimal", "gap"):
+                return None
+            for work in queue:
+                decided[work.id] = _up_to_ppm(self.u[work.id].varValue)
+                self.u[work.id].upBound = decided[work.id] / PPM
+        return decided
+
+    def solution(self, answer: highs.Answer) -> Solution:
+        bound = (answer.bound - BOUND_SLACK * max(1.0, abs(answer.bound))) * self.unit
+        return Solution(
+            stopped_by="optimal" if answer.state == "optimal" else "gap",
+            bound_nano=max(0, int(bound)),
+            counts={key: variable.varValue for key, variable in self.z.items()},
+            shares={key: variable.varValue for key, variable in self.x.items()},
+            unserved={key: variable.varValue for key, variable in self.u.items()},
+        )
+
+
+def _unit(problem: Problem) -> float:
+    """Nano-USD in one unit of the objective: the sum of each work's cheapest busy time is 1,000 units."""
+    cheapest: dict[str, float] = {}
+    for site in problem.sites:
+        price = max(1, min(each.price_nano_hour for each in site.classes)) / HOUR_US
+        for task in site.tasks:
+            cost = price * task.expected_us
+            cheapest[task.work.id] = min(cost, cheapest.get(task.work.id, cost))
+    return max(1e-9, sum(cheapest.values()) / 1000)
+
+
+def _most_useful(site: Site, new: Instances) -> int:
+    """As many new instances as finish all tasks of the site in time by themselves: more are never needed."""
+    load, most = 0, 1
+    for task in site.tasks:
+        load += task.cautious_us
+        if task.due_us > new.ready_us:
+            time_each = int((task.due_us - new.ready_us) * (1 - MARGIN))
+            most = max(most, ceil_div(load, max(1, time_each)))
+    return most
+
+
+def _due_first(work: Work) -> tuple[int, str]:
+    return (work.deadline_us, work.id)
+
+
+def _up_to_ppm(part: float) -> int:
+    """An unserved part in millionths, rounded up; less than the solver's tolerance is nothing."""
+    return 0 if part < 1e-6 else min(PPM, int(part * PPM) + 1)

@@ -1,0 +1,127 @@
+"""Look-ups over one snapshot, made once a solve: what belongs together, what residency decides, how long work takes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from solver.durations import busy_both, slow_down_ppm
+from solver.errors import BadSnapshot
+from solver.residency import evaluate
+from solver.residency.types import Decision
+from solver.schedule import Pool
+from solver.types import VERSION, OfferView, Running, Snapshot, Throughput, Work
+
+
+class View:
+    """A snapshot with its references resolved. Raises BadSnapshot when the snapshot contradicts itself."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        problems = list(contradictions(snapshot))
+        if problems:
+            raise BadSnapshot("; ".join(problems[:5]))
+        self.snapshot = snapshot
+        self.offers = {offer.key: offer for offer in snapshot.offers}
+        self.quotas = {quota.market: quota.remaining for quota in snapshot.quotas}
+        self.budgets = {budget.project: budget.remaining_nano for budget in snapshot.budgets}
+        self.running: dict[tuple[str, Pool], list[Running]] = {}
+        for rental in snapshot.running:
+            pool = Pool(rental.project, rental.model, rental.precision)
+            self.running.setdefault((rental.offer_key, pool), []).append(rental)
+        self._rates = {(each.model, each.precision, each.accelerator): each for each in snapshot.throughput}
+        self._slow = {offer.key: slow_down_ppm(offer) for offer in snapshot.offers}
+        self._decisions: dict[tuple[str, str], Decision] = {}
+        self._busy: dict[tuple[str, str, int], tuple[int, int]] = {}
+
+    def rate(self, work: Work, offer: OfferView) -> Throughput | None:
+        """Throughput of the work's model on the offer's accelerator, None when nobody knows it."""
+        return self._rates.get((work.model, work.precision, offer.accelerator))
+
+    def busy(self, work: Work, offer: OfferView) -> tuple[int, int] | None:
+        """Expected and cautious microseconds of the whole work on one instance of the offer, or None (see `rate`)."""
+        rate = self.rate(work, offer)
+        if rate is None:
+            return None
+        key = (work.id, offer.accelerator, self._slow[offer.key])
+        if key not in self._busy:
+            self._busy[key] = busy_both(work, rate, self._slow[offer.key])
+        return self._busy[key]
+
+    def decision(self, work: Work, offer: OfferView) -> Decision:
+        """What residency says, evaluated once per (policy, facts)."""
+        key = (work.policy_hash, offer.facts_hash)
+        if key not in self._decisions:
+            policy = self.snapshot.policies[work.policy_hash]
+            self._decisions[key] = evaluate(policy, self.snapshot.facts[offer.facts_hash], self.snapshot.now_us)
+        return self._decisions[key]
+
+    def due_us(self, work: Work) -> int:
+        """Microseconds from now until the work's deadline."""
+        return work.deadline_us - self.snapshot.now_us
+
+    def quota_left(self, market: str) -> int | None:
+        """More instances that the market grants us, None without a limit."""
+        return self.quotas.get(market)
+
+
+def pool_of(work: Work) -> Pool:
+    return Pool(work.project, work.model, work.precision)
+
+
+def contradictions(snapshot: Snapshot) -> Iterator[str]:
+    """Everything in the snapshot that cannot be so, in words."""
+    if snapshot.version != VERSION:
+        yield f"snapshot version {snapshot.version} is not {VERSION}; make the snapshot with this release"
+    yield from _order("work", [work.id for work in snapshot.works])
+    yield from _order("offer", [offer.key for offer in snapshot.offers])
+    yield from _order("running rental", [rental.rental_id for rental in snapshot.running])
+    yield from _once("quota", [quota.market for quota in snapshot.quotas])
+    yield from _once("budget", [budget.project for budget in snapshot.budgets])
+    yield from _once(
+        "throughput", [f"{each.model}/{each.precision}/{each.accelerator}" for each in snapshot.throughput]
+    )
+    yield from _references(snapshot)
+    yield from _amounts(snapshot)
+
+
+def _order(kind: str, ids: Sequence[str]) -> Iterator[str]:
+    for before, after in zip(ids, ids[1:], strict=False):
+        if before >= after:
+            yield f"{kind} {after!r} follows {before!r}: sort by id, each once"
+
+
+def _once(kind: str, ids: Sequence[str]) -> Iterator[str]:
+    for each in sorted(each for each, times in Counter(ids).items() if times > 1):
+        yield f"{kind} {each!r} is given twice"
+
+
+def _references(snapshot: Snapshot) -> Iterator[str]:
+    offers = {offer.key for offer in snapshot.offers}
+    for work in snapshot.works:
+        if work.policy_hash not in snapshot.policies:
+            yield f"work {work.id!r} has policy {work.policy_hash!r}, which the snapshot does not hold"
+    for offer in snapshot.offers:
+        if offer.facts_hash not in snapshot.facts:
+            yield f"offer {offer.key!r} has facts {offer.facts_hash!r}, which the snapshot does not hold"
+    for rental in snapshot.running:
+        if rental.offer_key not in offers:
+            yield (
+                f"rental {rental.rental_id!r} runs on offer {rental.offer_key!r}, which is not listed; "
+                "list it with capacity 0 while it runs"
+            )
+
+
+def _amounts(snapshot: Snapshot) -> Iterator[str]:
+    for work in snapshot.works:
+        if min(work.lines, work.input_tokens, work.output_tokens_p50, work.output_tokens_p90) < 0:
+            yield f"work {work.id!r} has a negative number of lines or tokens"
+    for offer in snapshot.offers:
+        times = (offer.timings.boot_s, offer.timings.load_s, offer.minimum_s, offer.granularity_s - 1)
+        if min(times) < 0 or (offer.hazard or 0.0) < 0:
+            yield f"offer {offer.key!r} has a negative time or hazard, or a billing increment below 1 s"
+    for rental in snapshot.running:
+        if rental.ready_in_s < 0 or rental.price_nano_hour < 0:
+            yield f"rental {rental.rental_id!r} has a negative start-up time or price"
+    for rate in snapshot.throughput:
+        if not (rate.input_per_s > 0 and rate.output_per_s > 0):
+            yield f"throughput of {rate.model!r} on {rate.accelerator!r} is not positive; leave it out when it is unknown"
