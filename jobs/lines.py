@@ -194,9 +194,9 @@ class Validator:
         self._limit_lines()
 
     def _limit_lines(self) -> None:
-        # Blank ones count: a file of newlines alone must not keep us busy.
-        if self._line + self._blanks > self._limits.max_lines:
-            limit = self._limits.max_lines
+        # Blank ones are limited, too: a file of newlines alone must not keep us busy.
+        limit = self._limits.max_lines
+        if self._line > limit or self._blanks > limit:
             self._give_up("too_many_lines", f"the file has more than {limit} lines (limit max_lines); split it")
 
     def _too_long(self) -> None:
