@@ -51,7 +51,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], stream: IO[str]
     target = stream or sys.stdout
     if not target.isatty():
         for row in (columns, *rows):
-            line("\t".join(_clean(cell) for cell in row), target)
+            target.write("\t".join(_clean(cell) for cell in row) + "\n")
+        target.flush()
         return
     view = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:

@@ -1,0 +1,42 @@
+"""The exit codes that scripts rely on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broker.cli import exits
+
+
+def batch(status: str, *codes: str, failed: int = 0, waiting_on: str | None = None) -> dict[str, Any]:
+    errors = {"data": [{"code": code, "message": "", "line": None} for code in codes]} if codes else None
+    return {"status": status, "errors": errors, "x_broker": {"counts": {"failed": failed}, "waiting_on": waiting_on}}
+
+
+@pytest.mark.parametrize(
+    ("ended", "code"),
+    [
+        (batch("completed"), 0),
+        (batch("in_progress", failed=3), 0),  # under way: not judged yet
+        (batch("completed", failed=1), 3),
+        (batch("failed", "duplicate_custom_id"), 3),  # the file's own lines are bad
+        (batch("expired", failed=2), 4),  # the deadline is what a script must hear of first
+        (batch("cancelled"), 5),
+        (batch("cancelling"), 5),
+        (batch("failed", "budget"), 6),
+        (batch("failed", "price_ceiling"), 6),
+        (batch("failed", "residency"), 7),
+        (batch("failed", "infeasible", waiting_on="budget"), 6),
+        (batch("failed", "infeasible", waiting_on="deadline"), 7),
+    ],
+)
+def test_the_exit_code_tells_how_a_batch_ended(ended: dict[str, Any], code: int) -> None:
+    assert exits.of_batch(ended) == code
+
+
+@pytest.mark.parametrize(
+    ("waiting_on", "code"), [("budget", 6), ("price_ceiling", 6), ("residency", 7), ("capacity", 7), (None, 7)]
+)
+def test_the_exit_code_of_a_quote_tells_money_from_everything_else(waiting_on: str | None, code: int) -> None:
+    assert exits.of_waiting(waiting_on) == code
