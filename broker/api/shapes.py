@@ -29,9 +29,16 @@ class Own(BaseModel):
 class BatchWishes(Own):
     """`x_broker` of a new batch: what OpenAI's request cannot say."""
 
-    deadline: int | None = Field(default=None, description="unix seconds; the batch expires at the earlier of this and created_at + completion_window")
-    max_usd: str | None = Field(default=None, pattern=r"^\d{1,9}(\.\d{1,9})?$", description="most that the batch may cost, decimal USD")
-    residency: list[str] | None = Field(default=None, min_length=1, max_length=300, description="ISO 3166 alpha-2 codes and group names such as `eu`")
+    deadline: int | None = Field(
+        default=None,
+        description="unix seconds; the batch expires at the earlier of this and created_at + completion_window",
+    )
+    max_usd: str | None = Field(
+        default=None, pattern=r"^\d{1,9}(\.\d{1,9})?$", description="most that the batch may cost, decimal USD"
+    )
+    residency: list[str] | None = Field(
+        default=None, min_length=1, max_length=300, description="ISO 3166 alpha-2 codes and group names such as `eu`"
+    )
     priority: int = Field(default=0, ge=-100, le=100)
     tags: dict[str, str] = Field(default_factory=dict, max_length=16)
     order: Literal["input", "completion"] = "input"
@@ -105,7 +112,9 @@ class Placement(BaseModel):
     ended_at: int | None
     end_reason: str | None = Field(description="released, preempted, exited, failed")
     exit_status: int | None
-    facts: dict[str, str] = Field(default_factory=dict, description="what the market says of the machine (pid, address)")
+    facts: dict[str, str] = Field(
+        default_factory=dict, description="what the market says of the machine (pid, address)"
+    )
 
 
 class BatchBroker(BaseModel):
@@ -113,7 +122,9 @@ class BatchBroker(BaseModel):
 
     project: str
     phase: str = Field(description="queued, provisioning, loading_model, running, finalizing, ended")
-    waiting_on: str | None = Field(description="capacity, budget, residency, price_ceiling, quota, deadline, model; null when it moves")
+    waiting_on: str | None = Field(
+        description="capacity, budget, residency, price_ceiling, quota, deadline, model; null when it moves"
+    )
     waiting_reasons: list[str] = Field(default_factory=list)
     relaxations: list[Relaxation] = Field(default_factory=list)
     counts: LineCounts
@@ -206,7 +217,9 @@ class Model(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str
-    x_broker: dict[str, Any] = Field(description="engine, precision, context, endpoints, launches, offers (feasible now), tokens_per_s")
+    x_broker: dict[str, Any] = Field(
+        description="engine, precision, context, endpoints, launches, offers (feasible now), tokens_per_s"
+    )
 
 
 class ModelList(BaseModel):
@@ -358,6 +371,11 @@ class Check(BaseModel):
 class Doctor(BaseModel):
     ok: bool
     checks: list[Check]
+
+
+class Health(BaseModel):
+    status: Literal["ok", "unready"]
+    problems: list[str]
 
 
 class KeyCreate(Own):

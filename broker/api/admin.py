@@ -1,0 +1,47 @@
+"""Administration: API keys."""
+
+from __future__ import annotations
+
+import structlog
+
+from broker.api import shapes
+from broker.api.problems import bad_request
+from broker.api.registry import Call, Route, route
+from broker.keys import create_key
+from jobs.clock import MICROSECONDS, db_now
+
+log = structlog.get_logger()
+
+MAX_LIFE_S = 10 * 365 * 86_400
+
+
+async def create_api_key(call: Call, body: shapes.KeyCreate) -> shapes.KeyCreated:
+    """Make an API key; its text is shown this once. A project that does not exist yet is created."""
+    if body.expires_in_s is not None and body.expires_in_s > MAX_LIFE_S:
+        raise bad_request(
+            "invalid_value", f"expires_in_s {body.expires_in_s} is more than {MAX_LIFE_S} (ten years)", "expires_in_s"
+        )
+    async with call.services.database.transaction() as session:
+        now_us = await db_now(session)
+        key, text = await create_key(
+            session,
+            principal=body.principal,
+            project=body.project,
+            roles=body.roles,
+            now_us=now_us,
+            expires_us=None if body.expires_in_s is None else now_us + body.expires_in_s * MICROSECONDS,
+        )
+    log.info("key.created", key=key.id, project=key.project, roles=key.roles, by=call.caller.key_id)
+    return shapes.KeyCreated(
+        id=key.id,
+        key=text,
+        principal=key.principal,
+        project=key.project,
+        roles=list(key.roles),
+        expires_at=None if key.expires_us is None else key.expires_us // MICROSECONDS,
+    )
+
+
+ROUTES: tuple[Route, ...] = (
+    route("POST", "/v1/admin/keys", create_api_key, tag="admin", roles=("admin",)),
+)  # fmt: skip

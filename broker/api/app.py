@@ -1,0 +1,147 @@
+"""The HTTP application: all routes, and what happens around every request.
+
+Outermost to innermost: request id and metrics, errors to envelopes, encodings; then the route's own identify, parse,
+call, encode (binding.py). Nothing is served that is not in the registry.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from ulid import ULID
+
+from broker.api import admin, batches, books, errors, files, market, models, worker_parts
+from broker.api.binding import REQUEST_ID, bind
+from broker.api.doctor import Doctor
+from broker.api.health import Health
+from broker.api.metrics import Metrics
+from broker.api.openapi import document
+from broker.api.problems import Problem
+from broker.api.registry import Call, Route, route
+from broker.api.wire import WireSchemas
+from broker.api.worker import WorkerWire
+from broker.control.loops import LoopState
+from broker.services import Services
+
+log = structlog.get_logger()
+
+ROUTES: web.AppKey[tuple[Route, ...]] = web.AppKey("routes", tuple)
+# What `read` takes: JSON bodies. Uploads and parts are streamed and have limits of their own.
+MAX_JSON_BYTES = 8 * 1024 * 1024
+
+
+def build_app(services: Services, loops: Mapping[str, LoopState] | None = None) -> web.Application:
+    """The application. `loops` is the live mapping of the control loops' states, for /readyz and /metrics.
+
+    Serve it with `auto_decompress=False` (a 292 kB body became 300 MB otherwise) and `access_log=None` (paths of objects
+    hold signed permissions).
+    """
+    states = {} if loops is None else loops
+    wire, metrics, worker_wire = WireSchemas(), Metrics(), WorkerWire()
+    routes = (
+        *files.ROUTES,
+        *batches.ROUTES,
+        *models.ROUTES,
+        *market.ROUTES,
+        *books.ROUTES,
+        *Doctor(states).routes(),
+        *admin.ROUTES,
+        *worker_wire.routes(),
+        *worker_parts.ROUTES,
+        *Health(states, metrics).routes(),
+    )
+    routes = (*routes, _document_route(routes, wire, services.public_url))
+    app = web.Application(middlewares=[_identified(metrics), _refusing, _unencoded], client_max_size=MAX_JSON_BYTES)
+    app[ROUTES] = routes
+    for each in routes:
+        app.router.add_route(
+            each.method, each.aiohttp_path(), bind(each, services, wire), name=f"{each.method} {each.path}"
+        )
+
+    async def stop(_app: web.Application) -> None:
+        worker_wire.stopping.set()
+
+    app.on_response_prepare.append(stamp)
+    app.on_shutdown.append(stop)
+    return app
+
+
+def _document_route(routes: tuple[Route, ...], wire: WireSchemas, url: str) -> Route:
+    described: dict[str, Any] = {}
+
+    async def openapi(call: Call) -> dict[str, Any]:
+        """This API as an OpenAPI 3.1 document."""
+        return described
+
+    own = route("GET", "/openapi.json", openapi, tag="health", access="open", produces=("application/json",))
+    described.update(document((*routes, own), wire, url))
+    return own
+
+
+def _identified(metrics: Metrics) -> Middleware:
+    @web.middleware
+    async def identified(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Give the request an id, answer with it, and count the answer."""
+        started = time.monotonic()
+        asked = request.headers.get("x-request-id", "")
+        request[REQUEST_ID] = asked if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", asked) else f"req_{ULID()}"
+        answer = await handler(request)
+        metrics.answered(
+            request.method if answer.status != 405 else "-",
+            route_of(request),
+            answer.status,
+            time.monotonic() - started,
+        )
+        return answer
+
+    return identified
+
+
+async def stamp(request: web.Request, answer: web.StreamResponse) -> None:
+    """Every answer says which request it answers, streams too."""
+    answer.headers["x-request-id"] = request.get(REQUEST_ID, "")
+
+
+def route_of(request: web.Request) -> str:
+    """The declared path of a request, for labels and logs: never the path itself, which holds ids and permissions."""
+    resource = request.match_info.route.resource
+    if resource is None:
+        return "-"
+    return re.sub(r"{(\w+):[^/]*}", r"{\1}", resource.canonical)
+
+
+@web.middleware
+async def _refusing(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Errors that we know become their answers; any other is logged with its facts and tells the caller nothing."""
+    try:
+        return await handler(request)
+    except Exception as error:
+        problem = errors.problem_of(error) or errors.defect(request[REQUEST_ID])
+        if problem.status >= 500:
+            log.error(
+                "request.failed",
+                request=request[REQUEST_ID],
+                method=request.method,
+                route=route_of(request),
+                status=problem.status,
+                code=problem.code,
+                exc_info=error,
+            )
+        if request.transport is None:
+            raise  # the caller is gone; there is nobody to answer
+        return errors.response_of(problem)
+
+
+@web.middleware
+async def _unencoded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Bodies are taken as they are: what is limited is what we read, not what it would decompress to."""
+    encoding = request.headers.get("Content-Encoding", "identity").lower()
+    if encoding not in ("", "identity"):
+        raise Problem(415, "unsupported_encoding", f"Content-Encoding {encoding!r}: send the body as it is.")
+    return await handler(request)

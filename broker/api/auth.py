@@ -1,0 +1,78 @@
+"""Who calls, with what right, and of which project: the checks before any handler runs. Deny by default."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from broker.api.problems import Problem, forbidden, not_found, unauthorized
+from broker.api.registry import Call, Route
+from broker.keys import DEFAULT_PROJECT, Principal, authenticate
+from broker.services import Services
+from broker.tables import Project
+from broker.worker_sessions import Refused, authenticate_worker
+from jobs.clock import db_now
+
+PROJECT_HEADER = "openai-project"
+
+
+async def identify(declared: Route, services: Services, request: web.Request, request_id: str) -> Call:
+    """The call with its caller. Raises Problem 401 (who are you), 403 (not with your roles), 404 (no such project)."""
+    if declared.access == "key":
+        return await _by_key(declared, services, request, request_id)
+    if declared.access == "worker":
+        rental = await _by_session(services, request)
+        return Call(services, request, request_id, None, "", rental)
+    return Call(services, request, request_id, None, "")
+
+
+def bearer(request: web.Request) -> str:
+    """The token of `Authorization: Bearer …`. Raises 401 when the header is missing or of another kind."""
+    kind, _, text = request.headers.get("Authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not text.strip():
+        raise unauthorized("missing_api_key", "No API key was sent; send it as `Authorization: Bearer brk_…`.")
+    return text.strip()
+
+
+async def _by_key(declared: Route, services: Services, request: web.Request, request_id: str) -> Call:
+    text = bearer(request)
+    named = request.headers.get(PROJECT_HEADER)
+    async with services.database.transaction() as session:
+        principal = await authenticate(session, text, await db_now(session))
+        if principal is None:
+            raise unauthorized("invalid_api_key", "The API key is not valid: mistyped, unknown, expired or revoked.")
+        if not principal.may(declared.roles):
+            wanted = ", ".join(sorted(declared.roles))
+            had = ", ".join(sorted(principal.roles))
+            raise forbidden(
+                "role_required",
+                f"{declared.method} {declared.path} takes one of the roles {wanted}; this key has {had}.",
+            )
+        project = scope(principal, named)
+        if principal.project is None and await session.get(Project, project) is None:
+            raise no_such_project(project)
+    return Call(services, request, request_id, principal, project)
+
+
+def scope(principal: Principal, named: str | None) -> str:
+    """The one project that a call may see: the key's own, or, for a key of all projects, the one that it names."""
+    if principal.project is None:
+        return named or DEFAULT_PROJECT
+    if named and named != principal.project:
+        raise no_such_project(named)
+    return principal.project
+
+
+def no_such_project(name: str) -> Problem:
+    return not_found(
+        "project_not_found", f"No project {name!r} for this key; leave `{PROJECT_HEADER}` away to use the key's own."
+    )
+
+
+async def _by_session(services: Services, request: web.Request) -> str:
+    """The rental that a worker's session token speaks for. A token that is cut off is 401: the worker stops."""
+    text = bearer(request)
+    async with services.database.transaction() as session:
+        try:
+            return await authenticate_worker(session, services.secret, text, await db_now(session))
+        except Refused as refused:
+            raise Problem(refused.status, refused.code, str(refused)) from refused

@@ -1,0 +1,179 @@
+"""Batches, as at OpenAI, and what only a broker can say of them: why there, where, and what it will cost."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+import structlog
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from broker.api import shapes
+from broker.api.batch_view import batch_shapes
+from broker.api.problems import bad_request
+from broker.api.registry import Call, Route, route
+from broker.control import placements as placed
+from broker.control.explain import explanation
+from broker.control.quote import policy_for, quote
+from broker.keys import Role
+from broker.tables import Policy
+from jobs import batches, ids
+from jobs.clock import MICROSECONDS, db_now
+from jobs.tables import Batch
+from solver.residency import Policy as ResidencyPolicy
+from solver.residency import digest
+
+log = structlog.get_logger()
+
+MAX_UNIX_SECONDS = 253_402_300_799  # the last second of the year 9999: later is a mistake, e.g. milliseconds
+READERS: tuple[Role, ...] = ("submitter", "viewer", "compliance", "finance", "operator")
+
+
+class BatchQuery(BaseModel):
+    """OpenAI's list parameters; others are ignored, as there."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    after: str | None = Field(default=None, max_length=64)
+    limit: int = Field(default=20, ge=1, le=100)
+
+
+async def create(call: Call, body: shapes.BatchCreate) -> shapes.Batch:
+    """Create a batch from an uploaded file.
+
+    Repeating is safe: with the same `Idempotency-Key`, or when an SDK retries (`x-stainless-retry-count`), the same
+    request answers the same batch.
+    """
+    new = _asked(call, body)
+    async with call.services.database.transaction() as session:
+        policy = await policy_for(session, call.project, body.x_broker)
+        policy_hash = await store_policy(session, policy, await db_now(session))
+        batch, is_new = await batches.create(session, msgspec.structs.replace(new, policy_hash=policy_hash))
+        shape = (await batch_shapes(session, [batch]))[0]
+    if is_new:
+        call.services.nudge("validate")
+    return shape
+
+
+def _asked(call: Call, body: shapes.BatchCreate) -> batches.NewBatch:
+    wishes = body.x_broker or shapes.BatchWishes()
+    return batches.NewBatch(
+        id=ids.batch_id(),
+        project=call.project,
+        principal=call.caller.name,
+        input_file_id=body.input_file_id,
+        endpoint=body.endpoint,
+        completion_window=body.completion_window,
+        policy_hash="",
+        metadata=body.metadata,
+        wishes=None if body.x_broker is None else body.x_broker.model_dump(mode="json"),
+        deadline_us=deadline_us(body.x_broker),
+        priority=wishes.priority,
+        line_order=wishes.order,
+        idempotency_key=call.request.headers.get("Idempotency-Key"),
+        retry_count=_retry_count(call.request),
+    )
+
+
+def deadline_us(wishes: shapes.BatchWishes | None) -> int | None:
+    """The wish's deadline in microseconds. Raises 400 when it is not a time in unix seconds."""
+    if wishes is None or wishes.deadline is None:
+        return None
+    if not 0 < wishes.deadline <= MAX_UNIX_SECONDS:
+        message = f"x_broker.deadline {wishes.deadline} is not a time in unix seconds (are these milliseconds?)"
+        raise bad_request("invalid_value", message, "x_broker.deadline")
+    return wishes.deadline * MICROSECONDS
+
+
+def _retry_count(request: web.Request) -> int:
+    """Which attempt of an SDK this is; what is not a number is not an SDK's."""
+    text = request.headers.get("x-stainless-retry-count", "")
+    return int(text) if re.fullmatch(r"[0-9]{1,4}", text) else 0
+
+
+async def store_policy(session: AsyncSession, policy: ResidencyPolicy, now_us: int) -> str:
+    """Keep the policy under its hash, so that what a batch is pinned to can never change. Returns the hash."""
+    policy_hash = digest(policy)
+    if await session.get(Policy, policy_hash) is None:
+        try:
+            async with session.begin_nested():
+                session.add(Policy(hash=policy_hash, body=msgspec.to_builtins(policy), created_us=now_us))
+        except IntegrityError:
+            # Another request stored the same policy between our look and our write; same hash, same policy.
+            log.info("policy.stored_elsewhere", policy=policy_hash)
+    return policy_hash
+
+
+async def list_batches(call: Call, query: BatchQuery) -> shapes.BatchList:
+    """List batches, newest first."""
+    async with call.services.database.transaction() as session:
+        page = await batches.list_batches(session, call.project, after=query.after, limit=query.limit)
+        shown = await batch_shapes(session, page)
+    return shapes.BatchList(
+        data=shown,
+        first_id=shown[0].id if shown else None,
+        last_id=shown[-1].id if shown else None,
+        has_more=page.has_more,
+    )
+
+
+async def get_batch(call: Call) -> shapes.Batch:
+    """A batch: state, counts, tokens, cost, and why it waits."""
+    async with call.services.database.transaction() as session:
+        return (await batch_shapes(session, [await _mine(session, call)]))[0]
+
+
+async def cancel(call: Call) -> shapes.Batch:
+    """Cancel a batch: what is in flight may finish; what is done is published."""
+    async with call.services.database.transaction() as session:
+        batch = await batches.cancel(session, call.project, call.path("batch_id"))
+        shape = (await batch_shapes(session, [batch]))[0]
+    call.services.nudge("finalise")
+    return shape
+
+
+async def explain(call: Call) -> shapes.Explanation:
+    """What the newest plan chose for this batch, what it rejected, and why."""
+    async with call.services.database.transaction() as session:
+        batch = await _mine(session, call)
+        return await explanation(session, batch.id)
+
+
+async def list_placements(call: Call) -> shapes.Placements:
+    """Every rental that serves or served this batch: place, worker, lines, cost."""
+    async with call.services.database.transaction() as session:
+        batch = await _mine(session, call)
+        return shapes.Placements(data=await placed.placements(session, batch.id))
+
+
+async def create_quote(call: Call, body: shapes.QuoteCreate) -> shapes.Quote:
+    """A dry run of a batch: cost, end, placement, and what was rejected; nothing is created or held."""
+    deadline_us(body.x_broker)
+    return await quote(
+        call.services,
+        project=call.project,
+        file_id=body.input_file_id,
+        endpoint=body.endpoint,
+        window=body.completion_window,
+        wishes=body.x_broker,
+    )
+
+
+async def _mine(session: AsyncSession, call: Call) -> Batch:
+    return await batches.get(session, call.project, call.path("batch_id"))
+
+
+IDEMPOTENCY = {"Idempotency-Key": "the same key with the same request answers the same batch"}
+
+ROUTES: tuple[Route, ...] = (
+    route("POST", "/v1/batches", create, tag="batches", roles=("submitter",), errors=(422,), headers=IDEMPOTENCY),
+    route("GET", "/v1/batches", list_batches, tag="batches", roles=READERS),
+    route("GET", "/v1/batches/{batch_id}", get_batch, tag="batches", roles=READERS),
+    route("POST", "/v1/batches/{batch_id}/cancel", cancel, tag="batches", roles=("submitter",), errors=(422,)),
+    route("GET", "/v1/batches/{batch_id}/explain", explain, tag="batches", roles=READERS),
+    route("GET", "/v1/batches/{batch_id}/placements", list_placements, tag="batches", roles=READERS),
+    route("POST", "/v1/quotes", create_quote, tag="quotes", roles=("submitter",)),
+)

@@ -1,0 +1,122 @@
+"""The doctor: what an operator would look at first, each finding with how to mend it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from broker.api import shapes
+from broker.api.health import database_problems, late_loops
+from broker.api.market import listed_offers, serves
+from broker.api.registry import Call, Route, route
+from broker.control.loops import LoopState
+from broker.services import Services
+from broker.tables import Worker
+from jobs.clock import MICROSECONDS, db_now
+from ledger.audit import check
+from markets import price_book
+from markets.tables import RentalRow
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """The route of one application; `loops` is the live mapping that the control loops keep."""
+
+    loops: Mapping[str, LoopState]
+
+    def routes(self) -> tuple[Route, ...]:
+        async def doctor(call: Call) -> shapes.Doctor:
+            """Check database, loops, markets, models, workers and books."""
+            checks = [_database(await database_problems(call.services.database)), *_loops(self.loops)]
+            async with call.services.database.transaction() as session:
+                checks += await _markets(session, call.services)
+                checks += await _models(session, call.services)
+                checks += [await _workers(session), await _books(session)]
+            return shapes.Doctor(ok=all(each.ok for each in checks), checks=checks)
+
+        return (route("GET", "/v1/doctor", doctor, tag="admin", roles=("operator",)),)
+
+
+def _database(problems: list[str]) -> shapes.Check:
+    found = "; ".join(problems) or "answers, and its schema is this broker's"
+    return shapes.Check(name="database", ok=not problems, found=found, mend="restart the broker" if problems else None)
+
+
+def _loops(loops: Mapping[str, LoopState]) -> list[shapes.Check]:
+    late = late_loops(loops, time.monotonic())
+    checks = [shapes.Check(name="loops", ok=not late, found="; ".join(late) or f"{len(loops)} run on time",
+                           mend="read the log for loop.defect, restart the broker" if late else None)]  # fmt: skip
+    for name, state in sorted(loops.items()):
+        if state.last_error is not None:
+            checks.append(
+                shapes.Check(name=f"loop {name}", ok=False, found=state.last_error, mend="see the log for loop.failed")
+            )
+    return checks
+
+
+async def _markets(session: AsyncSession, services: Services) -> list[shapes.Check]:
+    polls = {poll.market: poll for poll in await price_book.polls(session)}
+    now_us = await db_now(session)
+    listed = await listed_offers(session, services, now_us=now_us)
+    checks = []
+    for name in sorted(services.markets):
+        poll = polls.get(name)
+        usable = sum(each.excluded is None and each.offer.capacity != 0 for each in listed if each.offer.market == name)
+        if poll is None or poll.ok_us is None:
+            found = f"never polled: {poll.error}" if poll else "never polled"
+        else:
+            found = f"polled {(now_us - poll.ok_us) // MICROSECONDS} s ago, {usable} offers can be rented"
+            found += f"; the latest poll failed: {poll.error}" if poll.error else ""
+        ok = poll is not None and poll.ok_us is not None and poll.error is None
+        mend = None if ok else f"see whether the provider of {name} answers and our credentials are right"
+        checks.append(shapes.Check(name=f"market {name}", ok=ok, found=found, mend=mend))
+    return checks
+
+
+async def _models(session: AsyncSession, services: Services) -> list[shapes.Check]:
+    if not services.models:
+        return [
+            shapes.Check(
+                name="models", ok=False, found="none is configured", mend="add a section [models.NAME] to broker.toml"
+            )
+        ]
+    listed = await listed_offers(session, services, now_us=await db_now(session))
+    checks = []
+    for name, profile in sorted(services.models.items()):
+        usable = sum(
+            each.excluded is None and each.offer.capacity != 0 and serves(profile, each.offer) for each in listed
+        )
+        mend = (
+            None
+            if usable
+            else "no offer fits its launches and tokens_per_s: see `broker offers` and the model's section"
+        )
+        checks.append(shapes.Check(name=f"model {name}", ok=usable > 0, found=f"{usable} offers can run it", mend=mend))
+    return checks
+
+
+async def _workers(session: AsyncSession) -> shapes.Check:
+    open_ones = select(col(RentalRow.id)).where(
+        col(RentalRow.state).in_(("intended", "creating", "running", "releasing"))
+    )
+    grouped = (
+        select(col(Worker.state), func.count()).where(col(Worker.rental).in_(open_ones)).group_by(col(Worker.state))
+    )
+    counts = {state: int(count) for state, count in await session.execute(grouped)}
+    found = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no machine is rented"
+    failed = counts.get("failed", 0)
+    return shapes.Check(
+        name="workers", ok=not failed, found=found, mend="see the error of their placements" if failed else None
+    )
+
+
+async def _books(session: AsyncSession) -> shapes.Check:
+    errors = [each for each in await check(session) if each.severity == "error"]
+    found = f"{errors[0].code} {errors[0].subject}: {errors[0].message}" if errors else "balanced, nothing found"
+    mend = "stop posting and compare the export with a backup" if errors else None
+    return shapes.Check(name="ledger", ok=not errors, found=found, mend=mend)

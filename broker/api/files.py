@@ -1,0 +1,214 @@
+"""Files, as at OpenAI: upload, list, read, delete. Contents are streamed both ways and never held whole."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import quote
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from broker.api import shapes
+from broker.api.problems import Problem, bad_request
+from broker.api.registry import Call, Route, route
+from broker.api.upload import Upload, receive
+from jobs import files, ids
+from jobs.clock import MICROSECONDS, db_now
+from jobs.keys import input_key
+from jobs.objects import Stored
+from jobs.tables import File
+
+MIN_EXPIRY_S, MAX_EXPIRY_S = 3_600, 2_592_000
+
+
+class FileQuery(BaseModel):
+    """OpenAI's list parameters; others are ignored, as there. Newest first is the only order."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    after: str | None = Field(default=None, max_length=64)
+    limit: int = Field(default=10_000, ge=1, le=10_000)
+    purpose: str | None = Field(default=None, max_length=64)
+    order: Literal["desc"] = "desc"
+
+
+async def upload_file(call: Call) -> shapes.File:
+    """Upload a file of batch requests: multipart, fields `purpose` and `file` in any order."""
+    store, file_id = call.services.store, ids.file_id()
+    key = input_key(call.project, file_id)
+
+    async def keep(chunks: object) -> Stored:
+        return await store.put_stream(key, chunks)  # type: ignore[arg-type]
+
+    upload = Upload()
+    kept = False
+    try:
+        await receive(call.request, upload, max_bytes=call.services.settings.jobs.max_file_bytes, store=keep)
+        file = await _record(call, file_id, upload)
+        kept = True
+    finally:
+        if upload.stored is not None and not kept:
+            await store.delete(key)
+    return file_shape(file)
+
+
+async def _record(call: Call, file_id: str, upload: Upload) -> File:
+    purpose = upload.fields.get("purpose")
+    if purpose != "batch":
+        code = "missing_required_parameter" if purpose is None else "invalid_purpose"
+        raise bad_request(code, f"purpose is {purpose!r}; this broker takes files of purpose 'batch'", "purpose")
+    stored = upload.stored
+    if stored is None:
+        raise bad_request("missing_required_parameter", "The form has no part named `file`.", "file")
+    expires_in_s = _expiry_s(upload.fields)
+    async with call.services.database.transaction() as session:
+        now_us = await db_now(session)
+        return await files.create(
+            session,
+            file_id=file_id,
+            project=call.project,
+            purpose=purpose,
+            filename=_clean_name(upload.filename),
+            size=stored.size,
+            sha256=stored.sha256,
+            object_key=stored.key,
+            expires_us=None if expires_in_s is None else now_us + expires_in_s * MICROSECONDS,
+        )
+
+
+def _expiry_s(fields: dict[str, str]) -> int | None:
+    """OpenAI's `expires_after[anchor]` and `expires_after[seconds]`, or None when neither was sent."""
+    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return None
+    if anchor != "created_at":
+        raise bad_request(
+            "invalid_value", f"expires_after[anchor] is {anchor!r}; only 'created_at' is known", "expires_after[anchor]"
+        )
+    if seconds is None or not re.fullmatch(r"[0-9]{1,9}", seconds) or not MIN_EXPIRY_S <= int(seconds) <= MAX_EXPIRY_S:
+        message = f"expires_after[seconds] is {seconds!r}; it must be between {MIN_EXPIRY_S} and {MAX_EXPIRY_S}"
+        raise bad_request("invalid_value", message, "expires_after[seconds]")
+    return int(seconds)
+
+
+def _clean_name(name: str) -> str:
+    """A name to show, never a path: the last component, without control characters, at most 255 characters."""
+    last = re.split(r"[/\\]", name)[-1]
+    return "".join(each for each in last if each.isprintable())[:255] or "upload"
+
+
+async def list_files(call: Call, query: FileQuery) -> shapes.FileList:
+    """List files, newest first."""
+    async with call.services.database.transaction() as session:
+        page = await files.list_files(
+            session, call.project, purpose=query.purpose, after=query.after, limit=query.limit
+        )
+    return shapes.FileList(
+        data=[file_shape(file) for file in page],
+        first_id=page[0].id if page else None,
+        last_id=page[-1].id if page else None,
+        has_more=page.has_more,
+    )
+
+
+async def get_file(call: Call) -> shapes.File:
+    """A file's size, name and purpose."""
+    return file_shape(await _file(call))
+
+
+async def delete_file(call: Call) -> shapes.Deleted:
+    """Delete a file. Results of batches that read it stay."""
+    async with call.services.database.transaction() as session:
+        file = await files.delete(session, call.project, call.path("file_id"))
+    # After the row: an object without a row does not exist, a row without its object would be a lie.
+    await call.services.store.delete(file.object_key)
+    return shapes.Deleted(id=file.id)
+
+
+async def file_content(call: Call) -> web.StreamResponse:
+    """A file's bytes, streamed; `Range: bytes=a-b` and `If-None-Match` are honoured."""
+    file = await _file(call)
+    headers = {
+        "ETag": f'"{file.sha256}"',
+        "Accept-Ranges": "bytes",
+        "Content-Type": "application/octet-stream",
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
+    }
+    if call.request.headers.get("If-None-Match") == headers["ETag"]:
+        return web.Response(status=304, headers={"ETag": headers["ETag"]})
+    part = byte_range(call.request.headers.get("Range"), file.bytes)
+    if part.is_partial:
+        headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{file.bytes}"
+    return await stream_object(call, file.object_key, part, headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Bytes [start, stop) of an object; `is_partial` when the caller asked for a range."""
+
+    start: int
+    stop: int
+    is_partial: bool
+
+
+def byte_range(header: str | None, size: int) -> Part:
+    """The single range that a `Range` header asks for. Several ranges, or another unit, give the whole (RFC 9110 §14.2).
+
+    >>> byte_range("bytes=2-4", 10), byte_range("bytes=-3", 10), byte_range(None, 10)
+    (Part(start=2, stop=5, is_partial=True), Part(start=7, stop=10, is_partial=True), Part(start=0, stop=10, is_partial=False))
+    """
+    match = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", header or "")
+    if match is None or not (match[1] or match[2]):
+        return Part(0, size, False)
+    if match[1]:
+        start, stop = int(match[1]), min(size, int(match[2]) + 1 if match[2] else size)
+    else:
+        start, stop = max(0, size - int(match[2])), size
+    if start >= stop:
+        message = f"range {header!r} lies outside of the file's {size} bytes"
+        raise Problem(416, "invalid_range", message, headers={"Content-Range": f"bytes */{size}"})
+    return Part(start, stop, True)
+
+
+async def stream_object(call: Call, key: str, part: Part, headers: dict[str, str]) -> web.StreamResponse:
+    """Answer with bytes of an object. The first chunk is read before the headers go out, so that a missing object is an
+    error answer and not a broken stream."""
+    chunks = call.services.store.stream(key, part.start, part.stop)
+    first = await anext(chunks, b"")
+    answer = web.StreamResponse(status=206 if part.is_partial else 200, headers=headers)
+    answer.content_length = part.stop - part.start
+    await answer.prepare(call.request)
+    await answer.write(first)
+    async for chunk in chunks:
+        await answer.write(chunk)
+    await answer.write_eof()
+    return answer
+
+
+async def _file(call: Call) -> File:
+    async with call.services.database.transaction() as session:
+        return await files.get(session, call.project, call.path("file_id"))
+
+
+def file_shape(file: File) -> shapes.File:
+    """OpenAI's file object."""
+    return shapes.File(
+        id=file.id,
+        bytes=file.bytes,
+        created_at=file.created_us // MICROSECONDS,
+        expires_at=None if file.expires_us is None else file.expires_us // MICROSECONDS,
+        filename=file.filename,
+        purpose=file.purpose,
+    )
+
+
+ROUTES: tuple[Route, ...] = (
+    route("POST", "/v1/files", upload_file, tag="files", roles=("submitter",), consumes="multipart/form-data"),
+    route("GET", "/v1/files", list_files, tag="files", roles=("submitter", "viewer")),
+    route("GET", "/v1/files/{file_id}", get_file, tag="files", roles=("submitter", "viewer")),
+    route("DELETE", "/v1/files/{file_id}", delete_file, tag="files", roles=("submitter",), errors=(422,)),
+    route("GET", "/v1/files/{file_id}/content", file_content, tag="files", roles=("submitter",),
+          produces=("application/octet-stream",), errors=(416,)),
+)  # fmt: skip

@@ -1,0 +1,63 @@
+"""Models, as at OpenAI: which can be asked for, how they are served, and on how many offers right now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from workers.profile import ModelProfile
+
+from broker.api import shapes
+from broker.api.market import listed_offers, serves
+from broker.api.problems import not_found
+from broker.api.registry import EVERYONE, Call, Route, route
+from broker.services import Services
+from jobs.clock import db_now
+from markets.price_book import Listed
+
+
+async def list_models(call: Call) -> shapes.ModelList:
+    """List the models that batches may name."""
+    async with call.services.database.transaction() as session:
+        listed = await _offers(session, call.services)
+    profiles = call.services.models
+    return shapes.ModelList(data=[_shape(profiles[name], listed) for name in sorted(profiles)])
+
+
+async def get_model(call: Call) -> shapes.Model:
+    """One model: how it is served and where it could run now."""
+    name = call.path("model")
+    profile = call.services.models.get(name)
+    if profile is None:
+        known = ", ".join(sorted(call.services.models)) or "none"
+        raise not_found("model_not_found", f"The model {name!r} is not served here; known: {known}.")
+    async with call.services.database.transaction() as session:
+        return _shape(profile, await _offers(session, call.services))
+
+
+async def _offers(session: AsyncSession, services: Services) -> Sequence[Listed]:
+    return await listed_offers(session, services, now_us=await db_now(session))
+
+
+def _shape(profile: ModelProfile, listed: Sequence[Listed]) -> shapes.Model:
+    usable = [
+        each for each in listed if each.excluded is None and each.offer.capacity != 0 and serves(profile, each.offer)
+    ]
+    ours: dict[str, Any] = {
+        "engine": profile.engine,
+        "precision": profile.precision,
+        "context": profile.context,
+        "endpoints": list(profile.endpoints),
+        "launches": list(profile.launches),
+        "offers": len(usable),
+        "tokens_per_s": {name: list(speeds) for name, speeds in profile.tokens_per_s.items()},
+    }
+    # OpenAI's `created` is when a model appeared; a profile has no such time, and 0 says so.
+    return shapes.Model(id=profile.id, created=0, owned_by="broker", x_broker=ours)
+
+
+ROUTES: tuple[Route, ...] = (
+    route("GET", "/v1/models", list_models, tag="models", roles=EVERYONE),
+    route("GET", "/v1/models/{model}", get_model, tag="models", roles=EVERYONE),
+)

@@ -1,0 +1,287 @@
+"""The worker wire, `/worker/v1`: how an agent proves who it is, says that it lives, and gets work.
+
+The agent dials out and knows nothing but its rental and a single-use token. It is told what engine to start, and gets
+leases, only after the residency policy was evaluated against its rental's facts. Bodies are validated against the JSON
+Schemas beside the agent before they get here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+from workers.engines import engine_spec
+
+from broker import worker_sessions
+from broker.api.auth import bearer
+from broker.api.problems import Problem, bad_request
+from broker.api.registry import Call, Route, route
+from broker.measurements import measured_load
+from broker.services import Services
+from broker.tables import Worker
+from broker.worker_pool import candidates, pool, refusal
+from broker.worker_sessions import Refused
+from jobs import leases
+from jobs.clock import MICROSECONDS, db_now
+from jobs.errors import LeaseLost
+from jobs.signing import sign
+from jobs.tables import Batch, Shard
+from jobs.types import Lease
+from markets.tables import RentalRow
+
+log = structlog.get_logger()
+
+POLL_S = 0.25
+OBJECT_TTL_S = 900
+
+
+@dataclass(frozen=True)
+class WorkerWire:
+    """The routes of one application. `stopping` ends long polls when the server shuts down."""
+
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def routes(self) -> tuple[Route, ...]:
+        async def lease(call: Call, body: dict[str, Any]) -> dict[str, Any]:
+            """Get the next shard; a long poll of at most `wait_s` seconds."""
+            return await self._next_work(call, float(body["wait_s"]))
+
+        return (
+            route("POST", "/worker/v1/hello", hello, tag="worker", access="bootstrap", errors=(409, 425),
+                  wire_request="hello.request", wire_response="hello.response"),
+            route("POST", "/worker/v1/heartbeat", heartbeat, tag="worker", access="worker",
+                  wire_request="heartbeat.request", wire_response="heartbeat.response"),
+            route("POST", "/worker/v1/leases", lease, tag="worker", access="worker",
+                  wire_request="lease.request", wire_response="lease.response"),
+            route("POST", "/worker/v1/goodbye", goodbye, tag="worker", access="worker", status=204,
+                  wire_request="goodbye.request"),
+        )  # fmt: skip
+
+    async def _next_work(self, call: Call, wait_s: float) -> dict[str, Any]:
+        give_up = time.monotonic() + wait_s
+        while True:
+            answer = await _work(call)
+            left_s = give_up - time.monotonic()
+            if answer["lease"] or answer["stop"] or left_s <= 0 or self.stopping.is_set() or _hung_up(call):
+                return answer
+            try:
+                async with asyncio.timeout(min(POLL_S, left_s)):
+                    await self.stopping.wait()
+            except TimeoutError:
+                continue
+
+
+def _hung_up(call: Call) -> bool:
+    # Handlers are not cancelled when a client goes away; a lease granted to nobody would idle until it expires.
+    transport = call.request.transport
+    return transport is None or transport.is_closing()
+
+
+async def hello(call: Call, body: dict[str, Any]) -> dict[str, Any]:
+    """Exchange the single-use bootstrap token for a session and the engine to start."""
+    services, rental_id = call.services, body["rental_id"]
+    text = bearer(call.request)
+    denied: str | None = None
+    async with services.database.transaction() as session:
+        now_us = await db_now(session)
+        try:
+            worker = await worker_sessions.bind_bootstrap(session, rental_id, text, body["pubkey"], now_us)
+        except Refused as refused:
+            raise Problem(refused.status, refused.code, str(refused)) from refused
+        rental = await _confirmed(session, rental_id)
+        batches = await pool(session, rental)
+        denied = await refusal(session, rental, batches, now_us)
+        if denied is None:
+            _welcome(worker, body, now_us)
+        else:
+            _fail(worker, denied, now_us)
+        session.add(worker)
+    if denied is not None:
+        log.error("worker.forbidden", rental=rental_id, offer=rental.offer_key, reason=denied)
+        services.nudge("reconcile")
+        raise Problem(403, "residency_forbidden", denied)
+    log.info("worker.hello", rental=rental_id, pid=body["pid"], hostname=body["hostname"], agent=body["agent_version"])
+    return _greeting(services, worker, rental, batches, now_us)
+
+
+async def _confirmed(session: AsyncSession, rental_id: str) -> RentalRow:
+    """The rental, once its market has confirmed it. Raises 425 before, 401 after its end."""
+    rental = await session.get(RentalRow, rental_id)
+    if rental is None or rental.state in ("ended", "lost", "failed", "releasing"):
+        state = rental.state if rental else "unknown"
+        raise Problem(401, "rental_ended", f"Rental {rental_id} is {state}; stop.")
+    if rental.state != "running":
+        message = f"Rental {rental_id} is {rental.state}: its market has not confirmed it yet; ask again."
+        raise Problem(425, "rental_not_confirmed", message, headers={"Retry-After": "1"})
+    return rental
+
+
+def _welcome(worker: Worker, body: dict[str, Any], now_us: int) -> None:
+    worker.pubkey = body["pubkey"]
+    worker.seen_us = now_us
+    worker.hello = {name: value for name, value in body.items() if name != "pubkey"}
+    if worker.hello_us is None:
+        worker.hello_us = now_us
+        worker.state = "starting"
+
+
+def _fail(worker: Worker, reason: str, now_us: int) -> None:
+    worker.state, worker.error, worker.gone_us = "failed", reason, now_us
+    worker.session += 1
+
+
+def _greeting(
+    services: Services, worker: Worker, rental: RentalRow, batches: tuple[Batch, ...] | Any, now_us: int
+) -> dict[str, Any]:
+    settings = services.settings
+    session = worker_sessions.fresh(rental.id, worker.session, now_us, settings.control.token_ttl_s)
+    wished = [int((batch.wishes or {}).get("part_lines") or settings.jobs.part_lines) for batch in batches]
+    return {
+        "worker_id": rental.id,
+        "token": worker_sessions.issue(services.secret, session),
+        "token_ttl_s": settings.control.token_ttl_s,
+        "heartbeat_s": settings.control.heartbeat_s,
+        "engine": engine_spec(services.models[rental.model]),
+        "part": {
+            "lines": min([settings.jobs.part_lines, *wished]),
+            "seconds": settings.jobs.part_seconds,
+            "bytes": settings.jobs.part_bytes,
+        },
+        "max_attempts": settings.jobs.max_attempts,
+    }
+
+
+async def heartbeat(call: Call, body: dict[str, Any]) -> dict[str, Any]:
+    """Say what the worker does; renews its leases and its token, and hears whether to drain."""
+    services, token = call.services, bearer(call.request)
+    async with services.database.transaction() as session:
+        now_us = await db_now(session)
+        worker, rental = await _both(session, call.rental)
+        lost = [each["shard_id"] for each in body["leases"] if not await _renew(session, services, call.rental, each)]
+        await _note(session, worker, rental, body, now_us)
+        drain = worker.drain_reason is not None or rental.state == "releasing"
+    claims = worker_sessions.read(services.secret, token, now_us)
+    ttl_s = services.settings.control.token_ttl_s
+    successor = worker_sessions.renewed(claims, now_us, ttl_s) if claims else None
+    if body["state"] == "failed":
+        services.nudge("reconcile")
+    return {
+        "token": worker_sessions.issue(services.secret, successor) if successor else None,
+        "token_ttl_s": ttl_s,
+        "drain": drain,
+        "drain_in_s": None,
+        "lost": lost,
+    }
+
+
+async def _both(session: AsyncSession, rental_id: str) -> tuple[Worker, RentalRow]:
+    worker = await worker_sessions.locked_worker(session, rental_id)
+    rental = await session.get(RentalRow, rental_id)
+    if worker is None or rental is None:
+        raise Problem(401, "session_ended", f"Rental {rental_id} is not known any more; stop.")
+    return worker, rental
+
+
+async def _renew(session: AsyncSession, services: Services, rental_id: str, held: dict[str, Any]) -> bool:
+    return await leases.renew(
+        session,
+        placement_id=rental_id,
+        shard_id=held["shard_id"],
+        epoch=held["epoch"],
+        nonce=plain(held["nonce"], "nonce"),
+        ttl_s=services.settings.jobs.lease_ttl_s,
+        in_flight=held["in_flight"],
+        suspects_told={int(line): attempts for line, attempts in _numbered(held["suspects"]).items()},
+    )
+
+
+def _numbered(suspects: dict[str, int]) -> dict[str, int]:
+    wrong = [name for name in suspects if not (name.isascii() and name.isdigit() and len(name) <= 9)]
+    if wrong:
+        raise bad_request("wire_violation", f"suspects: {wrong[0]!r} is not a line number", "leases.suspects")
+    return suspects
+
+
+def plain(text: str, where: str) -> str:
+    """Text that we made ourselves is ASCII; anything else is not ours and could not be compared in constant time."""
+    if not text.isascii():
+        raise bad_request("wire_violation", f"{where}: {text!r} was not given by this broker", where)
+    return text
+
+
+async def _note(session: AsyncSession, worker: Worker, rental: RentalRow, body: dict[str, Any], now_us: int) -> None:
+    if body["state"] != worker.state:
+        log.info(f"worker.{body['state']}", rental=rental.id, before=worker.state, error=body["error"])
+    worker.state = body["state"]
+    worker.seen_us = now_us
+    worker.metrics = dict(body["metrics"])
+    worker.error = body["error"] or worker.error
+    if body["notice_in_s"] is not None:
+        worker.notice_us = now_us + round(min(body["notice_in_s"], 86_400) * MICROSECONDS)
+    if worker.state == "ready" and worker.ready_us is None:
+        worker.ready_us = now_us
+        await measured_load(session, rental, (now_us - (worker.hello_us or now_us)) // 1000)
+    session.add(worker)
+
+
+async def _work(call: Call) -> dict[str, Any]:
+    """One look: a lease, nothing yet, or nothing more ever."""
+    services = call.services
+    async with services.database.transaction() as session:
+        now_us = await db_now(session)
+        worker, rental = await _both(session, call.rental)
+        if rental.state != "running" or worker.drain_reason is not None or worker.state in ("failed", "gone"):
+            return {"lease": None, "stop": True}
+        batches = await candidates(session, rental, now_us)
+        try:
+            granted = await leases.lease(
+                session,
+                placement_id=rental.id,
+                batch_ids=[batch.id for batch in batches],
+                ttl_s=services.settings.jobs.lease_ttl_s,
+            )
+        except LeaseLost:
+            return {"lease": None, "stop": True}
+        if granted is None:
+            return {"lease": None, "stop": False}
+        shard = await session.get_one(Shard, granted.shard_id)
+    return {"lease": _lease(services, granted, shard.sha256, now_us), "stop": False}
+
+
+def _lease(services: Services, granted: Lease, sha256: str, now_us: int) -> dict[str, Any]:
+    expires_us = now_us + OBJECT_TTL_S * MICROSECONDS
+    extra = {"start": granted.start, "stop": granted.stop}
+    token = sign(services.secret, "GET", granted.input_key, expires_us, extra)
+    return {
+        "shard_id": granted.shard_id,
+        "batch_id": granted.batch_id,
+        "epoch": granted.epoch,
+        "nonce": granted.nonce,
+        "ttl_s": granted.ttl_s,
+        "endpoint": granted.endpoint,
+        "input_get": f"/worker/v1/objects/{token}",
+        "input_sha256": sha256,
+        "first_idx": granted.first_idx,
+        "lines": granted.lines,
+        "part_put": f"/worker/v1/shards/{granted.shard_id}/parts",
+        "done": [list(pair) for pair in granted.done],
+        "suspects": {str(line): attempts for line, attempts in granted.suspects.items()},
+    }
+
+
+async def goodbye(call: Call, body: dict[str, Any]) -> None:
+    """The worker has committed what it had and stops; its leases are free at once."""
+    async with call.services.database.transaction() as session:
+        now_us = await db_now(session)
+        worker, rental = await _both(session, call.rental)
+        freed = await leases.release(session, placement_id=rental.id)
+        worker.state, worker.gone_us = "gone", now_us
+        worker.error = body["error"] or worker.error
+        worker.session += 1
+        session.add(worker)
+    log.info("worker.gone", rental=call.rental, reason=body["reason"], error=body["error"], leases=freed)
+    call.services.nudge("reconcile")
