@@ -27,7 +27,7 @@ from jobs.tables import Batch, Part, Shard
 from jobs.transitions import locked, transition
 from jobs.types import TERMINAL
 
-__all__ = ["Composed", "DamagedPart", "compose", "finish", "load_final_plan"]
+__all__ = ["Composed", "DamagedPart", "FinalPlan", "compose", "finish", "load_final_plan"]
 
 log = structlog.get_logger()
 

@@ -50,7 +50,7 @@ def decide(view: BatchView, event: Event, now_us: int) -> Decision:
 
     validating   validated → in_progress; invalid → failed; cancel → cancelling; expired → closed as expired
     in_progress  all lines answered → closed as completed; expired → closed as expired; cancel → cancelling
-    cancelling   drained, all answered, grace over or expired → closed as cancelled
+    cancelling   all answered; at a tick also drained, grace over or expired → closed as cancelled
     closed       composed → its ending; withdrawn → in_progress again if it was to complete and there is time
     terminal     absorbs everything
     """
@@ -101,6 +101,8 @@ def _cancelling(view: BatchView, event: Event, now_us: int) -> Decision:
     match event:
         case "cancel" | "validated" | "invalid":
             # Cancelling twice is one cancellation; a validation that ends after it changes nothing.
+            return _same(view)
+        case "answered" if view.undone > 0:
             return _same(view)
         case "answered" | "tick":
             grace_over = view.cancelling_us is not None and now_us >= view.cancelling_us + view.cancel_grace_us
