@@ -13,9 +13,9 @@ CANCELLED = 5
 OVER_BUDGET = 6
 INFEASIBLE = 7
 
-# `waiting_on` words, and the codes of a batch that failed at validation for the same reason.
+# `waiting_on` words. A batch that was refused at validation for the same reason has it as `infeasible_WORD`.
 MONEY = frozenset({"budget", "price_ceiling"})
-PLACEMENT = frozenset({"capacity", "residency", "quota", "deadline", "model"})
+INFEASIBLE_CODE = "infeasible_"
 
 
 class Failure(Exception):
@@ -50,9 +50,5 @@ def of_batch(batch: dict[str, Any]) -> int:
 def _of_refusal(batch: dict[str, Any]) -> int:
     """A batch that failed as a whole: for money, for want of a place, or because lines of its file are bad."""
     codes = {error["code"] for error in (batch.get("errors") or {}).get("data", [])}
-    waiting_on = batch["x_broker"].get("waiting_on")
-    if waiting_on:
-        codes.add(waiting_on)
-    if codes & MONEY:
-        return OVER_BUDGET
-    return INFEASIBLE if codes & PLACEMENT else FAILED_LINES
+    words = {code.removeprefix(INFEASIBLE_CODE) for code in codes if code.startswith(INFEASIBLE_CODE)}
+    return of_waiting(words.pop()) if words else FAILED_LINES

@@ -54,7 +54,7 @@ def waiting(waiting_on: str | None, reasons: Sequence[str], relaxations: Sequenc
     """Why work waits, and the smallest verified changes that would let it go on."""
     if waiting_on:
         yield f"waiting on {waiting_on}:"
-        yield from (f"  {reason}" for reason in reasons)
+    yield from (f"  {reason}" for reason in reasons)
     for change in relaxations:
         now = f"now {change['current']}"
         yield f"  it would work with {change['field']} {change['needed']} ({now}): {change['message']}"

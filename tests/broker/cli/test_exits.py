@@ -9,9 +9,9 @@ import pytest
 from broker.cli import exits
 
 
-def batch(status: str, *codes: str, failed: int = 0, waiting_on: str | None = None) -> dict[str, Any]:
+def batch(status: str, *codes: str, failed: int = 0) -> dict[str, Any]:
     errors = {"data": [{"code": code, "message": "", "line": None} for code in codes]} if codes else None
-    return {"status": status, "errors": errors, "x_broker": {"counts": {"failed": failed}, "waiting_on": waiting_on}}
+    return {"status": status, "errors": errors, "x_broker": {"counts": {"failed": failed}}}
 
 
 @pytest.mark.parametrize(
@@ -24,11 +24,10 @@ def batch(status: str, *codes: str, failed: int = 0, waiting_on: str | None = No
         (batch("expired", failed=2), 4),  # the deadline is what a script must hear of first
         (batch("cancelled"), 5),
         (batch("cancelling"), 5),
-        (batch("failed", "budget"), 6),
-        (batch("failed", "price_ceiling"), 6),
-        (batch("failed", "residency"), 7),
-        (batch("failed", "infeasible", waiting_on="budget"), 6),
-        (batch("failed", "infeasible", waiting_on="deadline"), 7),
+        (batch("failed", "infeasible_budget"), 6),
+        (batch("failed", "infeasible_price_ceiling", "infeasible_price_ceiling"), 6),
+        (batch("failed", "infeasible_residency"), 7),
+        (batch("failed", "infeasible_deadline"), 7),
     ],
 )
 def test_the_exit_code_tells_how_a_batch_ended(ended: dict[str, Any], code: int) -> None:
