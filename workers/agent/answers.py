@@ -1,0 +1,169 @@
+"""What an engine's answer means for a line, and how a finished line is written down and metered. Pure."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+from workers.agent.lines import Line
+
+Status = Literal["completed", "failed"]
+FaultCode = Literal["engine_error", "worker_crash", "timeout"]
+# Busy or warming up: nothing is wrong with the line, it did not run.
+_AGAIN = frozenset({425, 429, 503})
+# Ours to mend (a key, a path), not the line's.
+_OUR_FAULT = frozenset({401, 403, 407})
+_CHARACTERS_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one line. `estimated`: the engine gave none, and characters were counted."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A line that needs no more work. `record` is its line of the part (schemas/part.line.json), newline included."""
+
+    idx: int
+    status: Status
+    record: bytes
+    usage: Usage
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Ask again later: the line was not run and no attempt is charged. `after_s` is what the engine asked for."""
+
+    reason: str
+    after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The try is charged to the line: an error of the engine, a broken answer, or silence."""
+
+    code: FaultCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Misconfigured:
+    """The engine refuses us, whatever the line. No line may be failed for it."""
+
+    message: str
+
+
+def judge(
+    line: Line, status: int, body: bytes, request_id: str | None, retry_after: str | None = None
+) -> Finished | Again | Fault | Misconfigured:
+    """Sort an answer. 4xx and 501 are permanent and the line's own; other 5xx and unreadable answers may pass."""
+    said = f"the engine answered {status}: {_excerpt(body)}"
+    if status in _AGAIN:
+        return Again(said, _seconds(retry_after))
+    if status in _OUR_FAULT:
+        return Misconfigured(said)
+    if status == 408 or (status >= 500 and status != 501):
+        return Fault("timeout" if status == 408 else "engine_error", said)
+    parsed = _parse(body)
+    response: dict[str, object] = {"status_code": status, "request_id": request_id or f"req_{uuid.uuid4().hex}"}
+    if status < 400 and (status != 200 or not isinstance(parsed, dict)):
+        return Fault("engine_error", f"{said} (not a JSON object with status 200)")
+    return _finish(line, "completed" if status == 200 else "failed", response, body, parsed)
+
+
+def dead_letter(line: Line) -> Finished:
+    """The last word on a line that failed as often as it may."""
+    code, message = line.last_fault or ("worker_crash", "the line was in flight each time that a worker died")
+    error = {"code": code, "message": f"given up after {line.attempts} attempts; the last: {message}"}
+    record = {
+        "idx": line.idx,
+        "status": "failed",
+        "line": {"custom_id": line.custom_id, "response": None, "error": error},
+    }
+    return Finished(line.idx, "failed", json.dumps(record).encode() + b"\n", Usage(), line.attempts)
+
+
+def usage_of(line: Line, answer: dict[str, Any]) -> Usage:
+    """The tokens that the engine counted; for want of that an estimate, marked as such."""
+    usage = answer.get("usage")
+    if isinstance(usage, dict):
+        prompt = _count(usage, "prompt_tokens", "input_tokens")
+        completion = _count(usage, "completion_tokens", "output_tokens")
+        details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+        cached = _count(details, "cached_tokens") if isinstance(details, dict) else None
+        if prompt is not None:
+            return Usage(prompt, completion or 0, min(cached or 0, prompt))
+    return Usage(_estimate(len(line.body)), _estimate(_written(answer)), estimated=True)
+
+
+def _parse(body: bytes) -> Any:
+    """The JSON value, or None when it is none that a line of JSON may hold (NaN, broken UTF-8, bottomless nesting)."""
+    try:
+        return json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _finish(line: Line, status: Status, response: dict[str, object], raw: bytes, parsed: Any) -> Finished:
+    usage = usage_of(line, parsed) if status == "completed" else Usage()
+    head = {"idx": line.idx, "status": status}
+    # the answer's own bytes go in as they are, unless they would break the line or are no JSON
+    body = raw.strip()
+    if parsed is None:
+        body = json.dumps(raw.decode("utf-8", "replace")).encode()
+    elif b"\n" in body or b"\r" in body:
+        body = json.dumps(parsed).encode()
+    record = b'%s, "line": {"custom_id": %s, "response": %s, "body": %s}, "error": null}}\n' % (
+        json.dumps(head).encode()[:-1],
+        json.dumps(line.custom_id).encode(),
+        json.dumps(response).encode()[:-1],
+        body,
+    )
+    return Finished(line.idx, status, record, usage, line.attempts + 1)
+
+
+def _written(answer: dict[str, Any]) -> int:
+    """Characters of text in an answer, whichever endpoint it is from."""
+    total, left = 0, [answer.get("choices"), answer.get("output")]
+    while left:
+        part = left.pop()
+        if isinstance(part, str):
+            total += len(part)
+        elif isinstance(part, list):
+            left += part
+        elif isinstance(part, dict):
+            left += [part.get(name) for name in ("message", "text", "content", "reasoning_content", "arguments")]
+    return total
+
+
+def _estimate(characters: int) -> int:
+    return -(-characters // _CHARACTERS_PER_TOKEN)
+
+
+def _count(counts: dict[str, Any], *names: str) -> int | None:
+    for name in names:
+        value = counts.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+    return None
+
+
+def _seconds(text: str | None) -> float | None:
+    return float(text) if text is not None and text.isdigit() else None
+
+
+def _excerpt(body: bytes) -> str:
+    return body[:300].decode("utf-8", "replace")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,100 @@
+"""The pulse: says how things stand, and brings back renewals, a fresh token, lost leases and the order to drain."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from workers.agent.driver import Driver
+from workers.agent.errors import Refused
+from workers.agent.leases import HeldLease
+from workers.agent.log import event
+from workers.agent.pool import Pool
+from workers.agent.wire import NotNow, Wire
+
+State = Literal["starting", "ready", "draining", "failed"]
+
+
+@dataclass(slots=True, eq=False)
+class Heartbeat:
+    """`run` beats until cancelled and raises Dismissed. `on_drain` is called with the seconds that are left, or None."""
+
+    wire: Wire
+    pool: Pool
+    driver: Driver
+    interval_s: float
+    on_drain: Callable[[float | None], None]
+    on_renewed: Callable[[], None]
+    state: State = "starting"
+    interrupted_at: float | None = None
+    error: str | None = None
+    _soon: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def beat_now(self) -> None:
+        """Something happened that the broker should not wait for."""
+        self._soon.set()
+
+    async def run(self) -> None:
+        while True:
+            self._soon.clear()
+            was_answered = await self.beat()
+            # unanswered ones are repeated soon: leases hang on them
+            pause = self.interval_s if was_answered else min(self.interval_s, max(0.2, self.interval_s / 5))
+            try:
+                await asyncio.wait_for(self._soon.wait(), pause)
+            except TimeoutError:
+                continue
+
+    async def beat(self) -> bool:
+        """One heartbeat; whether it was answered."""
+        sent_at = time.monotonic()
+        named = [lease for lease in self.pool.leases if not lease.is_lost]
+        try:
+            answer = await self.wire.heartbeat(self._message(named, sent_at))
+        except (NotNow, Refused) as silence:
+            event("heartbeat.unanswered", reason=str(silence))
+            return False
+        self._follow(answer, named, sent_at)
+        return True
+
+    def _message(self, named: list[HeldLease], now: float) -> dict[str, Any]:
+        leases = [
+            {
+                "shard_id": lease.shard_id,
+                "epoch": lease.epoch,
+                "nonce": lease.nonce,
+                "in_flight": sorted(lease.in_flight),
+                "suspects": {str(idx): attempts for idx, attempts in sorted(lease.blame().items())},
+            }
+            for lease in named
+        ]
+        driver = self.driver
+        return {
+            "state": self.state,
+            "leases": leases,
+            "metrics": {
+                **driver.metrics,
+                "driver_in_flight": self.pool.in_flight,
+                "driver_concurrency": driver.limit,
+            },
+            "notice_in_s": None if self.interrupted_at is None else max(0.0, self.interrupted_at - now),
+            "error": self.error,
+        }
+
+    def _follow(self, answer: Mapping[str, Any], named: list[HeldLease], sent_at: float) -> None:
+        if answer["token"] is not None:
+            self.wire.use_token(answer["token"])
+        lost = set(answer["lost"])
+        for lease in named:  # the answer is about these epochs; a lease that came meanwhile is not meant
+            if lease.shard_id in lost:
+                event("lease.lost", shard=lease.shard_id, epoch=lease.epoch)
+                self.pool.abandon(lease, is_void=False)
+            elif not lease.is_lost:
+                # counted from the question, not the answer: the broker renewed at some moment between the two
+                lease.renewed_at = max(lease.renewed_at, sent_at)
+        self.on_renewed()
+        if answer["drain"]:
+            self.on_drain(answer["drain_in_s"])

@@ -1,0 +1,93 @@
+"""Leasing the next shard before the engine runs dry."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from workers.agent.driver import Driver
+from workers.agent.errors import ProtocolDefect, Refused
+from workers.agent.leases import HeldLease
+from workers.agent.lines import BadShard, read_shard
+from workers.agent.log import event
+from workers.agent.parts import from_ranges
+from workers.agent.pool import Pool
+from workers.agent.wire import NotNow, Wire, next_pause
+
+_LONG_POLL_S = 20.0
+_SHORTEST_POLL_S = 0.2
+_BAD_SHARDS_IN_A_ROW = 3
+
+
+@dataclass(slots=True, eq=False)
+class Intake:
+    """`run` returns when the broker says that there will be nothing more. It raises Dismissed and ProtocolDefect."""
+
+    wire: Wire
+    pool: Pool
+    driver: Driver
+    served_model: str | None
+    on_lease: Callable[[], None]
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _bad: int = 0
+
+    def wake(self) -> None:
+        """Lines were finished or dropped: perhaps it is time for the next shard."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        tries = 0
+        while True:
+            # as soon as the lines at hand no longer fill the engine once over
+            while self.pool.waiting >= self.driver.limit:
+                self._wake.clear()
+                await self._wake.wait()
+            asked_at = time.monotonic()
+            try:
+                answer = await self.wire.lease(_LONG_POLL_S)
+            except (NotNow, Refused) as silence:
+                pause = next_pause(tries, silence.after_s if isinstance(silence, NotNow) else None, 0.5)
+                event("lease.unanswered", reason=str(silence), again_in_s=round(pause, 2))
+                await asyncio.sleep(pause)
+                tries += 1
+                continue
+            tries = 0
+            if answer["lease"] is not None:
+                await self._take(answer["lease"])
+            elif answer["stop"]:
+                return
+            elif time.monotonic() - asked_at < _SHORTEST_POLL_S:
+                await asyncio.sleep(_SHORTEST_POLL_S)  # a broker that does not hold the question
+
+    async def _take(self, offered: Mapping[str, Any]) -> None:
+        """Fetch the shard of a lease and put its lines into the pool. A shard that cannot be read is let go."""
+        lease = HeldLease.from_wire(offered, time.monotonic())
+        try:
+            content = await self.wire.fetch(offered["input_get"])
+            digest = hashlib.sha256(content).hexdigest()
+            if digest != offered["input_sha256"]:
+                raise BadShard(f"the shard's bytes have sha256 {digest}, the lease says {offered['input_sha256']}")
+            lines = await asyncio.to_thread(
+                read_shard,
+                content,
+                first_idx=offered["first_idx"],
+                lines=offered["lines"],
+                served_model=self.served_model,
+                skip=from_ranges(offered["done"]),
+            )
+        except (BadShard, Refused) as error:
+            event("lease.unusable", shard=lease.shard_id, epoch=lease.epoch, error=str(error))
+            self._bad += 1
+            if self._bad >= _BAD_SHARDS_IN_A_ROW:
+                raise ProtocolDefect(f"{self._bad} shards in a row could not be read; the last: {error}") from error
+            return
+        self._bad = 0
+        suspects = {int(idx): attempts for idx, attempts in offered["suspects"].items()}
+        lease.admit(lines, suspects, alone_from=max(1, self.pool.max_attempts - 1))
+        self.pool.add(lease, time.monotonic())
+        event("lease.taken", shard=lease.shard_id, epoch=lease.epoch, lines=len(lines), suspects=len(suspects))
+        self.on_lease()

@@ -1,0 +1,170 @@
+"""The agent's side of `/worker/v1`: who we are, what is asked, and how often.
+
+Answers are sorted once, here: 2xx is an answer; 401 and 403 raise Dismissed; 425, 429, 5xx and silence are asked again
+with growing, jittered pauses (`Retry-After` counts); any other 4xx raises Refused. The token goes to the broker's own
+origin and nowhere else, so a presigned URL never sees it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from workers.agent.errors import Dismissed, Refused
+from workers.agent.log import event
+
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 15.0
+_CALL_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
+_TRANSFER_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
+_AGAIN = frozenset({408, 425, 429})
+
+
+class NotNow(Exception):
+    """The broker, or an object store, did not answer, or asked to be asked again after `after_s`."""
+
+    def __init__(self, message: str, after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP answer below 500 that is none of 401, 403, 408, 425, 429."""
+
+    status: int
+    body: bytes
+
+
+class Wire:
+    """One agent's conversation with the broker. `last_answer_at` (monotonic) feeds the dead man's switch."""
+
+    def __init__(self, session: aiohttp.ClientSession, broker_url: str, token: str) -> None:
+        self._session = session
+        self._base = URL(broker_url + "/")
+        self._token = token
+        self.last_answer_at = time.monotonic()
+
+    def use_token(self, token: str) -> None:
+        """From now on this is who we are."""
+        self._token = token
+
+    async def hello(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Say what this machine is; asked again until answered. Dismissed also on 409: another process is this worker."""
+        try:
+            return await self._until_answered("worker/v1/hello", facts)
+        except Refused as refusal:
+            if refusal.status == 409:
+                raise Dismissed(str(refusal)) from refusal
+            raise
+
+    async def heartbeat(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Asked once, because the next one says it better. NotNow: no answer."""
+        return _object(await self._call("POST", "worker/v1/heartbeat", state))
+
+    async def lease(self, wait_s: float) -> dict[str, Any]:
+        """A long poll; asked once. NotNow: no answer."""
+        return _object(await self._call("POST", "worker/v1/leases", {"wait_s": wait_s}, extra_s=wait_s))
+
+    async def fetch(self, url: str) -> bytes:
+        """A shard's bytes; asked again until answered."""
+        return (await self._repeat(url, lambda: self._transfer("GET", url, None, {}))).body
+
+    async def part_target(self, url: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Where a part may be written; asked again until answered."""
+        return await self._until_answered(url, request)
+
+    async def put(self, url: str, content: bytes, headers: Mapping[str, str]) -> None:
+        """Write a part, once. NotNow: nothing is known. Refused: this URL will not take it (it may have expired).
+
+        412 is success: the name is unique to the bytes, so what lies there already is this part.
+        """
+        reply = await self._transfer("PUT", url, content, headers)
+        if reply.status >= 300 and reply.status != 412:
+            raise Refused("PUT of a part", reply.status, reply.body.decode("utf-8", "replace"))
+
+    async def commit(self, shard_id: str, commit: Mapping[str, Any]) -> dict[str, Any]:
+        """Asked again until answered: the broker replays its answer to a commit that it has seen."""
+        return await self._until_answered(f"worker/v1/shards/{shard_id}/commits", commit)
+
+    async def goodbye(self, reason: str, error: str | None) -> None:
+        """The last call, asked once. NotNow: no answer."""
+        await self._call("POST", "worker/v1/goodbye", {"reason": reason, "error": error})
+
+    async def _until_answered(self, path: str, message: Mapping[str, Any]) -> dict[str, Any]:
+        return _object(await self._repeat(path, lambda: self._call("POST", path, message)))
+
+    async def _repeat(self, what: str, ask: Callable[[], Awaitable[Reply]]) -> Reply:
+        tries = 0
+        while True:
+            try:
+                return await ask()
+            except NotNow as refusal:
+                pause = next_pause(tries, refusal.after_s, random.random())
+                event("broker.silent", call=URL(what).path, reason=str(refusal), again_in_s=round(pause, 2))
+                await asyncio.sleep(pause)
+                tries += 1
+
+    async def _call(self, method: str, path: str, message: Mapping[str, Any], extra_s: float = 0.0) -> Reply:
+        timeout = aiohttp.ClientTimeout(total=(_CALL_TIMEOUT.total or 0) + extra_s, sock_connect=10)
+        body = json.dumps(message).encode()
+        reply = await self._ask(method, path, body, {"Content-Type": "application/json"}, timeout)
+        if reply.status >= 300:
+            raise Refused(f"{method} {URL(path).path}", reply.status, reply.body.decode("utf-8", "replace"))
+        return reply
+
+    async def _transfer(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
+        reply = await self._ask(method, url, body, headers, _TRANSFER_TIMEOUT)
+        if method == "GET" and reply.status >= 300:
+            raise Refused(f"GET {URL(url).path}", reply.status, reply.body.decode("utf-8", "replace"))
+        return reply
+
+    async def _ask(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
+    ) -> Reply:
+        url = self._base.join(URL(path, encoded=True))
+        is_broker = url.origin() == self._base.origin()
+        sent = dict(headers) | ({"Authorization": f"Bearer {self._token}"} if is_broker else {})
+        try:
+            async with self._session.request(
+                method, url, data=body, headers=sent, timeout=timeout, allow_redirects=False
+            ) as answer:
+                reply = Reply(answer.status, await answer.read())
+                after = answer.headers.get("Retry-After")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise NotNow(f"{type(error).__name__}: {error}") from error
+        if is_broker and reply.status in (401, 403):
+            raise Dismissed(f"{method} {url.path}: the broker answered {reply.status}: {reply.body[:500]!r}")
+        if reply.status >= 500 or reply.status in _AGAIN:
+            raise NotNow(f"status {reply.status}", float(after) if after and after.isdigit() else None)
+        if is_broker and reply.status < 400:
+            self.last_answer_at = time.monotonic()
+        return reply
+
+
+def next_pause(tries: int, after_s: float | None, chance: float) -> float:
+    """Seconds until the next try: doubling from 0.2 to 15, half of it by chance in [0, 1); never before `after_s`.
+
+    >>> next_pause(3, None, 0.0), next_pause(30, None, 0.999) <= 15, next_pause(0, 7, 0.0)
+    (0.8, True, 7)
+    """
+    longest: float = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(tries, 16))
+    return max(after_s or 0, longest * (0.5 + chance / 2))
+
+
+def _object(reply: Reply) -> dict[str, Any]:
+    try:
+        answer = json.loads(reply.body)
+    except ValueError as error:
+        raise NotNow(f"the answer is not JSON: {error}") from error
+    if not isinstance(answer, dict):
+        raise NotNow(f"the answer is not a JSON object but {type(answer).__name__}")
+    return answer
