@@ -1,8 +1,8 @@
-"""What the markets tests share: a database of its own and offers that read like offers."""
+"""What the markets tests share: a database of its own, and real sandbox processes."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from sqlmodel import SQLModel
 
 import markets.tables  # noqa: F401  (registers the room's tables)
 from broker.database import Database, sqlite_url
+from tests.markets.rigs import Sandbox, sandbox_in
 
 
 @pytest.fixture
@@ -20,3 +21,15 @@ async def book(tmp_path: Path) -> AsyncIterator[Database]:
         await connection.run_sync(SQLModel.metadata.create_all)
     yield database
     await database.close()
+
+
+@pytest.fixture(scope="session")
+def shared_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """One sandbox for all tests that leave it alive and well."""
+    yield from sandbox_in(tmp_path_factory.mktemp("shared") / "sandbox")
+
+
+@pytest.fixture
+def own_sandbox(tmp_path: Path) -> Iterator[Sandbox]:
+    """A sandbox of the test's own, to be killed or examined."""
+    yield from sandbox_in(tmp_path / "sandbox")
