@@ -59,7 +59,7 @@ def rental_shares(total_nano: int, served: dict[str, _Served], rented_for: Seque
 async def accrued_by_rental(session: AsyncSession, rental_ids: Sequence[str]) -> dict[str, int]:
     """Net accrued nano-USD of each rental: what was booked as expense, corrections included."""
     query = (
-        select(Entry.rental, func.sum(Posting.nano))
+        select(col(Entry.rental), func.sum(col(Posting.nano)))
         .join(Posting, col(Posting.entry_id) == col(Entry.id))
         .where(col(Entry.rental).in_(rental_ids), col(Posting.account).startswith("Expenses:"))
         .group_by(col(Entry.rental))
@@ -73,8 +73,8 @@ async def batch_rentals(session: AsyncSession, batch_id: str) -> list[RentalRow]
 
 
 async def _rentals_of(session: AsyncSession, batch_ids: Sequence[str]) -> list[RentalRow]:
-    worked = set(await session.scalars(select(Part.placement_id).where(col(Part.batch_id).in_(batch_ids)).distinct()))
-    projects = set(await session.scalars(select(Batch.project).where(col(Batch.id).in_(batch_ids)).distinct()))
+    worked = set(await session.scalars(select(col(Part.placement_id)).where(col(Part.batch_id).in_(batch_ids)).distinct()))
+    projects = set(await session.scalars(select(col(Batch.project)).where(col(Batch.id).in_(batch_ids)).distinct()))
     query = (
         select(RentalRow)
         .where(col(RentalRow.project).in_(projects))
@@ -92,10 +92,10 @@ async def _served(session: AsyncSession, rental_ids: Sequence[str]) -> dict[str,
     """By rental and batch: lines and tokens of counted parts. A line without tokens still weighs one."""
     query = (
         select(
-            Part.placement_id,
-            Part.batch_id,
-            func.sum(Part.completed + Part.failed),
-            func.sum(Part.prompt_tokens + Part.completion_tokens),
+            col(Part.placement_id),
+            col(Part.batch_id),
+            func.sum(col(Part.completed) + col(Part.failed)),
+            func.sum(col(Part.prompt_tokens) + col(Part.completion_tokens)),
         )
         .where(col(Part.placement_id).in_(rental_ids), col(Part.counted).is_(True))
         .group_by(col(Part.placement_id), col(Part.batch_id))

@@ -78,6 +78,7 @@ class SandboxSettings(Section):
     """The sandbox provider. Without `url` the broker starts one in `DATA/sandbox` and finds it there again."""
 
     url: str | None = None
+    token: SecretStr | None = None
     catalogue: Path | None = None
 
 
@@ -135,6 +136,9 @@ class ModelSettings(Section):
     tokens_per_s: dict[str, tuple[float, float]] = {"cpu": (200.0, 40.0)}
     load_s: int = 10
     request_timeout_s: int = 600
+    health_path: str | None = None
+    metrics_path: str | None = None
+    metrics: dict[str, str] = {}
 
 
 class Settings(BaseSettings):

@@ -34,8 +34,8 @@ async def explanation(session: AsyncSession, batch_id: str) -> shapes.Explanatio
 
 
 async def _newest_plan(session: AsyncSession, batch_id: str) -> PlanRow | None:
-    named = select(Assignment.plan).where(col(Assignment.batch) == batch_id)
-    waiting = select(Waiting.plan).where(col(Waiting.batch) == batch_id)
+    named = select(col(Assignment.plan)).where(col(Assignment.batch) == batch_id)
+    waiting = select(col(Waiting.plan)).where(col(Waiting.batch) == batch_id)
     query = (
         select(PlanRow)
         .where(col(PlanRow.id).in_(named) | col(PlanRow.id).in_(waiting))

@@ -18,7 +18,6 @@ from sqlmodel import col
 from ulid import ULID
 
 from broker.control.snapshot import Frozen, freeze
-from broker.control.solver_process import SolverProcess
 from broker.services import Services
 from broker.tables import Assignment, PlanRow, Waiting, Worker
 from jobs.clock import db_now
@@ -39,11 +38,10 @@ ACTOR = "broker.plan"
 
 @dataclass
 class Planner:
-    """The plan step with its solver child. `last` is the digest of the decisions acted on, so that an unchanged plan
+    """The plan step. `last` is the digest of the decisions acted on, so that an unchanged plan
     is not stored again every few seconds."""
 
     services: Services
-    solver: SolverProcess
     last: bytes = b""
 
     async def step(self) -> None:
@@ -63,7 +61,7 @@ class Planner:
 
     async def _checked(self, frozen: Frozen) -> Plan | None:
         """A plan without violations, from the program or else the greedy stage; None rather than a forbidden plan."""
-        plan = await self.solver.solve(frozen.snapshot)
+        plan = await self.services.solver.solve(frozen.snapshot)
         violations = check(frozen.snapshot, plan)
         if not violations:
             return plan
@@ -89,7 +87,7 @@ class Planner:
     async def _store(self, session: AsyncSession, frozen: Frozen, plan: Plan, now_us: int) -> str:
         digest = _decisions(plan)
         if digest == self.last:
-            newest = select(PlanRow.id).order_by(col(PlanRow.created_us).desc()).limit(1)
+            newest = select(col(PlanRow.id)).order_by(col(PlanRow.created_us).desc()).limit(1)
             return (await session.scalars(newest)).one()
         row = PlanRow(
             id=f"plan_{ULID()}",

@@ -146,7 +146,7 @@ async def _held_back(session: AsyncSession, now_us: int) -> dict[str, str]:
     """
     horizon = now_us - 3600 * SECOND_US
     failed = (
-        select(RentalRow.offer_key, func.count(), func.max(RentalRow.created_us))
+        select(col(RentalRow.offer_key), func.count(), func.max(col(RentalRow.created_us)))
         .join(Worker, col(Worker.rental) == col(RentalRow.id), isouter=True)
         .where(col(RentalRow.created_us) > horizon)
         .where((col(RentalRow.state) == "failed") | (col(Worker.state) == "failed"))

@@ -1,0 +1,186 @@
+"""The composition root: settings in, a running broker out. Every part is made here and given to those who need it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+from ulid import ULID
+
+from broker.api.app import build_app
+from broker.control.accrue import Accruer
+from broker.control.finalise import Finaliser
+from broker.control.loops import Loops
+from broker.control.place import Placer
+from broker.control.plan import Planner
+from broker.control.poll import Poller
+from broker.control.reconcile import Reconciler
+from broker.control.settle import Settler
+from broker.control.solver_process import SolverProcess
+from broker.control.validate import Validator
+from broker.database import Database, sqlite_url
+from broker.failpoints import Failpoints
+from broker.keys import ensure_admin_key
+from broker.market_set import open_markets
+from broker.migrate import upgrade
+from broker.model_set import model_profiles
+from broker.services import Services
+from broker.settings import Settings
+from jobs import batches
+from jobs.clock import db_now
+from jobs.objects import ObjectStore
+from markets import rentals
+
+log = structlog.get_logger()
+LOOPS = ("poll", "validate", "plan", "place", "reconcile", "settle", "accrue", "finalise")
+
+
+async def serve(
+    settings: Settings, *, ready: Callable[[str, str | None], None], exit_when_idle_s: float | None = None
+) -> None:
+    """Run a broker until SIGTERM or SIGINT, or until nothing is left to do for `exit_when_idle_s`.
+
+    `ready` is called once with the URL and, at the first start, the admin key. Rentals survive the end: their machines
+    go on, and the next start finds them.
+    """
+    settings.data.mkdir(parents=True, exist_ok=True)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        listening = _listen(settings)
+        url = f"http://{settings.http.host}:{listening.getsockname()[1]}"
+        services = await _services(settings, settings.http.public_url or url, stack)
+        activity = Activity()
+        loops = Loops(steps=_steps(services), wake=services.wake)
+        await _serve_http(services, loops, activity, listening, stack)
+        async with services.database.transaction() as session:
+            admin_key = await ensure_admin_key(session, await db_now(session))
+        loops.start()
+        stack.push_async_callback(loops.stop, within_s=settings.http.shutdown_timeout_s)
+        ready(url, admin_key)
+        log.info("broker.ready", url=url, markets=sorted(services.markets), models=sorted(services.models))
+        await _until_done(stop, services, activity, exit_when_idle_s)
+    log.info("broker.stopped")
+
+
+@dataclass
+class Activity:
+    """When somebody last asked for something, on the monotonic clock."""
+
+    last_s: float = field(default_factory=time.monotonic)
+
+    @web.middleware
+    async def note(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        self.last_s = time.monotonic()
+        try:
+            return await handler(request)
+        finally:
+            self.last_s = time.monotonic()
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Bound before anything is made, because workers must be told the port. Raises OSError naming the address."""
+    try:
+        return socket.create_server((settings.http.host, settings.http.port), backlog=512)
+    except OSError as refused:
+        where = f"{settings.http.host}:{settings.http.port}"
+        raise OSError(refused.errno, f"cannot listen on {where}: {refused.strerror}; choose another --port") from refused
+
+
+async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) -> Services:
+    database = Database(settings.database_url or sqlite_url(settings.data / "broker.db"))
+    stack.push_async_callback(database.close)
+    await upgrade(database.url)
+    solver = SolverProcess(timeout_s=settings.control.solve_timeout_s)
+    stack.push_async_callback(solver.close)
+    owner = _kept(settings.data / "owner", lambda: str(ULID()).encode()).decode()
+    markets = await open_markets(settings, owner=owner, stack=stack)
+    return Services(
+        settings=settings,
+        database=database,
+        store=ObjectStore.local(settings.data / "objects"),
+        markets=markets,
+        models=model_profiles(settings),
+        solver=solver,
+        secret=_kept(settings.data / "secret", lambda: secrets.token_bytes(32)),
+        failpoints=Failpoints(settings.failpoint),
+        public_url=public_url,
+        owner=owner,
+        wake={name: asyncio.Event() for name in LOOPS},
+    )
+
+
+def _kept(file: Path, make: Callable[[], bytes]) -> bytes:
+    """The file's bytes; made once, readable by the owner only, complete or absent."""
+    if not file.exists():
+        fresh = file.with_suffix(".new")
+        fresh.touch(mode=0o600)
+        fresh.write_bytes(make())
+        fresh.rename(file)
+    return file.read_bytes()
+
+
+def _steps(services: Services) -> Mapping[str, tuple[float, Callable[[], Awaitable[None]]]]:
+    control = services.settings.control
+    return {
+        "poll": (control.poll_s, Poller(services).step),
+        "validate": (control.plan_s, Validator(services).step),
+        "plan": (control.plan_s, Planner(services).step),
+        "place": (control.plan_s, Placer(services).step),
+        "reconcile": (control.reconcile_s, Reconciler(services).step),
+        "settle": (control.reconcile_s, Settler(services).step),
+        "accrue": (control.accrue_s, Accruer(services).step),
+        "finalise": (control.finalise_s, Finaliser(services).step),
+    }
+
+
+async def _serve_http(
+    services: Services, loops: Loops, activity: Activity, listening: socket.socket, stack: AsyncExitStack
+) -> None:
+    app = build_app(services, loops=loops.states)
+    app.middlewares.insert(0, activity.note)
+    runner = web.AppRunner(
+        app,
+        auto_decompress=False,  # 292 kB of gzip became 300 MB otherwise
+        access_log=None,  # paths of objects hold signed permissions
+        shutdown_timeout=services.settings.http.shutdown_timeout_s,
+    )
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.SockSite(runner, listening).start()
+
+
+async def _until_done(
+    stop: asyncio.Event, services: Services, activity: Activity, exit_when_idle_s: float | None
+) -> None:
+    while not stop.is_set():
+        try:
+            await asyncio.wait_for(stop.wait(), 1.0)
+        except TimeoutError:
+            if exit_when_idle_s is not None and await _is_idle(services, activity, exit_when_idle_s):
+                log.info("broker.idle", for_s=exit_when_idle_s)
+                return
+
+
+async def _is_idle(services: Services, activity: Activity, for_s: float) -> bool:
+    """No batch to work on, no machine to pay for, and nobody asking."""
+    if time.monotonic() - activity.last_s < for_s:
+        return False
+    async with services.database.transaction() as session:
+        open_batches = await batches.active_batches(session)
+        open_rentals = await rentals.open_rentals(session)
+        unsettled = await rentals.unsettled(session)
+    return not (open_batches or open_rentals or unsettled)

@@ -1,0 +1,63 @@
+"""The configured markets, opened. Each is closed again by the composition root's stack; rentals go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+
+from broker.settings import Settings
+from markets.local import LocalMarket
+from markets.market import Market
+from markets.sandbox.client import SandboxMarket
+from markets.sandbox.process import SandboxHandle, ensure_running
+
+
+class UnknownMarket(ValueError):
+    """A name in the setting `markets` that no adapter answers to."""
+
+
+async def open_markets(settings: Settings, *, owner: str, stack: AsyncExitStack) -> Mapping[str, Market]:
+    """One adapter for each name in `settings.markets`. Raises UnknownMarket naming the known ones."""
+    opened: dict[str, Market] = {}
+    for name in settings.markets:
+        market = await _open(name, settings, owner)
+        stack.push_async_callback(market.close)
+        opened[name] = market
+    return opened
+
+
+async def _open(name: str, settings: Settings, owner: str) -> Market:
+    match name:
+        case "local":
+            local = settings.local
+            return LocalMarket(
+                settings.data / "local", owner=owner, price=local.usd_per_hour, country=local.country, slots=local.slots
+            )
+        case "sandbox":
+            return _sandbox(settings, owner)
+        case "hosts":
+            return await asyncio.to_thread(_hosts, settings, owner)
+    raise UnknownMarket(f"market {name!r} in settings is not one of local, sandbox, hosts")
+
+
+def _sandbox(settings: Settings, owner: str) -> Market:
+    """The provider at the configured URL, or one of our own in the data folder: a process that outlives this one."""
+    sandbox = settings.sandbox
+
+    async def find() -> SandboxHandle:
+        if sandbox.url is not None:
+            token = sandbox.token.get_secret_value() if sandbox.token else ""
+            return SandboxHandle(url=sandbox.url, token=token, pid=0)
+        return await ensure_running(settings.data / "sandbox", catalogue=sandbox.catalogue)
+
+    return SandboxMarket(find, owner=owner)
+
+
+def _hosts(settings: Settings, owner: str) -> Market:
+    # Imported where it is used: paramiko takes 0.4 s that nobody without own hosts should pay.
+    from markets.hosts import HostsMarket, OwnHost  # noqa: PLC0415
+    from markets.ssh import load_or_create_ca  # noqa: PLC0415
+
+    hosts = [OwnHost(**host.model_dump()) for host in settings.own.hosts]
+    return HostsMarket(hosts, owner=owner, ca_key=load_or_create_ca(settings.data / "ssh_ca"))

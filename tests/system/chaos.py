@@ -1,0 +1,84 @@
+"""Chaos: real brokers, a real sandbox and real agents, killed with SIGKILL at named points, in random schedules.
+
+`python tests/system/chaos.py --seeds 5 [--first 1] [--mutate fence+disjoint|sweeper|hold]` runs one world a seed and
+prints, last, one JSON object: {"seeds", "lost", "duplicated", "leaked", "ledger_mismatches"}. All zero is what the
+broker promises. A mutation removes a safety check from the broker and must make its field non-zero.
+
+Exit status: 0 when all is zero (or, with --mutate, when it was noticed), else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from chaos_schedule import Schedule, draw, must_notice
+from chaos_world import World
+
+FIELDS = ("lost", "duplicated", "leaked", "ledger_mismatches")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one world ended with. `lost`: lines without an answer; `duplicated`: lines counted twice; `leaked`: machines
+    or processes that outlived their use; `ledger_mismatches`: rentals whose books differ from the provider's invoice,
+    or findings of the books' own audit."""
+
+    lost: int
+    duplicated: int
+    leaked: int
+    ledger_mismatches: int
+    kills: int
+    notes: tuple[str, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        return not any(getattr(self, name) for name in FIELDS)
+
+
+def run_world(schedule: Schedule, keep: bool) -> Outcome:
+    folder = Path(tempfile.mkdtemp(prefix=f"chaos-{schedule.seed}-"))
+    world = World(folder, schedule)
+    try:
+        world.run()
+        outcome = Outcome(**world.measure(), kills=world.kills, notes=tuple(world.notes))
+    finally:
+        world.end()
+    if outcome.is_clean and not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        print(f"seed {schedule.seed}: kept {folder}", file=sys.stderr)
+    return outcome
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--mutate", default=None, choices=["fence+disjoint", "sweeper", "hold"])
+    parser.add_argument("--workers", type=int, default=2, help="worlds at a time")
+    parser.add_argument("--keep", action="store_true", help="keep every world's folder")
+    asked = parser.parse_args()
+    schedules = [draw(seed, asked.mutate) for seed in range(asked.first, asked.first + asked.seeds)]
+    with ThreadPoolExecutor(asked.workers) as pool:
+        outcomes = list(pool.map(lambda schedule: run_world(schedule, asked.keep), schedules))
+    for schedule, outcome in zip(schedules, outcomes, strict=True):
+        told = {"seed": schedule.seed, "faults": [str(fault) for fault in schedule.faults], **asdict(outcome)}
+        print(json.dumps(told), file=sys.stderr)
+    total = {"seeds": len(outcomes)} | {name: sum(getattr(o, name) for o in outcomes) for name in FIELDS}
+    print(json.dumps(total))
+    if asked.mutate:
+        return 0 if total[must_notice(asked.mutate)] else 1
+    return 0 if all(outcome.is_clean for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""What goes wrong in a world, drawn from its seed: the same seed, the same faults in the same order."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+Where = Literal["agent", "broker", "machine", "sandbox"]
+
+BROKER_POINTS = (
+    "commit.in_txn",
+    "commit.before_ack",
+    "finalise",
+    "finalise.before_txn",
+    "place.after_intent",
+    "place.after_create",
+)
+AGENT_POINTS = ("agent.before_put", "agent.after_put")
+# What each mutation removes must be seen in this field of the report.
+NOTICED_IN = {"fence+disjoint": "duplicated", "sweeper": "leaked", "hold": "ledger_mismatches"}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`point` of `where`, at its n-th occurrence (failpoints), or `after` committed lines (signals from outside).
+
+    broker:  a failpoint of the broker's, which SIGKILLs itself there; it is started again
+    agent:   a failpoint of the next agent's, likewise; the broker must rent another machine
+    machine: `kill` (SIGKILL to an agent), `freeze` (SIGSTOP for longer than a lease, then SIGCONT: a zombie), `preempt`
+    sandbox: `create_then_500`: the provider creates the machine and answers with an error
+    """
+
+    where: Where
+    point: str
+    n: int = 1
+    after: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.where}:{self.point}:{self.n}" + (f"@{self.after}" if self.after else "")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    seed: int
+    lines: int
+    faults: tuple[Fault, ...]
+    mutate: str | None = None
+
+
+def must_notice(mutation: str) -> str:
+    return NOTICED_IN[mutation]
+
+
+def draw(seed: int, mutate: str | None = None) -> Schedule:
+    """Two or three faults, at least one of them a kill of the broker or of an agent at a named point."""
+    source = random.Random(seed)  # noqa: S311 — a schedule, not a secret
+    lines = source.randrange(60, 121)
+    faults = [_named(source, seed)]
+    faults += [_any(source, lines) for _ in range(source.randrange(1, 3))]
+    if mutate == "fence+disjoint":
+        faults = [Fault("machine", "freeze", after=source.randrange(5, 25))]
+    elif mutate == "sweeper":
+        faults = [Fault("broker", "place.after_create")]
+    return Schedule(seed, lines, tuple(faults), mutate)
+
+
+def _named(source: random.Random, seed: int) -> Fault:
+    """The named points in turn, so that few seeds already visit all of them."""
+    points = [("broker", name) for name in BROKER_POINTS] + [("agent", name) for name in AGENT_POINTS]
+    where, point = points[seed % len(points)]
+    last = 1 if point.startswith(("place", "finalise")) else 6
+    return Fault(where, point, n=source.randrange(1, last + 1))  # type: ignore[arg-type]
+
+
+def _any(source: random.Random, lines: int) -> Fault:
+    match source.randrange(6):
+        case 0:
+            return Fault("broker", source.choice(BROKER_POINTS), n=source.randrange(1, 4))
+        case 1:
+            return Fault("agent", source.choice(AGENT_POINTS), n=source.randrange(1, 4))
+        case 2:
+            return Fault("sandbox", "create_then_500")
+        case 3:
+            return Fault("machine", "freeze", after=source.randrange(1, lines // 2))
+        case 4:
+            return Fault("machine", "preempt", after=source.randrange(1, lines * 2 // 3))
+        case _:
+            return Fault("machine", "kill", after=source.randrange(1, lines * 2 // 3))
