@@ -31,15 +31,20 @@ class Answer:
 class Honest(pulp.HiGHS):  # type: ignore[misc]
     """PuLP's in-process HiGHS with options that are checked and results that are read from HiGHS itself."""
 
-    def __init__(self, options: Mapping[str, bool | int | float | str]) -> None:
+    def __init__(self, options: Mapping[str, bool | int | float | str], is_started: bool) -> None:
         super().__init__(msg=False)
         self.own_options = dict(options)
+        self.is_started = is_started
 
     def callSolver(self, lp: Any) -> None:  # noqa: N802
         model = lp.solverModel
         for key, value in self.own_options.items():
             if model.setOptionValue(key, value) != highspy.HighsStatus.kOk:
                 raise ValueError(f"HiGHS knows no option {key} = {value!r}")
+        if self.is_started:
+            start = highspy.HighsSolution()
+            start.col_value = [variable.varValue for variable in sorted(lp.variables(), key=lambda each: each.index)]
+            model.setSolution(start)
         model.run()
 
     def findSolutionValues(self, lp: Any) -> tuple[int, int]:  # noqa: N802
@@ -57,8 +62,11 @@ class Honest(pulp.HiGHS):  # type: ignore[misc]
         return pulp.LpStatusNotSolved, pulp.LpSolutionNoSolutionFound
 
 
-def run(program: Any, *, relative_gap: float, nodes: int) -> Answer:
-    """Solve a PuLP minimisation. Single thread, fixed seed, stopped by `relative_gap` or after `nodes` branch nodes."""
+def run(program: Any, *, relative_gap: float, nodes: int, is_started: bool = False) -> Answer:
+    """Solve a PuLP minimisation. Single thread, fixed seed, stopped by `relative_gap` or after `nodes` branch nodes.
+
+    With `is_started`, the values that the variables have now (a solution of the same rows) are where it begins.
+    """
     options: dict[str, bool | int | float | str] = {
         "threads": 1,
         "parallel": "off",
@@ -66,7 +74,7 @@ def run(program: Any, *, relative_gap: float, nodes: int) -> Answer:
         "mip_rel_gap": relative_gap,
         "mip_max_nodes": nodes,
     }
-    program.solve(Honest(options))
+    program.solve(Honest(options, is_started))
     info = program.solverModel.getInfo()
     if program.sol_status == pulp.LpSolutionInfeasible:
         return Answer("infeasible", math.inf, math.inf)

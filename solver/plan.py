@@ -7,13 +7,14 @@ error: what has no place is listed with what it waits on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 
 from solver import explain, greedy, program, restore
 from solver.durations import SECOND_US
+from solver.durations import PPM
 from solver.eligibility import Verdict, funnel, survey
 from solver.problem import Draft, Problem, bills, overspent, state, unserved
 from solver.schedule import Bill, Site
@@ -54,61 +55,40 @@ def _by_greed(problem: Problem) -> _Found:
 
 
 def _by_program(problem: Problem) -> _Found | None:
-    """Solve, make exact, check the money; rows that proved too lenient are tightened, and what still costs too much is left out."""
-    tight: frozenset[tuple[str, str]] = frozenset()
-    left_in = problem
-    while True:
-        solution = program.solve(left_in, tight=tight)
-        if solution is None:
+    """Solve and make exact. Where money rows proved too lenient, solve once more with these tightened."""
+    solution = program.solve(problem)
+    if solution is None:
+        return None
+    draft = restore.restore(problem, solution)
+    over = overspent(problem, draft)
+    if over:
+        tightened = program.solve(problem, tight=over)
+        if tightened is None:
             return None
-        draft = restore.restore(left_in, solution)
-        over = overspent(left_in, draft)
-        if not over:
-            break
-        if over <= tight:
-            left_in = _without(left_in, _last_over(left_in, draft, over))
-        tight |= over
-    bound = solution.bound_nano
+        solution, draft = tightened, restore.restore(problem, tightened)
+        _leave_out(problem, draft)
     missing = unserved(problem, draft)
-    if tight or any(ppm > solution.unserved.get(work_id, 1.0) * 1_000_000 for work_id, ppm in missing.items()):
-        # Tight rows ask for more than the rules do, and a part that rounding lost need not be paid: bound what is really served.
+    bound = solution.bound_nano
+    if over or any(ppm > solution.unserved[work_id] * PPM + 1 for work_id, ppm in missing.items()):
+        # Tight rows ask for more than the rules do, and a part that rounding lost need not be paid: bound what is served.
         relaxed = program.solve(problem, unserved_ppm=missing)
         bound = relaxed.bound_nano if relaxed else greedy.cheapest_possible(problem, draft)
-    if left_in is not problem:
-        draft = _as_in(problem, left_in, draft)
     return _Found(draft, "program", solution.stopped_by, bound)
 
 
-def _last_over(problem: Problem, draft: Draft, over: frozenset[tuple[str, str]]) -> str:
-    """The work to leave out: the one that comes last of those that cost too much or whose project does."""
-    costly = [
-        work
-        for work in problem.works
-        if draft.served(work.id) and (("work", work.id) in over or ("project", work.project) in over)
-    ]
-    return max(costly, key=lambda work: (-work.priority, work.deadline_us, work.id)).id
-
-
-def _without(problem: Problem, work_id: str) -> Problem:
-    sites = [
-        replace(site, tasks=tuple(task for task in site.tasks if task.work.id != work_id)) for site in problem.sites
-    ]
-    return replace(
-        problem,
-        works=tuple(work for work in problem.works if work.id != work_id),
-        sites=tuple(site for site in sites if site.tasks),
-        limits={key: nano for key, nano in problem.limits.items() if key != work_id},
-    )
-
-
-def _as_in(problem: Problem, smaller: Problem, draft: Draft) -> Draft:
-    """The draft of a smaller problem, with the site numbers of the whole."""
-    number = {(site.offer_key, site.pool): index for index, site in enumerate(problem.sites)}
-    moved = {index: number[site.offer_key, site.pool] for index, site in enumerate(smaller.sites)}
-    return Draft(
-        counts={moved[index]: counts for index, counts in draft.counts.items()},
-        shares={moved[index]: shares for index, shares in draft.shares.items()},
-    )
+def _leave_out(problem: Problem, draft: Draft) -> None:
+    """While something still costs too much, the last work that it concerns loses its place: work does not run on money that is
+    not there."""
+    while over := overspent(problem, draft):
+        costly = [
+            work
+            for work in problem.works
+            if draft.served(work.id) and (("work", work.id) in over or ("project", work.project) in over)
+        ]
+        last = max(costly, key=lambda work: (-work.priority, work.deadline_us, work.id))
+        for shares in draft.shares.values():
+            shares.pop(last.id, None)
+        restore.finish(problem, draft)
 
 
 def _plan(view: View, surveys: Mapping[str, tuple[Verdict, ...]], problem: Problem, found: _Found) -> Plan:

@@ -32,10 +32,12 @@ from solver.types import Work
 HOUR_US = 3600 * SECOND_US
 # The stair keeps this part of the time left free, so that rounding shares and the solver's tolerance cannot make work late.
 MARGIN = 1e-4
-# Below this many columns the program is solved to the end; above, to half a percent.
+# Below this many columns the program is solved to the end; above, to one percent. Both also stop on nodes, never on a clock.
 EXACT_COLUMNS = 400
-EXACT_GAP, LARGE_GAP = 1e-6, 5e-3
-NODES = 2_000
+EXACT_GAP, EXACT_NODES = 1e-6, 2_000
+LARGE_GAP, LARGE_NODES = 1e-2, 200
+# A smaller part of a work than this is not worth an instance: the work waits whole.
+CRUMB = 0.01
 # The solver's own tolerances, taken off a bound before it leaves as integer money.
 BOUND_SLACK = 1e-5
 
@@ -65,7 +67,7 @@ def solve(
     answer = model.minimise_cost(unserved_ppm or {})
     if answer.state == "infeasible" and unserved_ppm is None:
         left = model.minimise_unserved()
-        answer = model.minimise_cost(left) if left is not None else answer
+        answer = model.minimise_cost(left, is_started=True) if left is not None else answer
     return model.solution(answer) if answer.state in ("optimal", "gap") else None
 
 
@@ -191,7 +193,7 @@ class _Model:
                 terms[self.x[index, work_id]] = rate * task.expected_us
                 if is_tight:
                     terms |= {self.z[index, kind]: self._most_overhead(each) for kind, each in enumerate(site.classes)}
-            self._row(f"limit{number}", terms, pulp.LpConstraintLE, nano / self.unit)
+            self._row(f"limit{number}", terms, pulp.LpConstraintLE, self._spendable(("work", work_id), nano))
 
     def _project_money_rows(self) -> None:
         """What new instances of the project cost; when tight, as if they did all the work of their site."""
@@ -207,7 +209,11 @@ class _Model:
                 terms[self.z[index, kind]] = overhead
                 if is_tight or len(site.classes) == 1:
                     terms |= {self.x[index, task.work.id]: self._price(new) * task.expected_us for task in site.tasks}
-            self._row(f"budget{number}", terms, pulp.LpConstraintLE, nano / self.unit)
+            self._row(f"budget{number}", terms, pulp.LpConstraintLE, self._spendable(("project", project), nano))
+
+    def _spendable(self, key: tuple[str, str], nano: int) -> float:
+        # What serves as much as money allows ends exactly at the limit, and rounding shares then goes over it.
+        return nano / self.unit * (0.99 if key in self.tight else 1.0)
 
     def _price(self, instances: Instances) -> float:
         """Scaled money per instance-microsecond."""
@@ -223,8 +229,8 @@ class _Model:
         seconds = max(ceil_div(instances.ready_us, SECOND_US), instances.minimum_s) + instances.granularity_s + 1
         return self._price(instances) * seconds * SECOND_US
 
-    def minimise_cost(self, unserved_ppm: Mapping[str, int]) -> highs.Answer:
-        """Least cost with at most these parts unserved."""
+    def minimise_cost(self, unserved_ppm: Mapping[str, int], is_started: bool = False) -> highs.Answer:
+        """Least cost with at most these parts unserved; `is_started` when the variables hold a solution of that."""
         for work_id, part in self.u.items():
             part.upBound = unserved_ppm.get(work_id, 0) / PPM
         terms: dict[Any, float] = {top: 1.0 for top in self.top.values()}
@@ -233,8 +239,12 @@ class _Model:
             terms |= {self.x[index, task.work.id]: rate * task.expected_us for task in site.tasks}
             terms |= {self.z[index, kind]: self._price(each) * each.ready_us for kind, each in enumerate(site.classes)}
         self.lp.setObjective(pulp.LpAffineExpression(terms))
-        columns = len(self.x) + len(self.z)
-        return highs.run(self.lp, relative_gap=EXACT_GAP if columns <= EXACT_COLUMNS else LARGE_GAP, nodes=NODES)
+        return self._run(is_started)
+
+    def _run(self, is_started: bool) -> highs.Answer:
+        if len(self.x) + len(self.z) <= EXACT_COLUMNS:
+            return highs.run(self.lp, relative_gap=EXACT_GAP, nodes=EXACT_NODES, is_started=is_started)
+        return highs.run(self.lp, relative_gap=LARGE_GAP, nodes=LARGE_NODES, is_started=is_started)
 
     def minimise_unserved(self) -> dict[str, int] | None:
         """Millionths that must stay unserved, decided level by level from the highest priority down; None without an answer.
@@ -249,7 +259,7 @@ class _Model:
             queue = sorted((work for work in self.problem.works if work.priority == level), key=_due_first)
             weights = {self.u[work.id]: 1 + 0.1 * (len(queue) - rank) / len(queue) for rank, work in enumerate(queue)}
             self.lp.setObjective(pulp.LpAffineExpression(weights))
-            if highs.run(self.lp, relative_gap=EXACT_GAP, nodes=NODES).state not in ("optimal", "gap"):
+            if self._run(is_started=bool(decided)).state not in ("optimal", "gap"):
                 return None
             for work in queue:
                 decided[work.id] = _up_to_ppm(self.u[work.id].varValue)
@@ -294,5 +304,7 @@ def _due_first(work: Work) -> tuple[int, str]:
 
 
 def _up_to_ppm(part: float) -> int:
-    """An unserved part in millionths, rounded up; less than the solver's tolerance is nothing."""
-    return 0 if part < 1e-6 else min(PPM, int(part * PPM) + 1)
+    """An unserved part in millionths, with a little room for the solver's tolerance; a crumb that would be served is not."""
+    if part < 1e-6:
+        return 0
+    return PPM if part > 1 - CRUMB else int(part * PPM) + 10

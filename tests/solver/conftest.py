@@ -129,7 +129,7 @@ class Town:
             for project in "pq"
             if random.random() < 0.3
         ]
-        speeds = {(model, name): random.uniform(20, 4000) for model in "mn" for name in ("gpu", "tpu") if random.random() < 0.9}
+        speeds = {(model, name): random.uniform(20, 4000) for model in "mn" for name in ("gpu", "tpu") if random.random() < 0.95}
         return self.snapshot(queue, listed, running=running, quotas=quotas, budgets=budgets, speeds=speeds)
 
     def _random_offer(self, random: Random, number: int) -> OfferView:
@@ -139,15 +139,15 @@ class Town:
             start_s=random.choice([0, 3, 120, 1500]),
             accelerator=random.choice(["gpu", "gpu", "tpu"]),
             pricing=random.choice(["on_demand", "spot", "token"] if random.random() < 0.3 else ["on_demand", "spot"]),
-            capacity=random.choice([None, 0, 1, 2, 10]),
+            capacity=random.choice([None, 0, 1, 2, 10, 10, 40]),
             hazard=random.choice([None, 0.0, 0.05, 0.4, 3.0]),
-            minimum_s=random.choice([0, 0, 60, 3600]),
-            granularity_s=random.choice([1, 1, 60, 3600]),
-            excluded=random.choice([None] * 6 + ["quarantined: implausible price"]),
+            minimum_s=random.choice([0, 0, 0, 0, 60, 3600]),
+            granularity_s=random.choice([1, 1, 1, 1, 1, 60, 3600]),
+            excluded=random.choice([None] * 9 + ["quarantined: implausible price"]),
             facts_hash=self.place(
                 random.choice(["DE", "FR", "US", None]),
                 random.choice(["named_datacenter", "hyperscaler_region", "verified_host", "claimed"]),
-                random.random() < 0.9,
+                random.random() < 0.95,
             ),
         )
 
@@ -156,8 +156,8 @@ class Town:
         return self.work(
             f"work_{number:03}",
             hours,
-            within_h=random.choice([-0.1, 0.02, 0.5, 2, 24]),
-            max_usd=random.choice([None, None, None, scale * 0.2, scale * 5, scale * 100]),
+            within_h=random.choice([-0.1, 0.02, 0.5, 2, 6, 24, 24, 24]),
+            max_usd=random.choice([*[None] * 8, scale * 0.2, scale * 5, scale * 100]),
             project=random.choice("pq"),
             model=random.choice(["m", "m", "n"]),
             lines=random.choice([1, 60, 10_000]),
