@@ -1,0 +1,30 @@
+"""The real agent against a broker in memory and a scripted engine: what comes out of a batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.agent_process import scripted_profile
+from tests.support.fake_broker import request_line
+from tests.support.scripted_engine import answer_text, executions
+from tests.workers.conftest import StartAgent, StartBroker
+
+
+async def test_every_line_is_answered_once_and_metered(
+    start_broker: StartBroker, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    log = tmp_path / "executions"
+    profile = scripted_profile("--log", str(log))
+    broker = await start_broker(profile)
+    for shard in range(3):
+        broker.add_shard([request_line(f"c-{shard}-{n}", f"say {shard} {n}") for n in range(12)], first_idx=shard * 12)
+    agent = await start_agent(broker, profile)
+    assert await agent.exit_status() == 0, agent.stderr()
+    assert sorted(broker.done) == list(range(36))
+    line = broker.done[13]["line"]
+    assert line["custom_id"] == "c-1-1"
+    assert line["response"]["body"]["choices"][0]["message"]["content"] == answer_text("say 1 1")
+    assert broker.usage[13] == [13, "completed", 3, 2, 1, 1, False]
+    assert set(executions(log).values()) == {1}
+    assert broker.goodbyes == [{"reason": "stop", "error": None}]
+    assert broker.counters["requests"] == 36

@@ -1,0 +1,46 @@
+"""A model and how it is served, as the workers room needs it. The broker fills it from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+EngineKind = Literal["llamacpp", "vllm", "url", "command"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelProfile:
+    """`weights` is a file or folder on the machine that runs the engine, a name that the engine itself can fetch, or
+    (`url`) the name under which the remote server knows the model.
+
+    `context` is tokens of prompt and answer a request, `parallel` the requests computed together where the engine wants
+    that fixed, else the driver's first guess. `tokens_per_s` is (input, output) by accelerator name. `image`,
+    `entrypoint` (default: `python3`) and `shm_mib` are for launches in containers. `metrics` maps our names to
+    Prometheus samples for engines that we do not know (`command`).
+    """
+
+    id: str
+    engine: EngineKind
+    weights: str | None = None
+    weights_sha256: str | None = None
+    revision: str | None = None
+    precision: str = "auto"
+    context: int = 2048
+    parallel: int = 8
+    image: str | None = None
+    entrypoint: tuple[str, ...] | None = None
+    shm_mib: int | None = None
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    argv: tuple[str, ...] = ()
+    base_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    launches: tuple[str, ...] = ("process",)
+    endpoints: tuple[str, ...] = ("/v1/chat/completions", "/v1/completions")
+    tokens_per_s: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    load_s: int = 10
+    request_timeout_s: int = 600
+    health_path: str | None = None
+    metrics_path: str | None = None
+    metrics: Mapping[str, str] = field(default_factory=dict)
