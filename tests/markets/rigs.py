@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import jsonschema
 from ulid import ULID
 
 from markets.sandbox.client import SandboxMarket
@@ -97,9 +101,45 @@ class Sandbox:
         os.kill(handle.pid, signal.SIGKILL)
         await until(lambda: running(self.folder) is None, "the sandbox is dead")
 
+    async def end(self) -> None:
+        """SIGTERM, and wait until it has ended cleanly."""
+        handle = await self.find()
+        os.kill(handle.pid, signal.SIGTERM)
+        await until(lambda: running(self.folder) is None, "the sandbox ends on SIGTERM")
+
     @property
     def journal(self) -> Path:
         return self.folder / "journal.jsonl"
+
+
+class Api:
+    """The sandbox's HTTP API as anyone may use it; every answer is checked against the schema it has published."""
+
+    def __init__(self, url: str, token: str, session: aiohttp.ClientSession, document: dict[str, Any]) -> None:
+        self._url, self._token, self._session, self._document = url, token, session, document
+
+    @classmethod
+    @asynccontextmanager
+    async def of(cls, sandbox: Sandbox) -> AsyncIterator[Api]:
+        handle = await sandbox.find()
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"{handle.url}/openapi.json") as response:
+                document = await response.json()
+            yield cls(handle.url, handle.token, session, document)
+
+    async def __call__(self, method: str, path: str, body: Any = None, key: str | None = None) -> tuple[int, Any]:
+        headers = {"Authorization": f"Bearer {key or self._token}"}
+        async with self._session.request(method, self._url + path, json=body, headers=headers) as response:
+            answer = await response.json()
+            self._check(method, path, response.status, answer)
+            return response.status, answer
+
+    def _check(self, method: str, path: str, status: int, answer: Any) -> None:
+        template = re.sub(r"/(instances|offers)/[^/]+", r"/\1/{id}", path.partition("?")[0])
+        responses = self._document["paths"][template][method.lower()]["responses"]
+        schema = responses[str(status)]["content"]["application/json"]["schema"]
+        whole = {**schema, "components": self._document["components"]}
+        jsonschema.Draft202012Validator(whole, format_checker=jsonschema.FormatChecker()).validate(answer)
 
 
 def sandbox_in(folder: Path) -> Iterator[Sandbox]:
