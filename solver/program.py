@@ -30,8 +30,10 @@ from solver.schedule import Instances, Site, ceil_div
 from solver.types import Work
 
 HOUR_US = 3600 * SECOND_US
-# The stair keeps this part of the time left free, so that rounding shares and the solver's tolerance cannot make work late.
-MARGIN = 1e-4
+# The stair keeps this part of the time free, so that rounding shares and the solver's tolerance cannot make work late. It is part
+# of the model: plans that use the last ten-thousandth of an instance's time are not bounded.
+MARGIN_PPM = 100
+MARGIN = MARGIN_PPM / PPM
 # Below this many columns the program is solved to the end; above, to one percent. Both also stop on nodes, never on a clock.
 EXACT_COLUMNS = 400
 EXACT_GAP, EXACT_NODES = 1e-6, 2_000

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from solver.durations import PPM
 from solver.problem import Draft, Problem, overspent
-from solver.program import Solution
+from solver.program import MARGIN_PPM, Solution
 from solver.schedule import Site, Task, bill, is_on_time, room_ppm
 
 
@@ -63,19 +63,20 @@ def _settle(problem: Problem, draft: Draft, work_id: str, lines: int, target: in
     }
     for index in dust:
         draft.shares_at(index).pop(work_id)
-    for index, task in places:
-        _add(problem.sites[index], draft, index, task, target - draft.served(work_id))
+    for margin_ppm in (MARGIN_PPM, 0):  # the margin is there for the last millionths
+        for index, task in places:
+            _add(problem.sites[index], draft, index, task, target - draft.served(work_id), margin_ppm)
     for index, share in dust.items():
         shares = draft.shares_at(index)
         shares[work_id] = shares.get(work_id, 0) + max(0, min(share, target - draft.served(work_id)))
 
 
-def _add(site: Site, draft: Draft, index: int, task: Task, wanted: int) -> None:
+def _add(site: Site, draft: Draft, index: int, task: Task, wanted: int, margin_ppm: int) -> None:
     counts, shares = draft.counts_at(index, site), draft.shares_at(index)
     if wanted == 0 or not any(counts):
         return
     already = shares.get(task.work.id, 0)
-    shares[task.work.id] = max(0, already + min(wanted, max(0, room_ppm(site, counts, shares, task))))
+    shares[task.work.id] = max(0, already + min(wanted, max(0, room_ppm(site, counts, shares, task, margin_ppm))))
 
 
 def _drop_spare(site: Site, counts: list[int], shares: dict[str, int]) -> None:

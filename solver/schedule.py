@@ -129,10 +129,16 @@ def served_until(site: Site, counts: Sequence[int], due_us: int) -> int:
     return sum(count * max(0, due_us - each.ready_us) for each, count in pairs)
 
 
-def room_ppm(site: Site, counts: Sequence[int], shares: Mapping[str, int], task: Task) -> int:
+def _usable_ppm_us(site: Site, counts: Sequence[int], due_us: int, margin_ppm: int) -> int:
+    return served_until(site, counts, due_us) * (PPM - margin_ppm)
+
+
+def room_ppm(
+    site: Site, counts: Sequence[int], shares: Mapping[str, int], task: Task, margin_ppm: int = 0
+) -> int:
     """How many more millionths of `task` fit without making it, or a task due later, late (cautious durations).
 
-    Negative when something is late already.
+    `margin_ppm` of the instances' time is left free. Negative when something is late already.
     """
     load = 0
     room: int | None = None
@@ -141,18 +147,18 @@ def room_ppm(site: Site, counts: Sequence[int], shares: Mapping[str, int], task:
         following = site.tasks[index + 1] if index + 1 < len(site.tasks) else None
         if each.due_us < task.due_us or (following and following.due_us == each.due_us):
             continue
-        slack = served_until(site, counts, each.due_us) * PPM - load
+        slack = _usable_ppm_us(site, counts, each.due_us, margin_ppm) - load
         room = slack if room is None else min(room, slack)
     return (room or 0) // task.cautious_us
 
 
-def is_on_time(site: Site, counts: Sequence[int], shares: Mapping[str, int]) -> bool:
+def is_on_time(site: Site, counts: Sequence[int], shares: Mapping[str, int], margin_ppm: int = 0) -> bool:
     """The stair condition: for every deadline, the load due by then fits into what the instances offer until then."""
     load = 0
     for task in site.tasks:
         share = shares.get(task.work.id, 0)
         load += share * task.cautious_us
-        if share and load > served_until(site, counts, task.due_us) * PPM:
+        if share and load > _usable_ppm_us(site, counts, task.due_us, margin_ppm):
             return False
     return True
 

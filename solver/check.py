@@ -1,0 +1,376 @@
+"""The independent checker: does this plan keep every hard rule of this snapshot, and is its money right to the last nano-dollar?
+
+It shares no code with the solver: only the contract (`types`) and the residency evaluator, which there is one of. It is meant to be
+read beside the contract, top to bottom. A plan that any violation is found in is not carried out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from solver.residency import evaluate
+from solver.types import Assignment, OfferView, Plan, Running, Snapshot, Start, sha256
+
+WHOLE = 1_000_000
+SECOND = 1_000_000
+
+Place = tuple[str, str, str, str]  # offer key, project, model, precision: what one instance serves
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A broken rule. `rule` is a stable name; `work_id`, `offer_key` and `rental_id` say where."""
+
+    rule: str
+    message: str
+    work_id: str | None = None
+    offer_key: str | None = None
+    rental_id: str | None = None
+
+
+def check(snapshot: Snapshot, plan: Plan) -> list[Violation]:
+    """Everything that is wrong with the plan; empty means that it may be carried out."""
+    found = list(_references(snapshot, plan))
+    if found:
+        return found  # what follows looks things up
+    book = _Book(snapshot, plan)
+    for rule in (
+        _identity,
+        _rentals,
+        _starts,
+        _limits_of_offers,
+        _shares,
+        _places,
+        _times_and_costs,
+        _money_limits,
+        _totals,
+        _funnels,
+        _choices,
+    ):
+        found.extend(rule(book))
+    return found
+
+
+class _Book:
+    """The plan by place, and the snapshot by id."""
+
+    def __init__(self, snapshot: Snapshot, plan: Plan) -> None:
+        self.snapshot = snapshot
+        self.plan = plan
+        self.works = {work.id: work for work in snapshot.works}
+        self.offers = {offer.key: offer for offer in snapshot.offers}
+        self.speeds = {(each.model, each.precision, each.accelerator): each for each in snapshot.throughput}
+        self.starts: dict[Place, Start] = {_place(start): start for start in plan.starts}
+        self.kept: dict[Place, list[Running]] = defaultdict(list)
+        for rental in snapshot.running:
+            if rental.rental_id in plan.keeps:
+                self.kept[_place(rental)].append(rental)
+        self.queues: dict[Place, list[Assignment]] = defaultdict(list)
+        for each in sorted(plan.assignments, key=lambda each: each.order):
+            work = self.works[each.work_id]
+            self.queues[each.offer_key, work.project, work.model, work.precision].append(each)
+
+    def instances(self, place: Place) -> list[tuple[int, int]]:
+        """(microseconds until ready, how many) of everything that serves this place."""
+        groups = [(rental.ready_in_s * SECOND, 1) for rental in self.kept.get(place, [])]
+        if start := self.starts.get(place):
+            groups.append((_start_up(self.offers[place[0]]), start.count))
+        return sorted(groups)
+
+    def busy(self, each: Assignment, tokens_out: int) -> Fraction | None:
+        """Instance-microseconds of an assignment, interruptions included; None when nobody knows how fast it is."""
+        work, offer = self.works[each.work_id], self.offers[each.offer_key]
+        speed = self.speeds.get((work.model, work.precision, offer.accelerator))
+        if speed is None:
+            return None
+        whole = _whole_busy(work.input_tokens, tokens_out, speed.input_per_s, speed.output_per_s, _slow_down(offer))
+        return Fraction(each.share_ppm * whole, WHOLE)
+
+    def expected(self, each: Assignment) -> Fraction | None:
+        return self.busy(each, self.works[each.work_id].output_tokens_p50)
+
+    def cautious(self, each: Assignment) -> Fraction | None:
+        work = self.works[each.work_id]
+        return self.busy(each, max(work.output_tokens_p50, work.output_tokens_p90))
+
+
+def _place(each: Start | Running) -> Place:
+    return (each.offer_key, each.project, each.model, each.precision)
+
+
+def _start_up(offer: OfferView) -> int:
+    return (offer.timings.boot_s + offer.timings.load_s) * SECOND
+
+
+def _slow_down(offer: OfferView) -> int:
+    """Daly's factor for free checkpoints in millionths: e^(λR)·(e^(λτ) − 1)/(λτ), τ = 60 s; unknown spot hazard is 0.3 an hour."""
+    assumed = 0.3 if offer.pricing in ("spot", "bid") else 0.0
+    per_second = (assumed if offer.hazard is None else offer.hazard) / 3600.0
+    in_flight = min(per_second * 60.0, 20.0)
+    if in_flight <= 0.0:
+        return WHOLE
+    again = min(per_second * (offer.timings.boot_s + offer.timings.load_s), 20.0)
+    return math.ceil(math.exp(again) * math.expm1(in_flight) / in_flight * WHOLE)
+
+
+def _whole_busy(tokens_in: int, tokens_out: int, in_per_s: float, out_per_s: float, slow: int) -> int:
+    """Microseconds of the whole work on one instance; rates count in whole millionths of a token per second."""
+    pico = 0
+    for tokens, rate in ((tokens_in, in_per_s), (tokens_out, out_per_s)):
+        pico += tokens * 10**18 // max(1, round(rate * 1_000_000))
+    return max(1, math.ceil(Fraction(pico * slow, 10**12)))
+
+
+def _ends(groups: list[tuple[int, int]], load: Fraction) -> int:
+    """When instances that get ready at these times have done `load` together: Σ (T − ready)⁺ = load, in whole microseconds."""
+    work, machines = math.ceil(load), 0
+    if work <= 0:
+        return 0
+    for number, (ready, count) in enumerate(groups):
+        machines += count
+        work += ready * count
+        level = -(-work // machines)
+        if number + 1 == len(groups) or level <= groups[number + 1][0]:
+            return level
+    raise AssertionError("a place without instances has no end; callers look first")
+
+
+def _seconds(micros: int) -> int:
+    return -(-micros // SECOND)
+
+
+def _hourly(price_nano: int, seconds: int) -> int:
+    """Nano-USD of these seconds, rounded half to even."""
+    return round(Fraction(price_nano * seconds, 3600))
+
+
+def _references(snapshot: Snapshot, plan: Plan) -> Iterator[Violation]:
+    """Everything that the plan names exists, and is named once."""
+    works, offers = {work.id for work in snapshot.works}, {offer.key for offer in snapshot.offers}
+    rentals = {rental.rental_id for rental in snapshot.running}
+    keys = [start.offer_key for start in plan.starts] + [choice.offer_key for choice in plan.choices]
+    for key in [*keys, *(each.offer_key for each in plan.assignments)]:
+        if key not in offers:
+            yield Violation("unknown_offer", f"offer {key} is not in the snapshot", offer_key=key)
+    named = [each.work_id for each in plan.assignments] + [choice.work_id for choice in plan.choices]
+    for work_id in [*named, *(each.work_id for each in plan.unplaced), *plan.funnels]:
+        if work_id not in works:
+            yield Violation("unknown_work", f"work {work_id} is not in the snapshot", work_id=work_id)
+    for rental_id in (*plan.keeps, *plan.drains):
+        if rental_id not in rentals:
+            yield Violation("unknown_rental", f"rental {rental_id} is not running", rental_id=rental_id)
+    for place, times in Counter(_place(start) for start in plan.starts).items():
+        if times > 1:
+            yield Violation("duplicate_start", f"{place} is started {times} times", offer_key=place[0])
+    for (work_id, key), times in Counter((each.work_id, each.offer_key) for each in plan.assignments).items():
+        if times > 1:
+            yield Violation("duplicate_assignment", f"{work_id} is assigned to {key} {times} times", work_id, key)
+
+
+def _identity(book: _Book) -> Iterator[Violation]:
+    actual = sha256(book.snapshot)
+    if book.plan.snapshot_sha256 != actual:
+        yield Violation("snapshot", f"the plan is for snapshot {book.plan.snapshot_sha256}, not {actual}")
+    if book.plan.version != book.snapshot.version:
+        yield Violation("version", f"plan version {book.plan.version}, snapshot version {book.snapshot.version}")
+
+
+def _rentals(book: _Book) -> Iterator[Violation]:
+    """Every running rental is either kept or drained, and a kept one has work of its own pool."""
+    named = Counter((*book.plan.keeps, *book.plan.drains))
+    for rental in book.snapshot.running:
+        if named[rental.rental_id] != 1:
+            message = f"rental {rental.rental_id} is kept or drained {named[rental.rental_id]} times, not once"
+            yield Violation("rental_partition", message, rental_id=rental.rental_id)
+    for place, kept in book.kept.items():
+        if not book.queues.get(place):
+            for rental in kept:
+                message = f"rental {rental.rental_id} is kept without work of its pool"
+                yield Violation("idle_rental", message, offer_key=place[0], rental_id=rental.rental_id)
+
+
+def _starts(book: _Book) -> Iterator[Violation]:
+    """Only offers that may be rented are, and only for a pool that has work there."""
+    for place, start in book.starts.items():
+        offer, key = book.offers[start.offer_key], start.offer_key
+        if start.count < 1:
+            yield Violation("count", f"{start.count} instances are started on {key}", offer_key=key)
+        if offer.excluded is not None:
+            yield Violation("excluded", f"{key} is excluded: {offer.excluded}", offer_key=key)
+        if offer.pricing == "token":
+            yield Violation("token_priced", f"{key} sells tokens, not instances", offer_key=key)
+        elif offer.price_nano_hour is None or offer.price_nano_hour <= 0:
+            yield Violation("price_unknown", f"{key} has price {offer.price_nano_hour}", offer_key=key)
+        if not book.queues.get(place):
+            yield Violation("idle_start", f"nothing is assigned to what is started on {place}", offer_key=key)
+
+
+def _limits_of_offers(book: _Book) -> Iterator[Violation]:
+    by_offer: Counter[str] = Counter()
+    by_market: Counter[str] = Counter()
+    for start in book.plan.starts:
+        by_offer[start.offer_key] += start.count
+        by_market[book.offers[start.offer_key].market] += start.count
+    for key, count in by_offer.items():
+        capacity = book.offers[key].capacity
+        most = 1 if capacity is None else max(0, capacity)
+        if count > most:
+            yield Violation("capacity", f"{count} instances of {key} are started, it has {most}", offer_key=key)
+    for quota in book.snapshot.quotas:
+        if by_market[quota.market] > max(0, quota.remaining):
+            message = f"{by_market[quota.market]} instances are started at {quota.market}, {quota.remaining} are granted"
+            yield Violation("quota", message)
+
+
+def _shares(book: _Book) -> Iterator[Violation]:
+    """The parts of each work are positive and sum to the whole, or the work is listed as unplaced."""
+    sums: Counter[str] = Counter()
+    for each in book.plan.assignments:
+        sums[each.work_id] += each.share_ppm
+        if not 0 < each.share_ppm <= WHOLE:
+            yield Violation("share", f"a share of {each.share_ppm} millionths", each.work_id, each.offer_key)
+    listed = Counter(each.work_id for each in book.plan.unplaced)
+    for work_id in book.works:
+        if sums[work_id] > WHOLE:
+            yield Violation("share_sum", f"{sums[work_id]} millionths of {work_id} are assigned", work_id)
+        elif sums[work_id] < WHOLE and listed[work_id] != 1:
+            message = f"{sums[work_id]} millionths of {work_id} are assigned, and it is listed as unplaced {listed[work_id]} times"
+            yield Violation("share_sum", message, work_id)
+        elif sums[work_id] == WHOLE and listed[work_id]:
+            yield Violation("unplaced", f"{work_id} is listed as unplaced and wholly assigned", work_id)
+    for each_unplaced in book.plan.unplaced:
+        if not each_unplaced.reasons:
+            yield Violation("unplaced", f"{each_unplaced.work_id} waits without a reason", each_unplaced.work_id)
+
+
+def _places(book: _Book) -> Iterator[Violation]:
+    """Work runs only where residency allows it, at a known speed, on instances of its own pool."""
+    for place, queue in book.queues.items():
+        offer = book.offers[place[0]]
+        facts = book.snapshot.facts[offer.facts_hash]
+        if not book.instances(place):
+            message = f"{len(queue)} works are assigned to {place}, where no instance is started or kept"
+            yield Violation("instances", message, queue[0].work_id, offer.key)
+        for each in queue:
+            decision = evaluate(book.snapshot.policies[book.works[each.work_id].policy_hash], facts, book.snapshot.now_us)
+            if decision.outcome != "allow":
+                yield Violation("residency", f"{decision.reasons[0]}", each.work_id, offer.key)
+            if book.expected(each) is None:
+                yield Violation("model", f"nobody knows how fast it is on {offer.accelerator}", each.work_id, offer.key)
+        if [each.order for each in queue] != list(range(len(queue))):
+            yield Violation("order", f"the queue at {place} is not numbered from 0 on", offer_key=offer.key)
+
+
+def _times_and_costs(book: _Book) -> Iterator[Violation]:
+    """At every place: in time even when outputs are long, and each end and each cost is what the expected ones give."""
+    for place, queue in book.queues.items():
+        groups = book.instances(place)
+        loads = [(each, book.expected(each), book.cautious(each)) for each in queue]
+        if not groups or any(expected is None for _, expected, _ in loads):
+            continue  # reported by `_places`
+        yield from _in_time(book, groups, loads)
+        yield from _costs(book, place, groups, loads)
+
+
+_Loads = list[tuple[Assignment, Fraction | None, Fraction | None]]
+
+
+def _in_time(book: _Book, groups: list[tuple[int, int]], loads: _Loads) -> Iterator[Violation]:
+    now, expected_so_far, cautious_so_far = book.snapshot.now_us, Fraction(0), Fraction(0)
+    for each, expected, cautious in loads:
+        expected_so_far += expected or 0
+        cautious_so_far += cautious or 0
+        left = book.works[each.work_id].deadline_us - now
+        offered = sum(count * max(0, left - ready) for ready, count in groups)
+        if cautious_so_far > offered:
+            message = f"{each.work_id} may be late: {cautious_so_far} µs of work are due, {offered} µs are offered until then"
+            yield Violation("deadline", message, each.work_id, each.offer_key)
+        end = now + _ends(groups, expected_so_far)
+        if each.end_us != end:
+            yield Violation("end", f"end {each.end_us} is not {end}", each.work_id, each.offer_key)
+
+
+def _costs(book: _Book, place: Place, groups: list[tuple[int, int]], loads: _Loads) -> Iterator[Violation]:
+    load = sum((expected or Fraction(0) for _, expected, _ in loads), Fraction(0))
+    end, key = _ends(groups, load), place[0]
+    total = sum(_hourly(each.price_nano_hour, max(_seconds(end), each.ready_in_s)) for each in book.kept.get(place, []))
+    if start := book.starts.get(place):
+        cost, until = _start_cost(book.offers[key], start.count, end), max(end, _start_up(book.offers[key]))
+        total += cost
+        if start.cost_nano != cost:
+            yield Violation("start_cost", f"starting {place} costs {cost}, not {start.cost_nano} nano-USD", offer_key=key)
+        if (start.from_us, start.until_us) != (book.snapshot.now_us, book.snapshot.now_us + until):
+            yield Violation("start_times", f"{place} is not needed from {start.from_us} until {start.until_us}", offer_key=key)
+    if sum(each.cost_nano for each, _, _ in loads) != total:
+        yield Violation("assignment_cost", f"the works at {place} do not bear its cost of {total} nano-USD", offer_key=key)
+    for each, expected, _ in loads:
+        if abs(each.cost_nano - total * (expected or 0) / load) >= 1:
+            message = f"{each.cost_nano} nano-USD is not this work's part of {total}"
+            yield Violation("assignment_cost", message, each.work_id, key)
+
+
+def _start_cost(offer: OfferView, count: int, end: int) -> int:
+    """Billed until the work ends, at least until ready and the minimum, in whole increments."""
+    seconds = max(_seconds(end), _seconds(_start_up(offer)), offer.minimum_s)
+    billed = -(-seconds // offer.granularity_s) * offer.granularity_s
+    return count * _hourly(offer.price_nano_hour or 0, billed)
+
+
+def _money_limits(book: _Book) -> Iterator[Violation]:
+    by_work: Counter[str] = Counter()
+    by_project: Counter[str] = Counter()
+    for each in book.plan.assignments:
+        by_work[each.work_id] += each.cost_nano
+    for start in book.plan.starts:
+        by_project[start.project] += start.cost_nano
+    for work in book.snapshot.works:
+        if work.max_nano is not None and by_work[work.id] and by_work[work.id] + work.progress.spent_nano > work.max_nano:
+            message = f"{work.progress.spent_nano} spent and {by_work[work.id]} planned exceed {work.max_nano} nano-USD"
+            yield Violation("work_limit", message, work.id)
+    for budget in book.snapshot.budgets:
+        if by_project[budget.project] > max(0, budget.remaining_nano):
+            message = f"project {budget.project} would commit {by_project[budget.project]}, it has {budget.remaining_nano} nano-USD"
+            yield Violation("project_budget", message)
+
+
+def _totals(book: _Book) -> Iterator[Violation]:
+    total = sum(each.cost_nano for each in book.plan.assignments)
+    if book.plan.cost_nano != total:
+        yield Violation("plan_cost", f"the plan costs {total}, not {book.plan.cost_nano} nano-USD")
+    if not 0 <= book.plan.bound_nano <= book.plan.cost_nano:
+        yield Violation("bound", f"a bound of {book.plan.bound_nano} for a cost of {book.plan.cost_nano} nano-USD")
+
+
+def _funnels(book: _Book) -> Iterator[Violation]:
+    """Each work has a funnel; its counts sum to the number of offers, and what it calls eligible covers what is used."""
+    used: dict[str, set[str]] = defaultdict(set)
+    for each in book.plan.assignments:
+        used[each.work_id].add(each.offer_key)
+    for work_id in book.works:
+        steps = book.plan.funnels.get(work_id)
+        if not steps or steps[-1].rule != "eligible":
+            yield Violation("funnel", f"{work_id} has no funnel that ends in eligible", work_id)
+            continue
+        counted = sum(step.count for step in steps)
+        if counted != len(book.offers) or min(step.count for step in steps) < 0:
+            yield Violation("funnel", f"the funnel of {work_id} counts {counted} of {len(book.offers)} offers", work_id)
+        if steps[-1].count < len(used[work_id]):
+            message = f"{work_id} uses {len(used[work_id])} offers and {steps[-1].count} are called eligible"
+            yield Violation("funnel", message, work_id)
+
+
+def _choices(book: _Book) -> Iterator[Violation]:
+    """Each work that has a place is explained once, by an offer that it uses."""
+    used = {(each.work_id, each.offer_key) for each in book.plan.assignments}
+    explained = Counter(choice.work_id for choice in book.plan.choices)
+    for work_id in {work_id for work_id, _ in used}:
+        if explained[work_id] != 1:
+            yield Violation("choice", f"{work_id} is explained {explained[work_id]} times", work_id)
+    for choice in book.plan.choices:
+        if (choice.work_id, choice.offer_key) not in used:
+            yield Violation("choice", f"{choice.work_id} does not run on {choice.offer_key}", choice.work_id, choice.offer_key)
+
