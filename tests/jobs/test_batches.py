@@ -49,7 +49,9 @@ def test_a_window_is_minutes_hours_or_days(window: str, seconds: int) -> None:
     assert window_s(window) == seconds
 
 
-@pytest.mark.parametrize("window", ["", "24", "h", "1.5h", "-1h", "0h", "31d", "24H", "24h ", "1w", "٣h", "9" * 99 + "h"])
+@pytest.mark.parametrize(
+    "window", ["", "24", "h", "1.5h", "-1h", "0h", "31d", "24H", "24h ", "1w", "٣h", "9" * 99 + "h"]
+)
 def test_any_other_window_is_refused_by_name(window: str) -> None:
     with pytest.raises(BadBatch, match="completion_window"):
         window_s(window)

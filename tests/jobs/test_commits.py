@@ -176,9 +176,7 @@ async def test_a_claim_that_does_not_hold_is_invalid(room: Any, changes: dict[st
         changes["usage"] = tuple(metered(n) for n in changes["usage"])
     forged = msgspec.structs.replace(asked, **changes)
     if "epoch" in changes:
-        key = part_key(
-            "acme", batch_id, asked.shard_id, epoch=forged.epoch, seq=forged.seq, sha256=forged.sha256
-        )
+        key = part_key("acme", batch_id, asked.shard_id, epoch=forged.epoch, seq=forged.seq, sha256=forged.sha256)
         forged = msgspec.structs.replace(forged, key=key)
     answer = await room.send(forged)
     assert answer.outcome == "rejected_invalid"

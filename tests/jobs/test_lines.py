@@ -51,7 +51,11 @@ async def test_a_good_file_is_cut_into_shards_that_cover_it() -> None:
     content = b"".join(lines)
     verdict = await check(content)
     assert (verdict.findings, verdict.lines, verdict.model) == ((), 10, "tiny")
-    assert [(shard.index, shard.first_idx, shard.lines) for shard in verdict.shards] == [(0, 0, 4), (1, 4, 4), (2, 8, 2)]
+    assert [(shard.index, shard.first_idx, shard.lines) for shard in verdict.shards] == [
+        (0, 0, 4),
+        (1, 4, 4),
+        (2, 8, 2),
+    ]
     for shard in verdict.shards:
         piece = content[shard.start : shard.stop]
         assert piece == b"".join(lines[shard.first_idx : shard.first_idx + shard.lines])
@@ -76,7 +80,7 @@ TOLERATED = [
     (raw(rb'"user": "\ud83d\ude00"') + b"\n", 0, None),  # both halves of a character, escaped
     (raw(rb'"user": "\u0000"') + b"\n", 0, None),  # an escaped NUL is JSON
     (raw(b'"user": "' + b"[" * 50 + b'"') + b"\n", 0, None),  # brackets in a string are not nesting
-    (raw("\"user\": \"\u2028\x85\"".encode()) + b"\n", 0, None),  # line ends for Python's splitlines, not for JSONL
+    (raw('"user": "\u2028\x85"'.encode()) + b"\n", 0, None),  # line ends for Python's splitlines, not for JSONL
     (line(priority="high") + b"\n", 0, None),  # OpenAI ignores fields it does not know
 ]
 
@@ -135,7 +139,7 @@ REFUSED = [
     (line(url=["/v1/chat/completions"]), "invalid_url", 1, "url"),
     (line(0) + b"\n" + line(1, url="/v1/completions", body={"prompt": "p"}), "invalid_url", 2, "url"),
     (line(drop="body"), "missing_required_parameter", 1, "body"),
-    (line(body=None) .replace(b'"body": {', b'"body": "x", "rest": {'), "invalid_parameter", 1, "body"),
+    (line(body=None).replace(b'"body": {', b'"body": "x", "rest": {'), "invalid_parameter", 1, "body"),
     (line(body={"model": ""}), "invalid_parameter", 1, "body.model"),
     (line(body={"model": 3}), "invalid_parameter", 1, "body.model"),
     (line(0) + b"\n" + line(1, body={"model": "big"}), "mismatched_model", 2, "body.model"),
@@ -181,7 +185,7 @@ async def test_every_problem_of_every_line_is_found() -> None:
         (3, "invalid_json_line"),
         (5, "duplicate_custom_id"),
     ]
-    assert verdict.findings[-1].message == "custom_id \"id-0\" was already used on line 1; make each custom_id unique"
+    assert verdict.findings[-1].message == 'custom_id "id-0" was already used on line 1; make each custom_id unique'
 
 
 async def test_findings_beyond_the_limit_are_counted() -> None:
@@ -192,7 +196,9 @@ async def test_findings_beyond_the_limit_are_counted() -> None:
 async def test_a_limit_is_named_when_it_is_passed() -> None:
     many = await check(b"\n".join(line(n) for n in range(21)))
     assert [(found.code, "max_lines" in found.message) for found in many.findings] == [("too_many_lines", True)]
-    large = await check(b"\n".join(line(n) for n in range(5)), limits=msgspec.structs.replace(LIMITS, max_file_bytes=500))
+    large = await check(
+        b"\n".join(line(n) for n in range(5)), limits=msgspec.structs.replace(LIMITS, max_file_bytes=500)
+    )
     assert [(found.code, "max_file_bytes" in found.message) for found in large.findings] == [("file_too_large", True)]
 
 

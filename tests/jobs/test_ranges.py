@@ -31,6 +31,8 @@ def test_normal_form_is_the_only_one_without_a_problem(pairs: list[tuple[int, in
     assert (ranges.problem(pairs) is None) == (ranges.normal(pairs) == tuple(pairs))
 
 
-@pytest.mark.parametrize("pairs", [[(-1, 2)], [(3, 3)], [(4, 2)], [(0, 2), (2, 3)], [(0, 2), (1, 3)], [(5, 6), (0, 1)], [(1, 2, 3)]])
+@pytest.mark.parametrize(
+    "pairs", [[(-1, 2)], [(3, 3)], [(4, 2)], [(0, 2), (2, 3)], [(0, 2), (1, 3)], [(5, 6), (0, 1)], [(1, 2, 3)]]
+)
 def test_what_is_not_a_set_of_lines_has_a_problem(pairs: list[tuple[int, ...]]) -> None:
     assert ranges.problem(pairs) is not None

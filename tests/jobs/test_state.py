@@ -49,7 +49,9 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("before", "event", "now_us", "after"), TABLE)
-def test_an_event_leads_where_the_table_says(before: BatchView, event: Event, now_us: int, after: tuple[str, str]) -> None:
+def test_an_event_leads_where_the_table_says(
+    before: BatchView, event: Event, now_us: int, after: tuple[str, str]
+) -> None:
     decision = decide(before, event, now_us)
     assert (decision.status, decision.ending, decision.refused) == (*after, None)
 
