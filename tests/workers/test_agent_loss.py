@@ -1,0 +1,183 @@
+"""Losing machines, links and acknowledgements: no line is lost, none counts twice, and nothing is left running."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.agent_process import scripted_profile, until
+from tests.support.fake_broker import request_line
+from tests.support.scripted_engine import executions
+from tests.workers.conftest import StartAgent, StartBroker
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+async def test_the_engine_does_not_outlive_a_killed_agent_and_another_finishes(
+    start_broker: StartBroker, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    log = tmp_path / "executions"
+    child = tmp_path / "child"
+    # the engine ignores SIGTERM and has a child in a session of its own, as engines with worker processes do
+    profile = scripted_profile(
+        "--log", str(log), "--latency", "0.05", "--ignore-sigterm", "--child", str(child), parallel=2
+    )
+    broker = await start_broker(profile, part={"lines": 3, "seconds": 30, "bytes": 1_000_000})
+    broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(24)])
+    first = await start_agent(broker, profile)
+    await until(lambda: len(broker.done) >= 6, "two parts are committed")
+    family = first.engines()
+    assert len(family) >= 3, "guard, engine and the engine's child"
+    assert int(child.read_text()) in {process.pid for process in family}
+    first.signal(signal.SIGKILL)
+    assert await first.exit_status() == -signal.SIGKILL
+    await until(lambda: all(is_gone(process.pid) for process in family), "the whole family is gone", seconds=2)
+    done_before, started_before = len(broker.done), sum(executions(log).values())
+    broker.expire_leases()
+    second = await start_agent(broker, profile, rental_id="rental_2")
+    assert await second.exit_status(60) == 0, second.stderr()
+    assert len(broker.done) == 24
+    assert broker.outcomes["rejected_overlap"] == 0
+    lost = started_before - done_before
+    assert lost <= 3 + 2, "at most one part interval and what was in flight is done again"
+    assert sum(executions(log).values()) == 24 + lost
+
+
+@pytest.mark.parametrize("point", ["agent.before_put", "agent.after_put:2"])
+async def test_a_part_without_a_commit_never_happened(
+    start_broker: StartBroker, start_agent: StartAgent, point: str
+) -> None:
+    profile = scripted_profile(parallel=2)
+    broker = await start_broker(profile, part={"lines": 4, "seconds": 30, "bytes": 1_000_000})
+    broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(12)])
+    first = await start_agent(broker, profile, failpoint=point)
+    assert await first.exit_status() == -signal.SIGKILL
+    assert len(broker.done) < 12
+    broker.expire_leases()
+    second = await start_agent(broker, profile, rental_id="rental_2")
+    assert await second.exit_status(60) == 0, second.stderr()
+    assert sorted(broker.done) == list(range(12))
+
+
+async def test_a_lost_acknowledgement_is_asked_for_again_and_counts_once(
+    start_broker: StartBroker, start_agent: StartAgent
+) -> None:
+    profile = scripted_profile()
+    broker = await start_broker(profile)
+    broker.faults = {"commit": ["drop", "drop"], "put": ["drop"], "hello": ["drop"], "target": ["drop"]}
+    broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(8)])
+    agent = await start_agent(broker, profile)
+    assert await agent.exit_status(60) == 0, agent.stderr()
+    assert broker.outcomes["replayed"] == 2
+    assert len(broker.done) == 8
+
+
+async def test_lines_that_another_has_done_are_dropped_and_the_rest_sent_again(
+    start_broker: StartBroker, start_agent: StartAgent
+) -> None:
+    profile = scripted_profile("--latency", "0.05", parallel=2)
+    broker = await start_broker(profile, part={"lines": 6, "seconds": 30, "bytes": 1_000_000})
+    shard = broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(6)])
+    agent = await start_agent(broker, profile)
+    await until(lambda: shard.in_flight, "lines are in the engine")
+    # a zombie of an earlier epoch got two of them committed meanwhile
+    for idx in (1, 4):
+        shard.done[idx] = {"idx": idx, "status": "completed", "line": {}}
+    assert await agent.exit_status(60) == 0, agent.stderr()
+    assert broker.outcomes == {"rejected_overlap": 1, "committed": 1}
+    assert [commit["lines"] for commit in broker.commits] == [[[0, 6]], [[0, 1], [2, 4], [5, 6]]]
+    assert [commit["seq"] for commit in broker.commits] == [0, 1], "an outcome is final for its seq"
+    assert broker.counters["wasted_completion_tokens"] == 4
+
+
+async def test_what_was_finished_under_a_lost_lease_is_still_offered(
+    start_broker: StartBroker, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    log = tmp_path / "executions"
+    profile = scripted_profile("--log", str(log), "--latency", "0.05", parallel=1)
+    broker = await start_broker(profile, part={"lines": 100, "seconds": 60, "bytes": 1_000_000}, heartbeat_s=0.1)
+    broker.engine["concurrency"] = {"start": 1, "max": 1}
+    shard = broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(30)])
+    agent = await start_agent(broker, profile)
+    await until(lambda: len(executions(log)) >= 3, "some lines are finished")
+    shard.holder, shard.expires_at = "rental_x", 1e12  # taken away
+    await until(lambda: broker.outcomes["committed_superseded"], "the finished lines arrive")
+    counted = len(broker.done)
+    assert 2 <= counted < 30, "the lease was lost, so the rest is not started"
+    shard.holder = None
+    assert await agent.exit_status(60) == 0, agent.stderr()
+    assert len(broker.done) == 30
+
+
+async def test_a_batch_that_takes_no_more_answers_is_let_go(
+    start_broker: StartBroker, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    log = tmp_path / "executions"
+    profile = scripted_profile("--log", str(log), "--latency", "0.02", parallel=1)
+    broker = await start_broker(profile, part={"lines": 2, "seconds": 30, "bytes": 1_000_000})
+    broker.engine["concurrency"] = {"start": 1, "max": 1}
+    broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(200)])
+    broker.is_terminal = True
+    agent = await start_agent(broker, profile)
+    await until(lambda: agent.events("lease.closed"), "the lease is closed")
+    assert sum(executions(log).values()) < 50
+    broker.shards.clear()
+    assert await agent.exit_status(60) == 0, agent.stderr()
+
+
+async def test_a_broker_that_is_away_for_a_while_costs_nothing_but_time(
+    start_broker: StartBroker, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    log = tmp_path / "executions"
+    profile = scripted_profile("--log", str(log), "--latency", "0.02")
+    broker = await start_broker(profile)
+    broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(30)])
+    agent = await start_agent(broker, profile)
+    await until(lambda: executions(log), "work has begun")
+    broker.is_away = True
+    await until(lambda: len(executions(log)) == 30, "the lines at hand are worked off meanwhile")
+    broker.is_away = False
+    assert await agent.exit_status(60) == 0, agent.stderr()
+    assert len(broker.done) == 30
+    assert set(executions(log).values()) == {1}
+
+
+async def test_nothing_is_started_under_a_lease_that_is_not_renewed(
+    start_broker: StartBroker, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    log = tmp_path / "executions"
+    profile = scripted_profile("--log", str(log), "--latency", "0.05", parallel=1)
+    broker = await start_broker(profile, lease_ttl_s=1.0)
+    broker.engine["concurrency"] = {"start": 1, "max": 1}
+    broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(2000)])
+    agent = await start_agent(broker, profile)
+    await until(lambda: executions(log), "work has begun")
+    broker.is_away = True
+    # it runs dry: the count of executions comes to a rest far below the number of lines
+    seen = [-1]
+
+    def at_rest() -> bool:
+        seen.append(sum(executions(log).values()))
+        return len(seen) > 40 and seen[-1] == seen[-40]
+
+    await until(at_rest, "no line is started any more")
+    assert seen[-1] < 200
+    broker.is_away = False
+    await until(lambda: sum(executions(log).values()) > seen[-1], "work goes on after the renewal")
+
+
+async def test_tokens_are_renewed_on_the_way(start_broker: StartBroker, start_agent: StartAgent) -> None:
+    profile = scripted_profile("--latency", "0.05", parallel=2)
+    broker = await start_broker(profile, rotate_tokens=True, heartbeat_s=0.1)
+    broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(20)])
+    agent = await start_agent(broker, profile)
+    assert await agent.exit_status(60) == 0, agent.stderr()
+    assert len(broker.done) == 20
