@@ -153,7 +153,7 @@ def fence_problem(situation: Situation, asked: Commit) -> Rejection | None:
         return _invalid(f"epoch {asked.epoch} of shard {asked.shard_id} was never leased")
     if situation.lease_placement != situation.placement_id:
         return _invalid(f"epoch {asked.epoch} of shard {asked.shard_id} was leased to another placement")
-    if not secrets.compare_digest(situation.lease_nonce, asked.nonce):
+    if not secrets.compare_digest(situation.lease_nonce.encode(), asked.nonce.encode()):
         return _invalid(f"the nonce is not the one of epoch {asked.epoch} of shard {asked.shard_id}")
     if asked.epoch < situation.shard_epoch:
         return _overlap(situation, asked, f"epoch {asked.epoch} was superseded by {situation.shard_epoch} and ")

@@ -154,7 +154,7 @@ async def claim(session: AsyncSession, *, placement_id: str, shard_id: str, epoc
     Raises LeaseUnknown when it never had this lease, LeaseLost when the placement was revoked.
     """
     row = await session.get(LeaseRow, (shard_id, epoch))
-    if row is None or row.placement_id != placement_id or not secrets.compare_digest(row.nonce, nonce):
+    if row is None or row.placement_id != placement_id or not _same(row.nonce, nonce):
         raise LeaseUnknown(f"placement {placement_id} never held epoch {epoch} of shard {shard_id} with this nonce")
     if await is_revoked(session, placement_id):
         raise LeaseLost(f"placement {placement_id} was revoked")
@@ -266,8 +266,13 @@ def _is_current(shard: Shard, placement_id: str, epoch: int, nonce: str) -> bool
         shard.state == "leased"
         and shard.epoch == epoch
         and shard.placement_id == placement_id
-        and secrets.compare_digest(shard.nonce or "", nonce)
+        and _same(shard.nonce or "", nonce)
     )
+
+
+def _same(ours: str, theirs: str) -> bool:
+    """In constant time, so that a nonce cannot be guessed piece by piece."""
+    return secrets.compare_digest(ours.encode(), theirs.encode())
 
 
 def _in_shard(shard: Shard, line: int) -> bool:

@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import select
 
+from jobs import commits
 from jobs.errors import LeaseUnknown
 from jobs.keys import part_key
 from jobs.tables import OutboxEvent, Part
@@ -16,8 +18,6 @@ from jobs.types import Commit, LineUsage
 
 async def counted(room: Any, batch_id: str) -> list[int]:
     """Every answered line by the part rows, ascending; a line that counts twice is in it twice."""
-    from sqlalchemy import select
-
     async with room.database.transaction() as session:
         parts = await session.scalars(select(Part).where(Part.batch_id == batch_id, Part.counted))
         return sorted(n for part in parts for start, stop in part.lines for n in range(start, stop))
@@ -200,8 +200,6 @@ async def test_a_commit_to_no_shard_is_an_error(room: Any) -> None:
 
 
 async def test_a_crash_inside_the_transaction_leaves_nothing_and_the_retry_counts(room: Any) -> None:
-    from jobs import commits
-
     batch_id = await room.batch(3)
     asked = await room.part(await room.lease(batch_id), [0, 1, 2])
     with pytest.raises(RuntimeError, match="killed"):
@@ -225,8 +223,6 @@ async def test_an_upload_without_a_commit_does_not_exist(room: Any) -> None:
 
 
 async def test_every_commit_leaves_an_event_under_an_id_of_its_own(room: Any) -> None:
-    from sqlalchemy import select
-
     batch_id = await room.batch(3)
     lease = await room.lease(batch_id)
     asked = await room.part(lease, [0])

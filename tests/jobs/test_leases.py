@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from jobs import batches, leases, suspects
@@ -64,8 +65,6 @@ async def test_an_expired_lease_that_nobody_took_is_renewed(room: Any) -> None:
 
 @pytest.mark.parametrize("changes", [{"nonce": "0" * 32}, {"epoch": 2}, {"shard_id": "shard_x"}])
 async def test_only_the_holder_s_proof_renews(room: Any, changes: dict[str, Any]) -> None:
-    import msgspec
-
     lease = await room.lease(await room.batch(3))
     assert not await room.renew(msgspec.structs.replace(lease, **changes))
     assert not await room.renew(lease, "two")

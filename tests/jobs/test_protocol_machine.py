@@ -38,146 +38,150 @@ PLACEMENTS = ("one", "two", "three")
 COMMITTED = ("committed", "committed_superseded")
 
 
-def machine(room_class: type[Any], migrated: Path, *, trusts_answers: bool = True) -> type[RuleBasedStateMachine]:
-    """The state machine over fresh copies of a migrated database.
+class Workers(RuleBasedStateMachine):
+    """Workers of one batch. `trusts_answers` False leaves the predicted outcomes out and only looks at what counted."""
 
-    `trusts_answers` False leaves the predicted outcomes out and only looks at what was counted.
-    """
+    room_class: type[Any]
+    migrated: Path
+    trusts_answers = True
 
-    class Workers(RuleBasedStateMachine):
-        leases = Bundle("leases")
-        parts = Bundle("parts")
+    leases = Bundle("leases")
+    parts = Bundle("parts")
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.runner = asyncio.Runner()
-            self.folder = Path(tempfile.mkdtemp())
-            shutil.copy(migrated, self.folder / "broker.db")
-            self.room = room_class(Database(sqlite_url(self.folder / "broker.db")), self.folder / "objects")
-            self.answered: dict[int, tuple[str, int]] = {}  # line → (nonce, seq) of the part that counts
-            self.decided: dict[tuple[str, int, int], str] = {}
-            self.newest: dict[str, int] = {}
-            self.running: set[str] = set()
-            self.is_sound = False
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.folder = Path(tempfile.mkdtemp())
+        shutil.copy(self.migrated, self.folder / "broker.db")
+        self.room = self.room_class(Database(sqlite_url(self.folder / "broker.db")), self.folder / "objects")
+        self.answered: dict[int, tuple[str, int]] = {}  # line → (nonce, seq) of the part that counts
+        self.decided: dict[tuple[str, int, int], str] = {}
+        self.newest: dict[str, int] = {}
+        self.running: set[str] = set()
+        self.is_sound = False
 
-        def run(self, coroutine: Any) -> Any:
-            return self.runner.run(coroutine)
+    def run(self, coroutine: Any) -> Any:
+        return self.runner.run(coroutine)
 
-        @initialize()
-        def submit(self) -> None:
-            self.batch_id = self.run(self.room.batch(LINES, shard_lines=SHARD_LINES))
+    @initialize()
+    def submit(self) -> None:
+        self.batch_id = self.run(self.room.batch(LINES, shard_lines=SHARD_LINES))
 
-        # --- what workers do ---
+    # --- what workers do ---
 
-        @rule(target=leases, placement=st.sampled_from(PLACEMENTS))
-        def take(self, placement: str) -> Any:
-            lease = self.run(self.room.try_lease(self.batch_id, placement))
-            if lease is None:
-                return multiple()
-            assert lease.epoch == self.newest.get(lease.shard_id, 0) + 1, "each lease has an epoch of its own"
-            answered = {n for n in range(lease.first_idx, lease.first_idx + lease.lines) if n in self.answered}
-            assert {n for start, stop in lease.done for n in range(start, stop)} == answered
-            self.newest[lease.shard_id] = lease.epoch
-            self.running.add(lease.shard_id)
-            return (lease, placement)
+    @rule(target=leases, placement=st.sampled_from(PLACEMENTS))
+    def take(self, placement: str) -> Any:
+        lease = self.run(self.room.try_lease(self.batch_id, placement))
+        if lease is None:
+            return multiple()
+        assert lease.epoch == self.newest.get(lease.shard_id, 0) + 1, "each lease has an epoch of its own"
+        answered = {n for n in range(lease.first_idx, lease.first_idx + lease.lines) if n in self.answered}
+        assert {n for start, stop in lease.done for n in range(start, stop)} == answered
+        self.newest[lease.shard_id] = lease.epoch
+        self.running.add(lease.shard_id)
+        return (lease, placement)
 
-        @rule(target=parts, held=leases, chosen=st.sets(st.integers(0, SHARD_LINES - 1), min_size=1))
-        def upload(self, held: tuple[Lease, str], chosen: set[int]) -> Any:
-            """The part is stored; its commit may come now, much later, twice, or never."""
-            lease, placement = held
-            numbers = sorted(lease.first_idx + n for n in chosen if n < lease.lines)
-            if not numbers:
-                return multiple()
-            return (self.run(self.room.part(lease, numbers)), placement)
+    @rule(target=parts, held=leases, chosen=st.sets(st.integers(0, SHARD_LINES - 1), min_size=1))
+    def upload(self, held: tuple[Lease, str], chosen: set[int]) -> Any:
+        """The part is stored; its commit may come now, much later, twice, or never."""
+        lease, placement = held
+        numbers = sorted(lease.first_idx + n for n in chosen if n < lease.lines)
+        if not numbers:
+            return multiple()
+        return (self.run(self.room.part(lease, numbers)), placement)
 
-        @rule(sent=parts)
-        def send(self, sent: tuple[Commit, str]) -> None:
-            asked, placement = sent
-            expected = self.expected(asked)
-            answer = self.run(self.room.send(asked, placement))
-            if trusts_answers:
-                assert answer.outcome in expected
-            if answer.outcome in (*COMMITTED, "rejected_overlap"):
-                self.decided[asked.shard_id, asked.epoch, asked.seq] = answer.outcome
-            if answer.outcome in COMMITTED:
-                for start, stop in asked.lines:
-                    self.answered |= dict.fromkeys(range(start, stop), (asked.nonce, asked.seq))
-                if answer.shard_done:
-                    self.running.discard(asked.shard_id)
+    @rule(sent=parts)
+    def send(self, sent: tuple[Commit, str]) -> None:
+        asked, placement = sent
+        expected = self.expected(asked)
+        answer = self.run(self.room.send(asked, placement))
+        if self.trusts_answers:
+            assert answer.outcome in expected
+        if answer.outcome in (*COMMITTED, "rejected_overlap"):
+            self.decided[asked.shard_id, asked.epoch, asked.seq] = answer.outcome
+        if answer.outcome in COMMITTED:
+            for start, stop in asked.lines:
+                self.answered |= dict.fromkeys(range(start, stop), (asked.nonce, asked.seq))
+            if answer.shard_done:
+                self.running.discard(asked.shard_id)
 
-        def expected(self, asked: Commit) -> tuple[str, ...]:
-            if (asked.shard_id, asked.epoch, asked.seq) in self.decided:
-                return ("replayed",)
-            if len(self.answered) == LINES:
-                return ("rejected_terminal",)
-            if any(n in self.answered for start, stop in asked.lines for n in range(start, stop)):
-                return ("rejected_overlap",)
-            if asked.epoch == self.newest[asked.shard_id] and asked.shard_id in self.running:
-                return ("committed",)
-            return ("committed_superseded",)
+    def expected(self, asked: Commit) -> tuple[str, ...]:
+        if (asked.shard_id, asked.epoch, asked.seq) in self.decided:
+            return ("replayed",)
+        if len(self.answered) == LINES:
+            return ("rejected_terminal",)
+        if any(n in self.answered for start, stop in asked.lines for n in range(start, stop)):
+            return ("rejected_overlap",)
+        if asked.epoch == self.newest[asked.shard_id] and asked.shard_id in self.running:
+            return ("committed",)
+        return ("committed_superseded",)
 
-        @rule(held=leases)
-        def renew(self, held: tuple[Lease, str]) -> None:
-            lease, placement = held
-            is_kept = self.run(self.room.renew(lease, placement, in_flight=[lease.first_idx]))
-            is_newest = lease.epoch == self.newest[lease.shard_id]
-            assert is_kept == (is_newest and lease.shard_id in self.running)
+    @rule(held=leases)
+    def renew(self, held: tuple[Lease, str]) -> None:
+        lease, placement = held
+        is_kept = self.run(self.room.renew(lease, placement, in_flight=[lease.first_idx]))
+        is_newest = lease.epoch == self.newest[lease.shard_id]
+        assert is_kept == (is_newest and lease.shard_id in self.running)
 
-        @rule(placement=st.sampled_from(PLACEMENTS))
-        def die(self, placement: str) -> None:
-            held = self.held_by(placement)
-            assert self.run(self.room.abandon(placement)) == len(held)
-            self.running -= held
+    @rule(placement=st.sampled_from(PLACEMENTS))
+    def die(self, placement: str) -> None:
+        held = self.held_by(placement)
+        assert self.run(self.room.abandon(placement)) == len(held)
+        self.running -= held
 
-        def held_by(self, placement: str) -> set[str]:
-            async def held() -> set[str]:
-                shards = [await self.room.shard(shard_id) for shard_id in self.running]
-                return {shard.id for shard in shards if shard.placement_id == placement}
+    def held_by(self, placement: str) -> set[str]:
+        async def held() -> set[str]:
+            shards = [await self.room.shard(shard_id) for shard_id in self.running]
+            return {shard.id for shard in shards if shard.placement_id == placement}
 
-            found: set[str] = self.run(held())
-            return found
+        found: set[str] = self.run(held())
+        return found
 
-        @rule(seconds=st.sampled_from((10, 61)))
-        def time_passes(self, seconds: int) -> None:
-            self.room.clock(seconds)
+    @rule(seconds=st.sampled_from((10, 61)))
+    def time_passes(self, seconds: int) -> None:
+        self.room.clock(seconds)
 
-        # --- what must hold after each step ---
+    # --- what must hold after each step ---
 
-        @invariant()
-        @precondition(lambda self: hasattr(self, "batch_id"))
-        def each_line_counts_at_most_once(self) -> None:
-            self.is_sound = False
-            counted = Counter(self.run(self.counted()))
-            assert not [n for n, times in counted.items() if times > 1], f"counted more than once: {counted}"
-            assert set(counted) == set(self.answered)
-            self.is_sound = True
+    @invariant()
+    @precondition(lambda self: hasattr(self, "batch_id"))
+    def each_line_counts_at_most_once(self) -> None:
+        self.is_sound = False
+        counted = Counter(self.run(self.counted()))
+        assert not [n for n, times in counted.items() if times > 1], f"counted more than once: {counted}"
+        assert set(counted) == set(self.answered)
+        self.is_sound = True
 
-        async def counted(self) -> list[int]:
-            async with self.room.database.transaction() as session:
-                rows = await session.scalars(select(Part).where(Part.counted))
-                return [n for row in rows for start, stop in row.lines for n in range(start, stop)]
+    async def counted(self) -> list[int]:
+        async with self.room.database.transaction() as session:
+            rows = await session.scalars(select(Part).where(Part.counted))
+            return [n for row in rows for start, stop in row.lines for n in range(start, stop)]
 
-        def teardown(self) -> None:
-            try:
-                if self.is_sound:
-                    self.run(self.complete())
-            finally:
-                self.run(self.room.database.close())
-                self.runner.close()
-                shutil.rmtree(self.folder)
+    def teardown(self) -> None:
+        try:
+            if self.is_sound:
+                self.run(self.complete())
+        finally:
+            self.run(self.room.database.close())
+            self.runner.close()
+            shutil.rmtree(self.folder)
 
-        async def complete(self) -> None:
-            """No line is lost: one more worker finishes what is left, and the output is whole."""
-            self.room.clock(61)
-            await self.room.answer_all(self.batch_id)
-            batch = await self.room.finalise(self.batch_id)
-            assert (batch.status, batch.completed, batch.failed) == ("completed", LINES, 0)
-            output = await self.room.read(batch.output_file_id)
-            assert [line["custom_id"] for line in output] == [f"id-{n}" for n in range(LINES)]
-            for n, (nonce, seq) in self.answered.items():
-                assert output[n]["response"]["request_id"] == f"{nonce}-{seq}-{n}"
+    async def complete(self) -> None:
+        """No line is lost: one more worker finishes what is left, and the output is whole."""
+        self.room.clock(61)
+        await self.room.answer_all(self.batch_id)
+        batch = await self.room.finalise(self.batch_id)
+        assert (batch.status, batch.completed, batch.failed) == ("completed", LINES, 0)
+        output = await self.room.read(batch.output_file_id)
+        assert [line["custom_id"] for line in output] == [f"id-{n}" for n in range(LINES)]
+        for n, (nonce, seq) in self.answered.items():
+            assert output[n]["response"]["request_id"] == f"{nonce}-{seq}-{n}"
 
-    return Workers
+
+def machine(room: Any, migrated: Path, *, trusts_answers: bool = True) -> type[Workers]:
+    """The machine over fresh copies of a migrated database."""
+    facts = {"room_class": type(room), "migrated": migrated, "trusts_answers": trusts_answers}
+    return type("TheseWorkers", (Workers,), facts)
 
 
 def run(workers: type[RuleBasedStateMachine], **changes: Any) -> None:
@@ -190,7 +194,7 @@ def run(workers: type[RuleBasedStateMachine], **changes: Any) -> None:
 
 
 def test_no_line_is_lost_and_none_counts_twice(room: Any, migrated: Path) -> None:
-    run(machine(type(room), migrated), max_examples=25)
+    run(machine(room, migrated), max_examples=25)
 
 
 def test_without_fence_and_overlap_checks_the_schedules_find_a_line_that_counts_twice(
@@ -201,7 +205,7 @@ def test_without_fence_and_overlap_checks_the_schedules_find_a_line_that_counts_
     monkeypatch.setattr(commits, "overlap_problem", lambda situation, asked: None)
     with pytest.raises(AssertionError, match="counted more than once"):
         run(
-            machine(type(room), migrated, trusts_answers=False),
+            machine(room, migrated, trusts_answers=False),
             max_examples=60,
             derandomize=True,
             phases=[Phase.generate],
