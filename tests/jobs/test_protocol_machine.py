@@ -82,16 +82,29 @@ class Workers(RuleBasedStateMachine):
         return (lease, placement)
 
     @rule(target=parts, held=leases, chosen=st.sets(st.integers(0, SHARD_LINES - 1), min_size=1))
-    def upload(self, held: tuple[Lease, str], chosen: set[int]) -> Any:
+    def store(self, held: tuple[Lease, str], chosen: set[int]) -> Any:
         """The part is stored; its commit may come now, much later, twice, or never."""
+        return self.uploaded(held, chosen) or multiple()
+
+    def uploaded(self, held: tuple[Lease, str], chosen: set[int]) -> tuple[Commit, str] | None:
         lease, placement = held
         numbers = sorted(lease.first_idx + n for n in chosen if n < lease.lines)
         if not numbers:
-            return multiple()
+            return None
         return (self.run(self.room.part(lease, numbers)), placement)
+
+    @rule(held=leases, chosen=st.sets(st.integers(0, SHARD_LINES - 1), min_size=1))
+    def answer(self, held: tuple[Lease, str], chosen: set[int]) -> None:
+        """The part is stored and committed at once."""
+        uploaded = self.uploaded(held, chosen)
+        if uploaded is not None:
+            self.commit(uploaded)
 
     @rule(sent=parts)
     def send(self, sent: tuple[Commit, str]) -> None:
+        self.commit(sent)
+
+    def commit(self, sent: tuple[Commit, str]) -> None:
         asked, placement = sent
         expected = self.expected(asked)
         answer = self.run(self.room.send(asked, placement))
@@ -194,7 +207,7 @@ def run(workers: type[RuleBasedStateMachine], **changes: Any) -> None:
 
 
 def test_no_line_is_lost_and_none_counts_twice(room: Any, migrated: Path) -> None:
-    run(machine(room, migrated), max_examples=25)
+    run(machine(room, migrated), max_examples=20)
 
 
 def test_without_fence_and_overlap_checks_the_schedules_find_a_line_that_counts_twice(
@@ -206,7 +219,7 @@ def test_without_fence_and_overlap_checks_the_schedules_find_a_line_that_counts_
     with pytest.raises(AssertionError, match="counted more than once"):
         run(
             machine(room, migrated, trusts_answers=False),
-            max_examples=60,
+            max_examples=300,
             derandomize=True,
             phases=[Phase.generate],
             report_multiple_bugs=False,
