@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from markets.market import MachineStart
 from tests.support.fake_broker import FakeBroker
 from workers.launch import machine_start
 from workers.profile import ModelProfile
@@ -35,6 +36,14 @@ def scripted_profile(*args: str, **changes: Any) -> ModelProfile:
         "request_timeout_s": 60,
     }
     return ModelProfile(**(fields | changes))
+
+
+def _lay_out(folder: Path, start: MachineStart) -> int:
+    """Put the files of a start into `folder`; the descriptor of the file that takes standard error."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in start.files.items():
+        (folder / name).write_bytes(content)
+    return os.open(folder / "stderr", os.O_WRONLY | os.O_CREAT)
 
 
 async def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
@@ -73,17 +82,14 @@ class AgentProcess:
             dead_man_s=dead_man_s,
             failpoint=failpoint,
         )
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in start.files.items():
-            (folder / name).write_bytes(content)
-        fill = lambda text: text.replace("{dir}", str(folder))  # noqa: E731
-        with (folder / "stderr").open("wb") as stderr:
-            process = await asyncio.create_subprocess_exec(
-                *map(fill, start.argv),
-                env={name: fill(value) for name, value in start.env.items()},
-                stderr=stderr,
-                start_new_session=True,
-            )
+        stderr = _lay_out(folder, start)
+        process = await asyncio.create_subprocess_exec(
+            *(part.replace("{dir}", str(folder)) for part in start.argv),
+            env={name: value.replace("{dir}", str(folder)) for name, value in start.env.items()},
+            stderr=stderr,
+            start_new_session=True,
+        )
+        os.close(stderr)
         return cls(folder, process)
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -372,19 +372,19 @@ class FakeBroker:
             return f"commit of an object that does not exist: {commit['key']}"
         if hashlib.sha256(content).hexdigest() != commit["sha256"] or len(content) != commit["size"]:
             return f"commit of {commit['key']} with another sha256 or size"
-        lines = _part_lines(content)
-        broken = [error for line in lines for error in schema_errors("part.line", line)]
-        if broken:
-            return broken[0]
-        numbers = sorted(line["idx"] for line in lines)
-        if _ranges(numbers) != commit["lines"] or [row[0] for row in commit["usage"]] != numbers:
-            return f"commit of {commit['key']}: lines, usage and object name different lines"
-        if any(not shard.first_idx <= idx < shard.first_idx + shard.lines for idx in numbers):
-            return f"commit of {commit['key']}: lines outside the shard"
-        custom_ids = [json.loads(row)["custom_id"] for row in shard.content.splitlines()]
-        if any(line["line"]["custom_id"] != custom_ids[line["idx"] - shard.first_idx] for line in lines):
-            return f"commit of {commit['key']}: a line with another line's custom_id"
-        return None
+        return next(iter(_part_problems(shard, commit, _part_lines(content))), None)
+
+
+def _part_problems(shard: Shard, commit: dict[str, Any], lines: list[dict[str, Any]]) -> Iterator[str]:
+    """What is wrong with a part itself."""
+    for line in lines:
+        yield from schema_errors("part.line", line)
+    numbers = sorted(line["idx"] for line in lines)
+    if _ranges(numbers) != commit["lines"] or [row[0] for row in commit["usage"]] != numbers:
+        yield f"commit of {commit['key']}: lines, usage and object name different lines"
+    custom_ids = {shard.first_idx + n: json.loads(row)["custom_id"] for n, row in enumerate(shard.content.splitlines())}
+    if any(custom_ids.get(line["idx"]) != line["line"]["custom_id"] for line in lines):
+        yield f"commit of {commit['key']}: a line outside the shard, or with another line's custom_id"
 
 
 def _part_lines(content: bytes) -> list[dict[str, Any]]:

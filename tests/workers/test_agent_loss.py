@@ -30,7 +30,8 @@ async def test_the_engine_does_not_outlive_a_killed_agent_and_another_finishes(
     profile = scripted_profile(
         "--log", str(log), "--latency", "0.05", "--ignore-sigterm", "--child", str(child), parallel=2
     )
-    broker = await start_broker(profile, part={"lines": 3, "seconds": 30, "bytes": 1_000_000})
+    part = {"lines": 3, "seconds": 30, "bytes": 1_000_000}
+    broker = await start_broker(profile, engine={"stop_grace_s": 1}, part=part)
     broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(24)])
     first = await start_agent(broker, profile)
     await until(lambda: len(broker.done) >= 6, "two parts are committed")
@@ -158,7 +159,7 @@ async def test_nothing_is_started_under_a_lease_that_is_not_renewed(
     broker = await start_broker(profile, lease_ttl_s=1.0)
     broker.engine["concurrency"] = {"start": 1, "max": 1}
     broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(2000)])
-    agent = await start_agent(broker, profile)
+    await start_agent(broker, profile)
     await until(lambda: executions(log), "work has begun")
     broker.is_away = True
     # it runs dry: the count of executions comes to a rest far below the number of lines

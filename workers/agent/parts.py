@@ -187,7 +187,7 @@ class Parts:
                 self._begin(lease)
             elif lease.is_worked_off and not lease.finished and not lease.is_committing:
                 self.pool.close(lease)
-                event("lease.closed", shard=lease.shard_id, epoch=lease.epoch, lost=lease.is_lost)
+                event("lease.closed", shard=lease.shard_id, epoch=lease.epoch)
                 self.on_change()
         if not self._commits and not any(lease.finished for lease in self.pool.leases):
             self._settled.set()

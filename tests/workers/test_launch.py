@@ -1,0 +1,66 @@
+"""What is put onto a machine."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from typing import Any
+
+import pytest
+
+from tests.support.fake_broker import schema_errors
+from workers.errors import BadProfile
+from workers.launch import machine_start
+from workers.package import build_agent
+from workers.profile import ModelProfile
+
+
+def start(launch: Any = "process", **changes: Any) -> Any:
+    fields: dict[str, Any] = {"id": "m", "engine": "vllm", "weights": "w", "launches": ("process", "container")}
+    return machine_start(
+        launch=launch,
+        rental_id="rental_1",
+        broker_url="http://127.0.0.1:1",
+        bootstrap_token="once",
+        profile=ModelProfile(**(fields | changes)),
+        dead_man_s=60,
+        python="/usr/bin/python3",
+    )
+
+
+def test_the_agent_is_the_same_bytes_each_time_and_nothing_but_the_agent() -> None:
+    first, second = build_agent(), build_agent()
+    assert first == second
+    names = zipfile.ZipFile(io.BytesIO(first.content)).namelist()
+    assert names == sorted(names)
+    assert "workers/agent/driver.py" in names
+    assert all(name in ("__main__.py", "workers/__init__.py") or name.startswith("workers/agent/") for name in names)
+
+
+def test_a_process_runs_the_agent_with_its_configuration_beside_it() -> None:
+    made = start()
+    assert made.argv == ("/usr/bin/python3", "{dir}/agent.pyz", "run", "--config", "{dir}/agent.json")
+    assert schema_errors("config", json.loads(made.files["agent.json"])) == []
+    assert "once" not in str(made.env)
+    assert made.image is None
+
+
+def test_a_container_runs_it_with_the_images_own_python() -> None:
+    made = start("container", image="vllm:1", shm_mib=1024)
+    assert made.argv == ("/broker/agent.pyz", "run", "--config", "/broker/agent.json")
+    assert (made.image, made.entrypoint, made.shm_mib) == ("vllm:1", ("python3",), 1024)
+    assert start("container", image="vllm:1", entrypoint=("/opt/py",)).entrypoint == ("/opt/py",)
+
+
+@pytest.mark.parametrize(
+    ("launch", "changes", "said"),
+    [
+        ("vm", {}, "cannot be launched as 'vm'"),
+        ("vm", {"launches": ("vm",)}, "no way is known"),
+        ("container", {}, "needs 'image'"),
+    ],
+)
+def test_a_launch_that_cannot_work_is_refused(launch: str, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadProfile, match=said):
+        start(launch, **changes)

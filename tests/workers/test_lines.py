@@ -1,0 +1,88 @@
+"""Request lines: what is sent is what was written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.fake_broker import request_line
+from workers.agent.lines import BadShard, object_members, read_shard, replace_model
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def rows(*lines: object) -> bytes:
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def test_a_body_is_sent_as_the_bytes_that_were_written() -> None:
+    body = '{ "model":"m", "temperature": 1.500, "seed": 123456789012345678901234567890,\t"é": "\\u00e9" }'
+    row = '{"custom_id": "a", "method": "POST", "body": ' + body + ', "url": "/v1/chat/completions"}\n'
+    [line] = read_shard(row.encode(), first_idx=7, lines=1, served_model=None, skip=())
+    assert line.body == body.encode()
+    assert (line.idx, line.custom_id) == (7, "a")
+    [renamed] = read_shard(row.encode(), first_idx=7, lines=1, served_model="other", skip=())
+    assert renamed.body == body.replace('"m"', '"other"').encode()
+
+
+@given(before=st.dictionaries(st.text(), json_values, max_size=5), model=st.text())
+def test_only_the_model_changes(before: dict[str, object], model: str) -> None:
+    """For every body: the same members in the same order, `model` replaced if it is there."""
+    after = json.loads(replace_model(json.dumps(before), model))
+    assert list(after) == list(before)
+    assert after == {key: model if key == "model" else value for key, value in before.items()}
+
+
+@given(value=st.dictionaries(st.text(), json_values, max_size=6), indent=st.sampled_from([None, 0, 2]))
+def test_members_are_found_where_they_stand(value: dict[str, object], indent: int | None) -> None:
+    """Cutting each value out of the text and parsing it alone gives the object again, however it is laid out."""
+    text = json.dumps(value, indent=indent)
+    found = {member.key: json.loads(text[member.start : member.stop]) for member in object_members(text)}
+    assert found == value
+
+
+def test_the_longest_line_goes_first() -> None:
+    content = rows(
+        request_line("short", "x", max_tokens=1),
+        request_line("long answer", "x", max_tokens=100),
+        request_line("long prompt", "x" * 500, max_tokens=1),
+        request_line("new style", "x", max_completion_tokens=50),
+    )
+    lines = read_shard(content, first_idx=0, lines=4, served_model=None, skip=())
+    assert [line.custom_id for line in lines] == ["long answer", "new style", "long prompt", "short"]
+
+
+def test_done_lines_are_skipped_and_numbers_are_those_of_the_input_file() -> None:
+    content = rows(*(request_line(f"c-{n}", "x") for n in range(5)))
+    lines = read_shard(content, first_idx=100, lines=5, served_model=None, skip={101, 104})
+    assert sorted(line.idx for line in lines) == [100, 102, 103]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (rows(request_line("a", "x")), "holds? 1 lines, the lease says 2"),
+        (rows(request_line("a", "x")) + b"[]\n", "line 12 of the input is not a JSON object"),
+        (rows(request_line("a", "x"), {"custom_id": "b"}), "line 12 of the input has no"),
+        (rows(request_line("a", "x"), {"custom_id": 3, "body": {}}), "line 12 of the input has no"),
+        (rows(request_line("a", "x")) + b'{"body": {} "x"}\n', "line 12 of the input is not a JSON object"),
+        (rows(request_line("a", "x")) + b"[" * 200_000 + b"\n", "line 12 of the input"),
+        (rows(request_line("a", "x")) + b'{"a":' * 200_000 + b"\n", "line 12 of the input"),
+        (b"\xff\xfe\n\n", "not UTF-8"),
+    ],
+)
+def test_a_shard_that_is_not_what_was_promised_is_refused(content: bytes, said: str) -> None:
+    with pytest.raises(BadShard, match=said):
+        read_shard(content, first_idx=10, lines=2, served_model=None, skip=())
+
+
+def test_windows_line_ends_and_a_byte_order_mark_do_no_harm() -> None:
+    content = b"\xef\xbb\xbf" + rows(request_line("a", "x"), request_line("b", "y")).replace(b"\n", b"\r\n")
+    assert len(read_shard(content, first_idx=0, lines=2, served_model=None, skip=())) == 2
