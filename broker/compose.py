@@ -10,7 +10,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import structlog
 from aiohttp import web
@@ -33,6 +32,7 @@ from broker.keys import ensure_admin_key
 from broker.market_set import open_markets
 from broker.migrate import upgrade
 from broker.model_set import model_profiles
+from broker.secret_files import kept
 from broker.services import Services
 from broker.settings import Settings
 from jobs import batches
@@ -97,7 +97,9 @@ def _listen(settings: Settings) -> socket.socket:
         return socket.create_server((settings.http.host, settings.http.port), backlog=512)
     except OSError as refused:
         where = f"{settings.http.host}:{settings.http.port}"
-        raise OSError(refused.errno, f"cannot listen on {where}: {refused.strerror}; choose another --port") from refused
+        raise OSError(
+            refused.errno, f"cannot listen on {where}: {refused.strerror}; choose another --port"
+        ) from refused
 
 
 async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) -> Services:
@@ -106,7 +108,7 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
     await upgrade(database.url)
     solver = SolverProcess(timeout_s=settings.control.solve_timeout_s)
     stack.push_async_callback(solver.close)
-    owner = _kept(settings.data / "owner", lambda: str(ULID()).encode()).decode()
+    owner = kept(settings.data / "owner", lambda: str(ULID()).encode()).decode()
     markets = await open_markets(settings, owner=owner, stack=stack)
     return Services(
         settings=settings,
@@ -115,22 +117,12 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
         markets=markets,
         models=model_profiles(settings),
         solver=solver,
-        secret=_kept(settings.data / "secret", lambda: secrets.token_bytes(32)),
+        secret=kept(settings.data / "secret", lambda: secrets.token_bytes(32)),
         failpoints=Failpoints(settings.failpoint),
         public_url=public_url,
         owner=owner,
         wake={name: asyncio.Event() for name in LOOPS},
     )
-
-
-def _kept(file: Path, make: Callable[[], bytes]) -> bytes:
-    """The file's bytes; made once, readable by the owner only, complete or absent."""
-    if not file.exists():
-        fresh = file.with_suffix(".new")
-        fresh.touch(mode=0o600)
-        fresh.write_bytes(make())
-        fresh.rename(file)
-    return file.read_bytes()
 
 
 def _steps(services: Services) -> Mapping[str, tuple[float, Callable[[], Awaitable[None]]]]:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
+from broker.secret_files import kept
+from broker.settings import OwnHost as OwnHostSettings
 from broker.settings import Settings
 from markets.local import LocalMarket
 from markets.market import Market
 from markets.sandbox.client import SandboxMarket
 from markets.sandbox.process import SandboxHandle, ensure_running
+
+if TYPE_CHECKING:
+    from markets.hosts import OwnHost
 
 
 class UnknownMarket(ValueError):
@@ -56,8 +62,25 @@ def _sandbox(settings: Settings, owner: str) -> Market:
 
 def _hosts(settings: Settings, owner: str) -> Market:
     # Imported where it is used: paramiko takes 0.4 s that nobody without own hosts should pay.
-    from markets.hosts import HostsMarket, OwnHost  # noqa: PLC0415
-    from markets.ssh import load_or_create_ca  # noqa: PLC0415
+    from markets.hosts import HostsMarket  # noqa: PLC0415
+    from markets.ssh import Authority, new_authority_key  # noqa: PLC0415
 
-    hosts = [OwnHost(**host.model_dump()) for host in settings.own.hosts]
-    return HostsMarket(hosts, owner=owner, ca_key=load_or_create_ca(settings.data / "ssh_ca"))
+    authority = Authority(kept(settings.data / "ssh_authority", new_authority_key))
+    return HostsMarket([_own_host(host) for host in settings.own.hosts], authority=authority, owner=owner)
+
+
+def _own_host(given: OwnHostSettings) -> OwnHost:
+    from markets.docker_shell import Docker  # noqa: PLC0415
+    from markets.hosts import OwnHost, accelerator_of  # noqa: PLC0415
+    from markets.ssh import Target  # noqa: PLC0415
+
+    return OwnHost(
+        target=Target(given.name, given.address, given.port, given.user, given.host_key),
+        price=given.usd_per_hour,
+        country=given.country,
+        slots=given.slots,
+        accelerator=accelerator_of(
+            given.accelerator, count=given.accelerator_count, memory_mib=given.accelerator_memory_mib
+        ),
+        docker=Docker(command=given.docker, network=given.network, gpus=given.gpus, volumes=given.volumes),
+    )

@@ -6,10 +6,10 @@ import asyncio
 from importlib.resources import files
 from pathlib import Path
 
-from alembic import command
 from alembic.config import Config
 
 import broker
+from alembic import command
 
 
 def config(url: str) -> Config:

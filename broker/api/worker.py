@@ -14,13 +14,13 @@ from typing import Any
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
-from workers.engines import engine_spec
 
 from broker import worker_sessions
 from broker.api.auth import bearer
 from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
 from broker.measurements import measured_load
+from broker.model_set import with_weights
 from broker.services import Services
 from broker.tables import Worker
 from broker.worker_pool import candidates, pool, refusal
@@ -32,6 +32,8 @@ from jobs.signing import sign
 from jobs.tables import Batch, Shard
 from jobs.types import Lease
 from markets.tables import RentalRow
+from workers.engines import engine_spec
+from workers.profile import ModelProfile
 
 log = structlog.get_logger()
 
@@ -105,7 +107,8 @@ async def hello(call: Call, body: dict[str, Any]) -> dict[str, Any]:
         services.nudge("reconcile")
         raise Problem(403, "residency_forbidden", denied)
     log.info("worker.hello", rental=rental_id, pid=body["pid"], hostname=body["hostname"], agent=body["agent_version"])
-    return _greeting(services, worker, rental, batches, now_us)
+    profile = await with_weights(services.models[rental.model], services.settings.cache / "weights")
+    return _greeting(services, profile, worker, rental, batches, now_us)
 
 
 async def _confirmed(session: AsyncSession, rental_id: str) -> RentalRow:
@@ -135,7 +138,12 @@ def _fail(worker: Worker, reason: str, now_us: int) -> None:
 
 
 def _greeting(
-    services: Services, worker: Worker, rental: RentalRow, batches: tuple[Batch, ...] | Any, now_us: int
+    services: Services,
+    profile: ModelProfile,
+    worker: Worker,
+    rental: RentalRow,
+    batches: tuple[Batch, ...] | Any,
+    now_us: int,
 ) -> dict[str, Any]:
     settings = services.settings
     session = worker_sessions.fresh(rental.id, worker.session, now_us, settings.control.token_ttl_s)
@@ -145,7 +153,7 @@ def _greeting(
         "token": worker_sessions.issue(services.secret, session),
         "token_ttl_s": settings.control.token_ttl_s,
         "heartbeat_s": settings.control.heartbeat_s,
-        "engine": engine_spec(services.models[rental.model]),
+        "engine": engine_spec(profile),
         "part": {
             "lines": min([settings.jobs.part_lines, *wished]),
             "seconds": settings.jobs.part_seconds,

@@ -10,9 +10,9 @@ from decimal import Decimal
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
-from workers.launch import machine_start
 
 from broker.control.settle import settle
+from broker.model_set import with_weights
 from broker.services import Services
 from broker.tables import Worker
 from jobs.clock import db_now
@@ -31,6 +31,8 @@ from markets.errors import (
 from markets.market import Intent, Market, Rental
 from markets.offer_record import offer_from_record
 from markets.tables import RentalRow
+from workers.errors import WorkersError
+from workers.launch import machine_start
 
 log = structlog.get_logger()
 SECOND_US = 1_000_000
@@ -59,6 +61,12 @@ class Placer:
         market = self.services.markets.get(row.market)
         if market is None:
             await self._over(rental_id, f"market {row.market!r} is not configured any more")
+            return
+        try:
+            # process launches on this machine read the weights from here; a machine that waits for them costs money
+            await with_weights(self.services.models[row.model], self.services.settings.cache / "weights")
+        except WorkersError as missing:
+            await self._over(rental_id, f"{missing.code}: {missing}")
             return
         rental = await self._rent(market, row, self._intent(row, token))
         if rental is None:

@@ -11,7 +11,6 @@ from decimal import Decimal
 
 import msgspec
 import structlog
-from solver.check import check
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -28,6 +27,7 @@ from markets import rentals
 from markets.offer import Offer
 from markets.tables import RentalRow
 from solver import types
+from solver.check import check
 from solver.plan import solve
 from solver.types import Plan, Snapshot, Start
 

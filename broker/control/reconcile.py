@@ -6,17 +6,18 @@ The sweep decides (pure, `markets/sweep.py`); this shell reads, acts, and never 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.services import Services
 from broker.tables import Worker
 from jobs.clock import db_now
 from markets import rentals
-from markets.errors import MarketsError, RentalNotFound, StillReleasing
+from markets.errors import MarketsError, RentalNotFound, RentalUnknown, StillReleasing
 from markets.market import Market, Rental
+from markets.sweep import Action, Adopt, Alarm, MarkEnded, Memory, Release, Seen, SweepSettings, Verify, sweep
 from markets.tables import RentalRow
 
 log = structlog.get_logger()
@@ -27,6 +28,7 @@ SECOND_US = 1_000_000
 class Reconciler:
     services: Services
     _started_us: int = 0
+    _memory: dict[str, Memory] = field(default_factory=dict)
 
     async def step(self) -> None:
         await asyncio.gather(*(self._market(name, market) for name, market in self.services.markets.items()))
@@ -38,17 +40,50 @@ class Reconciler:
         await self._release(name, market)
         try:
             async with asyncio.timeout(max(10.0, 2 * self.services.settings.control.reconcile_s)):
-                listed = await market.rentals()
+                listed: Sequence[Rental] | None = await market.rentals()
         except MarketsError as failure:
             log.warning("reconcile.failed", market=name, error=f"{failure.code}: {failure}")
-            return
+            listed = None
         except TimeoutError:
             log.warning("reconcile.failed", market=name, error="no answer in time")
-            return
-        await self.sweep(name, market, listed)
+            listed = None
+        await self._sweep(name, market, listed)
 
-    async def sweep(self, name: str, market: Market, listed: list[Rental]) -> None:
-        for rental in listed:
+    async def _sweep(self, name: str, market: Market, listed: Sequence[Rental] | None) -> None:
+        """Compare with rows read *after* the list was asked for: an intent is older than its machine, so a machine
+        without a row is really unknown."""
+        async with self.services.database.transaction() as session:
+            tags = [rental.tag for rental in listed or ()]
+            known = await rentals.known_rentals(session, name, tags)
+            now_us = await db_now(session)
+        control = self.services.settings.control
+        settings = SweepSettings(self.services.owner, control.create_grace_s, control.max_kills_per_cycle)
+        swept = sweep(known, listed, self._memory.get(name, Memory()), now_us=now_us, settings=settings)
+        self._memory[name] = swept.memory
+        for action in swept.actions:
+            await self._carry_out(market, action)
+
+    async def _carry_out(self, market: Market, action: Action) -> None:
+        match action:
+            case Adopt(rental) | Seen(rental) | MarkEnded(rental):
+                await self._observe(rental)
+            case Verify(tag):
+                await self._verify(market, tag)
+            case Release(tag, why):
+                if why != "asked":  # what we asked for ourselves is released by `_release`
+                    log.warning("sweep.release", rental=tag, why=why)
+                    await self._let_go(market, tag)
+            case Alarm(strange, released_now):
+                log.error("sweep.alarm", strange=strange, released_now=released_now)
+
+    async def _verify(self, market: Market, tag: str) -> None:
+        try:
+            rental = await market.rental(tag)
+        except RentalNotFound:
+            await self._never_was(tag)
+        except MarketsError as failure:
+            log.warning("sweep.unverified", rental=tag, error=f"{failure.code}: {failure}")
+        else:
             await self._observe(rental)
 
     async def _give_up_on_silent(self, name: str) -> None:
@@ -56,7 +91,9 @@ class Reconciler:
         async with self.services.database.transaction() as session:
             now_us = await db_now(session)
             for row in await rentals.open_rentals(session, name):
-                reason = silence(row, await session.get(Worker, row.id), now_us, self._since_us(now_us), self._patience_us(row))
+                reason = silence(
+                    row, await session.get(Worker, row.id), now_us, self._since_us(now_us), self._patience_us(row)
+                )
                 if reason and row.state == "running":
                     log.warning("rental.given_up", rental=row.id, reason=reason)
                     await rentals.request_release(session, row.id, reason=reason, now_us=now_us)
@@ -75,24 +112,30 @@ class Reconciler:
         async with self.services.database.transaction() as session:
             leaving = [row.id for row in await rentals.open_rentals(session, name) if row.state == "releasing"]
         for rental_id in leaving:
-            try:
-                async with asyncio.timeout(30):
-                    await market.release(rental_id)
-                    rental = await market.rental(rental_id)
-            except StillReleasing:
-                continue  # not confirmed: accrual goes on, the next round asks again
-            except RentalNotFound:
-                await self._never_was(rental_id)
-                continue
-            except (MarketsError, TimeoutError) as failure:
-                log.warning("release.failed", rental=rental_id, error=f"{type(failure).__name__}: {failure}")
-                continue
+            await self._let_go(market, rental_id)
+
+    async def _let_go(self, market: Market, rental_id: str) -> None:
+        """Release and record the confirmed end. Not confirmed: accrual goes on, and the next round asks again."""
+        try:
+            async with asyncio.timeout(30):
+                await market.release(rental_id)
+                rental = await market.rental(rental_id)
+        except RentalNotFound:
+            await self._never_was(rental_id)
+        except StillReleasing:
+            log.info("release.unconfirmed", rental=rental_id)
+        except (MarketsError, TimeoutError) as failure:
+            log.warning("release.failed", rental=rental_id, error=f"{type(failure).__name__}: {failure}")
+        else:
             await self._observe(rental)
 
     async def _never_was(self, rental_id: str) -> None:
         """The market has no such machine: it was never created, or it is long gone."""
         async with self.services.database.transaction() as session:
-            row = await rentals.get(session, rental_id)
+            try:
+                row = await rentals.get(session, rental_id)
+            except RentalUnknown:
+                return
             now_us = await db_now(session)
             if row.started_us is None:
                 await rentals.failed(session, rental_id, error="the market never had it", now_us=now_us)
@@ -100,11 +143,17 @@ class Reconciler:
                 await rentals.lost(session, rental_id, error="the market no longer knows it", now_us=now_us)
 
     async def _observe(self, rental: Rental) -> None:
+        """Record what the market says. A machine without a row (a stranger that was let go) has nothing to record."""
         async with self.services.database.transaction() as session:
-            await rentals.observe(session, rental, now_us=await db_now(session))
+            try:
+                await rentals.observe(session, rental, now_us=await db_now(session))
+            except RentalUnknown:
+                log.warning("sweep.stranger", rental=rental.tag, state=rental.state, offer=str(rental.offer_key))
 
 
-def silence(row: RentalRow, worker: Worker | None, now_us: int, since_us: int, patience_us: tuple[int, int]) -> str | None:
+def silence(
+    row: RentalRow, worker: Worker | None, now_us: int, since_us: int, patience_us: tuple[int, int]
+) -> str | None:
     """Why a running rental's worker is given up, or None. Pure.
 
     `patience_us` is how long it may take to say hello and how long it may be silent. `since_us` is when this broker

@@ -185,7 +185,8 @@ def _as_running(row: RentalRow, worker: Worker | None, services: Services, now_u
         profile = services.models.get(row.model)
         boot_s = row.facts.get("boot_s")
         total = (DEFAULT_BOOT_S[row.facts["launch"]] if boot_s is None else boot_s) + (profile.load_s if profile else 0)
-        ready_in_s = max(1, total - (now_us - row.created_us) // SECOND_US)
+        # always a little sooner than a fresh machine of the same offer, or the plan would swap one for the other
+        ready_in_s = max(0, min(total - 1, total - (now_us - row.created_us) // SECOND_US))
     return Running(
         rental_id=row.id,
         offer_key=row.offer_key,

@@ -54,7 +54,7 @@ def must_notice(mutation: str) -> str:
 
 def draw(seed: int, mutate: str | None = None) -> Schedule:
     """Two or three faults, at least one of them a kill of the broker or of an agent at a named point."""
-    source = random.Random(seed)  # noqa: S311 — a schedule, not a secret
+    source = random.Random(seed)
     lines = source.randrange(60, 121)
     faults = [_named(source, seed)]
     faults += [_any(source, lines) for _ in range(source.randrange(1, 3))]

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-
 from chaos_schedule import Fault, Schedule
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +67,7 @@ dead_man_s = 60
 
 [models.{model}]
 engine = "command"
-argv = ["{python}", "{engine}", "--port", "{{port}}", "--latency-ms", "120"]
+argv = ["{python}", "{engine}", "--port", "{{port}}", "--latency", "0.12", "--model", "{model}"]
 parallel = 3
 load_s = 1
 tokens_per_s = {{ cpu = [400.0, 12.0] }}
@@ -116,9 +115,7 @@ class World:
         self.data.mkdir(parents=True)
         catalogue = self.folder / "catalogue.toml"
         catalogue.write_text(CATALOGUE)
-        text = SETTINGS.format(
-            catalogue=catalogue, ttl=LEASE_TTL_S, model=MODEL, python=sys.executable, engine=ENGINE
-        )
+        text = SETTINGS.format(catalogue=catalogue, ttl=LEASE_TTL_S, model=MODEL, python=sys.executable, engine=ENGINE)
         (self.data / "broker.toml").write_text(text)
 
     def _start_broker(self) -> None:
@@ -255,9 +252,7 @@ class World:
         for row in csv.DictReader(ledger["csv"].splitlines()):
             if row["account"].startswith("Expenses:"):
                 booked[row["rental"]] = booked.get(row["rental"], Decimal(0)) + Decimal(row["amount"])
-        billed = {
-            line["tag"]: Decimal(line["amount"]) for line in self._sandbox("GET", "/v1/invoices")["lines"]
-        }
+        billed = {line["tag"]: Decimal(line["amount"]) for line in self._sandbox("GET", "/v1/invoices")["lines"]}
         wrong = [tag for tag in booked.keys() | billed.keys() if booked.get(tag, 0) != billed.get(tag, 0)]
         self.notes += [f"books {booked.get(tag)} invoice {billed.get(tag)} for {tag}" for tag in wrong]
         self.notes += ledger["findings"][:3]
@@ -288,14 +283,15 @@ class World:
         if self._broker and self._broker.poll() is None:
             self._broker.kill()
             self._broker.wait()
-        endpoint = self.data / "sandbox" / "endpoint.json"
-        if endpoint.exists():
+        if (self.data / "sandbox" / "endpoint.json").exists():
             try:
                 self._sandbox("POST", "/v1/admin/shutdown", {"force": True})
             except OSError as gone:
                 self.notes.append(f"sandbox at the end: {gone}")
         for process in psutil.process_iter():
-            if str(self.folder) in _environment(process).get("BROKER_WORLD", "") or str(self.folder) in _folder(process):
+            if str(self.folder) in _environment(process).get("BROKER_WORLD", "") or str(self.folder) in _folder(
+                process
+            ):
                 process.kill()
 
     # --- talking -----------------------------------------------------------------------------------------------------
@@ -312,8 +308,16 @@ class World:
         return found
 
     def _sandbox(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        endpoint = json.loads((self.data / "sandbox" / "endpoint.json").read_text())
+        endpoint = json.loads(self._endpoint().read_text())
         return _http(method, endpoint["url"] + path, endpoint["token"], body)
+
+    def _endpoint(self) -> Path:
+        """Where the sandbox says that it listens; the broker starts it with its first poll."""
+        file = self.data / "sandbox" / "endpoint.json"
+        while not file.exists() and time.monotonic() < self._deadline:
+            self._keep_alive()
+            time.sleep(0.05)
+        return file
 
     def _call(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, raw: bool = False
@@ -353,13 +357,13 @@ def _http(
     method: str, url: str, key: str, body: Any = None, headers: dict[str, str] | None = None, raw: bool = False
 ) -> Any:
     content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=content, method=method)  # noqa: S310 — loopback only
+    request = urllib.request.Request(url, data=content, method=method)
     request.add_header("Authorization", f"Bearer {key}")
     if content is not None:
         request.add_header("Content-Type", "application/json")
     for name, value in (headers or {}).items():
         request.add_header(name, value)
-    with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=20) as answer:
         text = answer.read()
     return text.decode() if raw else json.loads(text)
 

@@ -18,14 +18,17 @@ def _no_fence_no_disjoint() -> None:
 
 
 def _no_sweeper() -> None:
-    """What the market has and we do not know of is left alone."""
+    """A machine that the broker did not record is never found: neither adopted nor released."""
     from broker.control.reconcile import Reconciler
+    from markets.sweep import Adopt, Release, Verify
 
-    async def blind(self: Any, name: str, market: Any, listed: list[Any]) -> None:
-        known = await self.known_running(name)
-        await self.sweep_listed(name, market, [rental for rental in listed if rental.tag in known])
+    carry_out = Reconciler._carry_out
 
-    Reconciler.sweep = blind  # type: ignore[method-assign]
+    async def blind(self: Any, market: Any, action: Any) -> None:
+        if not isinstance(action, Adopt | Release | Verify):
+            await carry_out(self, market, action)
+
+    Reconciler._carry_out = blind  # type: ignore[method-assign]
 
 
 def _no_hold() -> None:
