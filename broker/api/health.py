@@ -35,11 +35,21 @@ def late_loops(loops: Mapping[str, LoopState], now_s: float) -> list[str]:
     found = []
     for name, state in sorted(loops.items()):
         if state.last_end is None:
-            continue  # its first run is still going on: readiness is asked for while the broker starts
+            continue  # its first run is still going on
         silent_s = now_s - state.last_end
         if silent_s > LATE_INTERVALS * state.every_s + LATE_GRACE_S:
             found.append(f"loop {name} last ended {silent_s:.0f} s ago; it should run every {state.every_s:g} s")
     return found
+
+
+def starting_loops(loops: Mapping[str, LoopState]) -> list[str]:
+    """Loops that have not tried once yet. Before the first poll there are no offers, and every quote would say so.
+
+    >>> starting_loops({"poll": LoopState(5.0), "plan": LoopState(5.0, runs=1), "place": LoopState(5.0, defects=1)})
+    ['loop poll has not ended its first run yet']
+    """
+    tried = (name for name, state in sorted(loops.items()) if not state.runs and not state.defects)
+    return [f"loop {name} has not ended its first run yet" for name in tried]
 
 
 async def database_problems(database: Database) -> list[str]:
@@ -76,7 +86,8 @@ class Health:
 
         async def readyz(call: Call) -> web.Response:
             """The broker can work: database, migrations and loops are in order; else 503 names what is not."""
-            problems = await database_problems(call.services.database) + late_loops(self.loops, time.monotonic())
+            problems = await database_problems(call.services.database)
+            problems += starting_loops(self.loops) + late_loops(self.loops, time.monotonic())
             health = shapes.Health(status="unready" if problems else "ok", problems=problems)
             return web.Response(
                 status=503 if problems else 200, body=health.model_dump_json().encode(), content_type="application/json"

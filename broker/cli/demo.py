@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from json import dumps
 from pathlib import Path
@@ -32,6 +31,6 @@ def demo(
     """
     stream = sys.stderr if json else sys.stdout
     weights = fetch_weights(MODEL, options.load(), stream)
-    verdict = asyncio.run(run(prepare(folder, MODEL, weights), stream))
+    verdict = options.ended(run(prepare(folder, MODEL, weights), stream))
     line(dumps(verdict.document()))
     raise typer.Exit(exits.OK if verdict.passed else exits.ERROR)

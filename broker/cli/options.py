@@ -6,7 +6,7 @@ import asyncio
 import tomllib
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -15,6 +15,8 @@ from broker import settings as broker_settings
 from broker.cli.client import ApiFailure, BrokerUnreachable
 from broker.cli.exits import USAGE, Failure
 from broker.settings import Settings
+
+T = TypeVar("T")
 
 Data = Annotated[
     Path | None,
@@ -56,18 +58,19 @@ def target(data: Path | None, url: str | None, key: str | None) -> Settings:
 
 
 def run(work: Coroutine[Any, Any, int]) -> None:
-    """Run a command's coroutine and end with the exit code that it returns.
+    """Run a command's coroutine and end with the exit code that it returns."""
+    raise typer.Exit(ended(work))
 
-    What the broker answered, or that it did not, is a Failure here: one clear line, exit code 1.
-    """
+
+def ended(work: Coroutine[Any, Any, T]) -> T:
+    """What the coroutine returns. What the broker refused, or that it did not answer, is a Failure here: one line."""
     try:
-        code = asyncio.run(work)
+        return asyncio.run(work)
     except ApiFailure as refused:
         where = f" ({refused.param})" if refused.param else ""
         raise Failure(f"the broker refused{where}: {refused} [{refused.code or refused.status}]") from refused
     except BrokerUnreachable as silent:
         raise Failure(str(silent)) from silent
-    raise typer.Exit(code)
 
 
 def _described(wrong: ValidationError) -> str:
