@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,9 +61,7 @@ def build_app(services: Services, loops: Mapping[str, LoopState] | None = None) 
     app = web.Application(middlewares=[_identified(metrics), _refusing, _unencoded], client_max_size=MAX_JSON_BYTES)
     app[ROUTES] = routes
     for each in routes:
-        app.router.add_route(
-            each.method, each.aiohttp_path(), bind(each, services, wire), name=f"{each.method} {each.path}"
-        )
+        app.router.add_route(each.method, each.aiohttp_path(), bind(each, services, wire))
 
     async def stop(_app: web.Application) -> None:
         worker_wire.stopping.set()
@@ -104,16 +103,15 @@ def _identified(metrics: Metrics) -> Middleware:
 
 
 async def stamp(request: web.Request, answer: web.StreamResponse) -> None:
-    """Every answer says which request it answers, streams too."""
+    """Every answer says which request it answers, streams too, and nothing of what we are made of."""
+    answer.headers["Server"] = "broker"
     answer.headers["x-request-id"] = request.get(REQUEST_ID, "")
 
 
 def route_of(request: web.Request) -> str:
     """The declared path of a request, for labels and logs: never the path itself, which holds ids and permissions."""
     resource = request.match_info.route.resource
-    if resource is None:
-        return "-"
-    return re.sub(r"{(\w+):[^/]*}", r"{\1}", resource.canonical)
+    return "-" if resource is None else resource.canonical
 
 
 @web.middleware
@@ -131,7 +129,8 @@ async def _refusing(request: web.Request, handler: Handler) -> web.StreamRespons
                 route=route_of(request),
                 status=problem.status,
                 code=problem.code,
-                exc_info=error,
+                # formatted here: a renderer that shows local variables would print our secrets
+                trace="".join(traceback.format_exception(error)),
             )
         if request.transport is None:
             raise  # the caller is gone; there is nobody to answer

@@ -53,7 +53,7 @@ async def read_state(session: AsyncSession) -> State:
     )
 
 
-@dataclass
+@dataclass(eq=False)
 class _Snapshot:
     """The collector that hands the newest state to the registry."""
 

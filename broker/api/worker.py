@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +34,7 @@ from jobs.tables import Batch, Shard
 from jobs.types import Lease
 from markets.tables import RentalRow
 from workers.engines import engine_spec
-from workers.profile import ModelProfile
+from workers.errors import UnknownModel, WorkersError
 
 log = structlog.get_logger()
 
@@ -107,8 +108,26 @@ async def hello(call: Call, body: dict[str, Any]) -> dict[str, Any]:
         services.nudge("reconcile")
         raise Problem(403, "residency_forbidden", denied)
     log.info("worker.hello", rental=rental_id, pid=body["pid"], hostname=body["hostname"], agent=body["agent_version"])
-    profile = await with_weights(services.models[rental.model], services.settings.cache / "weights")
-    return _greeting(services, profile, worker, rental, batches, now_us)
+    return _greeting(services, await _engine(services, rental), worker, rental, batches, now_us)
+
+
+async def _engine(services: Services, rental: RentalRow) -> dict[str, Any]:
+    """How to start the rental's model. A model that is gone from the settings or whose weights are not to be had will not
+    come back by asking again: the worker is failed, and its machine released."""
+    profile = services.models.get(rental.model)
+    try:
+        if profile is None:
+            raise UnknownModel(f"model {rental.model!r} is not configured any more")
+        return engine_spec(await with_weights(profile, services.settings.cache / "weights"))
+    except WorkersError as error:
+        reason = f"{error.code}: {error}"
+    async with services.database.transaction() as session:
+        worker, _ = await _both(session, rental.id)
+        _fail(worker, reason, await db_now(session))
+        session.add(worker)
+    log.error("worker.no_engine", rental=rental.id, model=rental.model, error=reason)
+    services.nudge("reconcile")
+    raise Problem(403, "engine_unavailable", f"Rental {rental.id}: {reason}; stop.")
 
 
 async def _confirmed(session: AsyncSession, rental_id: str) -> RentalRow:
@@ -139,10 +158,10 @@ def _fail(worker: Worker, reason: str, now_us: int) -> None:
 
 def _greeting(
     services: Services,
-    profile: ModelProfile,
+    engine: dict[str, Any],
     worker: Worker,
     rental: RentalRow,
-    batches: tuple[Batch, ...] | Any,
+    batches: Sequence[Batch],
     now_us: int,
 ) -> dict[str, Any]:
     settings = services.settings
@@ -153,7 +172,7 @@ def _greeting(
         "token": worker_sessions.issue(services.secret, session),
         "token_ttl_s": settings.control.token_ttl_s,
         "heartbeat_s": settings.control.heartbeat_s,
-        "engine": engine_spec(profile),
+        "engine": engine,
         "part": {
             "lines": min([settings.jobs.part_lines, *wished]),
             "seconds": settings.jobs.part_seconds,

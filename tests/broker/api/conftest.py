@@ -1,0 +1,171 @@
+"""A real broker API on loopback: real database, real object store, real HTTP; no control loops unless a test steps them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from multidict import CIMultiDictProxy
+from openai import AsyncOpenAI
+
+from broker.api.app import ROUTES, build_app
+from broker.api.registry import Route
+from broker.control.loops import LoopState
+from broker.control.solver_process import SolverProcess
+from broker.database import Database, sqlite_url
+from broker.failpoints import Failpoints
+from broker.keys import Role, create_key, ensure_admin_key
+from broker.migrate import upgrade
+from broker.services import Services
+from broker.settings import JobsSettings, Settings
+from jobs.clock import db_now
+from jobs.objects import ObjectStore
+from workers.profile import ModelProfile
+
+MODEL = "tiny"
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: CIMultiDictProxy[str]
+    raw: bytes
+    json: Any
+
+    @property
+    def code(self) -> str:
+        return str(self.json["error"]["code"])
+
+
+@dataclass
+class Server:
+    """One running API and how to call it as anybody."""
+
+    url: str
+    services: Services
+    routes: tuple[Route, ...]
+    loops: dict[str, LoopState]
+    admin_key: str
+    http: aiohttp.ClientSession
+
+    async def key(self, *roles: Role, project: str = "default", principal: str = "somebody") -> str:
+        async with self.services.database.transaction() as session:
+            now_us = await db_now(session)
+            _, text = await create_key(session, principal=principal, project=project, roles=roles, now_us=now_us)
+        return text
+
+    async def call(
+        self, method: str, path: str, *, key: str | None = "admin", headers: dict[str, str] | None = None, **body: Any
+    ) -> Answer:
+        """One request; `key` "admin" is the admin key, None sends none."""
+        sent = dict(headers or {})
+        if key is not None:
+            sent["Authorization"] = f"Bearer {self.admin_key if key == 'admin' else key}"
+        async with self.http.request(method, self.url + path, headers=sent, **body) as response:
+            raw = await response.read()
+            is_json = response.content_type == "application/json"
+            return Answer(response.status, response.headers, raw, json.loads(raw) if is_json and raw else None)
+
+    async def upload(self, content: bytes, *, key: str = "admin", filename: str = "in.jsonl") -> str:
+        """Upload as an ordinary client; the file's id."""
+        form = aiohttp.FormData()
+        form.add_field("purpose", "batch")
+        form.add_field("file", content, filename=filename, content_type="application/octet-stream")
+        answer = await self.call("POST", "/v1/files", key=key, data=form)
+        assert answer.status == 200, answer.raw
+        return str(answer.json["id"])
+
+    async def new_batch(self, *, lines: int = 3, key: str = "admin", **fields: Any) -> dict[str, Any]:
+        """Upload and create; the batch is validating."""
+        file_id = await self.upload(request_lines(lines), key=key)
+        body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h", **fields}
+        answer = await self.call("POST", "/v1/batches", key=key, json=body)
+        assert answer.status == 200, answer.raw
+        return dict(answer.json)
+
+    def concrete(self, route: Route) -> str:
+        """A path of this route with ids of nothing."""
+        return route.path.format(file_id="file-X", batch_id="batch_X", shard_id="shard_X", model="none", token="a.b")
+
+    def openai(self, key: str | None = None, **options: Any) -> AsyncOpenAI:
+        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key or self.admin_key, **options)
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty database file; migrating takes a second, copying it takes none."""
+    file = tmp_path_factory.mktemp("template") / "broker.db"
+    asyncio.run(upgrade(sqlite_url(file)))
+    return file
+
+
+@pytest.fixture
+async def database(migrated: Path, tmp_path: Path) -> AsyncIterator[Database]:
+    file = tmp_path / "broker.db"
+    shutil.copyfile(migrated, file)
+    database = Database(sqlite_url(file))
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def input_lines() -> Callable[..., bytes]:
+    return request_lines
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data=tmp_path, jobs=JobsSettings(max_file_bytes=1024 * 1024))
+
+
+@pytest.fixture
+async def server(settings: Settings, database: Database, tmp_path: Path) -> AsyncIterator[Server]:
+    solver = SolverProcess(timeout_s=30)
+    services = Services(
+        settings=settings,
+        database=database,
+        store=ObjectStore.local(tmp_path / "objects"),
+        markets={},
+        models={
+            MODEL: ModelProfile(id=MODEL, engine="url", base_url="http://127.0.0.1:9", tokens_per_s={"cpu": (200, 40)})
+        },
+        solver=solver,
+        secret=b"a secret of thirty-two bytes....",
+        failpoints=Failpoints(None),
+        public_url="http://127.0.0.1",
+        owner="test",
+        wake={name: asyncio.Event() for name in ("validate", "plan", "finalise", "reconcile")},
+    )
+    async with database.transaction() as session:
+        admin_key = await ensure_admin_key(session, await db_now(session))
+    assert admin_key is not None
+    loops: dict[str, LoopState] = {}
+    app = build_app(services, loops)
+    runner = web.AppRunner(app, auto_decompress=False, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
+        yield Server(f"http://127.0.0.1:{port}", services, app[ROUTES], loops, admin_key, http)
+    await runner.cleanup()
+    await solver.close()
+
+
+def request_lines(count: int, *, model: str = MODEL, max_tokens: int = 16) -> bytes:
+    """A valid input file of `count` chat requests."""
+    return b"".join(_line(number, model, max_tokens) for number in range(count))
+
+
+def _line(number: int, model: str, max_tokens: int) -> bytes:
+    body = {"model": model, "messages": [{"role": "user", "content": f"question {number}"}], "max_tokens": max_tokens}
+    request = {"custom_id": f"line-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    return json.dumps(request).encode() + b"\n"
