@@ -55,10 +55,9 @@ async def list_entries(call: Call, query: EntryQuery) -> shapes.Ledger:
     async with call.services.database.transaction() as session:
         page = await entries(session, **chosen, kind=query.kind, after_seq=query.after, limit=query.limit + 1)
         sums = await balances(session, **chosen)
-        held = await open_holds(session, project=project, rental=query.rental)
+        held = await open_holds(session, project=project)
         findings = await check(session, ended_rentals=await _ended(session))
-    if query.batch is not None:
-        held = [each for each in held if each.batch == query.batch]
+    held = [each for each in held if query.rental in (None, each.rental) and query.batch in (None, each.batch)]
     accrued = sum(each.nano for each in sums if each.unit == UNIT_USD and each.account.startswith("Expenses:"))
     return shapes.Ledger(
         entries=[entry_shape(each) for each in page[: query.limit]],
