@@ -10,20 +10,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from ledger import accounts
-from ledger.book import lock, post
+from ledger.book import Recorded, lock, post, recorded
 from ledger.errors import MalformedEvent
 from ledger.event import Dims, Event, Exists, Line, Posted
 from ledger.holds import draw
 from ledger.money import cost_of_seconds
-from ledger.positions import RESOLUTIONS, Hold, open_holds
-from ledger.tables import Entry, Posting
+from ledger.positions import Hold, holds_of_rental
+from ledger.tables import Entry
 
 SECOND_US = 1_000_000
+METER_KINDS = ("usage.accrue", "correction")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +50,13 @@ class Meter:
 class Reading:
     """What the books say of a rental's meter: `entries` posted, up to `seconds`, for `nano` in all.
 
-    `newest` and `newest_seq` are key and number of the last of them, `newest_id` its entry id. `is_final`: the final
-    reading was booked, or the rental's hold is resolved, which happens only after a confirmed end.
+    `newest` is the last of them. `is_final`: it was the final one.
     """
 
     entries: int = 0
     seconds: int = 0
     nano: int = 0
-    newest: str | None = None
-    newest_seq: int = 0
-    newest_id: str = ""
+    newest: Recorded | None = None
     is_final: bool = False
 
 
@@ -107,50 +105,32 @@ async def accrue(
     reading = await read_meter(session, meter.rental)
     seconds = billed_seconds(meter.started_us, until_us, meter.granularity_s, meter.minimum_s, final)
     due = cost_of_seconds(meter.price_nano_hour, seconds) - reading.nano
-    if not _is_bookable(reading, due, final):
-        return Exists(entry_id=reading.newest_id, seq=reading.newest_seq) if reading.newest and due == 0 else None
-    holds = await open_holds(session, rental=meter.rental)
-    event = _event(
-        meter, reading, holds[0] if holds else None, seconds, due, until_us=until_us, final=final, actor=actor
-    )
+    if due == 0 and reading.newest is not None:
+        return Exists(entry_id=reading.newest.entry_id, seq=reading.newest.seq)
+    holds = await holds_of_rental(session, meter.rental)
+    # A hold is resolved only when the end is confirmed: "running" that arrives after that is old news.
+    is_ended = reading.is_final or any(hold.resolved for hold in holds)
+    if due == 0 or (not final and (due < 0 or is_ended)):
+        return None
+    open_hold = next((hold for hold in holds if hold.resolved is None), None)
+    event = _event(meter, reading, open_hold, seconds, due, until_us=until_us, final=final, actor=actor)
     return await post(session, event, recorded_at_us=recorded_at_us)
 
 
 async def read_meter(session: AsyncSession, rental: str) -> Reading:
-    """What is booked for the rental's meter. Corrections by people (other keys) are not part of it."""
-    own = (
-        col(Entry.rental) == rental,
-        col(Entry.kind).in_(("usage.accrue", "correction")),
-        col(Entry.key).startswith(f"accrue:{rental}:", autoescape=True),
-    )
+    """What is booked for the rental's meter, out of the newest key. Corrections by people are not part of it."""
     newest = (
-        await session.execute(select(Entry).where(*own).order_by(col(Entry.seq).desc()).limit(1))
-    ).scalar_one_or_none()
-    resolved = select(col(Entry.id)).where(col(Entry.rental) == rental, col(Entry.kind).in_(RESOLUTIONS)).limit(1)
-    is_resolved = (await session.execute(resolved)).first() is not None
-    if newest is None:
-        return Reading(is_final=is_resolved)
-    # Liabilities, not expenses: one line an entry, whatever the expense is called.
-    total = (
-        select(func.count(), func.sum(col(Posting.nano)))
-        .join(Entry, col(Entry.id) == col(Posting.entry_id))
-        .where(*own, col(Posting.account).startswith("Liabilities:Accrued:", autoescape=True))
+        select(Entry)
+        .where(
+            col(Entry.rental) == rental,
+            col(Entry.kind).in_(METER_KINDS),
+            col(Entry.key).startswith(f"accrue:{rental}:", autoescape=True),
+        )
+        .order_by(col(Entry.seq).desc())
+        .limit(1)
     )
-    entries, nano = (await session.execute(total)).one()
-    seconds, is_final = _parse_key(newest.key)
-    return Reading(
-        entries=int(entries),
-        seconds=seconds,
-        nano=-int(nano),
-        newest=newest.key,
-        newest_seq=newest.seq,
-        newest_id=newest.id,
-        is_final=is_final or is_resolved,
-    )
-
-
-def _is_bookable(reading: Reading, due: int, final: bool) -> bool:
-    return due != 0 if final else due > 0 and not reading.is_final
+    entry = (await session.execute(newest)).scalar_one_or_none()
+    return Reading() if entry is None else reading_of(recorded(entry))
 
 
 def _event(
@@ -159,7 +139,7 @@ def _event(
     kind: Literal["usage.accrue", "correction"] = "usage.accrue" if due > 0 else "correction"
     charged = draw(meter.project, hold, due)
     return Event(
-        key=_key(meter.rental, reading, seconds, final),
+        key=_key(meter.rental, reading, seconds, due, final),
         kind=kind,
         occurred_at_us=max(until_us, meter.started_us),
         actor=actor,
@@ -169,20 +149,34 @@ def _event(
             Line(account=accounts.accrued(meter.market), nano=-due),
             *charged.lines,
         ),
-        corrects=reading.newest if kind == "correction" else None,
+        corrects=reading.newest.event.key if reading.newest and kind == "correction" else None,
         hold=charged.hold,
     )
 
 
-def _key(rental: str, reading: Reading, seconds: int, final: bool) -> str:
-    """`accrue:<rental>:<n>:<from second>-<to second>[:final]`, the n-th reading that was booked.
+def _key(rental: str, reading: Reading, seconds: int, due: int, final: bool) -> str:
+    """`accrue:<rental>:<n>:<from second>-<to second>:<nano in all>[:final]`, the n-th reading that was booked.
 
     The ordinal makes two writers that read the same state collide, and lets a final reading be revised back and forth.
+    What is booked in all stands in the key so that a meter reads one entry, not thousands; the audit adds them up.
     """
-    return f"accrue:{rental}:{reading.entries + 1}:{reading.seconds}-{seconds}{':final' if final else ''}"
+    end = ":final" if final else ""
+    return f"accrue:{rental}:{reading.entries + 1}:{reading.seconds}-{seconds}:{reading.nano + due}{end}"
 
 
-def _parse_key(key: str) -> tuple[int, bool]:
-    """Seconds booked so far and whether that was the final reading, out of a key made by `_key`."""
-    interval = key.removesuffix(":final").rpartition(":")[2]
-    return int(interval.partition("-")[2]), key.endswith(":final")
+def is_meter_entry(event: Event) -> bool:
+    """Whether `accrue` posted this event."""
+    return event.kind in METER_KINDS and event.key.startswith(f"accrue:{event.dims.rental}:")
+
+
+def reading_of(newest: Recorded) -> Reading:
+    """What the key of a meter's newest entry says of it: the inverse of `_key`."""
+    key = newest.event.key
+    ordinal, interval, nano = key.removesuffix(":final").rsplit(":", 3)[1:]
+    return Reading(
+        entries=int(ordinal),
+        seconds=int(interval.partition("-")[2]),
+        nano=int(nano),
+        newest=newest,
+        is_final=key.endswith(":final"),
+    )

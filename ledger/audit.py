@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Literal
 
@@ -12,10 +12,11 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from ledger.book import entry_id_of
+from ledger.accrual import is_meter_entry, reading_of
+from ledger.book import Recorded, entry_id_of, recorded
 from ledger.errors import LedgerError
 from ledger.event import Event
-from ledger.positions import RESOLUTIONS, open_holds
+from ledger.positions import RESOLUTIONS, Hold, all_holds, moved, opened
 from ledger.rules import check_event, period_of
 from ledger.tables import Entry, Head, Posting
 
@@ -42,19 +43,23 @@ async def check(session: AsyncSession, *, ended_rentals: AbstractSet[str] = froz
     """All findings, in the order of the books. `ended_rentals`: ids of rentals whose end the market has confirmed."""
     findings: list[LedgerFinding] = []
     expected_seq = 1
-    covered: set[str] = set()
+    trail = _Trail()
     async for entry, postings in _books(session):
         if entry.seq != expected_seq:
             findings.append(_error("seq_gap", entry.id, f"entry has number {entry.seq} where {expected_seq} is due"))
         expected_seq = entry.seq + 1
-        findings += _check_payload(entry, postings)
         findings += _check_postings(entry, postings)
-        findings += _check_cover(entry, covered)
+        event = _decoded(entry)
+        findings += _check_payload(entry, event)
+        if isinstance(event, Event):
+            findings += _check_repeats(entry, event, postings)
+            findings += trail.follow(recorded(entry))
     findings += await _check_head(session, expected_seq - 1)
     findings += await _check_strays(session)
     findings += await _check_units(session)
     findings += await _check_resolutions(session)
-    findings += await _check_open_holds(session, ended_rentals)
+    findings += _check_hold_states(await all_holds(session), trail.holds)
+    findings += _check_holds(trail.holds.values(), ended_rentals)
     return findings
 
 
@@ -74,19 +79,70 @@ async def _books(session: AsyncSession) -> AsyncIterator[tuple[Entry, Sequence[P
         after = rows[-1].seq
 
 
-def _check_payload(entry: Entry, postings: Sequence[Posting]) -> Iterator[LedgerFinding]:
-    """The stored bytes hash to what was recorded, and columns and postings repeat them.
+class _Trail:
+    """What the entries so far add up to, followed event by event: rentals under a hold, holds, meters."""
 
-    Why: every export is a projection of the bytes; a column that differs would show finance another story.
-    """
-    if hashlib.sha256(entry.payload).hexdigest() != entry.sha256:
-        yield _error("payload_changed", entry.id, f"the bytes of entry {entry.seq} do not hash to {entry.sha256}")
+    def __init__(self) -> None:
+        self.covered: set[str] = set()
+        self.holds: dict[str, Hold] = {}
+        self.metered: dict[str, int] = {}
+
+    def follow(self, entry: Recorded) -> Iterator[LedgerFinding]:
+        event = entry.event
+        if event.kind == "hold.open":
+            self.covered.add(event.dims.rental or "")
+            self.holds[event.hold or ""] = opened(event, entry.seq)
+        elif event.hold in self.holds:
+            self.holds[event.hold] = moved(self.holds[event.hold], event)
+        elif event.hold is not None:
+            yield _error(
+                "hold_unknown", entry.entry_id, f"entry {entry.seq} names hold {event.hold}, never opened before"
+            )
+        if event.kind == "usage.accrue" and event.dims.rental not in self.covered:
+            message = f"entry {entry.seq} accrues for rental {event.dims.rental} before any hold was opened"
+            yield _error("accrual_without_hold", entry.entry_id, message)
+        if is_meter_entry(event):
+            yield from self._follow_meter(entry)
+
+    def _follow_meter(self, entry: Recorded) -> Iterator[LedgerFinding]:
+        """Why: a meter trusts the total in its newest key; it must be what was booked."""
+        rental = entry.event.dims.rental or ""
+        booked = -sum(line.nano for line in entry.event.lines if line.account.startswith("Liabilities:Accrued:"))
+        self.metered[rental] = self.metered.get(rental, 0) + booked
+        told = reading_of(entry).nano
+        if told != self.metered[rental]:
+            message = f"entry {entry.seq} says {told} nano were metered for {rental}, its entries sum to {self.metered[rental]}"
+            yield _error("meter_differs", entry.entry_id, message)
+
+
+def _decoded(entry: Entry) -> Event | str:
+    """The event in the stored bytes, or what is wrong with them."""
     try:
         event = msgspec.json.decode(entry.payload, type=Event)
         check_event(event)
-    except (msgspec.DecodeError, LedgerError) as problem:
-        yield _error("payload_unreadable", entry.id, f"the bytes of entry {entry.seq} are no event: {problem}")
-        return
+    except (msgspec.DecodeError, UnicodeDecodeError, LedgerError) as problem:
+        return str(problem)
+    return event
+
+
+def _check_payload(entry: Entry, event: Event | str) -> Iterator[LedgerFinding]:
+    """The stored bytes are an event and hash to what was recorded.
+
+    Why: they are what every export is a projection of.
+    """
+    # SQLite would let a tamperer store text where bytes belong.
+    payload = entry.payload if isinstance(entry.payload, bytes) else str(entry.payload).encode()
+    if hashlib.sha256(payload).hexdigest() != entry.sha256:
+        yield _error("payload_changed", entry.id, f"the bytes of entry {entry.seq} do not hash to {entry.sha256}")
+    if isinstance(event, str):
+        yield _error("payload_unreadable", entry.id, f"the bytes of entry {entry.seq} are no event: {event}")
+
+
+def _check_repeats(entry: Entry, event: Event, postings: Sequence[Posting]) -> Iterator[LedgerFinding]:
+    """Columns and postings repeat the stored bytes.
+
+    Why: queries read columns; one that differs would show finance another story.
+    """
     differing = [name for name, value in _repeated(event, entry).items() if getattr(entry, name) != value]
     if differing:
         yield _error("columns_changed", entry.id, f"{', '.join(differing)} of entry {entry.seq} differ from its bytes")
@@ -118,24 +174,15 @@ def _check_postings(entry: Entry, postings: Sequence[Posting]) -> Iterator[Ledge
         yield _error("not_sealed", entry.id, f"entry {entry.seq} was never sealed")
     if len(postings) < 2:
         yield _error("too_few_postings", entry.id, f"entry {entry.seq} has {len(postings)} postings")
+    if not all(isinstance(row.nano, int) for row in postings):
+        yield _error("amount_not_integer", entry.id, f"entry {entry.seq} has an amount that is not an integer")
+        return
     for unit in sorted({row.unit for row in postings}):
         difference = sum(row.nano for row in postings if row.unit == unit)
         if difference:
             yield _error(
                 "entry_unbalanced", entry.id, f"entry {entry.seq}: debits exceed credits by {difference} nano-{unit}"
             )
-
-
-def _check_cover(entry: Entry, covered: set[str]) -> Iterator[LedgerFinding]:
-    """Money was set aside for a rental before any was used. `covered` collects the rentals that have a hold so far."""
-    if entry.kind == "hold.open" and entry.rental is not None:
-        covered.add(entry.rental)
-    if entry.kind == "usage.accrue" and entry.rental not in covered:
-        yield _error(
-            "accrual_without_hold",
-            entry.id,
-            f"entry {entry.seq} accrues for rental {entry.rental} before any hold was opened",
-        )
 
 
 async def _check_head(session: AsyncSession, newest: int) -> list[LedgerFinding]:
@@ -181,18 +228,24 @@ async def _check_resolutions(session: AsyncSession) -> list[LedgerFinding]:
     return [_error("hold_resolved_twice", hold, f"hold {hold} was resolved {count} times") for hold, count in rows]
 
 
-async def _check_open_holds(session: AsyncSession, ended_rentals: AbstractSet[str]) -> list[LedgerFinding]:
-    findings = []
-    for hold in await open_holds(session):
-        if hold.rental in ended_rentals:
-            findings.append(
-                _error(
-                    "hold_left_open",
-                    hold.id,
-                    f"rental {hold.rental} has ended, {hold.remaining_nano} nano-USD are still held",
-                )
-            )
+def _check_hold_states(kept: Sequence[Hold], followed: Mapping[str, Hold]) -> Iterator[LedgerFinding]:
+    """The kept state of every hold is what its entries add up to.
+
+    Why: holds are refused and drawn on by the kept state.
+    """
+    states = {hold.id: hold for hold in kept}
+    for hold_id in sorted(states.keys() | followed.keys()):
+        state, told = states.get(hold_id), followed.get(hold_id)
+        if state != told:
+            yield _error("hold_state_differs", hold_id, f"kept as {state}, its entries add up to {told}")
+
+
+def _check_holds(holds: Iterable[Hold], ended_rentals: AbstractSet[str]) -> Iterator[LedgerFinding]:
+    """Ended rentals hold no money, and nobody drew more than was set aside."""
+    for hold in holds:
+        if hold.resolved is None and hold.rental in ended_rentals:
+            message = f"rental {hold.rental} has ended, {hold.remaining_nano} nano-USD are still held"
+            yield _error("hold_left_open", hold.id, message)
         if hold.drawn_nano > hold.nano:
             message = f"{hold.drawn_nano} nano-USD accrued for rental {hold.rental}, {hold.nano} were set aside"
-            findings.append(LedgerFinding(code="hold_overdrawn", severity="warning", subject=hold.id, message=message))
-    return findings
+            yield LedgerFinding(code="hold_overdrawn", severity="warning", subject=hold.id, message=message)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import msgspec
 import structlog
@@ -21,7 +22,7 @@ from ledger.errors import HoldExceeded, HoldResolved, HoldUnknown, KeyReused, Le
 from ledger.event import Event, Exists, Posted, encode
 from ledger.positions import RESOLUTIONS, Hold
 from ledger.rules import HOLD_KINDS, check_event, period_of
-from ledger.tables import Entry, Head, Posting
+from ledger.tables import Entry, Head, HoldState, Posting
 
 log = structlog.get_logger("ledger")
 
@@ -64,8 +65,8 @@ async def lock(session: AsyncSession) -> int:
 async def post(session: AsyncSession, event: Event, *, recorded_at_us: int) -> Posted | Exists:
     """Write `event` to the books, once: the same event again answers Exists and writes nothing.
 
-    Raises KeyReused (same key, other content), Unbalanced, UnknownAccount, MalformedEvent; for kinds hold.*:
-    HoldUnknown, HoldResolved, and HoldExceeded when a project with a granted budget would go below zero. Then nothing
+    Raises KeyReused (same key, other content), Unbalanced, UnknownAccount, MalformedEvent; for events that name a
+    hold HoldUnknown, HoldResolved, and HoldExceeded when a project with a granted budget would go below zero. Then nothing
     is written.
     """
     check_event(event)
@@ -74,7 +75,7 @@ async def post(session: AsyncSession, event: Event, *, recorded_at_us: int) -> P
     existing = (await session.execute(select(Entry).where(col(Entry.key) == event.key))).scalar_one_or_none()
     if existing is not None:
         return _existing(existing, event, payload)
-    await _admit(session, event)
+    hold = await _admit(session, event)
     entry_id, seq = entry_id_of(event.key, recorded_at_us), newest + 1
     row = _row(event, payload, seq=seq, recorded_at_us=recorded_at_us)
     await session.execute(insert(Entry).values(**row))
@@ -85,6 +86,7 @@ async def post(session: AsyncSession, event: Event, *, recorded_at_us: int) -> P
     await session.execute(insert(Posting), lines)
     await session.execute(update(Entry).where(col(Entry.id) == entry_id).values(sealed=True))
     await session.execute(update(Head).where(col(Head.id) == 1).values(seq=seq))
+    await _keep_hold(session, event, hold, seq)
     log.info("ledger.posted", entry=entry_id, seq=seq, key=event.key, kind=event.kind, project=event.dims.project)
     return Posted(entry_id=entry_id, seq=seq)
 
@@ -193,17 +195,31 @@ def _fields(event: Event, names: Sequence[str]) -> str:
     return msgspec.json.encode({name: getattr(event, name) for name in names}).decode()
 
 
-async def _admit(session: AsyncSession, event: Event) -> None:
-    """What the books must say for this event to be posted. One path for every caller, replays included."""
+async def _keep_hold(session: AsyncSession, event: Event, before: Hold | None, seq: int) -> None:
+    if event.kind == "hold.open":
+        await session.execute(insert(HoldState).values(**asdict(positions.opened(event, seq))))
+    elif before is not None:
+        after = positions.moved(before, event)
+        await session.execute(update(HoldState).where(col(HoldState.id) == before.id).values(**asdict(after)))
+
+
+async def _admit(session: AsyncSession, event: Event) -> Hold | None:
+    """What the books must say for this event to be posted; the hold that it names, as it stands now.
+
+    One path for every caller, replays included.
+    """
     if event.corrects is not None and await find(session, event.corrects) is None:
         raise MalformedEvent(f"event {event.key!r} corrects {event.corrects!r}, which is not in the books")
+    if event.hold is None:
+        return None
+    hold = await positions.hold(session, event.hold)
+    if event.kind == "hold.open":
+        _admit_opening(event, hold)
+    else:
+        _admit_change(event, hold)
     if event.kind in HOLD_KINDS:
-        hold = await positions.hold(session, event.hold or "")
-        if event.kind == "hold.open":
-            _admit_opening(event, hold)
-        else:
-            _admit_change(event, hold)
         await _admit_budget(session, event)
+    return hold
 
 
 def _admit_opening(event: Event, hold: Hold | None) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from ledger import accounts
-from ledger.event import UNIT_USD
-from ledger.tables import Entry, Posting
+from ledger.event import UNIT_USD, Event
+from ledger.tables import Entry, HoldState, Posting
 
 RESOLUTIONS = ("hold.void", "hold.expire")
 
@@ -54,57 +53,68 @@ async def remaining(session: AsyncSession, project: str) -> int | None:
 
 async def hold(session: AsyncSession, hold_id: str) -> Hold | None:
     """The hold, open or resolved; None when there never was one with this id."""
-    found = await _holds(session, col(Entry.hold) == hold_id)
+    found = await _holds(session, col(HoldState.id) == hold_id)
     return found[0] if found else None
 
 
-async def open_holds(session: AsyncSession, *, project: str | None = None, rental: str | None = None) -> list[Hold]:
+async def open_holds(session: AsyncSession, *, project: str | None = None) -> list[Hold]:
     """The holds that are not resolved, oldest first."""
-    resolution = aliased(Entry)
-    conditions: list[ColumnElement[bool]] = [
-        ~select(col(resolution.id))
-        .where(col(resolution.hold) == col(Entry.hold), col(resolution.kind).in_(RESOLUTIONS))
-        .exists()
-    ]
+    conditions: list[ColumnElement[bool]] = [col(HoldState.resolved).is_(None)]
     if project is not None:
-        conditions.append(col(Entry.project) == project)
-    if rental is not None:
-        conditions.append(col(Entry.rental) == rental)
+        conditions.append(col(HoldState.project) == project)
     return await _holds(session, *conditions)
 
 
+async def holds_of_rental(session: AsyncSession, rental: str) -> list[Hold]:
+    """The rental's holds, open and resolved, oldest first."""
+    return await _holds(session, col(HoldState.rental) == rental)
+
+
+async def all_holds(session: AsyncSession) -> list[Hold]:
+    """Every hold there ever was, oldest first."""
+    return await _holds(session)
+
+
 async def _holds(session: AsyncSession, *conditions: ColumnElement[bool]) -> list[Hold]:
-    opening = select(Entry).where(col(Entry.kind) == "hold.open", *conditions).order_by(col(Entry.seq))
-    opened = (await session.execute(opening)).scalars().all()
-    ids = select(col(Entry.hold)).where(col(Entry.kind) == "hold.open", *conditions)
-    sums = (
-        select(col(Entry.hold), col(Entry.kind), col(Posting.account), func.sum(col(Posting.nano)))
-        .join(Posting, col(Posting.entry_id) == col(Entry.id))
-        .where(col(Entry.hold).in_(ids))
-        .group_by(col(Entry.hold), col(Entry.kind), col(Posting.account))
+    # Columns, not rows: a row of the session's identity map would be as old as its first read.
+    names = [field.name for field in fields(Hold)]
+    chosen = (
+        select(*(col(getattr(HoldState, name)) for name in names))
+        .where(*conditions)
+        .order_by(col(HoldState.opened_seq))
     )
-    moved: dict[str, dict[tuple[str, str], int]] = {}
-    for hold_id, kind, account, nano in (await session.execute(sums)).all():
-        moved.setdefault(hold_id or "", {})[kind, account] = int(nano)
-    return [_hold(entry, moved[entry.hold or ""]) for entry in opened]
+    return [Hold(**dict(zip(names, row, strict=True))) for row in (await session.execute(chosen)).all()]
 
 
-def _hold(opened: Entry, moved: dict[tuple[str, str], int]) -> Hold:
-    project = opened.project or ""
-    held, drawn = accounts.held(project), accounts.drawn(project)
-    kinds = {kind for kind, _ in moved}
-    return Hold(
-        id=opened.hold or "",
-        project=project,
-        batch=opened.batch,
-        rental=opened.rental,
-        offer_key=opened.offer_key,
-        nano=sum(
-            nano for (kind, account), nano in moved.items() if account == held and kind in ("hold.open", "hold.extend")
-        ),
-        drawn_nano=sum(nano for (kind, account), nano in moved.items() if account == drawn and kind not in RESOLUTIONS),
-        remaining_nano=sum(nano for (_, account), nano in moved.items() if account == held),
-        opened_seq=opened.seq,
-        opened_at_us=opened.occurred_at_us,
-        resolved=next((kind.removeprefix("hold.") for kind in RESOLUTIONS if kind in kinds), None),
+def opened(event: Event, seq: int) -> Hold:
+    """The state of a hold after its opening event."""
+    if event.hold is None or event.dims.project is None:
+        raise ValueError(f"event {event.key!r} opens no hold of a project")
+    empty = Hold(
+        id=event.hold,
+        project=event.dims.project,
+        batch=event.dims.batch,
+        rental=event.dims.rental,
+        offer_key=event.dims.offer_key,
+        nano=0,
+        drawn_nano=0,
+        remaining_nano=0,
+        opened_seq=seq,
+        opened_at_us=event.occurred_at_us,
+        resolved=None,
+    )
+    return moved(empty, event)
+
+
+def moved(before: Hold, event: Event) -> Hold:
+    """The state of a hold after another event that names it."""
+    held = sum(line.nano for line in event.lines if line.account == accounts.held(before.project))
+    drawn = sum(line.nano for line in event.lines if line.account == accounts.drawn(before.project))
+    resolves = event.kind in RESOLUTIONS
+    return replace(
+        before,
+        nano=before.nano + (held if event.kind in ("hold.open", "hold.extend") else 0),
+        drawn_nano=before.drawn_nano + (0 if resolves else drawn),
+        remaining_nano=before.remaining_nano + held,
+        resolved=event.kind.removeprefix("hold.") if resolves else before.resolved,
     )

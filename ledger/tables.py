@@ -25,6 +25,8 @@ class Entry(SQLModel, table=True):
     __table_args__ = (
         Index("ux_ledger_entry_hold_resolved", "hold", unique=True, sqlite_where=_RESOLVES, postgresql_where=_RESOLVES),
         Index("ux_ledger_entry_hold_opened", "hold", unique=True, sqlite_where=_OPENS, postgresql_where=_OPENS),
+        # a meter reads the newest entry of its rental, whatever the number of them
+        Index("ix_ledger_entry_rental_seq", "rental", "seq"),
     )
 
     id: str = Field(primary_key=True)
@@ -37,7 +39,7 @@ class Entry(SQLModel, table=True):
     actor: str
     project: str | None = Field(default=None, index=True)
     batch: str | None = Field(default=None, index=True)
-    rental: str | None = Field(default=None, index=True)
+    rental: str | None = None
     offer_key: str | None = None
     attempt: int | None = None
     corrects: str | None = None
@@ -58,6 +60,27 @@ class Posting(SQLModel, table=True):
     account: str = Field(index=True)
     unit: str
     nano: int = _big()
+
+
+class HoldState(SQLModel, table=True):
+    """What the entries of one hold add up to: a cache, written with them, that the audit recomputes.
+
+    Without it every accrual would sum all earlier accruals of its rental.
+    """
+
+    __tablename__ = "ledger_hold"
+
+    id: str = Field(primary_key=True)
+    project: str = Field(index=True)
+    batch: str | None = None
+    rental: str | None = Field(default=None, index=True)
+    offer_key: str | None = None
+    nano: int = _big()
+    drawn_nano: int = _big()
+    remaining_nano: int = _big()
+    opened_seq: int = _big()
+    opened_at_us: int = _big()
+    resolved: str | None = Field(default=None, index=True)
 
 
 class Head(SQLModel, table=True):
