@@ -23,7 +23,7 @@ from broker.api.doctor import Doctor
 from broker.api.health import Health
 from broker.api.metrics import Metrics
 from broker.api.openapi import document
-from broker.api.problems import Problem
+from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
 from broker.api.wire import WireSchemas
 from broker.api.worker import WorkerWire
@@ -119,22 +119,31 @@ async def _refusing(request: web.Request, handler: Handler) -> web.StreamRespons
     """Errors that we know become their answers; any other is logged with its facts and tells the caller nothing."""
     try:
         return await handler(request)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the outermost edge: what is not caught here, nobody explains to the caller
+        if isinstance(error, ConnectionError) and _hung_up(request):
+            log.info("request.abandoned", request=request[REQUEST_ID], route=route_of(request), error=str(error))
+            return errors.response_of(bad_request("connection_lost", "The connection broke."))  # nobody reads it
         problem = errors.problem_of(error) or errors.defect(request[REQUEST_ID])
         if problem.status >= 500:
-            log.error(
-                "request.failed",
-                request=request[REQUEST_ID],
-                method=request.method,
-                route=route_of(request),
-                status=problem.status,
-                code=problem.code,
-                # formatted here: a renderer that shows local variables would print our secrets
-                trace="".join(traceback.format_exception(error)),
-            )
-        if request.transport is None:
-            raise  # the caller is gone; there is nobody to answer
+            _log_failure(request, problem, error)
         return errors.response_of(problem)
+
+
+def _hung_up(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+def _log_failure(request: web.Request, problem: Problem, error: Exception) -> None:
+    log.error(
+        "request.failed",
+        request=request[REQUEST_ID],
+        method=request.method,
+        route=route_of(request),
+        status=problem.status,
+        code=problem.code,
+        # formatted here: a renderer that shows local variables would print our secrets
+        trace="".join(traceback.format_exception(error)),
+    )
 
 
 @web.middleware

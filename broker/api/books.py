@@ -16,6 +16,7 @@ from sqlmodel import col
 
 from broker.api import shapes
 from broker.api.auth import PROJECT_HEADER, no_such_project
+from broker.api.files import whole_or_aborted
 from broker.api.registry import Call, Route, route
 from broker.control.convert import usd
 from ledger.audit import LedgerFinding, check
@@ -106,12 +107,13 @@ async def export_csv(call: Call, query: ExportQuery) -> web.StreamResponse:
         headers={"Content-Type": "text/csv; charset=utf-8", "Content-Disposition": 'attachment; filename="ledger.csv"'}
     )
     page = await _page(call, query, project, after_seq=0)
-    await answer.prepare(call.request)
-    await answer.write(_csv([COLUMNS]))
-    while page:
-        await answer.write(_csv(row for entry in page for row in rows_of(entry)))
-        page = await _page(call, query, project, after_seq=page[-1].seq)
-    await answer.write_eof()
+    async with whole_or_aborted(call.request):
+        await answer.prepare(call.request)
+        await answer.write(_csv([COLUMNS]))
+        while page:
+            await answer.write(_csv(row for entry in page for row in rows_of(entry)))
+            page = await _page(call, query, project, after_seq=page[-1].seq)
+        await answer.write_eof()
     return answer
 
 

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from types import MappingProxyType
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from sqlalchemy.exc import OperationalError
 
 from broker.api.problems import Problem
@@ -93,6 +94,8 @@ def problem_of(error: Exception) -> Problem | None:
         return error
     if isinstance(error, web.HTTPException):
         return _of_http(error)
+    if isinstance(error, HttpProcessingError | web.RequestPayloadError):
+        return Problem(400, "invalid_http", f"The request body could not be read: {str(error)[:200]}")
     row = next((cls for cls in type(error).__mro__ if cls in STATUS), None)
     if row is None:
         return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote
@@ -179,12 +181,25 @@ async def stream_object(call: Call, key: str, part: Part, headers: dict[str, str
     first = await anext(chunks, b"")
     answer = web.StreamResponse(status=206 if part.is_partial else 200, headers=headers)
     answer.content_length = part.stop - part.start
-    await answer.prepare(call.request)
-    await answer.write(first)
-    async for chunk in chunks:
-        await answer.write(chunk)
-    await answer.write_eof()
+    async with whole_or_aborted(call.request):
+        await answer.prepare(call.request)
+        await answer.write(first)
+        async for chunk in chunks:
+            await answer.write(chunk)
+        await answer.write_eof()
     return answer
+
+
+@asynccontextmanager
+async def whole_or_aborted(request: web.Request) -> AsyncIterator[None]:
+    """Once headers are out, the only honest way to say that the rest is missing is to break the connection."""
+    is_whole = False
+    try:
+        yield
+        is_whole = True
+    finally:
+        if not is_whole and request.transport is not None:
+            request.transport.abort()
 
 
 async def _file(call: Call) -> File:

@@ -1,0 +1,89 @@
+"""The price book and the models over HTTP."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from jobs.clock import db_now
+from markets import price_book
+from markets.offer import Accelerator, Evidence, Offer, OfferKey
+
+
+def offer(sku: str, price: str | None, country: str | None = "DE", **changes: Any) -> Offer:
+    now = datetime.now(UTC)
+    fields: dict[str, Any] = {
+        "key": OfferKey("sandbox", "r", None, sku, "cpu", 0, "spot"),
+        "launch": "process",
+        "accelerator": Accelerator(),
+        "currency": "USD",
+        "price": None if price is None else Decimal(price),
+        "observed_at": now,
+        "source": "test",
+        "raw_sha256": "0" * 64,
+        "country": country,
+        "evidence": (Evidence("provider_api", "x", now, timedelta(days=1)),) if country else (),
+        "location_tier": "named_datacenter",
+        **changes,
+    }
+    return Offer(**fields)
+
+
+@pytest.fixture
+async def listed(server: Any) -> Any:
+    gpu = Accelerator(kind="nvidia", name="h100", memory_mib=81_920, count=8)
+    offers = [
+        offer("dear", "0.3", "FR"),
+        offer("cheap", "0.000000001", "DE"),
+        offer("free", "0"),
+        offer("unknown", None, None),
+        offer("sold-out", "0.2", capacity=0),
+        offer("old", "0.1", observed_at=datetime.now(UTC) - timedelta(days=2)),
+        offer("gpu", "20", "US", accelerator=gpu, launch="container"),
+    ]
+    async with server.services.database.transaction() as session:
+        await price_book.store_offers(session, "sandbox", offers, now_us=await db_now(session))
+    return server
+
+
+def skus(answer: Any) -> list[str]:
+    return [each["key"].split("/")[3] for each in answer.json["data"]]
+
+
+async def test_all_offers_are_listed_cheapest_first_with_reasons(listed: Any) -> None:
+    answer = await listed.call("GET", "/v1/market/offers")
+    assert skus(answer) == ["cheap", "old", "sold-out", "dear", "gpu", "free", "unknown"]
+    by_sku = dict(zip(skus(answer), answer.json["data"], strict=True))
+    assert by_sku["cheap"]["usd_per_hour"] == "0.000000001"
+    assert by_sku["cheap"]["reason"] is None
+    assert (by_sku["free"]["usd_per_hour"], by_sku["free"]["quarantined"]) == (None, True), "0 is unknown, never free"
+    assert "not free" in by_sku["free"]["reason"]
+    assert "stale" in by_sku["old"]["reason"]
+    assert by_sku["sold-out"]["capacity"] == 0
+    assert (by_sku["gpu"]["usd_per_gpu_hour"], by_sku["gpu"]["gpu_memory_gib"]) == ("2.5", "80")
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        ("country=fr", ["dear"]),
+        ("market=sandbox&country=US", ["gpu"]),
+        ("market=nowhere", []),
+        ("model=tiny&country=US", []),  # its image is not known for containers
+    ],
+)
+async def test_offers_are_filtered(listed: Any, query: str, wanted: list[str]) -> None:
+    assert skus(await listed.call("GET", f"/v1/market/offers?{query}")) == wanted
+
+
+async def test_an_unknown_model_is_404_and_not_an_empty_list(listed: Any) -> None:
+    answer = await listed.call("GET", "/v1/market/offers?model=nobody")
+    assert (answer.status, answer.code) == (404, "model_not_found")
+
+
+async def test_a_model_counts_the_offers_that_could_run_it_now(listed: Any) -> None:
+    model = (await listed.call("GET", "/v1/models/tiny")).json
+    assert model["x_broker"]["offers"] == 2, "cheap and dear: not sold out, stale, unpriced or of another launch"
