@@ -65,8 +65,9 @@ def billed_seconds(started_us: int, until_us: int, granularity_s: int, minimum_s
 
     Final: the time rounded up to whole increments, at least the minimum (EC2, GCE: "per second, minimum 60 s").
     Not final: closed increments only, so that an accrual never runs ahead of the invoice; the minimum is due as soon
-    as the first increment has closed, as no end can make it cheaper any more. A clock that went backwards counts as no
-    time. Raises ValueError for an increment below 1 s or a negative minimum.
+    as the first increment has closed, as no end can make it cheaper any more. A machine that ran for no time at all, or
+    whose end lies before its start (a clock that went backwards), costs nothing.
+    Raises ValueError for an increment below 1 s or a negative minimum.
 
     >>> billed_seconds(0, 90_000_000, 60, 0, final=False), billed_seconds(0, 90_000_000, 60, 0, final=True)
     (60, 120)
@@ -80,9 +81,8 @@ def billed_seconds(started_us: int, until_us: int, granularity_s: int, minimum_s
     elapsed_us = max(0, until_us - started_us)
     increment_us = granularity_s * SECOND_US
     closed, rest = divmod(elapsed_us, increment_us)
-    if final:
-        return max(minimum_s, (closed + (rest > 0)) * granularity_s)
-    return max(minimum_s, closed * granularity_s) if closed else 0
+    increments = closed + (1 if final and rest else 0)
+    return max(minimum_s, increments * granularity_s) if increments else 0
 
 
 async def accrue(

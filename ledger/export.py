@@ -45,7 +45,6 @@ COLUMNS = (
     "amount",
     "sha256",
 )
-_PAGE = 500
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # What Excel, LibreOffice and Sheets evaluate, the full-width forms included (OWASP, "CSV Injection"), and our own mark.
 _RISKY = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
@@ -58,14 +57,19 @@ class BadExport(LedgerError):
 
 
 async def csv_chunks(
-    session: AsyncSession, *, project: str | None = None, batch: str | None = None, rental: str | None = None
+    session: AsyncSession,
+    *,
+    project: str | None = None,
+    batch: str | None = None,
+    rental: str | None = None,
+    page: int = 500,
 ) -> AsyncIterator[str]:
-    """The selected entries as CSV (RFC 4180), page by page: the header first, then about 500 entries a chunk."""
+    """The selected entries as CSV (RFC 4180): the header first, then `page` entries a chunk; no more are in memory."""
     yield _text([COLUMNS])
     after = 0
-    while page := await entries(session, project=project, batch=batch, rental=rental, after_seq=after, limit=_PAGE):
-        yield _text(row for entry in page for row in rows_of(entry))
-        after = page[-1].seq
+    while found := await entries(session, project=project, batch=batch, rental=rental, after_seq=after, limit=page):
+        yield _text(row for entry in found for row in rows_of(entry))
+        after = found[-1].seq
 
 
 def rows_of(entry: Recorded) -> Iterator[tuple[str, ...]]:

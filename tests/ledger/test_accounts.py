@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger import accounts
@@ -46,6 +46,7 @@ def test_what_is_not_in_the_chart_is_refused(account: str) -> None:
         accounts.check_account(account)
 
 
+@settings(deadline=None)
 @given(NAMES, NAMES)
 def test_two_names_never_share_an_account_and_every_name_is_a_beancount_component(one: str, other: str) -> None:
     """Two projects in one account would share a budget."""

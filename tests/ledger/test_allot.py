@@ -6,7 +6,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.allot import Served, Share, allot, allot_rental
@@ -31,6 +31,7 @@ def test_shares_by_largest_remainder(total: int, weights: list[int], shares: lis
     assert allot(total, weights) == shares
 
 
+@settings(deadline=None)
 @given(TOTALS, WEIGHTS)
 def test_shares_sum_to_the_total_and_each_is_its_proportion_rounded_up_or_down(total: int, weights: list[int]) -> None:
     shares = allot(total, weights)
@@ -40,6 +41,7 @@ def test_shares_sum_to_the_total_and_each_is_its_proportion_rounded_up_or_down(t
         assert abs(share - Fraction(total * weight, sum(proportions))) < 1
 
 
+@settings(deadline=None)
 @given(TOTALS, WEIGHTS)
 def test_more_weight_never_bears_less(total: int, weights: list[int]) -> None:
     shares = allot(total, weights)
@@ -67,6 +69,7 @@ def test_a_rental_that_served_nothing_is_named_unallotted_not_dropped() -> None:
     assert (allotment.shares, allotment.unallotted_nano, allotment.by_batch()) == ((), 1_000, {})
 
 
+@settings(deadline=None)
 @given(
     TOTALS,
     st.lists(st.builds(Served, st.sampled_from(["a", "b", "c"]), st.integers(0, 5), st.integers(0, 5000)), max_size=30),

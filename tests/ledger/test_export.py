@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.database import Database
@@ -73,15 +73,15 @@ async def test_a_script_that_imports_nothing_of_ours_recomputes_a_batchs_cost(bo
 
 async def test_reading_back_gives_the_same_entries_over_many_pages(books: Database) -> None:
     async with books.transaction() as session:
-        for number in range(503):
+        for number in range(8):
             await post(
                 session, usage(f"usage-{number}", Dims(batch=f"batch_{number % 2}")), recorded_at_us=NOW + number
             )
-        kept = await entries(session, limit=1_000)
-    text = await export(books)
+        kept = await entries(session)
+    text = await export(books, page=3)
     assert list(read_csv(io.StringIO(text, newline=""))) == kept
-    assert len(text.splitlines()) == 1 + 2 * 503
-    only = await export(books, batch="batch_1")
+    assert len(text.splitlines()) == 1 + 2 * 8
+    only = await export(books, batch="batch_1", page=3)
     assert [entry.seq for entry in read_csv(io.StringIO(only, newline=""))] == [e.seq for e in kept if e.seq % 2 == 0]
 
 
@@ -163,6 +163,7 @@ EVENTS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(EVENTS, max_size=6))
 def test_rows_read_back_to_the_same_entries_whatever_they_hold(events: list[Event]) -> None:
     kept = [

@@ -219,7 +219,7 @@ COMMANDS = st.lists(
         st.tuples(st.just("extend"), st.integers(0, 4), st.integers(1, 30)),
         st.tuples(st.just("void"), st.integers(0, 4), st.just(0)),
     ),
-    max_size=25,
+    max_size=18,
 )
 
 
