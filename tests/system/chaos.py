@@ -52,6 +52,8 @@ def run_world(schedule: Schedule, keep: bool) -> Outcome:
         outcome = Outcome(**world.measure(), kills=world.kills, notes=tuple(world.notes))
     finally:
         world.end()
+    told = {"seed": schedule.seed, "faults": [str(fault) for fault in schedule.faults], **asdict(outcome)}
+    print(json.dumps(told), file=sys.stderr, flush=True)
     if outcome.is_clean and not keep:
         shutil.rmtree(folder, ignore_errors=True)
     else:
@@ -70,9 +72,6 @@ def main() -> int:
     schedules = [draw(seed, asked.mutate) for seed in range(asked.first, asked.first + asked.seeds)]
     with ThreadPoolExecutor(asked.workers) as pool:
         outcomes = list(pool.map(lambda schedule: run_world(schedule, asked.keep), schedules))
-    for schedule, outcome in zip(schedules, outcomes, strict=True):
-        told = {"seed": schedule.seed, "faults": [str(fault) for fault in schedule.faults], **asdict(outcome)}
-        print(json.dumps(told), file=sys.stderr)
     total = {"seeds": len(outcomes)} | {name: sum(getattr(o, name) for o in outcomes) for name in FIELDS}
     print(json.dumps(total))
     if asked.mutate:
