@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from typing import Any
 
@@ -234,6 +235,25 @@ async def test_every_commit_leaves_an_event_under_an_id_of_its_own(room: Any) ->
     kinds = [event.kind for event in events]
     assert kinds == ["batch.validating", "batch.in_progress", "part.committed", "part.committed", "batch.finalizing"]
     assert len({event.id for event in events}) == len(events)
+
+
+async def test_concurrent_leases_commits_repeats_and_deaths_leave_each_line_once(room: Any) -> None:
+    """All at once, in whatever order the database takes them."""
+    batch_id = await room.batch(30, shard_lines=3)
+    workers = [f"worker-{n}" for n in range(15)]
+    granted = await asyncio.gather(*(room.try_lease(batch_id, worker) for worker in workers))
+    held = [(lease, worker) for lease, worker in zip(granted, workers, strict=True) if lease is not None]
+    assert len({lease.shard_id for lease, _ in held}) == len(held) > 0
+    sent = []
+    for lease, worker in held:
+        first = lease.first_idx
+        sent += [(await room.part(lease, numbers), worker) for numbers in ([first, first + 1], [first + 1, first + 2])]
+    await asyncio.gather(
+        *(room.send(asked, worker) for asked, worker in [*sent, *sent]), *(room.abandon(worker) for worker in workers)
+    )
+    await room.answer_all(batch_id)
+    assert await counted(room, batch_id) == list(range(30))
+    assert (await room.finalise(batch_id)).completed == 30
 
 
 def test_a_part_key_names_shard_epoch_seq_and_content() -> None:
