@@ -131,7 +131,7 @@ def _steps(services: Services) -> Mapping[str, tuple[float, Callable[[], Awaitab
         "poll": (control.poll_s, Poller(services).step),
         "validate": (control.plan_s, Validator(services).step),
         "plan": (control.plan_s, Planner(services).step),
-        "place": (control.plan_s, Placer(services).step),
+        "place": (control.plan_s, Placer(services, services.settings.agent_failpoint).step),
         "reconcile": (control.reconcile_s, Reconciler(services).step),
         "settle": (control.reconcile_s, Settler(services).step),
         "accrue": (control.accrue_s, Accruer(services).step),

@@ -44,7 +44,10 @@ BOOTSTRAP_S = 900
 
 @dataclass
 class Placer:
+    """The place step. `agent_failpoint` (chaos runs) goes to the first machine only: all of them dying is no schedule."""
+
     services: Services
+    agent_failpoint: str | None
 
     async def step(self) -> None:
         async with self.services.database.transaction() as session:
@@ -100,6 +103,7 @@ class Placer:
 
     def _intent(self, row: RentalRow, token: str) -> Intent:
         settings = self.services.settings
+        failpoint, self.agent_failpoint = self.agent_failpoint, None
         start = machine_start(
             launch=row.facts["launch"],
             rental_id=row.id,
@@ -107,7 +111,7 @@ class Placer:
             bootstrap_token=token,
             profile=self.services.models[row.model],
             dead_man_s=settings.control.dead_man_s,
-            failpoint=settings.agent_failpoint,
+            failpoint=failpoint,
         )
         return Intent(tag=row.id, owner=self.services.owner, start=start, max_price=_ceiling(row))
 
