@@ -68,7 +68,8 @@ class FakeBroker:
     """Start it with `async with`. `faults[call]` holds what the next calls of that name get instead of an answer:
 
     a status (an error answer), "drop" (processed, the connection closed before the answer), or "refuse" (closed
-    without processing). Calls: hello heartbeat lease input target put commit goodbye. While `is_away`, all get 503.
+    without processing). `hooks[call]` is called once, when the next call of that name arrives. Calls: hello heartbeat
+    lease input target put commit goodbye. While `is_away`, all get 503.
     """
 
     engine: dict[str, Any]
@@ -81,6 +82,7 @@ class FakeBroker:
     shards: dict[str, Shard] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
     faults: dict[str, list[int | str]] = field(default_factory=dict)
+    hooks: dict[str, Callable[[], None]] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     counters: Counter[str] = field(default_factory=Counter)
@@ -171,6 +173,7 @@ class FakeBroker:
     def _guarded(self, call: str, handler: Callable[[web.Request], Any]) -> Callable[[web.Request], Any]:
         async def answer(request: web.Request) -> web.StreamResponse:
             self.calls[call] += 1
+            self.hooks.pop(call, lambda: None)()
             if self.is_away:
                 return _error(503, "away")
             pending = self.faults.get(call)
@@ -244,8 +247,10 @@ class FakeBroker:
         token = None
         if self.rotate_tokens:
             token = f"tok-{secrets.token_hex(8)}"
-            self.tokens = {old: of for old, of in self.tokens.items() if of != rental or old.startswith("boot")}
             self.tokens[token] = rental
+            # a call that is under way may still carry the one before: like real ones, old tokens live on for a while
+            for old in [name for name, of in self.tokens.items() if of == rental and name.startswith("tok")][:-4]:
+                del self.tokens[old]
         return self._write(
             "heartbeat.response",
             {"token": token, "token_ttl_s": 600, "drain": self.drain, "drain_in_s": self.drain_in_s, "lost": lost},

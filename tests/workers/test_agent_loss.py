@@ -73,7 +73,8 @@ async def test_a_lost_acknowledgement_is_asked_for_again_and_counts_once(
 ) -> None:
     profile = scripted_profile()
     broker = await start_broker(profile)
-    broker.faults = {"commit": ["drop", "drop"], "put": ["drop"], "hello": ["drop"], "target": ["drop"]}
+    # and a permission to write that ran out (403) is asked for anew
+    broker.faults = {"commit": ["drop", "drop"], "put": ["drop", 403], "hello": ["drop"], "target": ["drop"]}
     broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(8)])
     agent = await start_agent(broker, profile)
     assert await agent.exit_status(60) == 0, agent.stderr()
@@ -84,14 +85,17 @@ async def test_a_lost_acknowledgement_is_asked_for_again_and_counts_once(
 async def test_lines_that_another_has_done_are_dropped_and_the_rest_sent_again(
     start_broker: StartBroker, start_agent: StartAgent
 ) -> None:
-    profile = scripted_profile("--latency", "0.05", parallel=2)
+    profile = scripted_profile(parallel=2)
     broker = await start_broker(profile, part={"lines": 6, "seconds": 30, "bytes": 1_000_000})
     shard = broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(6)])
+
+    def commit_of_a_zombie() -> None:
+        for idx in (1, 4):
+            shard.done[idx] = {"idx": idx, "status": "completed", "line": {}}
+
+    # a zombie of an earlier epoch gets two of them committed while this part is on its way
+    broker.hooks["put"] = commit_of_a_zombie
     agent = await start_agent(broker, profile)
-    await until(lambda: shard.in_flight, "lines are in the engine")
-    # a zombie of an earlier epoch got two of them committed meanwhile
-    for idx in (1, 4):
-        shard.done[idx] = {"idx": idx, "status": "completed", "line": {}}
     assert await agent.exit_status(60) == 0, agent.stderr()
     assert broker.outcomes == {"rejected_overlap": 1, "committed": 1}
     assert [commit["lines"] for commit in broker.commits] == [[[0, 6]], [[0, 1], [2, 4], [5, 6]]]
@@ -106,16 +110,16 @@ async def test_what_was_finished_under_a_lost_lease_is_still_offered(
     profile = scripted_profile("--log", str(log), "--latency", "0.05", parallel=1)
     broker = await start_broker(profile, part={"lines": 100, "seconds": 60, "bytes": 1_000_000}, heartbeat_s=0.1)
     broker.engine["concurrency"] = {"start": 1, "max": 1}
-    shard = broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(30)])
+    shard = broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(100)])
     agent = await start_agent(broker, profile)
     await until(lambda: len(executions(log)) >= 3, "some lines are finished")
     shard.holder, shard.expires_at = "rental_x", 1e12  # taken away
     await until(lambda: broker.outcomes["committed_superseded"], "the finished lines arrive")
     counted = len(broker.done)
-    assert 2 <= counted < 30, "the lease was lost, so the rest is not started"
+    assert 2 <= counted < 100, "the lease was lost, so the rest is not started"
     shard.holder = None
     assert await agent.exit_status(60) == 0, agent.stderr()
-    assert len(broker.done) == 30
+    assert len(broker.done) == 100
 
 
 async def test_a_batch_that_takes_no_more_answers_is_let_go(
@@ -125,11 +129,11 @@ async def test_a_batch_that_takes_no_more_answers_is_let_go(
     profile = scripted_profile("--log", str(log), "--latency", "0.02", parallel=1)
     broker = await start_broker(profile, part={"lines": 2, "seconds": 30, "bytes": 1_000_000})
     broker.engine["concurrency"] = {"start": 1, "max": 1}
-    broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(200)])
+    broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(2000)])
     broker.is_terminal = True
     agent = await start_agent(broker, profile)
     await until(lambda: agent.events("lease.closed"), "the lease is closed")
-    assert sum(executions(log).values()) < 50
+    assert sum(executions(log).values()) < 1000
     broker.shards.clear()
     assert await agent.exit_status(60) == 0, agent.stderr()
 
@@ -178,7 +182,8 @@ async def test_nothing_is_started_under_a_lease_that_is_not_renewed(
 async def test_tokens_are_renewed_on_the_way(start_broker: StartBroker, start_agent: StartAgent) -> None:
     profile = scripted_profile("--latency", "0.05", parallel=2)
     broker = await start_broker(profile, rotate_tokens=True, heartbeat_s=0.1)
-    broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(20)])
+    broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(60)])
     agent = await start_agent(broker, profile)
     assert await agent.exit_status(60) == 0, agent.stderr()
-    assert len(broker.done) == 20
+    assert len(broker.done) == 60
+    assert len(broker.heartbeats) > 6, "the first tokens were no longer good"

@@ -51,7 +51,8 @@ class Heartbeat:
     async def beat(self) -> bool:
         """One heartbeat; whether it was answered."""
         sent_at = time.monotonic()
-        named = [lease for lease in self.pool.leases if not lease.is_lost]
+        # lost ones, too, until their last lines are committed: a batch that is being cancelled waits for these
+        named = [lease for lease in self.pool.leases if not lease.is_void]
         try:
             answer = await self.wire.heartbeat(self._message(named, sent_at))
         except (NotNow, Refused) as silence:
@@ -89,10 +90,12 @@ class Heartbeat:
             self.wire.use_token(answer["token"])
         lost = set(answer["lost"])
         for lease in named:  # the answer is about these epochs; a lease that came meanwhile is not meant
+            if lease.is_lost:
+                continue
             if lease.shard_id in lost:
                 event("lease.lost", shard=lease.shard_id, epoch=lease.epoch)
                 self.pool.abandon(lease, is_void=False)
-            elif not lease.is_lost:
+            else:
                 # counted from the question, not the answer: the broker renewed at some moment between the two
                 lease.renewed_at = max(lease.renewed_at, sent_at)
         self.on_renewed()

@@ -130,8 +130,10 @@ class _Agent:
         if await self._start(engine):
             heartbeat.state = "ready"
             heartbeat.beat_now()
-            for part in (driver.run(), parts.run(), self._work_off(intake, pool)):
-                self._spawn(part)
+            self._spawn(driver.run())
+            self._spawn(parts.run())
+            working_off = self._spawn(self._work_off(intake, pool))
+            self._ending.add_done_callback(lambda _: working_off.cancel())  # no more shards
         ending = await self._ending
         event("agent.ending", reason=ending.reason, error=ending.error)
         await self._close(ending, driver, parts, heartbeat)
@@ -247,10 +249,11 @@ class _Agent:
         for wake in self._wakers:
             wake()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._reap)
+        return task
 
     def _reap(self, task: asyncio.Task[None]) -> None:
         """A failed engine is an orderly end; anything else that a task raises ends the agent at once."""

@@ -122,7 +122,11 @@ class Wire:
         return reply
 
     async def _transfer(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
-        reply = await self._ask(method, url, body, headers, _TRANSFER_TIMEOUT)
+        try:
+            reply = await self._ask(method, url, body, headers, _TRANSFER_TIMEOUT)
+        except Dismissed as dismissed:
+            # a permission to read or write one object has run out: that says nothing about this worker
+            raise Refused(f"{method} {URL(url).path}", 403, str(dismissed)) from dismissed
         if method == "GET" and reply.status >= 300:
             raise Refused(f"GET {URL(url).path}", reply.status, reply.body.decode("utf-8", "replace"))
         return reply
