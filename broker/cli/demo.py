@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from json import dumps
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from broker.cli import exits, options
+from broker.cli.exits import Failure
 from broker.cli.market import fetch_weights
 from broker.cli.output import line
 from broker.demo.folder import prepare
@@ -31,6 +33,9 @@ def demo(
     """
     stream = sys.stderr if json else sys.stdout
     weights = fetch_weights(MODEL, options.load(), stream)
-    verdict = options.ended(run(prepare(folder, MODEL, weights), stream))
+    try:
+        verdict = options.ended(run(prepare(folder, MODEL, weights), stream))
+    except asyncio.CancelledError:
+        raise Failure("ended by SIGTERM") from None
     line(dumps(verdict.document()))
     raise typer.Exit(exits.OK if verdict.passed else exits.ERROR)

@@ -45,7 +45,7 @@ context = 512
 parallel = 8
 args = ["--threads", "1"]
 load_s = 3
-tokens_per_s = {{ cpu = [300.0, 50.0] }}
+tokens_per_s = {{ cpu = [200.0, 40.0] }}
 """
 
 

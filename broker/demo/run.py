@@ -7,8 +7,9 @@ import json
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import IO, Any
 
 from broker.cli import live, report
@@ -36,6 +37,10 @@ OVER = frozenset({"ended", "lost", "failed"})
 
 async def run(folder: DemoFolder, stream: IO[str]) -> Verdict:
     """Run it in `folder`, telling the story on `stream`. No process that it started is left. Raises Failure."""
+    # SIGTERM ends it as Ctrl-C does: by way of every `finally`, and not at once with its processes left behind.
+    task = asyncio.current_task()
+    assert task
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         async with _broker(folder) as client:
             return await _story(folder, client, stream)
@@ -64,7 +69,7 @@ async def _settled(client: Client, batch_id: str) -> Document:
     while True:
         placements = (await client.get(f"/v1/batches/{batch_id}/placements"))["data"]
         held = (await client.get("/v1/ledger/entries", {"limit": 1}))["held_usd"]
-        if all(placement["state"] in OVER for placement in placements) and float(held) == 0:
+        if all(placement["state"] in OVER for placement in placements) and not Decimal(held):
             return await client.get(f"/v1/batches/{batch_id}")
         if time.monotonic() > give_up:
             states = ", ".join(report.where(placement) for placement in placements)
@@ -86,7 +91,7 @@ async def _judge(folder: DemoFolder, client: Client, batch: Document, answers: A
     line("where it ran:", stream)
     table(report.PLACEMENT_COLUMNS, report.placement_rows(placements), stream)
     line("the ledger:", stream)
-    table(("seq", "kind", "rental", "amount"), [_short(entry) for entry in books["entries"]], stream)
+    table(("rental", "kind", "entries", "amount"), list(_in_short(books["entries"])), stream)
     print_totals(books, stream)
     line(
         f"\n{answers.answered} of {answers.asked} prompts answered, {answers.duplicates} twice; {folder.output}", stream
@@ -104,11 +109,15 @@ async def _judge(folder: DemoFolder, client: Client, batch: Document, answers: A
     )
 
 
-def _short(entry: Document) -> tuple[str, ...]:
-    """An entry in a row: what was debited is what it is about."""
-    debit = next(posting for posting in entry["postings"] if not posting["amount"].startswith("-"))
-    about = entry["rental"] or entry["project"] or "-"
-    return str(entry["seq"]), entry["kind"], about, f"{debit['amount']} {debit['unit']} to {debit['account']}"
+def _in_short(entries: Sequence[Document]) -> Iterator[tuple[str, ...]]:
+    """Entries of one kind and rental in a row: their debits, summed. A rental has an accrual for every few seconds."""
+    grouped: dict[tuple[str, str, str], list[Decimal]] = {}
+    for entry in entries:
+        debit = next(posting for posting in entry["postings"] if Decimal(posting["amount"]) > 0)
+        key = (entry["rental"] or entry["project"] or "-", entry["kind"], f"{debit['unit']} to {debit['account']}")
+        grouped.setdefault(key, []).append(Decimal(debit["amount"]))
+    for (about, kind, target), amounts in grouped.items():
+        yield about, kind, str(len(amounts)), f"{sum(amounts):f} {target}"
 
 
 @asynccontextmanager
