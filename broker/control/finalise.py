@@ -29,19 +29,17 @@ class Finaliser:
     async def _finish(self, batch_id: str) -> None:
         """Compose and end one batch. Its trouble (a damaged part, counts that disagree) is logged and stays visible in
         its status; the other batches go on."""
-        async with self.services.database.transaction() as session:
-            plan = await results.load_final_plan(session, batch_id)
-        self.services.failpoints.reached("finalise")
         try:
+            async with self.services.database.transaction() as session:
+                plan = await results.load_final_plan(session, batch_id)
+            if plan is None:
+                return  # it moved on since the list was made
+            self.services.failpoints.reached("finalise")
             composed = await results.compose(self.services.store, plan)
-        except JobsError as failure:
-            log.error("batch.compose_failed", batch=batch_id, code=failure.code, error=str(failure))
-            return
-        self.services.failpoints.reached("finalise.before_txn")
-        try:
+            self.services.failpoints.reached("finalise.before_txn")
             async with self.services.database.transaction() as session:
                 batch = await results.finish(session, batch_id, composed)
         except JobsError as failure:
-            log.error("batch.finish_failed", batch=batch_id, code=failure.code, error=str(failure))
+            log.error("batch.finalise_failed", batch=batch_id, code=failure.code, error=str(failure))
             return
         log.info("batch.ended", batch=batch_id, status=batch.status, completed=batch.completed, failed=batch.failed)
