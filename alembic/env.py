@@ -9,13 +9,15 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 
-import broker.tables
-import jobs.tables
-import ledger.tables
-import markets.tables  # noqa: F401
 from alembic import context
+from broker import tables as broker_tables
+from jobs import tables as jobs_tables
+from ledger import tables as ledger_tables
+from markets import tables as markets_tables
 
 config = context.config
+# importing them is what fills the metadata
+ROOMS = (broker_tables, jobs_tables, ledger_tables, markets_tables)
 
 
 def migrate(connection: Connection) -> None:
@@ -38,7 +40,9 @@ async def online() -> None:
 
 
 if context.is_offline_mode():
-    context.configure(url=config.get_main_option("sqlalchemy.url"), target_metadata=SQLModel.metadata, literal_binds=True)
+    context.configure(
+        url=config.get_main_option("sqlalchemy.url"), target_metadata=SQLModel.metadata, literal_binds=True
+    )
     with context.begin_transaction():
         context.run_migrations()
 else:
