@@ -6,6 +6,7 @@ once, so it can be dearer than the program; it is never wrong about a hard rule.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 from solver.durations import PPM
@@ -27,14 +28,22 @@ class _Trial:
 def place(problem: Problem) -> Draft:
     """A draft that serves what it can; it never exceeds capacity, quota, deadlines or money."""
     draft = Draft()
+    complete(problem, draft)
+    return draft
+
+
+def complete(problem: Problem, draft: Draft) -> None:
+    """Serve what the draft does not, as far as that fits beside what it does."""
     sites_of: dict[str, list[tuple[int, Task]]] = {}
     for index, site in enumerate(problem.sites):
         for task in site.tasks:
             sites_of.setdefault(task.work.id, []).append((index, task))
     for work in sorted(problem.works, key=lambda work: (-work.priority, work.deadline_us, work.id)):
+        before = copy.deepcopy(draft) if problem.is_all_or_nothing(work) and not draft.served(work.id) else None
         _serve(problem, draft, sites_of[work.id])
+        if before and draft.served(work.id) < PPM:
+            draft.counts, draft.shares = before.counts, before.shares
     finish(problem, draft)
-    return draft
 
 
 def cheapest_possible(problem: Problem, draft: Draft) -> int:

@@ -60,20 +60,33 @@ def _by_program(problem: Problem) -> _Found | None:
     if solution is None:
         return None
     draft = restore.restore(problem, solution)
-    over = overspent(problem, draft)
-    if over:
-        tightened = program.solve(problem, tight=over)
-        if tightened is None:
-            return None
-        solution, draft = tightened, restore.restore(problem, tightened)
+    if over := overspent(problem, draft):
+        solution = program.solve(problem, tight=over) or solution
+        draft = restore.restore(problem, solution)
         _leave_out(problem, draft)
+        greedy.complete(problem, draft)
+    stage: Literal["program", "greedy"] = "program"
+    if over or solution.stopped_by == "gap":
+        simple = greedy.place(problem)
+        if _rank(problem, simple) < _rank(problem, draft):
+            draft, stage = simple, "greedy"
     missing = unserved(problem, draft)
     bound = solution.bound_nano
-    if over or any(ppm > solution.unserved[work_id] * PPM + 1 for work_id, ppm in missing.items()):
-        # Tight rows ask for more than the rules do, and a part that rounding lost need not be paid: bound what is served.
+    if over or stage == "greedy" or any(ppm > solution.unserved[key] * PPM + 1 for key, ppm in missing.items()):
+        # The bound is of what is really served, under the rules themselves: without tight rows, and not paying for lost parts.
         relaxed = program.solve(problem, unserved_ppm=missing)
         bound = relaxed.bound_nano if relaxed else greedy.cheapest_possible(problem, draft)
-    return _Found(draft, "program", solution.stopped_by, bound)
+    return _Found(draft, stage, solution.stopped_by, bound)
+
+
+def _rank(problem: Problem, draft: Draft) -> tuple[int, ...]:
+    """What makes one draft better than another: less unserved at the highest priority first (to 0.01 %), then cost."""
+    missing = unserved(problem, draft)
+    levels = sorted({work.priority for work in problem.works}, reverse=True)
+    by_level = [
+        sum(missing.get(work.id, 0) for work in problem.works if work.priority == level) // 100 for level in levels
+    ]
+    return (*by_level, sum(each.total for each in bills(problem, draft).values()))
 
 
 def _leave_out(problem: Problem, draft: Draft) -> None:

@@ -27,6 +27,10 @@ class Problem:
     limits: Mapping[str, int]
     budgets: Mapping[str, int]
 
+    def is_all_or_nothing(self, work: Work) -> bool:
+        """Work that has not begun is not begun on a budget that pays only a part of it."""
+        return work.progress.lines_done == 0 and work.project in self.budgets
+
 
 @dataclass(slots=True)
 class Draft:

@@ -12,7 +12,7 @@ site, hence to one pool. Costs are the expected ones (p50), deadlines use the ca
     money     per work and per project
 
 Its cost never exceeds the exact cost of the draft made from it, so its dual bound is a bound on plans. Where the money rows would
-be too lenient for that exactness, the caller names the work or project in `tight`, and its row over-estimates instead.
+be too lenient for that exactness, the caller names the work or project in `tight`, and its row estimates start-ups too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import pulp
 from solver import highs
 from solver.durations import PPM, SECOND_US
 from solver.problem import Problem
-from solver.schedule import Instances, Site, ceil_div
+from solver.schedule import Instances, Site, Task, ceil_div
 from solver.types import Work
 
 HOUR_US = 3600 * SECOND_US
@@ -38,6 +38,9 @@ MARGIN = MARGIN_PPM / PPM
 EXACT_COLUMNS = 400
 EXACT_GAP, EXACT_NODES = 1e-6, 2_000
 LARGE_GAP, LARGE_NODES = 1e-2, 200
+# Terms of a row that are this small beside the others do harm: presolve called a plan of twice the least cost optimal for one such
+# coefficient. Leaving them out only relaxes the program, by less than the stair's margin.
+NEGLIGIBLE = 1e-7
 # A smaller part of a work than this is not worth an instance: the work waits whole.
 CRUMB = 0.01
 # The solver's own tolerances, taken off a bound before it leaves as integer money.
@@ -66,6 +69,8 @@ def solve(
     With `unserved_ppm` the parts that stay unserved are given. None when HiGHS stopped without a solution.
     """
     model = _Model(problem, tight)
+    for part in model.u.values() if unserved_ppm is not None else ():
+        part.cat = pulp.LpContinuous
     answer = model.minimise_cost(unserved_ppm or {})
     if answer.state == "infeasible" and unserved_ppm is None:
         left = model.minimise_unserved()
@@ -74,7 +79,7 @@ def solve(
 
 
 class _Model:
-    """The PuLP model of one problem. Money is scaled so that the cheapest whole queue costs about 1,000."""
+    """The PuLP model of one problem. Money is scaled so that the queue costs about 1,000, however small it is."""
 
     def __init__(self, problem: Problem, tight: frozenset[tuple[str, str]]) -> None:
         self.problem = problem
@@ -98,9 +103,7 @@ class _Model:
 
     def _columns(self) -> None:
         for work in self.problem.works:
-            # Work that has not begun is not begun on a budget that pays only a part of it.
-            is_whole = work.progress.lines_done == 0 and work.project in self.problem.budgets
-            category = pulp.LpInteger if is_whole else pulp.LpContinuous
+            category = pulp.LpInteger if self.problem.is_all_or_nothing(work) else pulp.LpContinuous
             self.u[work.id] = self.lp.add_variable(f"u{len(self.u)}", 0, 0, category)
         for index, site in enumerate(self.problem.sites):
             for number, task in enumerate(site.tasks):
@@ -122,12 +125,17 @@ class _Model:
 
     def _stair_rows(self, index: int, site: Site) -> None:
         for number, due_us in enumerate(sorted({task.due_us for task in site.tasks})):
-            terms = {
-                self.x[index, task.work.id]: task.cautious_us / due_us for task in site.tasks if task.due_us <= due_us
+            due = [task for task in site.tasks if task.due_us <= due_us]
+            offered = {
+                self.z[index, kind]: (due_us - each.ready_us) * (1 - MARGIN)
+                for kind, each in enumerate(site.classes)
+                if due_us > each.ready_us
             }
-            for kind, each in enumerate(site.classes):
-                if due_us > each.ready_us:
-                    terms[self.z[index, kind]] = -(due_us - each.ready_us) * (1 - MARGIN) / due_us
+            if sum(task.cautious_us for task in due) <= min(offered.values()):
+                continue  # any one instance does it all in time: the links say so, in better numbers
+            parts = {self.x[index, task.work.id]: task.cautious_us / due_us for task in due}
+            terms = {share: part for share, part in parts.items() if part > NEGLIGIBLE}
+            terms |= {count: -time / due_us for count, time in offered.items()}
             self._row(f"stair{index}_{number}", terms, pulp.LpConstraintLE, 0.0)
 
     def _link_rows(self, index: int, site: Site) -> None:
@@ -145,25 +153,30 @@ class _Model:
         if kind is None:
             return
         new = site.classes[kind]
-        least_s = new.billed_s(0)
-        beyond = least_s * SECOND_US - new.ready_us
-        if beyond <= 0 and new.granularity_s <= 60:
+        beyond = new.billed_s(1) * SECOND_US - new.ready_us
+        if beyond <= SECOND_US and new.granularity_s <= 60:
             return
         top = self.top[index] = self.lp.add_variable(f"top{index}", 0)
         price = self._price(new)
         expected = {self.x[index, task.work.id]: -self._cheapest(site) * task.expected_us for task in site.tasks}
         terms = {top: -1.0, self.z[index, kind]: price * beyond, **expected}
         self._row(f"minimum{index}", terms, pulp.LpConstraintLE, 0.0)
-        if new.granularity_s > 60 and len(site.classes) == 1:
-            # All instances of the site are new and end together, so what is billed is a whole number of increments.
-            increments = self.lp.add_variable(f"n{index}", 0, None, pulp.LpInteger)
-            exact = {
-                top: 1.0,
-                increments: -price * new.granularity_s * SECOND_US,
-                self.z[index, kind]: price * new.ready_us,
-            }
-            exact |= {self.x[index, task.work.id]: price * task.expected_us for task in site.tasks}
-            self._row(f"increments{index}", exact, pulp.LpConstraintEQ, 0.0)
+        longest_us = new.ready_us + sum(task.expected_us for task in site.tasks)
+        is_longer = longest_us > new.billed_s(1) * SECOND_US  # else the first increment, which `minimum` has, is all
+        if new.granularity_s > 60 and len(site.classes) == 1 and is_longer:
+            self._increment_rows(index, site, new)
+
+    def _increment_rows(self, index: int, site: Site, new: Instances) -> None:
+        """All instances of the site are new and end together, so what is billed is a whole number of increments."""
+        increment_us = new.granularity_s * SECOND_US
+        count, price = self.z[index, site.classes.index(new)], self._price(new)
+        increments = self.lp.add_variable(f"n{index}", 0, None, pulp.LpInteger)
+        busy = {self.x[index, task.work.id]: task.expected_us / increment_us for task in site.tasks}
+        busy = {share: part for share, part in busy.items() if part > NEGLIGIBLE}
+        filled = {increments: -1.0, count: new.ready_us / increment_us, **busy}
+        self._row(f"filled{index}", filled, pulp.LpConstraintLE, 0.0)
+        paid = {variable: -price * increment_us * part for variable, part in filled.items()}
+        self._row(f"paid{index}", {self.top[index]: -1.0, **paid}, pulp.LpConstraintLE, 0.0)
 
     def _capacity_rows(self) -> None:
         """No offer rents out more instances than it has, all pools together."""
@@ -183,19 +196,18 @@ class _Model:
             self._row(f"quota{number}", terms, pulp.LpConstraintLE, self.problem.quota[market])
 
     def _work_money_rows(self) -> None:
-        """A work's own busy time, and when tight all the start-ups of its sites too, as if no other work shared them."""
+        """A work's own busy time; when tight also the start-ups of as many instances as it needs, as if it shared none of them."""
         for number, (work_id, nano) in enumerate(self.problem.limits.items()):
             terms: dict[Any, float] = {}
             for index, site in enumerate(self.problem.sites):
                 task = next((each for each in site.tasks if each.work.id == work_id), None)
                 if task is None:
                     continue
-                is_tight = ("work", work_id) in self.tight
-                rate = max(map(self._price, site.classes)) if is_tight else self._cheapest(site)
-                terms[self.x[index, work_id]] = rate * task.expected_us
-                if is_tight:
-                    terms |= {self.z[index, kind]: self._most_overhead(each) for kind, each in enumerate(site.classes)}
-            self._row(f"limit{number}", terms, pulp.LpConstraintLE, self._spendable(("work", work_id), nano))
+                cost = self._cheapest(site) * task.expected_us
+                if ("work", work_id) in self.tight:
+                    cost = max(self._most_alone(task, each) for each in site.classes if each.ready_us < task.due_us)
+                terms[self.x[index, work_id]] = cost
+            self._money_row(f"limit{number}", terms, ("work", work_id), nano)
 
     def _project_money_rows(self) -> None:
         """What new instances of the project cost; when tight, as if they did all the work of their site."""
@@ -211,11 +223,17 @@ class _Model:
                 terms[self.z[index, kind]] = overhead
                 if is_tight or len(site.classes) == 1:
                     terms |= {self.x[index, task.work.id]: self._price(new) * task.expected_us for task in site.tasks}
-            self._row(f"budget{number}", terms, pulp.LpConstraintLE, self._spendable(("project", project), nano))
+            self._money_row(f"budget{number}", terms, ("project", project), nano)
 
-    def _spendable(self, key: tuple[str, str], nano: int) -> float:
+    def _money_row(self, name: str, terms: Mapping[Any, float], key: tuple[str, str], nano: int) -> None:
         # What serves as much as money allows ends exactly at the limit, and rounding shares then goes over it.
-        return nano / self.unit * (0.99 if key in self.tight else 1.0)
+        spendable = nano / self.unit * (0.99 if key in self.tight else 1.0)
+        if spendable <= 0:
+            self._row(name, terms, pulp.LpConstraintLE, 0.0)
+            return
+        parts = {variable: cost / spendable for variable, cost in terms.items() if cost > NEGLIGIBLE * spendable}
+        if sum(part * (variable.upBound or 1) for variable, part in parts.items()) > 1:
+            self._row(name, parts, pulp.LpConstraintLE, 1.0)
 
     def _price(self, instances: Instances) -> float:
         """Scaled money per instance-microsecond."""
@@ -230,6 +248,11 @@ class _Model:
         """At most what one instance costs beyond its busy time: start-up or minimum, and one increment of rounding."""
         seconds = max(ceil_div(instances.ready_us, SECOND_US), instances.minimum_s) + instances.granularity_s + 1
         return self._price(instances) * seconds * SECOND_US
+
+    def _most_alone(self, task: Task, instances: Instances) -> float:
+        """What the whole task costs on such instances alone, rounding and minimum included."""
+        needed = max(1.0, task.cautious_us / (task.due_us - instances.ready_us))
+        return self._price(instances) * task.expected_us + needed * self._most_overhead(instances)
 
     def minimise_cost(self, unserved_ppm: Mapping[str, int], is_started: bool = False) -> highs.Answer:
         """Least cost with at most these parts unserved; `is_started` when the variables hold a solution of that."""
@@ -280,14 +303,16 @@ class _Model:
 
 
 def _unit(problem: Problem) -> float:
-    """Nano-USD in one unit of the objective: the sum of each work's cheapest busy time is 1,000 units."""
-    cheapest: dict[str, float] = {}
+    """Nano-USD in one unit of the objective: the sum of what each work costs alone on one instance, where that is least, is 1,000.
+
+    What is billed at least is in it: a batch of ten milliseconds on a machine by the hour costs an hour.
+    """
+    cheapest: dict[str, int] = {}
     for site in problem.sites:
-        price = max(1, min(each.price_nano_hour for each in site.classes)) / HOUR_US
         for task in site.tasks:
-            cost = price * task.expected_us
+            cost = min(each.cost(each.ready_us + task.expected_us) for each in site.classes)
             cheapest[task.work.id] = min(cost, cheapest.get(task.work.id, cost))
-    return max(1e-9, sum(cheapest.values()) / 1000)
+    return max(1e-3, sum(cheapest.values()) / 1000)
 
 
 def _most_useful(site: Site, new: Instances) -> int:
