@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -179,24 +180,29 @@ class World:
         machines = [m for m in self._machines() if m["state"] == "running" and m["pid"]]
         if not machines:
             return
-        fault, machine = self._outside.pop(0), machines[0]
-        self._strike(fault, machine)
+        if self._strike(self._outside[0], machines[0]):
+            self._outside.pop(0)
+            self.kills += 1
 
-    def _strike(self, fault: Fault, machine: dict[str, Any]) -> None:
-        self.kills += 1
-        if fault.point == "preempt":
-            self._sandbox("POST", f"/v1/admin/instances/{machine['id']}/preempt", {"notice_s": 0})
-        elif fault.point == "freeze":
-            os.kill(machine["pid"], signal.SIGSTOP)
-            self._frozen.append((time.monotonic() + 2.5 * LEASE_TTL_S, machine["pid"]))
-        else:
-            os.kill(machine["pid"], signal.SIGKILL)
+    def _strike(self, fault: Fault, machine: dict[str, Any]) -> bool:
+        """Whether it was struck: it may have gone by itself since it was listed."""
+        try:
+            if fault.point == "preempt":
+                self._sandbox("POST", f"/v1/admin/instances/{machine['id']}/preempt", {"notice_s": 0})
+            elif fault.point == "freeze":
+                os.kill(machine["pid"], signal.SIGSTOP)
+                self._frozen.append((time.monotonic() + 2.5 * LEASE_TTL_S, machine["pid"]))
+            else:
+                os.kill(machine["pid"], signal.SIGKILL)
+        except (ProcessLookupError, urllib.error.HTTPError):
+            return False
+        return True
 
     def _thaw(self) -> None:
         for at, pid in list(self._frozen):
             if time.monotonic() >= at:
                 self._frozen.remove((at, pid))
-                if psutil.pid_exists(pid):
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
 
     def _is_quiet(self) -> bool:
