@@ -101,14 +101,6 @@ async def authenticate_worker(session: AsyncSession, secret: bytes, text: str, n
     return claims.rental
 
 
-async def cut_off(session: AsyncSession, rental: str) -> None:
-    """End all sessions of a rental: its tokens are worth nothing from now on."""
-    worker = await locked_worker(session, rental)
-    if worker is not None:
-        worker.session += 1
-        session.add(worker)
-
-
 async def locked_worker(session: AsyncSession, rental: str) -> Worker | None:
     """The worker row, locked until the transaction ends."""
     return (await session.scalars(select(Worker).where(col(Worker.rental) == rental).with_for_update())).one_or_none()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import structlog
 
 from broker.api import shapes
-from broker.api.problems import bad_request
+from broker.api.problems import bad_request, not_found
 from broker.api.registry import Call, Route, route
-from broker.keys import create_key
+from broker.keys import create_key, revoke_key
 from jobs.clock import MICROSECONDS, db_now
 
 log = structlog.get_logger()
@@ -42,6 +42,18 @@ async def create_api_key(call: Call, body: shapes.KeyCreate) -> shapes.KeyCreate
     )
 
 
+async def revoke_api_key(call: Call) -> shapes.KeyRevoked:
+    """Revoke an API key: it is worth nothing from now on. Revoking twice is one revocation."""
+    key_id = call.path("key_id")
+    async with call.services.database.transaction() as session:
+        known = await revoke_key(session, key_id, await db_now(session))
+    if not known:
+        raise not_found("key_not_found", f"No key {key_id!r}; its id is in the answer that made it.")
+    log.info("key.revoked", key=key_id, by=call.caller.key_id)
+    return shapes.KeyRevoked(id=key_id)
+
+
 ROUTES: tuple[Route, ...] = (
     route("POST", "/v1/admin/keys", create_api_key, tag="admin", roles=("admin",)),
+    route("DELETE", "/v1/admin/keys/{key_id}", revoke_api_key, tag="admin", roles=("admin",)),
 )  # fmt: skip

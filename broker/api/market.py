@@ -7,7 +7,6 @@ from decimal import Decimal
 
 from pydantic import ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncSession
-from workers.profile import ModelProfile
 
 from broker.api import shapes
 from broker.api.problems import not_found
@@ -18,6 +17,7 @@ from markets import price_book
 from markets.instants import micros
 from markets.offer import Offer
 from markets.price_book import Listed
+from workers.profile import ModelProfile
 
 MISSED_POLLS = 3
 LEAST_MAX_AGE_S = 30

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
-from workers.profile import ModelProfile
 
 from broker.api import shapes
 from broker.api.market import listed_offers, serves
@@ -15,6 +14,7 @@ from broker.api.registry import EVERYONE, Call, Route, route
 from broker.services import Services
 from jobs.clock import db_now
 from markets.price_book import Listed
+from workers.profile import ModelProfile
 
 
 async def list_models(call: Call) -> shapes.ModelList:

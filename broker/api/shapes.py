@@ -394,6 +394,11 @@ class KeyCreated(BaseModel):
     expires_at: int | None
 
 
+class KeyRevoked(BaseModel):
+    id: str
+    revoked: Literal[True] = True
+
+
 class ApiError(BaseModel):
     message: str
     type: str

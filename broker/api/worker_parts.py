@@ -28,7 +28,7 @@ from markets.tables import RentalRow
 
 log = structlog.get_logger()
 
-PART_TYPE = "application/gzip"
+PART_TYPE = "application/octet-stream"
 # Far above what parts are cut at: one line with many long choices may be larger than a whole usual part.
 MAX_PART_BYTES = 64 * 1024 * 1024
 

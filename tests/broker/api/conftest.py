@@ -93,7 +93,9 @@ class Server:
 
     def concrete(self, route: Route) -> str:
         """A path of this route with ids of nothing."""
-        return route.path.format(file_id="file-X", batch_id="batch_X", shard_id="shard_X", model="none", token="a.b")
+        return route.path.format(
+            file_id="file-X", batch_id="batch_X", key_id="key_X", shard_id="shard_X", model="none", token="a.b"
+        )
 
     def openai(self, key: str | None = None, **options: Any) -> AsyncOpenAI:
         return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key or self.admin_key, **options)

@@ -103,6 +103,15 @@ async def test_a_strange_authorization_header_is_401(server: Any, header: str) -
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
 
+async def test_a_revoked_key_opens_nothing(server: Any) -> None:
+    made = (await server.call("POST", "/v1/admin/keys", json={"principal": "ada", "roles": ["viewer"]})).json
+    assert (await server.call("GET", "/v1/batches", key=made["key"])).status == 200
+    for _ in range(2):
+        assert (await server.call("DELETE", f"/v1/admin/keys/{made['id']}")).json == {"id": made["id"], "revoked": True}
+    assert (await server.call("GET", "/v1/batches", key=made["key"])).status == 401
+    assert (await server.call("DELETE", "/v1/admin/keys/key_none")).status == 404
+
+
 async def test_keys_made_over_http_work_and_are_shown_once(server: Any) -> None:
     body = {"principal": "ada", "project": "eu-team", "roles": ["viewer"], "expires_in_s": 60}
     made = await server.call("POST", "/v1/admin/keys", json=body)

@@ -362,6 +362,16 @@ async def test_a_session_ends_with_its_rental_its_time_and_its_goodbye(server: A
     assert (ended.status, ended.code) == (401, "rental_ended")
 
 
+async def test_raising_the_session_counter_cuts_every_token_off(server: Any, ready: tuple[Agent, str]) -> None:
+    agent, _ = ready
+    async with server.services.database.transaction() as session:
+        (await session.get_one(Worker, agent.rental)).session += 1
+    cut = await agent.heartbeat()
+    assert (cut.status, cut.code) == (401, "session_ended")
+    assert (await agent.hello()).status == 200, "the same process may begin a new session"
+    assert (await agent.heartbeat()).status == 200
+
+
 async def test_a_token_past_half_its_life_is_renewed(server: Any, ready: tuple[Agent, str]) -> None:
     agent, _ = ready
     assert (await agent.heartbeat()).json["token"] is None
@@ -533,7 +543,7 @@ async def test_a_permission_is_for_one_method_one_key_and_a_while(server: Any, r
     read_by_put = await server.call("GET", target["put_url"], key=None)
     assert (read_by_put.status, read_by_put.code) == (403, "bad_token")
     written = await server.call(
-        "PUT", lease["input_get"], key=None, data=b"x", headers={"Content-Type": "application/gzip"}
+        "PUT", lease["input_get"], key=None, data=b"x", headers={"Content-Type": "application/octet-stream"}
     )
     assert written.status == 403
     forged = target["put_url"][:-3] + "AAA"
@@ -590,6 +600,25 @@ async def test_numbers_that_no_database_holds_are_400(ready: tuple[Agent, str]) 
     assert (await agent.post("shards/shard_1/parts", part)).status == 400
     held = {"shard_id": "s", "epoch": 1, "nonce": "n", "in_flight": [], "suspects": {"one": 1}}
     assert (await agent.heartbeat(leases=[held])).status == 400
+
+
+async def test_a_rental_that_we_gave_back_is_no_preemption(server: Any, ready: tuple[Agent, str]) -> None:
+    agent, batch = ready
+    await agent.work((await agent.lease())["lease"], range(0, 2))
+    async with server.services.database.transaction() as session:
+        await rentals.request_release(session, agent.rental, reason="test", now_us=await db_now(session))
+    await confirm(server, agent, offer(), ended=True)
+    assert (await server.call("GET", f"/v1/batches/{batch}")).json["x_broker"]["preemptions"] == 0
+
+
+async def test_a_model_that_is_gone_fails_the_worker_instead_of_letting_it_ask_forever(server: Any, rent: Rent) -> None:
+    batch = await running_batch(server, offer())
+    agent = await rent(batches=(batch,))
+    server.services.models.clear()
+    refused = await agent.hello()
+    assert (refused.status, refused.code) == (403, "engine_unavailable")
+    assert (await worker_row(server, agent)).state == "failed"
+    assert server.services.wake["reconcile"].is_set()
 
 
 async def test_a_preempted_rental_counts_as_a_preemption_of_its_batch(server: Any, ready: tuple[Agent, str]) -> None:
