@@ -34,6 +34,8 @@ _WAITING: dict[str, Waiting] = {
     "price_ceiling": "price_ceiling",
     "budget": "budget",
 }
+# An offer that breaks one of these may never be of use: waiting for it cures nothing, so others are looked at first.
+_UNUSABLE = frozenset({"excluded", "token_priced", "price_unknown"})
 
 
 def unplaced(view: View, surveys: Verdicts, problem: Problem, draft: Draft) -> tuple[Unplaced, ...]:
@@ -67,11 +69,11 @@ def _blocked(verdicts: tuple[Verdict, ...]) -> tuple[Waiting, str]:
     if not verdicts:
         return "capacity", "no offer is listed at all"
     ranked = [
-        (len(words), max(words, key=_CURABLE_FIRST.index), index)
+        (any(each.rule in _UNUSABLE for each in verdict.broken), len(words), max(words, key=_CURABLE_FIRST.index), index)
         for index, verdict in enumerate(verdicts)
         if (words := {_WAITING[each.rule] for each in verdict.broken})
     ]
-    _, waiting_on, index = min(ranked, key=lambda each: (each[0], _CURABLE_FIRST.index(each[1]), each[2]))
+    *_, waiting_on, index = min(ranked, key=lambda each: (each[0], each[1], _CURABLE_FIRST.index(each[2]), each[3]))
     verdict = verdicts[index]
     rule = next(each for each in verdict.broken if _WAITING[each.rule] == waiting_on)
     return waiting_on, f"no offer is eligible; nearest is {verdict.offer.key}: {rule.rule}: {rule.found}"
