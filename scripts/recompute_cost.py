@@ -46,7 +46,7 @@ def main() -> int:
 
     total = sum(spent.values(), Decimal(0))
     document = {
-        "usd": f"{total:f}",
+        "total_usd": f"{total:f}",
         "rentals": {rental: f"{amount:f}" for rental, amount in sorted(spent.items())},
         "entries": len({seq for seq, _ in balance}),
     }

@@ -93,9 +93,8 @@ async def _judge(folder: DemoFolder, client: Client, batch: Document, answers: A
     line("the ledger:", stream)
     table(("rental", "kind", "entries", "amount"), list(_in_short(books["entries"])), stream)
     print_totals(books, stream)
-    line(
-        f"\n{answers.answered} of {answers.asked} prompts answered, {answers.duplicates} twice; {folder.output}", stream
-    )
+    line(f"{answers.answered} of {answers.asked} prompts answered, {answers.duplicates} twice", stream)
+    line(f"the answers: {folder.output}", stream)
     line(f"{report.money(batch)}, {usd(ours['usd_per_million_tokens'])} per million tokens", stream)
     return Verdict(
         batch=batch["id"],

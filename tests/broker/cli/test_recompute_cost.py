@@ -54,12 +54,12 @@ async def test_the_script_arrives_at_what_the_books_say(ledger: Path, database: 
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["rentals"] == {rental: f"{amount:.9f}" for rental, amount in booked.items()}
-    assert found["usd"] == f"{sum(booked.values()):.9f}" != "0.000000000"
-    assert json.loads(recompute(str(ledger), "--rental", "rental_2").stdout)["usd"] == f"{booked['rental_2']:.9f}"
+    assert found["total_usd"] == f"{sum(booked.values()):.9f}" != "0.000000000"
+    assert json.loads(recompute(str(ledger), "--rental", "rental_2").stdout)["total_usd"] == f"{booked['rental_2']:.9f}"
 
 
 def test_a_cost_that_differs_by_a_nano_dollar_is_refused(ledger: Path) -> None:
-    total = json.loads(recompute(str(ledger)).stdout)["usd"]
+    total = json.loads(recompute(str(ledger)).stdout)["total_usd"]
     assert recompute(str(ledger), "--expect", total).returncode == 0
     other = f"{float(total) + 1e-9:.9f}"
     assert recompute(str(ledger), "--expect", other).returncode == 1
