@@ -31,7 +31,7 @@ from solver.types import Work
 
 HOUR_US = 3600 * SECOND_US
 # The stair keeps this part of the time free, so that rounding shares and the solver's tolerance cannot make work late. It is part
-# of the model: plans that use the last ten-thousandth of an instance's time are not bounded.
+# of the model: a bound is one on plans that leave it free, unless it was solved for alone (`unserved_ppm`).
 MARGIN_PPM = 100
 MARGIN = MARGIN_PPM / PPM
 # Below this many columns the program is solved to the end; above, to one percent. Both also stop on nodes, never on a clock.
@@ -66,11 +66,10 @@ def solve(
 ) -> Solution | None:
     """The cheapest way to serve all works or, when not all can be, as much as priority allows: higher levels first, whole.
 
-    With `unserved_ppm` the parts that stay unserved are given. None when HiGHS stopped without a solution.
+    With `unserved_ppm` the parts that stay unserved are given and only the bound is meant to be used: then no margin is kept and no
+    work is all-or-nothing. None when HiGHS stopped without a solution.
     """
-    model = _Model(problem, tight)
-    for part in model.u.values() if unserved_ppm is not None else ():
-        part.cat = pulp.LpContinuous
+    model = _Model(problem, tight, is_bound=unserved_ppm is not None)
     answer = model.minimise_cost(unserved_ppm or {})
     if answer.state == "infeasible" and unserved_ppm is None:
         left = model.minimise_unserved()
@@ -81,8 +80,10 @@ def solve(
 class _Model:
     """The PuLP model of one problem. Money is scaled so that the queue costs about 1,000, however small it is."""
 
-    def __init__(self, problem: Problem, tight: frozenset[tuple[str, str]]) -> None:
+    def __init__(self, problem: Problem, tight: frozenset[tuple[str, str]], is_bound: bool) -> None:
         self.problem = problem
+        self.is_bound = is_bound
+        self.margin = 0.0 if is_bound else MARGIN
         self.tight = tight
         self.unit = _unit(problem)
         self.lp = pulp.LpProblem("plan", pulp.LpMinimize)
@@ -103,7 +104,8 @@ class _Model:
 
     def _columns(self) -> None:
         for work in self.problem.works:
-            category = pulp.LpInteger if self.problem.is_all_or_nothing(work) else pulp.LpContinuous
+            is_whole = self.problem.is_all_or_nothing(work) and not self.is_bound
+            category = pulp.LpInteger if is_whole else pulp.LpContinuous
             self.u[work.id] = self.lp.add_variable(f"u{len(self.u)}", 0, 0, category)
         for index, site in enumerate(self.problem.sites):
             for number, task in enumerate(site.tasks):
@@ -127,7 +129,7 @@ class _Model:
         for number, due_us in enumerate(sorted({task.due_us for task in site.tasks})):
             due = [task for task in site.tasks if task.due_us <= due_us]
             offered = {
-                self.z[index, kind]: (due_us - each.ready_us) * (1 - MARGIN)
+                self.z[index, kind]: (due_us - each.ready_us) * (1 - self.margin)
                 for kind, each in enumerate(site.classes)
                 if due_us > each.ready_us
             }
