@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from broker.cli import batches, demo, doctor, ledger, logs, market, serve, submit
+from broker.cli import batches, demo, doctor, hosts, ledger, logs, market, serve, submit
 from broker.cli.exits import Failure
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command()(batches.results)
 app.command()(batches.explain)
 app.command()(batches.cancel)
 app.command()(market.offers)
+app.command()(hosts.hosts)
 app.add_typer(market.models, name="models")
 app.add_typer(ledger.ledger, name="ledger")
 app.command()(doctor.doctor)

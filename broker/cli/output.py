@@ -77,6 +77,19 @@ def usd(amount: str | None) -> str:
     return f"${value:.{places}f}" if value >= 0 else f"-${-value:.{places}f}"
 
 
+def rate(amount: str | None) -> str:
+    """A price per million tokens: an estimate, or a quotient, of which four digits say enough. JSON has them all.
+
+    >>> rate("0.083111702"), rate("12"), rate("1234.5678"), rate(None)
+    ('$0.08311', '$12.00', '$1234.57', '-')
+    """
+    if amount is None:
+        return "-"
+    value = Decimal(amount)
+    places = max(2, 3 - value.adjusted()) if value else 2
+    return usd(str(round(value, places)))
+
+
 def moment(seconds: int | None) -> str:
     """Unix seconds as UTC time. The machine's own zone would make two people's reports differ."""
     return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
-from broker.cli.output import line, moment, span, table, usd
+from broker.cli.output import line, moment, rate, span, table, usd
 
 Document = dict[str, Any]
 
@@ -19,7 +19,7 @@ def print_explanation(plan: Document, stream: IO[str]) -> None:
             line(text, stream)
     excluded = [pair for choice in plan["chosen"] for pair in choice["cheaper_excluded"]]
     if excluded:
-        line("cheaper, and not allowed:", stream)
+        line("cheaper, and excluded:", stream)
         table(("offer", "why not"), excluded, stream)
     if plan["funnel"]:
         line(f"{plan['offers']} offers, by what became of them:", stream)
@@ -41,13 +41,10 @@ def _choice(choice: Document) -> Iterator[str]:
     share = float(choice["share"])
     yield (
         f"chosen: {choice['offer_key']} for {share:.0%} of the work, {usd(choice['usd'])} "
-        f"({usd(choice['usd_per_million_tokens'])} per million tokens), done by {moment(choice['end'])}"
+        f"({rate(choice['usd_per_million_tokens'])} per million tokens), done by {moment(choice['end'])}"
     )
     if choice["sentence"]:
         yield f"  {choice['sentence']}"
-    if choice["next_best"]:
-        price = usd(choice["next_best_usd_per_million_tokens"])
-        yield f"  next best: {choice['next_best']} at {price} per million tokens"
 
 
 def waiting(waiting_on: str | None, reasons: Sequence[str], relaxations: Sequence[Document]) -> Iterator[str]:
@@ -117,7 +114,7 @@ def print_batch(batch: Document, placements: Sequence[Document], stream: IO[str]
     tokens = ours["tokens"]
     line(f"tokens {tokens.get('input', 0):,} in, {tokens.get('output', 0):,} out", stream)
     per_million = ours["usd_per_million_tokens"]
-    line(money(batch) + (f", {usd(per_million)} per million tokens" if per_million else ""), stream)
+    line(money(batch) + (f", {rate(per_million)} per million tokens" if per_million else ""), stream)
     if ours["phase"] != "ended":
         line(f"{eta(batch, now)}, expires {moment(batch['expires_at'])}", stream)
     if ours["preemptions"]:

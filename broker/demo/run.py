@@ -17,7 +17,7 @@ from broker.cli.batches import save
 from broker.cli.client import Client
 from broker.cli.exits import Failure
 from broker.cli.ledger import print_totals, read, save_csv
-from broker.cli.output import line, table, usd
+from broker.cli.output import line, rate, table
 from broker.cli.submit import Submission, create, wishes
 from broker.demo.folder import DemoFolder
 from broker.demo.kill import Assassin, end_leftovers
@@ -95,7 +95,7 @@ async def _judge(folder: DemoFolder, client: Client, batch: Document, answers: A
     print_totals(books, stream)
     line(f"{answers.answered} of {answers.asked} prompts answered, {answers.duplicates} twice", stream)
     line(f"the answers: {folder.output}", stream)
-    line(f"{report.money(batch)}, {usd(ours['usd_per_million_tokens'])} per million tokens", stream)
+    line(f"{report.money(batch)}, {rate(ours['usd_per_million_tokens'])} per million tokens", stream)
     return Verdict(
         batch=batch["id"],
         answers=answers,
