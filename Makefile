@@ -18,16 +18,16 @@ setup: .venv/ok
 # Locked and hashed. uv does in seconds what pip does in minutes; without uv, pip installs the same lock.
 # The project is installed last and editable: .venv/bin/broker runs this checkout.
 .venv/ok: requirements.lock pyproject.toml
-	test -x $(RUN) || $(PYTHON) -m venv .venv
+	@test -x $(RUN) || $(PYTHON) -m venv .venv
 	@echo "setting up .venv from requirements.lock"
-	if $(RUN) -m pip install -q --disable-pip-version-check --retries 5 "uv==$(UV)"; then \
+	@if $(RUN) -m pip install -q --disable-pip-version-check --retries 5 "uv==$(UV)"; then \
 		UV_HTTP_RETRIES=5 .venv/bin/uv pip install -q --python $(RUN) --require-hashes -r requirements.lock && \
 		UV_HTTP_RETRIES=5 .venv/bin/uv pip install -q --python $(RUN) --no-deps -e .; \
 	else \
 		$(RUN) -m pip install -q --disable-pip-version-check --retries 5 --require-hashes -r requirements.lock && \
 		$(RUN) -m pip install -q --disable-pip-version-check --retries 5 --no-deps -e .; \
 	fi
-	touch $@
+	@touch $@
 
 demo: .venv/ok
 	@DEMO_DIR="$(DEMO_DIR)" .venv/bin/broker demo
