@@ -82,6 +82,8 @@ def _blocked(verdicts: tuple[Verdict, ...]) -> tuple[Waiting, str]:
 def _limited(work: Work, snapshot: Snapshot, rest: Snapshot) -> tuple[Waiting, str]:
     """Offers are eligible, but not for all of the work: whichever single limit, taken away, lets the whole work in."""
     competes = alone(snapshot, work).is_whole
+    if competes and alone(rest, work).is_whole:
+        return "capacity", "it was left out so that the queue as a whole is served better, though it would fit; the next plan tries again"
     for word, (freer, changed) in lifted(work, rest if competes else snapshot).items():
         if alone(freer, changed).is_whole:
             who = "what other work leaves" if competes else "the work alone"

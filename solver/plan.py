@@ -64,16 +64,17 @@ def _by_program(problem: Problem) -> _Found | None:
         solution = program.solve(problem, tight=over) or solution
         draft = restore.restore(problem, solution)
         _leave_out(problem, draft)
-        greedy.complete(problem, draft)
+    if is_short := bool(unserved(problem, draft)):
+        greedy.complete(problem, draft)  # also with the margin that the program keeps
     stage: Literal["program", "greedy"] = "program"
-    if over or solution.stopped_by == "gap":
+    if is_short or solution.stopped_by == "gap":
         simple = greedy.place(problem)
         if _rank(problem, simple) < _rank(problem, draft):
             draft, stage = simple, "greedy"
     missing = unserved(problem, draft)
     bound = solution.bound_nano
-    if over or stage == "greedy" or any(ppm > solution.unserved[key] * PPM + 1 for key, ppm in missing.items()):
-        # The bound is of what is really served, under the rules themselves: without tight rows, and not paying for lost parts.
+    if is_short or stage == "greedy":
+        # Bound what is really served, under the rules themselves: without tight rows, margin and parts that rounding lost.
         relaxed = program.solve(problem, unserved_ppm=missing)
         bound = relaxed.bound_nano if relaxed else greedy.cheapest_possible(problem, draft)
     return _Found(draft, stage, solution.stopped_by, bound)

@@ -52,7 +52,9 @@ class Town:
         self.facts[digest(facts)] = facts
         return digest(facts)
 
-    def offer(self, key: str, price: float | None = 1.0, *, start_s: int = 0, country: str = "DE", **more: Any) -> OfferView:
+    def offer(
+        self, key: str, price: float | None = 1.0, *, start_s: int = 0, country: str = "DE", **more: Any
+    ) -> OfferView:
         fields: dict[str, Any] = {
             "key": key,
             "market": key.partition("/")[0],
@@ -65,7 +67,9 @@ class Town:
         }
         return OfferView(**fields | more)
 
-    def work(self, work_id: str, hours: float = 1.0, *, within_h: float = 10.0, max_usd: float | None = None, **more: Any) -> Work:
+    def work(
+        self, work_id: str, hours: float = 1.0, *, within_h: float = 10.0, max_usd: float | None = None, **more: Any
+    ) -> Work:
         """A work that keeps one `gpu` busy for `hours`."""
         fields: dict[str, Any] = {
             "id": work_id,
@@ -99,7 +103,9 @@ class Town:
     def snapshot(self, works: list[Work], offers: list[OfferView], **more: Any) -> Snapshot:
         speeds = more.pop("speeds", {("m", "gpu"): 1000.0})
         throughput = tuple(
-            Throughput(model=model, precision="bf16", accelerator=name, input_per_s=10 * rate, output_per_s=rate, source="test")
+            Throughput(
+                model=model, precision="bf16", accelerator=name, input_per_s=10 * rate, output_per_s=rate, source="test"
+            )
             for (model, name), rate in speeds.items()
         )
         return Snapshot(
@@ -116,8 +122,14 @@ class Town:
         """A random queue: several projects, models, countries, spot hazards, minimum billing, running rentals, scarce money."""
         random = Random(seed)
         scale = random.choice([1e-6, 1e-3, 1.0, 1.0, 30.0])
-        listed = [self._random_offer(random, number) for number in range(offers if offers is not None else random.randint(0, 7))]
-        queue = [self._random_work(random, number, scale) for number in range(works if works is not None else random.randint(0, 7))]
+        listed = [
+            self._random_offer(random, number)
+            for number in range(offers if offers is not None else random.randint(0, 7))
+        ]
+        queue = [
+            self._random_work(random, number, scale)
+            for number in range(works if works is not None else random.randint(0, 7))
+        ]
         running = []
         for number in range(random.randint(0, 3) if listed else 0):
             fields = {"project": random.choice("pq"), "model": random.choice(["m", "n"])}
@@ -129,7 +141,12 @@ class Town:
             for project in "pq"
             if random.random() < 0.3
         ]
-        speeds = {(model, name): random.uniform(20, 4000) for model in "mn" for name in ("gpu", "tpu") if random.random() < 0.95}
+        speeds = {
+            (model, name): random.uniform(20, 4000)
+            for model in "mn"
+            for name in ("gpu", "tpu")
+            if random.random() < 0.95
+        }
         return self.snapshot(queue, listed, running=running, quotas=quotas, budgets=budgets, speeds=speeds)
 
     def _random_offer(self, random: Random, number: int) -> OfferView:
