@@ -16,7 +16,8 @@ from markets.sandbox.client import SandboxMarket
 from markets.sandbox.process import SandboxHandle, ensure_running
 
 if TYPE_CHECKING:
-    from markets.hosts import OwnHost
+    from markets.hosts import HostsMarket, OwnHost
+    from markets.ssh import Authority
 
 
 class UnknownMarket(ValueError):
@@ -43,7 +44,7 @@ async def _open(name: str, settings: Settings, owner: str) -> Market:
         case "sandbox":
             return _sandbox(settings, owner)
         case "hosts":
-            return await asyncio.to_thread(_hosts, settings, owner)
+            return await asyncio.to_thread(hosts_market, settings, owner=owner)
     raise UnknownMarket(f"market {name!r} in settings is not one of local, sandbox, hosts")
 
 
@@ -60,13 +61,20 @@ def _sandbox(settings: Settings, owner: str) -> Market:
     return SandboxMarket(find, owner=owner)
 
 
-def _hosts(settings: Settings, owner: str) -> Market:
+def hosts_market(settings: Settings, *, owner: str) -> HostsMarket:
+    """The own hosts. Raises ValueError when two have one name or a pinned key cannot be read."""
     # Imported where it is used: paramiko takes 0.4 s that nobody without own hosts should pay.
     from markets.hosts import HostsMarket  # noqa: PLC0415
+
+    hosts = [_own_host(host) for host in settings.own.hosts]
+    return HostsMarket(hosts, authority=ssh_authority(settings), owner=owner)
+
+
+def ssh_authority(settings: Settings) -> Authority:
+    """The broker's SSH certificate authority, made at its first use."""
     from markets.ssh import Authority, new_authority_key  # noqa: PLC0415
 
-    authority = Authority(kept(settings.data / "ssh_authority", new_authority_key))
-    return HostsMarket([_own_host(host) for host in settings.own.hosts], authority=authority, owner=owner)
+    return Authority(kept(settings.data / "ssh_authority", new_authority_key))
 
 
 def _own_host(given: OwnHostSettings) -> OwnHost:

@@ -3,7 +3,13 @@
 The docstring of each class is its default message. `Market` (market.py) says which method raises which.
 """
 
-from typing import ClassVar
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from markets.market import Rental
 
 
 class MarketsError(Exception):
@@ -68,9 +74,16 @@ class StillReleasing(MarketsError):
 
 
 class PartialList(MarketsError):
-    """The market's list of rentals is incomplete; nothing may be concluded from what is missing in it."""
+    """The market's list of rentals is incomplete; nothing may be concluded from what is missing in it.
+
+    `found` is what could be listed: those rentals are facts, and their meters go on.
+    """
 
     code = "partial_list"
+
+    def __init__(self, message: str | None = None, *, found: Sequence[Rental] = ()) -> None:
+        super().__init__(message)
+        self.found = tuple(found)
 
 
 class Unavailable(MarketsError):

@@ -126,7 +126,8 @@ class Market(PriceSource, Protocol):
     async def rentals(self) -> list[Rental]:
         """All rentals that carry our owner mark, ended ones included for at least an hour after their end.
 
-        PartialList: the answer was incomplete. A short list is never returned as if it were whole.
+        PartialList: the answer was incomplete. A short list is never returned as if it were whole; the error holds what
+        was found, because the meters of those go on.
         """
         ...
 

@@ -1,6 +1,6 @@
 """The sweep: what the market lists against what we know, decided purely; the broker's reconcile loop carries it out.
 
-Only a complete list may be concluded from. What is missing, or strange, must be so in two complete lists in a row: a
+Only from a complete list may absence be concluded. What is missing, or strange, must be so in two complete lists in a row: a
 list that is wrong once must not end a fleet. Machines of others are never touched.
 """
 
@@ -111,13 +111,20 @@ class Sweep:
 
 
 def sweep(
-    known: Sequence[Known], listed: Sequence[Rental] | None, memory: Memory, *, now_us: int, settings: SweepSettings
+    known: Sequence[Known],
+    listed: Sequence[Rental] | None,
+    memory: Memory,
+    *,
+    now_us: int,
+    settings: SweepSettings,
+    is_complete: bool = True,
 ) -> Sweep:
     """Compare. `known` are the rows of `rentals.known_rentals` for this list: open ones, and any whose tag is listed.
 
     `known` must have been read *after* the list was asked for: an intent is older than its machine, so a machine
-    without a row is then really unknown. `listed` None (PartialList or any other error): nothing is concluded, and two
-    lists in a row start anew.
+    without a row is then really unknown. `listed` None (an error): nothing is concluded, and two lists in a row start
+    anew. `is_complete` False (PartialList): so it is with what is missing or strange, but what is known and listed is a
+    fact: one host that is away must stop neither the meters nor the ends of the others.
     """
     if listed is None:
         return Sweep((), Memory())
@@ -127,6 +134,8 @@ def sweep(
     for rental in listed:
         if rental.tag in rows:
             actions.extend(_of_known(rows[rental.tag], rental))
+    if not is_complete:
+        return Sweep(tuple(actions), Memory())
     verify, missing = _missing(known, tags, memory, now_us, settings)
     strangers, strange_since_us = _strangers(listed, rows, memory, now_us, settings)
     return Sweep((*actions, *verify, *strangers), Memory(missing, strange_since_us))

@@ -15,7 +15,7 @@ from broker.services import Services
 from broker.tables import Worker
 from jobs.clock import db_now
 from markets import rentals
-from markets.errors import MarketsError, RentalNotFound, RentalUnknown, StillReleasing
+from markets.errors import MarketsError, PartialList, RentalNotFound, RentalUnknown, StillReleasing
 from markets.market import Market, Rental
 from markets.sweep import Action, Adopt, Alarm, MarkEnded, Memory, Release, Seen, SweepSettings, Verify, sweep
 from markets.tables import RentalRow
@@ -38,18 +38,22 @@ class Reconciler:
         """One market; its failure is logged and hurts no other."""
         await self._give_up_on_silent(name)
         await self._release(name, market)
+        is_complete = True
         try:
             async with asyncio.timeout(max(10.0, 2 * self.services.settings.control.reconcile_s)):
                 listed: Sequence[Rental] | None = await market.rentals()
+        except PartialList as cut:
+            log.warning("reconcile.partial", market=name, found=len(cut.found), error=f"{cut.code}: {cut}")
+            listed, is_complete = cut.found, False
         except MarketsError as failure:
             log.warning("reconcile.failed", market=name, error=f"{failure.code}: {failure}")
             listed = None
         except TimeoutError:
             log.warning("reconcile.failed", market=name, error="no answer in time")
             listed = None
-        await self._sweep(name, market, listed)
+        await self._sweep(name, market, listed, is_complete=is_complete)
 
-    async def _sweep(self, name: str, market: Market, listed: Sequence[Rental] | None) -> None:
+    async def _sweep(self, name: str, market: Market, listed: Sequence[Rental] | None, *, is_complete: bool) -> None:
         """Compare with rows read *after* the list was asked for: an intent is older than its machine, so a machine
         without a row is really unknown."""
         async with self.services.database.transaction() as session:
@@ -58,7 +62,8 @@ class Reconciler:
             now_us = await db_now(session)
         control = self.services.settings.control
         settings = SweepSettings(self.services.owner, control.create_grace_s, control.max_kills_per_cycle)
-        swept = sweep(known, listed, self._memory.get(name, Memory()), now_us=now_us, settings=settings)
+        memory = self._memory.get(name, Memory())
+        swept = sweep(known, listed, memory, now_us=now_us, settings=settings, is_complete=is_complete)
         self._memory[name] = swept.memory
         for action in swept.actions:
             await self._carry_out(market, action)

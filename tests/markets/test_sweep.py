@@ -121,6 +121,14 @@ def test_a_broken_list_does_not_kill_the_fleet() -> None:
     assert actions == (Release("t0000", "unknown"), Release("t0001", "unknown"), Alarm(1_000, 2))
 
 
+def test_what_is_in_an_incomplete_list_counts_and_what_is_missing_or_strange_in_it_does_not() -> None:
+    known = [row("a", "running"), row("b", "creating"), row("c", "running"), row("d", "running")]
+    listed = [rental("a"), rental("b"), rental("c", "ended"), rental("unknown")]
+    cut = sweep(known, listed, Memory(frozenset("d"), {"unknown": 0}), now_us=NOW, settings=SETTINGS, is_complete=False)
+    assert cut.actions == (Seen(listed[0]), Adopt(listed[1]), MarkEnded(listed[2]))
+    assert cut.memory == Memory(), "two complete lists in a row start anew"
+
+
 def test_a_failed_list_breaks_the_row_of_two() -> None:
     first = once([row("a", "running")], [])
     assert first.memory.missing == {"a"}

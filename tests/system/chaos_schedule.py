@@ -27,7 +27,7 @@ class Fault:
 
     broker:  a failpoint of the broker's, which SIGKILLs itself there; it is started again
     agent:   a failpoint of the next agent's, likewise; the broker must rent another machine
-    machine: `kill` (SIGKILL to an agent), `freeze` (SIGSTOP for longer than a lease, then SIGCONT: a zombie), `preempt`
+    machine: `kill` (SIGKILL to an agent), `freeze` (SIGSTOP until its lease is another's, then SIGCONT: a zombie), `preempt`
     sandbox: `create_then_500`: the provider creates the machine and answers with an error
     """
 
@@ -59,7 +59,7 @@ def draw(seed: int, mutate: str | None = None) -> Schedule:
     faults = [_named(source, seed)]
     faults += [_any(source, lines) for _ in range(source.randrange(1, 3))]
     if mutate == "fence+disjoint":
-        faults = [Fault("machine", "freeze", after=source.randrange(5, 25))]
+        faults = [Fault("machine", "freeze", after=after) for after in (4, 24, 40)]
     elif mutate == "sweeper":
         faults = [Fault("broker", "place.after_create")]
     return Schedule(seed, lines, tuple(faults), mutate)

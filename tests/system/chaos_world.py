@@ -26,9 +26,14 @@ ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "tests" / "support" / "scripted_engine.py"
 MODEL = "chaos-model"
 LEASE_TTL_S = 2.0
+# Long enough that another has taken the frozen worker's shard over, short enough that it is still at it.
+FROZEN_S = LEASE_TTL_S + 0.8
+# The deadline is such that, if each line wrote all the tokens that it may, it would take so many machines; the engine
+# writes 2 a line, so that there is time in plenty, and several machines to take over from each other.
+ALLOWED_TOKENS, SPEED, MACHINES = 80, 20, 2.5
 # A world that needs longer than this has lost something; it is measured as it stands.
-WORLD_S = 120.0
-MUTANT_WORLD_S = 45.0
+WORLD_S = 180.0
+MUTANT_WORLD_S = 60.0
 
 CATALOGUE = """
 [[offers]]
@@ -68,10 +73,10 @@ dead_man_s = 60
 
 [models.{model}]
 engine = "command"
-argv = ["{python}", "{engine}", "--port", "{{port}}", "--latency", "0.12", "--model", "{model}"]
+argv = ["{python}", "{engine}", "--port", "{{port}}", "--latency", "0.3", "--model", "{model}"]
 parallel = 3
 load_s = 1
-tokens_per_s = {{ cpu = [400.0, 12.0] }}
+tokens_per_s = {{ cpu = [5000.0, {speed}.0] }}
 endpoints = ["/v1/chat/completions"]
 """
 
@@ -116,7 +121,9 @@ class World:
         self.data.mkdir(parents=True)
         catalogue = self.folder / "catalogue.toml"
         catalogue.write_text(CATALOGUE)
-        text = SETTINGS.format(catalogue=catalogue, ttl=LEASE_TTL_S, model=MODEL, python=sys.executable, engine=ENGINE)
+        text = SETTINGS.format(
+            catalogue=catalogue, ttl=LEASE_TTL_S, model=MODEL, speed=SPEED, python=sys.executable, engine=ENGINE
+        )
         (self.data / "broker.toml").write_text(text)
 
     def _start_broker(self) -> None:
@@ -163,13 +170,23 @@ class World:
                     "custom_id": f"line-{i}",
                     "method": "POST",
                     "url": "/v1/chat/completions",
-                    "body": {"model": MODEL, "max_tokens": 16, "messages": [{"role": "user", "content": f"say {i}"}]},
+                    "body": {
+                        "model": MODEL,
+                        "max_tokens": ALLOWED_TOKENS,
+                        "messages": [{"role": "user", "content": f"say {i}"}],
+                    },
                 }
             )
             for i in range(self.schedule.lines)
         ]
         file_id = self._retry(lambda: self._upload("\n".join(lines).encode()))["id"]
-        body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "2m"}
+        wishes = {"deadline": int(time.time() + 15 + self.schedule.lines * ALLOWED_TOKENS / SPEED / MACHINES)}
+        body = {
+            "input_file_id": file_id,
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "1h",
+            "x_broker": wishes,
+        }
         headers = {"Idempotency-Key": f"chaos-{self.schedule.seed}"}
         self._batch = self._retry(lambda: self._call("POST", "/v1/batches", body, headers))["id"]
 
@@ -191,7 +208,7 @@ class World:
                 self._sandbox("POST", f"/v1/admin/instances/{machine['id']}/preempt", {"notice_s": 0})
             elif fault.point == "freeze":
                 os.kill(machine["pid"], signal.SIGSTOP)
-                self._frozen.append((time.monotonic() + 2.5 * LEASE_TTL_S, machine["pid"]))
+                self._frozen.append((time.monotonic() + FROZEN_S, machine["pid"]))
             else:
                 os.kill(machine["pid"], signal.SIGKILL)
         except (ProcessLookupError, urllib.error.HTTPError):

@@ -18,17 +18,31 @@ def _no_fence_no_disjoint() -> None:
 
 
 def _no_sweeper() -> None:
-    """A machine that the broker did not record is never found: neither adopted nor released."""
+    """Nothing is looked for by its tag: a machine whose creation was not recorded is taken never to have existed."""
     from broker.control.reconcile import Reconciler
-    from markets.sweep import Adopt, Release, Verify
+    from jobs.clock import db_now
+    from markets import rentals
+    from markets.sweep import MarkEnded, Seen
 
-    carry_out = Reconciler._carry_out
+    carry_out, let_go = Reconciler._carry_out, Reconciler._let_go
+
+    async def recorded(self: Any, rental_id: str) -> bool:
+        async with self.services.database.transaction() as session:
+            return (await rentals.get(session, rental_id)).started_us is not None
 
     async def blind(self: Any, market: Any, action: Any) -> None:
-        if not isinstance(action, Adopt | Release | Verify):
+        if isinstance(action, Seen | MarkEnded) and await recorded(self, action.rental.tag):
             await carry_out(self, market, action)
 
+    async def forgetful(self: Any, market: Any, rental_id: str) -> None:
+        if await recorded(self, rental_id):
+            await let_go(self, market, rental_id)
+            return
+        async with self.services.database.transaction() as session:
+            await rentals.failed(session, rental_id, error="not recorded", now_us=await db_now(session))
+
     Reconciler._carry_out = blind  # type: ignore[method-assign]
+    Reconciler._let_go = forgetful  # type: ignore[method-assign]
 
 
 def _no_hold() -> None:

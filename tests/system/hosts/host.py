@@ -149,6 +149,17 @@ class Host:
                 wait_until(lambda: not alive(init), timeout=20, what=f"{self.name} has shut down")
         self.crash()
 
+    def cut(self) -> None:
+        """The host cannot be reached by SSH any more, and all else on it runs on. `crash` and `boot` bring it back."""
+        init = self.init_pid()
+        if init is None:
+            raise RigError(f"{self.name} is down")
+        inside = Path(f"/proc/{init}/ns/pid").readlink()
+        for pid, _, args in list(processes()):
+            with suppress(OSError):
+                if Path(args[0].split(":")[0]).name == "sshd" and Path(f"/proc/{pid}/ns/pid").readlink() == inside:
+                    os.kill(pid, signal.SIGKILL)
+
     def crash(self) -> None:
         """Pull the plug: every process of the host gets SIGKILL at once. Its disk stays, `boot` brings it back."""
         for pid, _, args in list(processes()):

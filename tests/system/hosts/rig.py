@@ -42,7 +42,10 @@ PROGRAMS = {
 
 
 class Rig:
-    """Two hosts under the folder `state`. `ca_key` is the public key line of a certificate authority that may log in."""
+    """Two hosts under the folder `state`. `ca_key` is the public key line of a certificate authority that may log in.
+
+    With options in front (`cert-authority,restrict ssh-ed25519 …`) the line is taken as it is.
+    """
 
     def __init__(self, state: Path, ca_key: str | None = None) -> None:
         """Describe the rig; nothing happens before `up`."""
@@ -82,6 +85,13 @@ class Rig:
                 self._check(host)
             say(f"up after {time.monotonic() - started:.0f} s")
             return self.describe()
+
+    def trust(self, ca_key: str | None) -> None:
+        """Let in certificates of this authority, and of no other; None: of none."""
+        self.ca_key = ca_key
+        if ca_key is None:
+            (self.state / "ca.pub").unlink(missing_ok=True)
+        self._authorize()
 
     def down(self, *, purge: bool = False) -> None:
         """End all processes, containers and mounts of the rig. Caches stay in the state folder unless `purge`."""
@@ -135,7 +145,8 @@ class Rig:
             remembered.write_text(f"{self.ca_key.strip()}\n")
         keys = [self.admin_key.with_suffix(".pub").read_text().strip()]
         if remembered.exists():
-            keys.append(f"cert-authority {remembered.read_text().strip()}")
+            line = remembered.read_text().strip()
+            keys.append(line if line.startswith("cert-authority") else f"cert-authority {line}")
         for host in self.hosts:
             host.authorize(keys)
 
