@@ -1,7 +1,7 @@
 """The independent checker: does this plan keep every hard rule of this snapshot, and is its money right to the last nano-dollar?
 
-It shares no code with the solver: only the contract (`types`) and the residency evaluator, which there is one of. It is meant to be
-read beside the contract, top to bottom. A plan that any violation is found in is not carried out.
+It shares no code with the solver: only the contract (`types`) and the residency evaluator, which there is one of. It is
+meant to be read beside the contract, top to bottom. A plan that any violation is found in is not carried out.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _start_up(offer: OfferView) -> int:
 
 
 def _slow_down(offer: OfferView) -> int:
-    """Daly's factor for free checkpoints in millionths: e^(λR)·(e^(λτ) − 1)/(λτ), τ = 60 s; unknown spot hazard is 0.3 an hour."""
+    """Daly's factor for free checkpoints in millionths: e^(λR)·(e^(λτ) − 1)/(λτ), τ = 60 s; unknown: 0.3/h for spot."""
     assumed = 0.3 if offer.pricing in ("spot", "bid") else 0.0
     per_second = (assumed if offer.hazard is None else offer.hazard) / 3600.0
     in_flight = min(per_second * 60.0, 20.0)
@@ -153,13 +153,11 @@ def _references(snapshot: Snapshot, plan: Plan) -> Iterator[Violation]:
     works, offers = {work.id for work in snapshot.works}, {offer.key for offer in snapshot.offers}
     rentals = {rental.rental_id for rental in snapshot.running}
     keys = [start.offer_key for start in plan.starts] + [choice.offer_key for choice in plan.choices]
-    for key in [*keys, *(each.offer_key for each in plan.assignments)]:
-        if key not in offers:
-            yield Violation("unknown_offer", f"offer {key} is not in the snapshot", offer_key=key)
+    for key in sorted({*keys, *(each.offer_key for each in plan.assignments)} - offers):
+        yield Violation("unknown_offer", f"offer {key} is not in the snapshot", offer_key=key)
     named = [each.work_id for each in plan.assignments] + [choice.work_id for choice in plan.choices]
-    for work_id in [*named, *(each.work_id for each in plan.unplaced), *plan.funnels]:
-        if work_id not in works:
-            yield Violation("unknown_work", f"work {work_id} is not in the snapshot", work_id=work_id)
+    for work_id in sorted({*named, *(each.work_id for each in plan.unplaced), *plan.funnels} - works):
+        yield Violation("unknown_work", f"work {work_id} is not in the snapshot", work_id=work_id)
     for rental_id in (*plan.keeps, *plan.drains):
         if rental_id not in rentals:
             yield Violation("unknown_rental", f"rental {rental_id} is not running", rental_id=rental_id)
@@ -222,7 +220,9 @@ def _limits_of_offers(book: _Book) -> Iterator[Violation]:
             yield Violation("capacity", f"{count} instances of {key} are started, it has {most}", offer_key=key)
     for quota in book.snapshot.quotas:
         if by_market[quota.market] > max(0, quota.remaining):
-            message = f"{by_market[quota.market]} instances are started at {quota.market}, {quota.remaining} are granted"
+            message = (
+                f"{by_market[quota.market]} instances are started at {quota.market}, {quota.remaining} are granted"
+            )
             yield Violation("quota", message)
 
 
@@ -238,7 +238,7 @@ def _shares(book: _Book) -> Iterator[Violation]:
         if sums[work_id] > WHOLE:
             yield Violation("share_sum", f"{sums[work_id]} millionths of {work_id} are assigned", work_id)
         elif sums[work_id] < WHOLE and listed[work_id] != 1:
-            message = f"{sums[work_id]} millionths of {work_id} are assigned, and it is listed as unplaced {listed[work_id]} times"
+            message = f"{sums[work_id]} millionths of {work_id} are assigned; as unplaced it is listed {listed[work_id]} times"
             yield Violation("share_sum", message, work_id)
         elif sums[work_id] == WHOLE and listed[work_id]:
             yield Violation("unplaced", f"{work_id} is listed as unplaced and wholly assigned", work_id)
@@ -256,7 +256,9 @@ def _places(book: _Book) -> Iterator[Violation]:
             message = f"{len(queue)} works are assigned to {place}, where no instance is started or kept"
             yield Violation("instances", message, queue[0].work_id, offer.key)
         for each in queue:
-            decision = evaluate(book.snapshot.policies[book.works[each.work_id].policy_hash], facts, book.snapshot.now_us)
+            decision = evaluate(
+                book.snapshot.policies[book.works[each.work_id].policy_hash], facts, book.snapshot.now_us
+            )
             if decision.outcome != "allow":
                 yield Violation("residency", f"{decision.reasons[0]}", each.work_id, offer.key)
             if book.expected(each) is None:
@@ -287,7 +289,9 @@ def _in_time(book: _Book, groups: list[tuple[int, int]], loads: _Loads) -> Itera
         left = book.works[each.work_id].deadline_us - now
         offered = sum(count * max(0, left - ready) for ready, count in groups)
         if cautious_so_far > offered:
-            message = f"{each.work_id} may be late: {cautious_so_far} µs of work are due, {offered} µs are offered until then"
+            message = (
+                f"{each.work_id} may be late: {cautious_so_far} µs of work are due, {offered} µs are offered until then"
+            )
             yield Violation("deadline", message, each.work_id, each.offer_key)
         end = now + _ends(groups, expected_so_far)
         if each.end_us != end:
@@ -302,11 +306,17 @@ def _costs(book: _Book, place: Place, groups: list[tuple[int, int]], loads: _Loa
         cost, until = _start_cost(book.offers[key], start.count, end), max(end, _start_up(book.offers[key]))
         total += cost
         if start.cost_nano != cost:
-            yield Violation("start_cost", f"starting {place} costs {cost}, not {start.cost_nano} nano-USD", offer_key=key)
+            yield Violation(
+                "start_cost", f"starting {place} costs {cost}, not {start.cost_nano} nano-USD", offer_key=key
+            )
         if (start.from_us, start.until_us) != (book.snapshot.now_us, book.snapshot.now_us + until):
-            yield Violation("start_times", f"{place} is not needed from {start.from_us} until {start.until_us}", offer_key=key)
+            yield Violation(
+                "start_times", f"{place} is not needed from {start.from_us} until {start.until_us}", offer_key=key
+            )
     if sum(each.cost_nano for each, _, _ in loads) != total:
-        yield Violation("assignment_cost", f"the works at {place} do not bear its cost of {total} nano-USD", offer_key=key)
+        yield Violation(
+            "assignment_cost", f"the works at {place} do not bear its cost of {total} nano-USD", offer_key=key
+        )
     for each, expected, _ in loads:
         if abs(each.cost_nano - total * (expected or 0) / load) >= 1:
             message = f"{each.cost_nano} nano-USD is not this work's part of {total}"
@@ -328,12 +338,18 @@ def _money_limits(book: _Book) -> Iterator[Violation]:
     for start in book.plan.starts:
         by_project[start.project] += start.cost_nano
     for work in book.snapshot.works:
-        if work.max_nano is not None and by_work[work.id] and by_work[work.id] + work.progress.spent_nano > work.max_nano:
+        if (
+            work.max_nano is not None
+            and by_work[work.id]
+            and by_work[work.id] + work.progress.spent_nano > work.max_nano
+        ):
             message = f"{work.progress.spent_nano} spent and {by_work[work.id]} planned exceed {work.max_nano} nano-USD"
             yield Violation("work_limit", message, work.id)
     for budget in book.snapshot.budgets:
         if by_project[budget.project] > max(0, budget.remaining_nano):
-            message = f"project {budget.project} would commit {by_project[budget.project]}, it has {budget.remaining_nano} nano-USD"
+            message = (
+                f"project {budget.project} would commit {by_project[budget.project]}, it has {budget.remaining_nano}"
+            )
             yield Violation("project_budget", message)
 
 
@@ -372,5 +388,6 @@ def _choices(book: _Book) -> Iterator[Violation]:
             yield Violation("choice", f"{work_id} is explained {explained[work_id]} times", work_id)
     for choice in book.plan.choices:
         if (choice.work_id, choice.offer_key) not in used:
-            yield Violation("choice", f"{choice.work_id} does not run on {choice.offer_key}", choice.work_id, choice.offer_key)
-
+            yield Violation(
+                "choice", f"{choice.work_id} does not run on {choice.offer_key}", choice.work_id, choice.offer_key
+            )

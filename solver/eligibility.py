@@ -161,7 +161,8 @@ def _always(work: Work, offer: OfferView, task: Task | None, view: View) -> Iter
 def _money_and_time(work: Work, task: Task | None, instances: Instances, view: View) -> Iterator[Broken]:
     """What stops this work on these instances: they are ready too late, or the work would cost too much there.
 
-    A work that has begun is not abandoned because its rest is estimated a little over its limit: it gets what the money still buys.
+    A work that has begun is not abandoned because its rest is estimated a little over its limit: it gets what the money
+    still buys.
     """
     due_us = view.due_us(work)
     if instances.ready_us >= due_us:

@@ -69,7 +69,12 @@ def _blocked(verdicts: tuple[Verdict, ...]) -> tuple[Waiting, str]:
     if not verdicts:
         return "capacity", "no offer is listed at all"
     ranked = [
-        (any(each.rule in _UNUSABLE for each in verdict.broken), len(words), max(words, key=_CURABLE_FIRST.index), index)
+        (
+            any(each.rule in _UNUSABLE for each in verdict.broken),
+            len(words),
+            max(words, key=_CURABLE_FIRST.index),
+            index,
+        )
         for index, verdict in enumerate(verdicts)
         if (words := {_WAITING[each.rule] for each in verdict.broken})
     ]
@@ -83,7 +88,10 @@ def _limited(work: Work, snapshot: Snapshot, rest: Snapshot) -> tuple[Waiting, s
     """Offers are eligible, but not for all of the work: whichever single limit, taken away, lets the whole work in."""
     competes = alone(snapshot, work).is_whole
     if competes and alone(rest, work).is_whole:
-        return "capacity", "it was left out so that the queue as a whole is served better, though it would fit; the next plan tries again"
+        return (
+            "capacity",
+            "it was left out so that the queue as a whole is served better, though it would fit; the next plan tries again",
+        )
     for word, (freer, changed) in lifted(work, rest if competes else snapshot).items():
         if alone(freer, changed).is_whole:
             who = "what other work leaves" if competes else "the work alone"

@@ -1,9 +1,9 @@
 """HiGHS through PuLP, told the truth in both directions.
 
 PuLP 3.3.2's own bridge ignores misspelt options, raises KeyError when a node limit is reached, calls a stop by time "Optimal" and
-leaves initial values in place when there is no solution. This one sets options itself and refuses unknown ones, copies values only
-from a feasible solution, and reads gap and bound from HiGHS. No clock: a run stops on gap or on its node count, so that the same
-program gives the same answer bit for bit.
+leaves initial values in place when there is no solution. This one sets options itself and refuses unknown ones, copies
+values only from a feasible solution, and reads gap and bound from HiGHS. No clock: a run stops on gap or on its node count, so
+that the same program gives the same answer bit for bit.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Honest(pulp.HiGHS):  # type: ignore[misc]
         self.own_options = dict(options)
         self.is_started = is_started
 
-    def callSolver(self, lp: Any) -> None:  # noqa: N802
+    def callSolver(self, lp: Any) -> None:
         model = lp.solverModel
         for key, value in self.own_options.items():
             if model.setOptionValue(key, value) != highspy.HighsStatus.kOk:
@@ -47,7 +47,7 @@ class Honest(pulp.HiGHS):  # type: ignore[misc]
             model.setSolution(start)
         model.run()
 
-    def findSolutionValues(self, lp: Any) -> tuple[int, int]:  # noqa: N802
+    def findSolutionValues(self, lp: Any) -> tuple[int, int]:
         model = lp.solverModel
         status = model.getModelStatus()
         if model.getInfo().primal_solution_status == FEASIBLE:

@@ -1,7 +1,7 @@
 """`solve(snapshot) -> Plan`: the whole way from what is queued to what to rent. Pure and deterministic; no clock.
 
-The program decides, the draft is exact, the plan is the draft in the words of contract C4. A queue that cannot be served is not an
-error: what has no place is listed with what it waits on.
+The program decides, the draft is exact, the plan is the draft in the words of contract C4. A queue that cannot be served is
+not an error: what has no place is listed with what it waits on.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import Literal
 import msgspec
 
 from solver import explain, greedy, program, restore
-from solver.durations import SECOND_US
-from solver.durations import PPM
 from solver.eligibility import Verdict, funnel, survey
 from solver.problem import Draft, Problem, bills, overspent, state, unserved
 from solver.schedule import Bill, Site

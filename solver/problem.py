@@ -82,7 +82,7 @@ def state(view: View, surveys: Mapping[str, tuple[Verdict, ...]]) -> Problem:
         capacity={offer.key: 1 if offer.capacity is None else max(0, offer.capacity) for offer in view.snapshot.offers},
         quota={market: max(0, remaining) for market, remaining in view.quotas.items()},
         limits={work.id: work.max_nano - work.progress.spent_nano for work in served if work.max_nano is not None},
-        budgets={project: remaining for project, remaining in view.budgets.items()},
+        budgets=dict(view.budgets.items()),
     )
 
 

@@ -1,7 +1,7 @@
 """The integer program: all queued works together, over all sites.
 
-Shares of works are continuous, instances are integers; there is no time index, because work is divisible and released now, so that
-"the load due by each deadline fits" (the stair condition) is all that earliest-deadline-first needs. An instance belongs to one
+Shares of works are continuous, instances are integers; there is no time index, because work is divisible and released now,
+so that "the load due by each deadline fits" (the stair condition) is all that earliest-deadline-first needs. An instance belongs to one
 site, hence to one pool. Costs are the expected ones (p50), deadlines use the cautious durations (p90).
 
     minimise  Σ price·(start-up·z + busy·x) + what minimum and increment of billing add
@@ -38,8 +38,8 @@ MARGIN = MARGIN_PPM / PPM
 EXACT_COLUMNS = 400
 EXACT_GAP, EXACT_NODES = 1e-6, 2_000
 LARGE_GAP, LARGE_NODES = 1e-2, 200
-# Terms of a row that are this small beside the others do harm: presolve called a plan of twice the least cost optimal for one such
-# coefficient. Leaving them out only relaxes the program, by less than the stair's margin.
+# Terms of a row that are this small beside the others do harm: presolve called a plan of twice the least cost optimal for
+# one such coefficient. Leaving them out only relaxes the program, by less than the stair's margin.
 NEGLIGIBLE = 1e-7
 # A smaller part of a work than this is not worth an instance: the work waits whole.
 CRUMB = 0.01
@@ -66,8 +66,8 @@ def solve(
 ) -> Solution | None:
     """The cheapest way to serve all works or, when not all can be, as much as priority allows: higher levels first, whole.
 
-    With `unserved_ppm` the parts that stay unserved are given and only the bound is meant to be used: then no margin is kept and no
-    work is all-or-nothing. None when HiGHS stopped without a solution.
+    With `unserved_ppm` the parts that stay unserved are given and only the bound is meant to be used: then no margin is kept
+    and no work is all-or-nothing. None when HiGHS stopped without a solution.
     """
     model = _Model(problem, tight, is_bound=unserved_ppm is not None)
     answer = model.minimise_cost(unserved_ppm or {})
@@ -198,7 +198,7 @@ class _Model:
             self._row(f"quota{number}", terms, pulp.LpConstraintLE, self.problem.quota[market])
 
     def _work_money_rows(self) -> None:
-        """A work's own busy time; when tight also the start-ups of as many instances as it needs, as if it shared none of them."""
+        """A work's own busy time; when tight also the start-ups of as many instances as it needs, alone."""
         for number, (work_id, nano) in enumerate(self.problem.limits.items()):
             terms: dict[Any, float] = {}
             for index, site in enumerate(self.problem.sites):
@@ -260,7 +260,7 @@ class _Model:
         """Least cost with at most these parts unserved; `is_started` when the variables hold a solution of that."""
         for work_id, part in self.u.items():
             part.upBound = unserved_ppm.get(work_id, 0) / PPM
-        terms: dict[Any, float] = {top: 1.0 for top in self.top.values()}
+        terms: dict[Any, float] = dict.fromkeys(self.top.values(), 1.0)
         for index, site in enumerate(self.problem.sites):
             rate = self._cheapest(site)
             terms |= {self.x[index, task.work.id]: rate * task.expected_us for task in site.tasks}
@@ -305,7 +305,8 @@ class _Model:
 
 
 def _unit(problem: Problem) -> float:
-    """Nano-USD in one unit of the objective: the sum of what each work costs alone on one instance, where that is least, is 1,000.
+    """Nano-USD in one unit of the objective: the sum of what each work costs alone on one instance, where that is least, is
+    1,000.
 
     What is billed at least is in it: a batch of ten milliseconds on a machine by the hour costs an hour.
     """

@@ -1,7 +1,8 @@
 """From the program's floating-point values to a draft in integers that is exactly on time.
 
 Raw values are never trusted: of 1,400 integers that HiGHS returned, 94 were not exactly integer. Counts are rounded, shares are
-floored to millionths, every remainder goes where it provably fits, and the result is improved by steps that are checked one by one.
+floored to millionths, every remainder goes where it provably fits, and the result is improved by steps that are checked one
+by one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a number of instances does with the work it is given: exact times and exact money, in integers.
 
-A *site* is one offer serving one pool (project, model, precision). Its instances, rented anew or running already, share one queue,
-earliest deadline first, and stop together when it is empty. Work is divisible, so the queue is finished at the level to which
+A *site* is one offer serving one pool (project, model, precision). Its instances, rented anew or running already, share one
+queue, earliest deadline first, and stop together when it is empty. Work is divisible, so the queue is finished at the level to which
 the load fills the instances' time: Σ max(0, T − ready_i) = load.
 """
 
@@ -133,9 +133,7 @@ def _usable_ppm_us(site: Site, counts: Sequence[int], due_us: int, margin_ppm: i
     return served_until(site, counts, due_us) * (PPM - margin_ppm)
 
 
-def room_ppm(
-    site: Site, counts: Sequence[int], shares: Mapping[str, int], task: Task, margin_ppm: int = 0
-) -> int:
+def room_ppm(site: Site, counts: Sequence[int], shares: Mapping[str, int], task: Task, margin_ppm: int = 0) -> int:
     """How many more millionths of `task` fit without making it, or a task due later, late (cautious durations).
 
     `margin_ppm` of the instances' time is left free. Negative when something is late already.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -85,7 +86,7 @@ def contradictions(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _order(kind: str, ids: Sequence[str]) -> Iterator[str]:
-    for before, after in zip(ids, ids[1:], strict=False):
+    for before, after in itertools.pairwise(ids):
         if before >= after:
             yield f"{kind} {after!r} follows {before!r}: sort by id, each once"
 

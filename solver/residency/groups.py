@@ -19,8 +19,36 @@ class CountryGroup:
     as_of: str
 
 
-_EU = tuple("AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK".split())
-_EFTA = tuple("CH IS LI NO".split())
+_EU = (
+    "AT",
+    "BE",
+    "BG",
+    "CY",
+    "CZ",
+    "DE",
+    "DK",
+    "EE",
+    "ES",
+    "FI",
+    "FR",
+    "GR",
+    "HR",
+    "HU",
+    "IE",
+    "IT",
+    "LT",
+    "LU",
+    "LV",
+    "MT",
+    "NL",
+    "PL",
+    "PT",
+    "RO",
+    "SE",
+    "SI",
+    "SK",
+)
+_EFTA = ("CH", "IS", "LI", "NO")
 
 GROUPS: dict[str, CountryGroup] = {
     "eu": CountryGroup(

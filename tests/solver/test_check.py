@@ -11,7 +11,7 @@ import pytest
 from solver.check import check
 from solver.plan import solve
 from solver.residency import compile_countries
-from solver.types import Assignment, Budget, Plan, Quota, Rule, Snapshot, Start, Unplaced
+from solver.types import Assignment, Budget, Plan, Quota, Rule, Snapshot, Start, Unplaced, sha256
 
 replace = msgspec.structs.replace
 
@@ -145,8 +145,6 @@ def test_the_mutations_cover_more_than_twenty_rules() -> None:
 
 def reissued(snapshot: Snapshot, **fields: Any) -> set[str]:
     """The rules that yesterday's plan breaks in a snapshot that has changed since; only the digest is brought up to date."""
-    from solver.types import sha256
-
     changed = replace(snapshot, **fields)
     return {each.rule for each in check(changed, replace(solve(snapshot), snapshot_sha256=sha256(changed)))}
 

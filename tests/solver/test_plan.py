@@ -28,8 +28,8 @@ SCARCE = ("x/ready", "x/slow_start")
 def scarce(town: Any) -> Snapshot:
     """Three batches, two offers with one instance each, and a dear plentiful one.
 
-    a and b are of one pool and can share an instance. By itself, a and b are each cheapest without a start-up and c with one; only who
-    sees all three lets a and b share the start-up, and sends c where it costs a little more.
+    a and b are of one pool and can share an instance. By itself, a and b are each cheapest without a start-up and c with
+    one; only who sees all three lets a and b share the start-up, and sends c where it costs a little more.
     """
     works = [town.work("a", HOURS["a"]), town.work("b", HOURS["b"]), town.work("c", HOURS["c"], project="q")]
     offers = [
