@@ -73,7 +73,9 @@ async def batch_rentals(session: AsyncSession, batch_id: str) -> list[RentalRow]
 
 
 async def _rentals_of(session: AsyncSession, batch_ids: Sequence[str]) -> list[RentalRow]:
-    worked = set(await session.scalars(select(col(Part.placement_id)).where(col(Part.batch_id).in_(batch_ids)).distinct()))
+    worked = set(
+        await session.scalars(select(col(Part.placement_id)).where(col(Part.batch_id).in_(batch_ids)).distinct())
+    )
     projects = set(await session.scalars(select(col(Batch.project)).where(col(Batch.id).in_(batch_ids)).distinct()))
     query = (
         select(RentalRow)

@@ -30,7 +30,7 @@ class Services:
     markets: Mapping[str, Market]
     models: Mapping[str, ModelProfile]
     solver: SolverProcess
-    secret: bytes
+    secret: bytes = field(repr=False)
     failpoints: Failpoints
     public_url: str
     owner: str

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from broker.api import shapes
 from broker.api.problems import not_found
 from broker.api.registry import EVERYONE, Call, Route, route
+from broker.control.snapshot import max_age_s
 from broker.services import Services
 from jobs.clock import MICROSECONDS, db_now
 from markets import price_book
@@ -18,9 +19,6 @@ from markets.instants import micros
 from markets.offer import Offer
 from markets.price_book import Listed
 from workers.profile import ModelProfile
-
-MISSED_POLLS = 3
-LEAST_MAX_AGE_S = 30
 
 
 class OfferQuery(shapes.Own):
@@ -54,8 +52,8 @@ async def listed_offers(
     session: AsyncSession, services: Services, *, now_us: int, market: str | None = None
 ) -> Sequence[Listed]:
     """The price book, judged by the same age limit as the planner's snapshot: three missed polls."""
-    max_age_s = max(LEAST_MAX_AGE_S, round(services.settings.control.poll_s * MISSED_POLLS))
-    return await price_book.offers(session, now_us=now_us, max_age_s={}, default_max_age_s=max_age_s, market=market)
+    age_s = max_age_s(services)
+    return await price_book.offers(session, now_us=now_us, max_age_s={}, default_max_age_s=age_s, market=market)
 
 
 def serves(profile: ModelProfile, offer: Offer) -> bool:

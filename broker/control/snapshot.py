@@ -56,7 +56,7 @@ async def freeze(
 ) -> Frozen:
     """The queue, the price book, what runs, and the limits, at `now_us`. `extra` are works of a dry run."""
     works = [*await _works(session, services), *extra]
-    listed = await price_book.offers(session, now_us=now_us, max_age_s={}, default_max_age_s=_max_age_s(services))
+    listed = await price_book.offers(session, now_us=now_us, max_age_s={}, default_max_age_s=max_age_s(services))
     load_s = max((services.models[w.model].load_s for w in works if w.model in services.models), default=10)
     held_back = await _held_back(session, now_us)
     views, facts = _views(listed, held_back, load_s)
@@ -75,7 +75,8 @@ async def freeze(
     return Frozen(snapshot, {str(each.offer.key): each.offer for each in listed})
 
 
-def _max_age_s(services: Services) -> int:
+def max_age_s(services: Services) -> int:
+    """Seconds after which a price is too old to plan with."""
     # Three missed polls: one may fail by chance, three are a market that no longer answers.
     return max(30, round(services.settings.control.poll_s * 3))
 
