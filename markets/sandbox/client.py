@@ -110,12 +110,13 @@ class SandboxMarket:
             try:
                 answer = await self._read("/v1/instances", parameters)
             except Unavailable as error:
-                raise PartialList(f"sandbox: the list broke off after {len(found)} instances ({error})") from error
+                message = f"sandbox: the list broke off after {len(found)} instances ({error})"
+                raise PartialList(message, found=found) from error
             await self._known_keys(*(each["offer"] for each in answer["instances"]))
             found += [self._rental(each, answer["seen_at"]) for each in answer["instances"]]
             cursor, total = answer["next"], answer["total"]
         if len(found) != total:
-            raise PartialList(f"sandbox: listed {len(found)} of {total} instances")
+            raise PartialList(f"sandbox: listed {len(found)} of {total} instances", found=found)
         return found
 
     async def release(self, tag: str) -> Released:

@@ -10,6 +10,7 @@ from sqlmodel import SQLModel
 
 import markets.tables  # noqa: F401  (registers the room's tables)
 from broker.database import Database, sqlite_url
+from tests.markets.own_hosts import SSHD, HostRig, host_in
 from tests.markets.rigs import Sandbox, sandbox_in
 
 
@@ -33,3 +34,21 @@ def shared_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox
 def own_sandbox(tmp_path: Path) -> Iterator[Sandbox]:
     """A sandbox of the test's own, to be killed or examined."""
     yield from sandbox_in(tmp_path / "sandbox")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[HostRig]:
+    """An own host behind a real sshd."""
+    if SSHD is None:
+        pytest.skip("sshd is not installed (Debian: openssh-server)")
+    with host_in(tmp_path / "host") as rig:
+        yield rig
+
+
+@pytest.fixture(scope="session")
+def shared_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostRig]:
+    """One host for all tests that leave it in order."""
+    if SSHD is None:
+        pytest.skip("sshd is not installed (Debian: openssh-server)")
+    with host_in(tmp_path_factory.mktemp("shared_host") / "host", slots=100) as rig:
+        yield rig

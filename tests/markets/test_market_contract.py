@@ -18,9 +18,11 @@ from markets.local import LocalMarket
 from markets.machine import processes_of
 from markets.market import Intent, MachineStart, Market
 from markets.offer import Offer, price_problem
+from markets.sandbox.client import SandboxMarket
+from tests.markets.own_hosts import HostRig
 from tests.markets.rigs import OWNER, Sandbox, new_tag, until_true
 
-SLEEP = MachineStart(argv=("sleep", "1000"))
+SLEEP = MachineStart(argv=("sleep", "1000"), image="busybox")
 
 
 @dataclass
@@ -45,17 +47,21 @@ def local(tmp_path: Path) -> Callable[[], Market]:
     return lambda: LocalMarket(tmp_path / "local", owner=OWNER, price=Decimal("0.05"), country="DE", slots=3)
 
 
-@pytest.fixture(params=["local", "sandbox"])
+@pytest.fixture(params=["local", "sandbox", "hosts"])
 async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
     if request.param == "local":
         reopen, roomy = local(tmp_path), "this-machine"
-    else:
+    elif request.param == "sandbox":
         sandbox: Sandbox = request.getfixturevalue("shared_sandbox")
         reopen, roomy = sandbox.market, "plenty"
+    else:
+        host: HostRig = request.getfixturevalue("shared_host")
+        reopen, roomy = host.market, host.own.name
     market = reopen()
     yield Rig(reopen, market, roomy)
     for rental in await market.rentals():
-        await market.release(rental.tag)
+        if rental.state != "ended":
+            await market.release(rental.tag)
     await market.close()
 
 
@@ -63,7 +69,8 @@ async def test_offers_are_priced_located_and_traceable(rig: Rig) -> None:
     offer = await rig.offer()
     assert price_problem(offer) is None
     assert offer.market == rig.market.name
-    assert (offer.country, offer.currency, offer.launch) == ("DE", "USD", "process")
+    assert (offer.country, offer.currency) == ("DE", "USD")
+    assert offer.launch == ("container" if rig.market.name == "hosts" else "process")
     assert [each.observed_at + each.ttl > datetime.now(UTC) for each in offer.evidence] == [True]
     assert len(offer.raw_sha256) == 64
     assert (await rig.offer()).key == offer.key
@@ -131,7 +138,7 @@ async def test_a_killed_process_is_an_ended_rental_with_its_exit_status(rig: Rig
 @pytest.mark.parametrize(("code", "reason"), [(0, "exited"), (3, "failed")])
 async def test_a_process_that_ends_by_itself_stops_its_meter_there(rig: Rig, code: int, reason: str) -> None:
     tag = new_tag()
-    await rig.rent(tag, MachineStart(argv=("sh", "-c", f"exit {code}")))
+    await rig.rent(tag, MachineStart(argv=("sh", "-c", f"exit {code}"), image="busybox"))
 
     async def has_ended() -> bool:
         return (await rig.market.rental(tag)).state == "ended"
@@ -193,15 +200,18 @@ async def test_a_running_rental_is_charged_for_closed_increments_only(rig: Rig) 
     assert charge.seconds == (charge.to_at - charge.from_at) // timedelta(seconds=1)
 
 
-async def test_foreign_rentals_are_never_seen(rig: Rig, tmp_path: Path, shared_sandbox: Sandbox) -> None:
+async def test_foreign_rentals_are_never_seen(
+    rig: Rig, tmp_path: Path, request: pytest.FixtureRequest, shared_sandbox: Sandbox
+) -> None:
     tag = new_tag()
     await rig.rent(tag)
+    other: Market
     if rig.market.name == "local":
-        other: Market = LocalMarket(tmp_path / "local", owner="someone_else", price=Decimal(1))
-    else:
-        from markets.sandbox.client import SandboxMarket  # noqa: PLC0415
-
+        other = LocalMarket(tmp_path / "local", owner="someone_else", price=Decimal(1))
+    elif rig.market.name == "sandbox":
         other = SandboxMarket(shared_sandbox.find, owner="someone_else")
+    else:
+        other = request.getfixturevalue("shared_host").market(owner="someone_else")
     try:
         assert tag not in {each.tag for each in await other.rentals()}
         for ask in (other.rental, other.release):
@@ -212,9 +222,12 @@ async def test_foreign_rentals_are_never_seen(rig: Rig, tmp_path: Path, shared_s
     assert (await rig.market.rental(tag)).state == "running"
 
 
-async def test_sold_out_is_listed_with_capacity_0_and_refused(tmp_path: Path, shared_sandbox: Sandbox) -> None:
-    for market in (LocalMarket(tmp_path / "local", owner=OWNER, price=Decimal(1)), shared_sandbox.market()):
-        sku = {"local": "this-machine", "sandbox": "one"}[market.name]
+async def test_sold_out_is_listed_with_capacity_0_and_refused(
+    tmp_path: Path, shared_sandbox: Sandbox, host: HostRig
+) -> None:
+    local_market = LocalMarket(tmp_path / "local", owner=OWNER, price=Decimal(1))
+    for market in (local_market, shared_sandbox.market(), host.market(slots=1)):
+        sku = {"local": "this-machine", "sandbox": "one", "hosts": "host-a"}[market.name]
         first, second = new_tag(), new_tag()
         offer = next(each for each in await market.offers() if each.key.sku == sku)
         assert offer.capacity == 1

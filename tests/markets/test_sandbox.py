@@ -129,10 +129,12 @@ async def test_rate_limits_are_said_with_the_time_to_wait(market: SandboxMarket,
 
 
 async def test_a_short_list_is_never_returned_as_if_it_were_whole(market: SandboxMarket, api: Api) -> None:
+    shown = await rent(market, new_tag(), start=MachineStart(argv=("true",)))
     await rent(market, new_tag())
     await arm(api, "partial_list")
-    with pytest.raises(PartialList):
+    with pytest.raises(PartialList) as partial:
         await market.rentals()
+    assert shown.tag in {each.tag for each in partial.value.found}, "what was found is a fact"
     await arm(api, "list_error", times=3)
     with pytest.raises(PartialList):
         await market.rentals()
