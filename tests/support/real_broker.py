@@ -1,0 +1,220 @@
+"""A real broker as a separate process, with a sandbox of its own and scripted engines, for tests of whole flows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGINE = ROOT / "tests" / "support" / "scripted_engine.py"
+MODEL = "scripted"
+
+SETTINGS = """
+markets = ["sandbox"]
+
+[sandbox]
+catalogue = "{folder}/catalogue.toml"
+
+[jobs]
+shard_lines = 100
+part_lines = 6
+part_seconds = 1
+lease_ttl_s = 4
+
+[control]
+poll_s = 2
+plan_s = 0.5
+reconcile_s = 0.5
+accrue_s = 0.5
+finalise_s = 0.3
+idle_release_s = 1
+heartbeat_s = 0.5
+
+[models.{model}]
+engine = "command"
+argv = ["{python}", "{engine}", "--port", "{{port}}", "--latency", "{latency}", "--log", "{folder}/executions.log"]
+parallel = 4
+load_s = 1
+tokens_per_s = {{ cpu = [5000.0, 50.0] }}
+endpoints = ["/v1/chat/completions"]
+"""
+
+CATALOGUE = """
+[[offers]]
+id = "germany"
+country = "DE"
+tier = "named_datacenter"
+pricing = "spot"
+price = "0.90"
+capacity = 4
+
+[[offers]]
+id = "america"
+country = "US"
+tier = "named_datacenter"
+pricing = "spot"
+price = "1.10"
+capacity = 4
+"""
+
+
+class RealBroker:
+    """`url`, `key` and the unmodified `openai` client of a broker in `folder`."""
+
+    def __init__(self, folder: Path, *, latency: float = 0.2) -> None:
+        self.folder, self.data = folder, folder / "data"
+        self.data.mkdir()
+        (folder / "catalogue.toml").write_text(CATALOGUE)
+        text = SETTINGS.format(folder=folder, model=MODEL, python=sys.executable, engine=ENGINE, latency=latency)
+        (self.data / "broker.toml").write_text(text)
+        self.url = self.key = ""
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
+        with (self.folder / "broker.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "broker", "serve", "--data", str(self.data), "--port", self._port()],
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        assert process.stdout
+        told = json.loads(process.stdout.readline())
+        self.url, self.key = told["url"], told.get("admin_key") or self.key
+        self.openai = openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key)
+        return process
+
+    def _port(self) -> str:
+        """A free one at first, then the same: the machines out there know it."""
+        return self.url.rpartition(":")[2] or "0"
+
+    def restart(self) -> None:
+        """End it cleanly and start it again on the same folder and port."""
+        self._process.send_signal(signal.SIGTERM)
+        assert self._process.wait(30) == 0
+        self._process = self._start()
+
+    def submit(self, lines: int, *, max_tokens: int = 16, **wishes: Any) -> str:
+        """A batch of so many chat requests with custom_ids `line-0` …; its id."""
+        batch = self.openai.batches.create(
+            input_file_id=self.upload(lines, max_tokens),
+            endpoint="/v1/chat/completions",
+            completion_window="24h",
+            extra_body={"x_broker": wishes},
+        )
+        return batch.id
+
+    def quote(self, lines: int, **wishes: Any) -> dict[str, Any]:
+        """What such a batch would cost and where it would run."""
+        body = {"input_file_id": self.upload(lines, 16), "x_broker": wishes}
+        found: dict[str, Any] = json.loads(_ask(self.url + "/v1/quotes", self.key, body))
+        return found
+
+    def upload(self, lines: int, max_tokens: int) -> str:
+        requests = [
+            {
+                "custom_id": f"line-{i}",
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": {
+                    "model": MODEL,
+                    "max_tokens": max_tokens,
+                    "messages": [{"role": "user", "content": f"say {i}"}],
+                },
+            }
+            for i in range(lines)
+        ]
+        content = "\n".join(json.dumps(request) for request in requests).encode()
+        return self.openai.files.create(file=("in.jsonl", content), purpose="batch").id
+
+    def batch(self, batch_id: str) -> dict[str, Any]:
+        return self.openai.batches.retrieve(batch_id).model_dump()
+
+    def until(self, what: str, condition: Callable[[], Any], within_s: float = 90) -> Any:
+        """Poll until `condition` gives something; fails with the broker's last words."""
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            if found := condition():
+                return found
+            time.sleep(0.05)
+        log = (self.folder / "broker.log").read_text()[-3000:]
+        raise AssertionError(f"not within {within_s} s: {what}\n{log}")
+
+    def ended(self, batch_id: str) -> dict[str, Any]:
+        """The batch when it has ended and every machine is released and booked to the end."""
+        terminal = ("completed", "failed", "expired", "cancelled")
+        self.until("the batch ends", lambda: self.batch(batch_id)["status"] in terminal)
+        self.until("all machines are released", lambda: all(m["state"] == "ended" for m in self.machines()))
+        self.until("the books are closed", lambda: self.get("/v1/ledger/entries?limit=1")["held_usd"] == "0")
+        return self.batch(batch_id)
+
+    def get(self, path: str) -> Any:
+        return json.loads(self.text(path))
+
+    def text(self, path: str) -> str:
+        return _ask(self.url + path, self.key)
+
+    def sandbox(self, path: str) -> Any:
+        """Ask the provider itself, past the broker."""
+        endpoint = json.loads((self.data / "sandbox" / "endpoint.json").read_text())
+        return json.loads(_ask(endpoint["url"] + path, endpoint["token"]))
+
+    def machines(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.sandbox("/v1/instances?limit=1000")["instances"]
+        return found
+
+    def executions(self) -> int:
+        """How many prompts the engines have begun, by their own count."""
+        log = self.folder / "executions.log"
+        return len(log.read_text().splitlines()) if log.exists() else 0
+
+    def stop(self) -> int:
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(30)
+        finally:
+            self._process.kill()
+            self._end_sandbox()
+
+    def _end_sandbox(self) -> None:
+        endpoint = self.data / "sandbox" / "endpoint.json"
+        with contextlib.suppress(FileNotFoundError, psutil.NoSuchProcess):
+            sandbox = psutil.Process(json.loads(endpoint.read_text())["pid"])
+            if str(self.data) in " ".join(sandbox.cmdline()):
+                sandbox.terminate()
+                sandbox.wait(20)
+
+
+@contextlib.contextmanager
+def real_broker(folder: Path, *, latency: float = 0.2) -> Iterator[RealBroker]:
+    broker = RealBroker(folder, latency=latency)
+    try:
+        yield broker
+    finally:
+        status = broker.stop()
+    assert status == 0, f"SIGTERM ended the broker with status {status}"
+
+
+def _ask(url: str, key: str, body: Any = None) -> str:
+    """GET, or POST when there is a body."""
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})
+    if body is not None:
+        request.data = json.dumps(body).encode()
+        request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        text: str = answer.read().decode()
+    return text
