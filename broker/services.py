@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from workers.profile import ModelProfile
-
 from broker.control.solver_process import SolverProcess
 from broker.database import Database
 from broker.failpoints import Failpoints
 from broker.settings import Settings
 from jobs.objects import ObjectStore
 from markets.market import Market
+from workers.profile import ModelProfile
 
 
 @dataclass(frozen=True)

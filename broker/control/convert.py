@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from workers.profile import ModelProfile
-
 from ledger.money import to_nano
 from markets.instants import micros
 from markets.offer import Offer
 from solver.residency import FactEvidence, Facts, digest
 from solver.types import OfferView, Throughput, Timings
+from workers.profile import ModelProfile
 
 # What renting takes until the first process runs, where the market does not say. Seconds; docker images are pulled before.
 DEFAULT_BOOT_S = {"process": 1, "container": 5, "vm": 120, "kubernetes": 60, "token_api": 0}
