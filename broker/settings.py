@@ -103,7 +103,12 @@ class OwnHost(Section):
 
 
 class HostsSettings(Section):
-    """Own hosts over SSH. Each launch uses an ephemeral key certified for minutes by the broker's SSH CA in DATA."""
+    """Own hosts over SSH. Each login uses an ephemeral key certified for minutes by the broker's SSH CA in DATA.
+
+    `broker hosts` prints the line that a host needs in authorized_keys. What ran on a host that does not answer is settled
+    when it answers again, by its own record; take a host that will never come back out of this list, and its rentals
+    are settled up to when they were last seen.
+    """
 
     hosts: tuple[OwnHost, ...] = ()
 

@@ -29,6 +29,7 @@ class Reconciler:
     services: Services
     _started_us: int = 0
     _memory: dict[str, Memory] = field(default_factory=dict)
+    _trouble: dict[str, str] = field(default_factory=dict)
 
     async def step(self) -> None:
         await asyncio.gather(*(self._market(name, market) for name, market in self.services.markets.items()))
@@ -38,20 +39,28 @@ class Reconciler:
         """One market; its failure is logged and hurts no other."""
         await self._give_up_on_silent(name)
         await self._release(name, market)
+        listed: Sequence[Rental] | None = None
         is_complete = True
         try:
             async with asyncio.timeout(max(10.0, 2 * self.services.settings.control.reconcile_s)):
-                listed: Sequence[Rental] | None = await market.rentals()
+                listed = await market.rentals()
         except PartialList as cut:
-            log.warning("reconcile.partial", market=name, found=len(cut.found), error=f"{cut.code}: {cut}")
             listed, is_complete = cut.found, False
+            self._complain("reconcile.partial", f"{cut.code}: {cut}", market=name)
         except MarketsError as failure:
-            log.warning("reconcile.failed", market=name, error=f"{failure.code}: {failure}")
-            listed = None
+            self._complain("reconcile.failed", f"{failure.code}: {failure}", market=name)
         except TimeoutError:
-            log.warning("reconcile.failed", market=name, error="no answer in time")
-            listed = None
+            self._complain("reconcile.failed", "no answer in time", market=name)
+        else:
+            self._trouble.pop(name, None)
         await self._sweep(name, market, listed, is_complete=is_complete)
+
+    def _complain(self, event: str, error: str, **subject: str) -> None:
+        """Warn once for each new trouble of a market or rental: a host that is away for days is one event, not thousands."""
+        (name,) = subject.values()
+        if self._trouble.get(name) != error:
+            self._trouble[name] = error
+            log.warning(event, error=error, **subject)
 
     async def _sweep(self, name: str, market: Market, listed: Sequence[Rental] | None, *, is_complete: bool) -> None:
         """Compare with rows read *after* the list was asked for: an intent is older than its machine, so a machine
@@ -130,8 +139,9 @@ class Reconciler:
         except StillReleasing:
             log.info("release.unconfirmed", rental=rental_id)
         except (MarketsError, TimeoutError) as failure:
-            log.warning("release.failed", rental=rental_id, error=f"{type(failure).__name__}: {failure}")
+            self._complain("release.failed", f"{type(failure).__name__}: {failure}", rental=rental_id)
         else:
+            self._trouble.pop(rental_id, None)
             await self._observe(rental)
 
     async def _never_was(self, rental_id: str) -> None:
