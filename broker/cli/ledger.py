@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -24,7 +25,7 @@ ledger = typer.Typer(no_args_is_help=True, help="The books: every hold, accrual 
 @ledger.command()
 def show(
     *,
-    batch: Annotated[str | None, typer.Option(help="Only entries of this batch.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Only entries of machines that served this batch.")] = None,
     rental: Annotated[str | None, typer.Option(help="Only entries of this rental.")] = None,
     project: Annotated[str | None, typer.Option(help="Only entries of this project.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only entries of this kind, such as accrual.")] = None,
@@ -36,9 +37,9 @@ def show(
     """The entries with their postings, what they sum to, and whether the books balance. Exit 1 when they do not."""
 
     async def work() -> int:
-        query = {"batch": batch, "rental": rental, "project": project, "kind": kind}
+        query = {"rental": rental, "project": project, "kind": kind}
         async with connect(options.target(data, url, key)) as client:
-            books = await read(client, query)
+            books = await (read_batch(client, batch, query) if batch else read(client, query))
         if json:
             document(books)
         else:
@@ -60,6 +61,38 @@ async def read(client: Client, query: dict[str, str | None]) -> Document:
     return books
 
 
+async def read_batch(client: Client, batch_id: str, query: dict[str, str | None]) -> Document:
+    """The entries of the machines that served a batch, with its share: machines are booked, batches are allotted to.
+
+    A machine may have served other batches too; what of its cost is this batch's is in `shares`, by rental.
+    """
+    placements = (await client.get(f"/v1/batches/{batch_id}/placements"))["data"]
+    shares = {placement["rental"]: placement["usd"] for placement in placements}
+    wanted = [rental for rental in shares if query["rental"] in (None, rental)]
+    parts = [await read(client, {**query, "rental": rental}) for rental in wanted]
+    parts = parts or [
+        await read(client, {**query, "batch": batch_id})
+    ]  # no machine yet: the books are checked all the same
+    return joined(parts) | {"batch": batch_id, "shares": {rental: shares[rental] for rental in wanted}}
+
+
+def joined(parts: Sequence[Document]) -> Document:
+    """Several excerpts of the books, of different rentals, as one."""
+    balances: dict[str, Decimal] = {}
+    for account, amount in (pair for part in parts for pair in part["balances"].items()):
+        balances[account] = balances.get(account, Decimal(0)) + Decimal(amount)
+    return {
+        "object": "ledger",
+        "entries": sorted((entry for part in parts for entry in part["entries"]), key=lambda entry: int(entry["seq"])),
+        "balances": {account: f"{amount:f}" for account, amount in balances.items()},
+        "accrued_usd": f"{sum((Decimal(part['accrued_usd']) for part in parts), Decimal(0)):f}",
+        "held_usd": f"{sum((Decimal(part['held_usd']) for part in parts), Decimal(0)):f}",
+        "balanced": all(part["balanced"] for part in parts),
+        "findings": list(dict.fromkeys(finding for part in parts for finding in part["findings"])),
+        "has_more": False,
+    }
+
+
 def print_books(books: Document, stream: IO[str]) -> None:
     rows = [row for entry in books["entries"] for row in _rows(entry)]
     table(("seq", "occurred at", "kind", "of", "account", "amount"), rows, stream)
@@ -69,6 +102,9 @@ def print_books(books: Document, stream: IO[str]) -> None:
 def print_totals(books: Document, stream: IO[str]) -> None:
     table(("account", "balance"), sorted(books["balances"].items()), stream)
     line(f"accrued {usd(books['accrued_usd'])}, held {usd(books['held_usd'])}", stream)
+    if "shares" in books:
+        share = sum((Decimal(amount) for amount in books["shares"].values()), Decimal(0))
+        line(f"of which {usd(str(share))} is the share of {books['batch']}", stream)
     if books["balanced"]:
         line("the books balance", stream)
     for finding in books["findings"]:

@@ -259,6 +259,18 @@ def test_the_ledger_is_exported_and_balances(data: Path, tmp_path: Path) -> None
     assert "the books balance" in shown.stdout
 
 
+def test_the_ledger_of_a_batch_is_that_of_its_machines_and_names_its_share(data: Path, tmp_path: Path) -> None:
+    code, document = submit(data, prompts(tmp_path, "one", "two"))
+    assert code == 0
+    batch_id = document["batch"]["id"]
+    books = json.loads(broker("ledger", "show", "--batch", batch_id, "--data", str(data), "--json").stdout)
+    kinds = {entry["kind"] for entry in books["entries"]}
+    assert "hold.open" in kinds
+    assert {entry["rental"] for entry in books["entries"]} == set(books["shares"]) != set()
+    shown = broker("ledger", "show", "--batch", batch_id, "--data", str(data))
+    assert f"is the share of {batch_id}" in shown.stdout
+
+
 def test_a_server_elsewhere_is_named_by_the_environment(data: Path, tmp_path: Path) -> None:
     live = owner(data)
     assert live is not None
