@@ -114,12 +114,12 @@ class Broker:
         self._url, self._key = told["url"], told["admin_key"]
 
     def stop(self) -> int | None:
-        """SIGTERM, SIGKILL after a minute; its exit status, None when it was never started."""
+        """SIGTERM, SIGKILL after 20 s; its exit status, None when it was never started."""
         if self._process is None:
             return None
         self._process.terminate()
         try:
-            return self._process.wait(60)
+            return self._process.wait(20)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
