@@ -1,8 +1,8 @@
 """The integer program: all queued works together, over all sites.
 
 Shares of works are continuous, instances are integers; there is no time index, because work is divisible and released now,
-so that "the load due by each deadline fits" (the stair condition) is all that earliest-deadline-first needs. An instance belongs to one
-site, hence to one pool. Costs are the expected ones (p50), deadlines use the cautious durations (p90).
+so that "the load due by each deadline fits" (the stair condition) is all that earliest-deadline-first needs. An instance
+belongs to one site, hence to one pool. Costs are the expected ones (p50), deadlines use the cautious durations (p90).
 
     minimise  Σ price·(start-up·z + busy·x) + what minimum and increment of billing add
     served    Σ_sites x + u = 1                                    for each work; u = 0 unless not all can be served

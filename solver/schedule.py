@@ -1,8 +1,8 @@
 """What a number of instances does with the work it is given: exact times and exact money, in integers.
 
 A *site* is one offer serving one pool (project, model, precision). Its instances, rented anew or running already, share one
-queue, earliest deadline first, and stop together when it is empty. Work is divisible, so the queue is finished at the level to which
-the load fills the instances' time: Σ max(0, T − ready_i) = load.
+queue, earliest deadline first, and stop together when it is empty. Work is divisible, so the queue is finished at the level to
+which the load fills the instances' time: Σ max(0, T − ready_i) = load.
 """
 
 from __future__ import annotations
