@@ -22,10 +22,10 @@ setup: .venv/ok
 	@echo "setting up .venv from requirements.lock"
 	@if $(RUN) -m pip install -q --disable-pip-version-check --retries 5 "uv==$(UV)"; then \
 		UV_HTTP_RETRIES=5 .venv/bin/uv pip install -q --python $(RUN) --require-hashes -r requirements.lock && \
-		UV_HTTP_RETRIES=5 .venv/bin/uv pip install -q --python $(RUN) --no-deps -e .; \
+		UV_HTTP_RETRIES=5 .venv/bin/uv pip install -q --python $(RUN) --no-deps --no-build-isolation -e .; \
 	else \
 		$(RUN) -m pip install -q --disable-pip-version-check --retries 5 --require-hashes -r requirements.lock && \
-		$(RUN) -m pip install -q --disable-pip-version-check --retries 5 --no-deps -e .; \
+		$(RUN) -m pip install -q --disable-pip-version-check --retries 5 --no-deps --no-build-isolation -e .; \
 	fi
 	@touch $@
 
