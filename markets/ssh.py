@@ -192,7 +192,7 @@ class Connection:
     def _connect(self) -> paramiko.SSHClient:
         target, timeout_s = self._target, self._timeouts.connect_s
         client = paramiko.SSHClient()
-        client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        client.set_missing_host_key_policy(_OnlyThePinnedKey(self._host_key))
         known_as = target.address if target.port == 22 else f"[{target.address}]:{target.port}"
         client.get_host_keys().add(known_as, self._host_key.get_name(), self._host_key)
         try:
@@ -236,6 +236,16 @@ class Connection:
             if self._client is not None and client in (None, self._client):
                 self._client.close()
                 self._client = None
+
+
+class _OnlyThePinnedKey(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
+    """A host that shows a key of another type than the pinned one is as wrong as one with another key."""
+
+    def __init__(self, pinned: paramiko.PKey) -> None:
+        self._pinned = pinned
+
+    def missing_host_key(self, _client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+        raise paramiko.BadHostKeyException(hostname, key, self._pinned)
 
 
 def parse_host_key(line: str) -> paramiko.PKey:

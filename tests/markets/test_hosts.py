@@ -16,6 +16,7 @@ from decimal import Decimal
 import psutil
 import pytest
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_ssh_public_identity
 
@@ -68,14 +69,16 @@ def test_a_login_certificate_is_for_one_user_and_five_minutes() -> None:
     assert key.get_base64() != authority.login_key("ubuntu", now_s).get_base64()
 
 
-async def test_a_host_with_another_key_is_refused_by_name(host: HostRig) -> None:
-    other = Ed25519PrivateKey.generate().public_key()
-    line = other.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+@pytest.mark.parametrize("kind", ["of the same type", "of another type"])
+async def test_a_host_with_another_key_is_refused_by_name(host: HostRig, kind: str) -> None:
+    other = Ed25519PrivateKey.generate() if kind == "of the same type" else generate_private_key(SECP256R1())
+    public = other.public_key()
+    line = public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
     market = host.market(target=replace(host.own.target, host_key=line))
-    with pytest.raises(NotAuthorized, match=r"host-a .*not the pinned one"):
-        await market.rent((await host.market().offers())[0], intent(new_tag()))
     offer = (await market.offers())[0]
     assert offer.quarantined is not None and "not the pinned one" in offer.quarantined
+    with pytest.raises(NotAuthorized, match=r"host-a .*not the pinned one"):
+        await market.rent(offer, intent(new_tag()))
     await market.close()
 
 
@@ -110,7 +113,7 @@ def test_a_host_key_that_cannot_be_read_is_said_so() -> None:
 async def test_docker_is_asked_for_exactly_what_was_meant(host: HostRig) -> None:
     settings = replace(host.own.docker, gpus=True, volumes=("/models:/models:ro",))
     market, tag = host.market(docker=settings), new_tag()
-    hostile = "$(touch /tmp/hacked) `id` 'quoted' \"double\" ; & | *"
+    hostile = "$(touch hacked) `id` 'quoted' \"double\" ; & | *"
     start = MachineStart(
         argv=("-c", 'echo "$0"; exec sleep 1000', hostile, "{dir}/agent.json"),
         env={"HOSTILE": hostile, "WHERE": "{dir}"},
