@@ -65,6 +65,16 @@ class ControlSettings(Section):
     create_grace_s: float = 120
     max_kills_per_cycle: int = 5
 
+    @property
+    def unseen_s(self) -> int:
+        """Seconds that a machine may cost money unseen: a few ticks of the meter, and the way to a confirmed release."""
+        return round(3 * max(self.accrue_s, self.reconcile_s)) + 10
+
+    @property
+    def drain_margin_s(self) -> int:
+        """The same when its worker is asked to finish first: it hears of it with its next heartbeat."""
+        return self.unseen_s + round(2 * self.heartbeat_s)
+
 
 class LocalMarketSettings(Section):
     """This machine as an offer. `usd_per_hour` is what an hour of it is worth to you; it must be positive."""

@@ -69,8 +69,15 @@ class Assignment(SQLModel, table=True):
     end_us: int = micros()
 
 
+# In `Waiting.plan`: not a plan keeps this batch waiting, but its own limit, for good.
+STOPPED = ""
+
+
 class Waiting(SQLModel, table=True):
-    """Why a batch is not (fully) placed by the newest plan: the one word and the reasons."""
+    """Why a batch is not (fully) placed by the newest plan: the one word and the reasons.
+
+    `plan` STOPPED: it was stopped at its `max_usd`; no plan looks at it any more.
+    """
 
     __tablename__ = "broker_waiting"
     batch: str = Field(primary_key=True)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ledger.money import cost_of_seconds
 from solver.durations import SECOND_US
 from solver.schedule import Instances, Site, Task, bill, ceil_div
-from solver.types import OfferView, Rule, Running, Work
+from solver.types import OfferView, Rule, Running, Snapshot, Work
 from solver.view import View, pool_of
 
 RULES = (
@@ -90,6 +91,11 @@ def whole_cost(task: Task, instances: Instances) -> int:
     count = ceil_div(task.cautious_us, time_each) if time_each > 0 else 1
     site = Site("", "", pool_of(task.work), (instances,), (task,))
     return bill(site, (count,), {task.work.id: 1_000_000}).total
+
+
+def stop_reserve(snapshot: Snapshot, price_nano_hour: int, granularity_s: int) -> int:
+    """Nano-USD that one instance costs from the last look at it until it can be gone; 0 when the snapshot has no margin."""
+    return cost_of_seconds(price_nano_hour, snapshot.stop_margin_s + granularity_s) if snapshot.stop_margin_s else 0
 
 
 def _judge(work: Work, offer: OfferView, view: View) -> Verdict:
@@ -173,9 +179,12 @@ def _money_and_time(work: Work, task: Task | None, instances: Instances, view: V
     has_begun = work.progress.lines_done > 0
     least = instances.cost(0) + 1 if has_begun else whole_cost(task, instances)
     purpose = "starting alone" if has_begun else "the whole work"
-    if work.max_nano is not None and least > work.max_nano - work.progress.spent_nano:
+    reserve = stop_reserve(view.snapshot, instances.price_nano_hour, instances.granularity_s)
+    if work.max_nano is not None and least + reserve > work.max_nano - work.progress.spent_nano:
         yield Broken(
-            "price_ceiling", f"{purpose} costs {least} nano-USD, {work.max_nano - work.progress.spent_nano} are left"
+            "price_ceiling",
+            f"{purpose} costs {least} nano-USD{f' and {reserve} to be stopped in time' if reserve else ''}, "
+            f"{work.max_nano - work.progress.spent_nano} are left",
         )
     remaining = view.budgets.get(work.project) if instances.is_new else None
     if remaining is not None and least > remaining:

@@ -14,7 +14,7 @@ import msgspec
 from ledger.money import from_nano
 from solver import greedy
 from solver.durations import PPM, SECOND_US
-from solver.eligibility import Verdict, survey
+from solver.eligibility import Verdict, stop_reserve, survey
 from solver.problem import Draft, Problem, bills, state
 from solver.residency import Policy, PolicyRule, evaluate
 from solver.types import Budget, OfferView, Quota, Relaxation, Snapshot, Work
@@ -144,7 +144,9 @@ def _dearer(work: Work, snapshot: Snapshot) -> Relaxation | None:
     if work.max_nano is None:
         return None
     free = alone(snapshot, msgspec.structs.replace(work, max_nano=None))
-    needed = work.progress.spent_nano + free.cost_nano
+    offer = next((each for each in snapshot.offers if each.key == free.offer_key), None)
+    reserve = stop_reserve(snapshot, offer.price_nano_hour or 0, offer.granularity_s) if offer else 0
+    needed = work.progress.spent_nano + free.cost_nano + reserve
     outcome = alone(snapshot, msgspec.structs.replace(work, max_nano=needed))
     if not free.is_whole or not outcome.is_whole or needed <= work.max_nano:
         return None

@@ -122,7 +122,11 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything one plan may depend on. `works`, `offers` and `running` are sorted by id; ids are unique."""
+    """Everything one plan may depend on. `works`, `offers` and `running` are sorted by id; ids are unique.
+
+    `stop_margin_s`: how long an instance costs money before it can be stopped; a work with a `max_nano` begins only
+    where this, too, is left for one instance.
+    """
 
     now_us: int
     works: tuple[Work, ...]
@@ -133,6 +137,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     policies: dict[str, Policy] = {}
     facts: dict[str, Facts] = {}
     throughput: tuple[Throughput, ...] = ()
+    stop_margin_s: int = 0
     version: int = VERSION
 
 

@@ -11,7 +11,7 @@ from sqlmodel import col
 
 from broker.api import shapes
 from broker.control.convert import usd
-from broker.tables import Assignment, PlanRow, Waiting
+from broker.tables import STOPPED, Assignment, PlanRow, Waiting
 from jobs.tables import Batch
 from solver.types import Assignment as PlannedShare
 from solver.types import Choice, Plan, Relaxation, Snapshot, Work
@@ -22,6 +22,10 @@ SECOND_US = 1_000_000
 async def explanation(session: AsyncSession, batch_id: str) -> shapes.Explanation:
     """The newest plan's word on the batch. Before any plan mentions it, an explanation that says just that."""
     batch = await session.get_one(Batch, batch_id)
+    stopped = await session.get(Waiting, batch_id)
+    if stopped is not None and stopped.plan == STOPPED:
+        unplanned = _unplanned(batch.total, batch.input_tokens, batch.output_tokens, list(stopped.reasons))
+        return unplanned.model_copy(update={"waiting_on": stopped.waiting_on})
     row = await _newest_plan(session, batch_id)
     if row is None:
         reasons = [f"{e['code']}: {e['message']}" for e in batch.errors or []] or [

@@ -6,8 +6,9 @@ the intents in the database: a crash between the two leaves intents, and intents
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from decimal import Decimal
+from typing import Any
 
 import msgspec
 import structlog
@@ -16,9 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 from ulid import ULID
 
+from broker.control.ceiling import going_on
 from broker.control.snapshot import Frozen, freeze
 from broker.services import Services
-from broker.tables import Assignment, PlanRow, Waiting, Worker
+from broker.settings import ControlSettings
+from broker.tables import STOPPED, Assignment, PlanRow, Waiting, Worker
 from jobs.clock import db_now
 from ledger.errors import HoldExceeded
 from ledger.holds import open_hold
@@ -43,6 +46,7 @@ class Planner:
 
     services: Services
     last: bytes = b""
+    last_id: str = ""
 
     async def step(self) -> None:
         async with self.services.database.transaction() as session:
@@ -53,7 +57,9 @@ class Planner:
         if plan is None:
             return
         async with self.services.database.transaction() as session:
-            started = await self._act(session, frozen, plan)
+            plan_id, started = await self._act(session, frozen, plan)
+        # only now: a plan whose transaction was rolled back was never acted on
+        self.last, self.last_id = _decisions(plan), plan_id
         if started:
             # the crash between intent and create (peers leaked machines here): the place loop finds the intents again
             self.services.failpoints.reached("place.after_intent")
@@ -73,22 +79,24 @@ class Planner:
             return None
         return fallback
 
-    async def _act(self, session: AsyncSession, frozen: Frozen, plan: Plan) -> int:
+    async def _act(self, session: AsyncSession, frozen: Frozen, plan: Plan) -> tuple[str, int]:
+        """Write what follows from the plan for the works that still go on: solving takes time, and a batch may have been
+        cancelled or stopped meanwhile."""
         now_us = await db_now(session)
+        going = await going_on(session, [work.id for work in frozen.snapshot.works])
         plan_id = await self._store(session, frozen, plan, now_us)
-        await _assign(session, plan, plan_id, now_us)
+        await _assign(session, plan, going, plan_id, now_us)
         await _drain(session, self.services, plan, now_us)
         started = 0
         for start in plan.starts:
-            for _ in range(start.count):
-                started += await self._intend(session, frozen, start, plan, plan_id, now_us)
-        return started
+            served = [work_id for work_id in _served(frozen.snapshot, plan, start) if work_id in going]
+            for _ in range(start.count if served else 0):
+                started += await self._intend(session, frozen.offers[start.offer_key], start, served, plan_id, now_us)
+        return plan_id, started
 
     async def _store(self, session: AsyncSession, frozen: Frozen, plan: Plan, now_us: int) -> str:
-        digest = _decisions(plan)
-        if digest == self.last:
-            newest = select(col(PlanRow.id)).order_by(col(PlanRow.created_us).desc()).limit(1)
-            return (await session.scalars(newest)).one()
+        if _decisions(plan) == self.last:
+            return self.last_id
         row = PlanRow(
             id=f"plan_{ULID()}",
             created_us=now_us,
@@ -108,17 +116,14 @@ class Planner:
             unplaced=len(plan.unplaced),
             cost_nano=plan.cost_nano,
         )
-        self.last = digest
         return row.id
 
     async def _intend(
-        self, session: AsyncSession, frozen: Frozen, start: Start, plan: Plan, plan_id: str, now_us: int
+        self, session: AsyncSession, offer: Offer, start: Start, served: list[str], plan_id: str, now_us: int
     ) -> int:
-        """One intent with its hold; 0 when the budget no longer covers it (others took it since the snapshot)."""
-        offer = frozen.offers[start.offer_key]
+        """One intent with its hold; 0 when the budget does not cover it: then the batches wait, and say so."""
         rental_id = f"rental_{ULID()}"
-        served = _served(frozen.snapshot, plan, start)
-        nano = hold_nano(offer, start, self.services.settings.control.hold_buffer, now_us)
+        nano = hold_nano(offer, start, self.services.settings.control, now_us)
         try:
             await open_hold(
                 session,
@@ -133,6 +138,8 @@ class Planner:
             )
         except HoldExceeded as refused:
             log.warning("place.over_budget", project=start.project, offer=start.offer_key, error=str(refused))
+            for batch in served:
+                await _wait(session, batch, plan_id, "budget", [f"budget: {refused}"], [], now_us)
             return 0
         await rentals.record_intent(
             session,
@@ -147,12 +154,16 @@ class Planner:
         return 1
 
 
-def hold_nano(offer: Offer, start: Start, buffer: Decimal, now_us: int) -> int:
-    """Upper bound of what one instance of `start` costs until its expected end, with the buffer, in whole increments."""
+def hold_nano(offer: Offer, start: Start, control: ControlSettings, now_us: int) -> int:
+    """Upper bound of what one instance of `start` costs until its expected end, with the buffer, in whole increments.
+
+    What passes unseen is part of it: a hold that must be extended at once would be refused at once, and the machine
+    rented for nothing.
+    """
     if offer.price is None:
         raise ValueError(f"offer {offer.key} has no price; it must not have been planned with")
     expected_s = max(1, -(-(start.until_us - now_us) // SECOND_US))
-    seconds = int(expected_s * buffer) + offer.granularity_s
+    seconds = int(expected_s * control.hold_buffer) + control.unseen_s + offer.granularity_s
     seconds = max(offer.minimum_s, -(-seconds // offer.granularity_s) * offer.granularity_s)
     return max(1, cost_of_seconds(to_nano(offer.price), seconds))
 
@@ -181,11 +192,11 @@ def _decisions(plan: Plan) -> bytes:
     )
 
 
-async def _assign(session: AsyncSession, plan: Plan, plan_id: str, now_us: int) -> None:
+async def _assign(session: AsyncSession, plan: Plan, going: Collection[str], plan_id: str, now_us: int) -> None:
     """The newest plan's word replaces the last one's for every work that it mentions; ended batches keep theirs."""
     mentioned = {a.work_id for a in plan.assignments} | {u.work_id for u in plan.unplaced}
     await session.execute(delete(Assignment).where(col(Assignment.batch).in_(mentioned)))
-    for a in plan.assignments:
+    for a in (each for each in plan.assignments if each.work_id in going):
         session.add(
             Assignment(
                 batch=a.work_id,
@@ -197,24 +208,37 @@ async def _assign(session: AsyncSession, plan: Plan, plan_id: str, now_us: int) 
             )
         )
     before = {row.batch: row for row in await session.scalars(select(Waiting))}
-    waiting = {u.work_id: u for u in plan.unplaced}
+    waiting = {u.work_id: u for u in plan.unplaced if u.work_id in going}
     for batch, row in before.items():
-        if batch not in waiting:
+        if batch not in waiting and row.plan != STOPPED:
             await session.delete(row)
     for batch, unplaced in waiting.items():
-        since_us = (
-            before[batch].since_us if batch in before and before[batch].waiting_on == unplaced.waiting_on else now_us
+        relaxations = [msgspec.to_builtins(r) for r in unplaced.relaxations]
+        await _wait(session, batch, plan_id, unplaced.waiting_on, list(unplaced.reasons), relaxations, now_us)
+
+
+async def _wait(
+    session: AsyncSession,
+    batch: str,
+    plan_id: str,
+    waiting_on: str,
+    reasons: list[str],
+    relaxations: list[dict[str, Any]],
+    now_us: int,
+) -> None:
+    """Say why a batch waits; the same cause goes on since when it began."""
+    before = await session.get(Waiting, batch)
+    since_us = before.since_us if before is not None and before.waiting_on == waiting_on else now_us
+    await session.merge(
+        Waiting(
+            batch=batch,
+            plan=plan_id,
+            waiting_on=waiting_on,
+            reasons=reasons,
+            relaxations=relaxations,
+            since_us=since_us,
         )
-        await session.merge(
-            Waiting(
-                batch=batch,
-                plan=plan_id,
-                waiting_on=unplaced.waiting_on,
-                reasons=list(unplaced.reasons),
-                relaxations=[msgspec.to_builtins(r) for r in unplaced.relaxations],
-                since_us=since_us,
-            )
-        )
+    )
 
 
 async def _drain(session: AsyncSession, services: Services, plan: Plan, now_us: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 import msgspec
+import structlog
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -14,7 +15,7 @@ from sqlmodel import col
 from broker.control.convert import DEFAULT_BOOT_S, offer_view, throughput_of
 from broker.costs import batch_costs
 from broker.services import Services
-from broker.tables import Measured, Policy, Worker
+from broker.tables import STOPPED, Measured, Policy, Waiting, Worker
 from jobs import batches
 from jobs.batches import Remaining
 from jobs.tables import Batch
@@ -28,6 +29,7 @@ from solver.residency import Facts
 from solver.residency import Policy as ResidencyPolicy
 from solver.types import Budget, OfferView, Progress, Running, Snapshot, Throughput, Work
 
+log = structlog.get_logger()
 SECOND_US = 1_000_000
 # What part of the tokens that a line may write it writes on average, until the batch itself has shown it: chat answers
 # end long before max_tokens more often than not. The deadline rows use the full allowance.
@@ -71,6 +73,7 @@ async def freeze(
         policies=policies,
         facts=facts,
         throughput=await _throughput(session, services),
+        stop_margin_s=services.settings.control.drain_margin_s,
     )
     return Frozen(snapshot, {str(each.offer.key): each.offer for each in listed})
 
@@ -82,7 +85,10 @@ def max_age_s(services: Services) -> int:
 
 
 async def _works(session: AsyncSession, services: Services) -> list[Work]:
-    active = [b for b in await batches.active_batches(session) if b.status == "in_progress"]
+    """What is in progress, except batches that were stopped at their limit and batches that nobody can plan."""
+    going = [b for b in await batches.active_batches(session, ["in_progress"]) if b.ending is None]
+    out = await stopped(session) | await _without_policy(session, going)
+    active = [b for b in going if b.id not in out]
     costs = await batch_costs(session, [b.id for b in active])
     works = []
     for batch in active:
@@ -92,6 +98,21 @@ async def _works(session: AsyncSession, services: Services) -> list[Work]:
             precision = profile.precision if profile else "auto"
             works.append(work_of(batch, left, precision=precision, spent_nano=costs[batch.id].nano))
     return works
+
+
+async def _without_policy(session: AsyncSession, active: Sequence[Batch]) -> set[str]:
+    """Batches whose pinned policy is not stored: nobody permits them anything, and they must not stop everybody's plan."""
+    wanted = {batch.policy_hash for batch in active}
+    known = set(await session.scalars(select(col(Policy.hash)).where(col(Policy.hash).in_(wanted))))
+    lost = {batch.id for batch in active if batch.policy_hash not in known}
+    if lost:
+        log.error("plan.no_policy", batches=sorted(lost))
+    return lost
+
+
+async def stopped(session: AsyncSession) -> frozenset[str]:
+    """The batches that were stopped at their `max_usd` (broker/control/ceiling.py)."""
+    return frozenset(await session.scalars(select(col(Waiting.batch)).where(col(Waiting.plan) == STOPPED)))
 
 
 def work_of(batch: Batch, left: Remaining, *, precision: str, spent_nano: int) -> Work:
