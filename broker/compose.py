@@ -32,6 +32,7 @@ from broker.keys import ensure_admin_key
 from broker.market_set import open_markets
 from broker.migrate import upgrade
 from broker.model_set import model_profiles
+from broker.owner import ADMIN_KEY
 from broker.secret_files import kept
 from broker.services import Services
 from broker.settings import Settings
@@ -65,7 +66,8 @@ async def serve(
         loops = Loops(steps=_steps(services), wake=services.wake)
         await _serve_http(services, loops, activity, listening, stack)
         async with services.database.transaction() as session:
-            admin_key = await ensure_admin_key(session, await db_now(session))
+            is_kept = (settings.data / ADMIN_KEY).exists()
+            admin_key = await ensure_admin_key(session, await db_now(session), is_kept=is_kept)
         loops.start()
         stack.push_async_callback(loops.stop, within_s=settings.http.shutdown_timeout_s)
         ready(url, admin_key)

@@ -106,11 +106,15 @@ async def revoke_key(session: AsyncSession, key_id: str, now_us: int) -> bool:
     return True
 
 
-async def ensure_admin_key(session: AsyncSession, now_us: int) -> str | None:
-    """On the first start: the default project and an admin key, whose text is returned. Later: None."""
+async def ensure_admin_key(session: AsyncSession, now_us: int, *, is_kept: bool = True) -> str | None:
+    """On the first start: the default project and an admin key, whose text is returned. Later: None.
+
+    `is_kept` False: nobody has the text of an earlier one (the process died before it was written down, or the file was
+    lost). Whoever owns the data folder gets a new key; the earlier ones stay as they are.
+    """
     await ensure_project(session, DEFAULT_PROJECT, now_us)
     holders = await session.scalars(select(Key).where(col(Key.project).is_(None)))
-    if any("admin" in key.roles for key in holders):
+    if is_kept and any("admin" in key.roles for key in holders):
         return None
     _, text = await create_key(session, principal="admin", project=None, roles=["admin"], now_us=now_us)
     return text

@@ -26,8 +26,9 @@ from solver.residency import Policy as ResidencyPolicy
 log = structlog.get_logger()
 
 
-async def candidates(session: AsyncSession, rental: RentalRow, now_us: int) -> list[Batch]:
-    """The batches that this rental's worker may lease from, in the plan's order."""
+async def candidates(session: AsyncSession, rental: RentalRow, now_us: int) -> tuple[list[Batch], list[Batch]]:
+    """The batches that this rental's worker may lease from, in the plan's order, and those that the plan put there and
+    residency forbids now (evidence has expired since it was rented)."""
     statement = (
         select(Batch)
         .join(Assignment, col(Assignment.batch) == col(Batch.id))
@@ -41,7 +42,8 @@ async def candidates(session: AsyncSession, rental: RentalRow, now_us: int) -> l
         .order_by(col(Assignment.rank), col(Batch.id))
     )
     assigned = (await session.scalars(statement)).all()
-    return [batch for batch in assigned if await _allowed(session, rental, batch, now_us)]
+    allowed = [batch for batch in assigned if await _allowed(session, rental, batch, now_us)]
+    return allowed, [batch for batch in assigned if batch not in allowed]
 
 
 async def pool(session: AsyncSession, rental: RentalRow) -> Sequence[Batch]:

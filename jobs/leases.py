@@ -212,6 +212,12 @@ async def live_leases(session: AsyncSession, batch_id: str, now_us: int) -> int:
     return int(await session.scalar(statement) or 0)
 
 
+async def held(session: AsyncSession, placement_id: str) -> int:
+    """How many shards this placement has a lease on, expired or not."""
+    statement = select(func.count()).where(col(Shard.placement_id) == placement_id, col(Shard.state) == "leased")
+    return int(await session.scalar(statement) or 0)
+
+
 async def close(session: AsyncSession, batch_id: str, now_us: int) -> None:
     """End all leases of a batch that takes no more answers."""
     statement = select(Shard).where(col(Shard.batch_id) == batch_id, col(Shard.state) == "leased")

@@ -263,7 +263,7 @@ async def _work(call: Call) -> dict[str, Any]:
         worker, rental = await _both(session, call.rental)
         if rental.state != "running" or worker.drain_reason is not None or worker.state in ("failed", "gone"):
             return {"lease": None, "stop": True}
-        batches = await candidates(session, rental, now_us)
+        batches, forbidden = await candidates(session, rental, now_us)
         try:
             granted = await leases.lease(
                 session,
@@ -274,7 +274,12 @@ async def _work(call: Call) -> dict[str, Any]:
         except LeaseLost:
             return {"lease": None, "stop": True}
         if granted is None:
-            return {"lease": None, "stop": False}
+            is_over = bool(forbidden) and not await leases.held(session, rental.id)
+            if is_over:
+                # Its facts are those of the day it was rented; a machine rented anew has fresh evidence, or is refused.
+                worker.drain_reason = f"residency no longer allows {len(forbidden)} of its batches here"
+                session.add(worker)
+            return {"lease": None, "stop": is_over}
         shard = await session.get_one(Shard, granted.shard_id)
     return {"lease": _lease(services, granted, shard.sha256, now_us), "stop": False}
 
@@ -306,7 +311,8 @@ async def goodbye(call: Call, body: dict[str, Any]) -> None:
         now_us = await db_now(session)
         worker, rental = await _both(session, call.rental)
         freed = await leases.release(session, placement_id=rental.id)
-        worker.state, worker.gone_us = "gone", now_us
+        # a failure stays one after the goodbye: the planner holds back offers on which starting fails
+        worker.state, worker.gone_us = ("failed" if body["reason"] == "failed" else "gone"), now_us
         worker.error = body["error"] or worker.error
         worker.session += 1
         session.add(worker)

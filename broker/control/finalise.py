@@ -42,4 +42,7 @@ class Finaliser:
         except JobsError as failure:
             log.error("batch.finalise_failed", batch=batch_id, code=failure.code, error=str(failure))
             return
+        except OSError as failure:
+            log.error("batch.finalise_failed", batch=batch_id, code="storage", error=str(failure))
+            return
         log.info("batch.ended", batch=batch_id, status=batch.status, completed=batch.completed, failed=batch.failed)

@@ -12,9 +12,11 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.control.settle import settle
+from broker.control.snapshot import max_age_s
 from broker.model_set import with_weights
 from broker.services import Services
 from broker.tables import Worker
+from broker.worker_pool import pool
 from jobs.clock import db_now
 from ledger.money import from_nano
 from markets import rentals
@@ -31,8 +33,9 @@ from markets.errors import (
 from markets.market import Intent, Market, Rental
 from markets.offer_record import offer_from_record
 from markets.tables import RentalRow
-from workers.errors import WorkersError
+from workers.errors import UnknownModel, WorkersError
 from workers.launch import machine_start
+from workers.profile import ModelProfile
 
 log = structlog.get_logger()
 SECOND_US = 1_000_000
@@ -61,17 +64,26 @@ class Placer:
             now_us = await db_now(session)
             row = await rentals.mark_creating(session, rental_id, now_us=now_us)
             await await_worker(session, rental_id, token, now_us)
+            doubt = await _doubt(session, row, now_us, max_age_s(self.services))
+            if doubt:
+                # our own change of mind, not the offer's failure: it does not hold the offer back
+                await rentals.request_release(session, rental_id, reason=doubt, now_us=now_us)
+        if doubt:
+            await self._over(rental_id, doubt)
+            return
         market = self.services.markets.get(row.market)
         if market is None:
             await self._over(rental_id, f"market {row.market!r} is not configured any more")
             return
         try:
             # process launches on this machine read the weights from here; a machine that waits for them costs money
-            await with_weights(self.services.models[row.model], self.services.settings.cache / "weights")
+            profile = self._profile(row.model)
+            await with_weights(profile, self.services.settings.cache / "weights")
+            intent = self._intent(row, profile, token)
         except WorkersError as missing:
             await self._over(rental_id, f"{missing.code}: {missing}")
             return
-        rental = await self._rent(market, row, self._intent(row, token))
+        rental = await self._rent(market, row, intent)
         if rental is None:
             return
         # the crash between create and record (SkyPilot, dstack leaked machines here): the sweeper finds it by its tag
@@ -101,7 +113,13 @@ class Placer:
             await settle(session, rental_id, now_us=now_us)
         self.services.nudge("plan")
 
-    def _intent(self, row: RentalRow, token: str) -> Intent:
+    def _profile(self, model: str) -> ModelProfile:
+        profile = self.services.models.get(model)
+        if profile is None:
+            raise UnknownModel(f"model {model!r} is not configured any more")
+        return profile
+
+    def _intent(self, row: RentalRow, profile: ModelProfile, token: str) -> Intent:
         settings = self.services.settings
         failpoint, self.agent_failpoint = self.agent_failpoint, None
         start = machine_start(
@@ -109,11 +127,22 @@ class Placer:
             rental_id=row.id,
             broker_url=self.services.public_url,
             bootstrap_token=token,
-            profile=self.services.models[row.model],
+            profile=profile,
             dead_man_s=settings.control.dead_man_s,
             failpoint=failpoint,
         )
         return Intent(tag=row.id, owner=self.services.owner, start=start, max_price=_ceiling(row))
+
+
+async def _doubt(session: AsyncSession, row: RentalRow, now_us: int, max_age_s: int) -> str | None:
+    """Why an intent must not be carried out any more: a broker that was down finds it with prices and facts of before."""
+    age_s = (now_us - row.created_us) // SECOND_US
+    if age_s > max_age_s:
+        return f"the intent is {age_s} s old, its plan was made for at most {max_age_s} s; planned again"
+    for batch in await pool(session, row):
+        if batch.status == "in_progress" and batch.ending is None:
+            return None
+    return "no batch needs it any more"
 
 
 def _ceiling(row: RentalRow) -> Decimal:

@@ -34,9 +34,14 @@ class Poller:
             offers = f"{failure.code}: {failure}"
         except TimeoutError:
             offers = "no answer before the next poll was due"
+        except OSError as failure:
+            offers = f"{type(failure).__name__}: {failure}"
+        if not isinstance(offers, str):
+            try:
+                async with self.services.database.transaction() as session:
+                    await price_book.store_offers(session, name, offers, now_us=await db_now(session))
+                return
+            except ValueError as bad:  # a key twice, or another market's: nothing of this answer can be trusted
+                offers = f"bad answer: {bad}"
         async with self.services.database.transaction() as session:
-            now_us = await db_now(session)
-            if isinstance(offers, str):
-                await price_book.poll_failed(session, name, error=offers, now_us=now_us)
-            else:
-                await price_book.store_offers(session, name, offers, now_us=now_us)
+            await price_book.poll_failed(session, name, error=offers, now_us=await db_now(session))

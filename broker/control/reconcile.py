@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from broker.control.draining import drain
 from broker.services import Services
 from broker.tables import Worker
 from jobs.clock import db_now
@@ -33,7 +34,23 @@ class Reconciler:
 
     async def step(self) -> None:
         await asyncio.gather(*(self._market(name, market) for name, market in self.services.markets.items()))
+        await self._orphans()
         self.services.nudge("settle")
+
+    async def _orphans(self) -> None:
+        """Rentals of markets that are not configured any more can be neither seen nor released: their workers get no more
+        work, and a person hears of it. They are settled when their market is back."""
+        async with self.services.database.transaction() as session:
+            now_us = await db_now(session)
+            for row in await rentals.open_rentals(session):
+                if row.market in self.services.markets:
+                    continue
+                reason = f"market {row.market!r} is not configured any more; configure it until its rentals have ended"
+                self._complain("rental.orphaned", reason, rental=row.id)
+                if row.state == "intended":
+                    await rentals.failed(session, row.id, error=reason, now_us=now_us)
+                else:
+                    await drain(session, row, reason, now_us)
 
     async def _market(self, name: str, market: Market) -> None:
         """One market; its failure is logged and hurts no other."""
@@ -105,12 +122,14 @@ class Reconciler:
         async with self.services.database.transaction() as session:
             now_us = await db_now(session)
             for row in await rentals.open_rentals(session, name):
-                reason = silence(
-                    row, await session.get(Worker, row.id), now_us, self._since_us(now_us), self._patience_us(row)
-                )
+                worker = await session.get(Worker, row.id)
+                reason = silence(row, worker, now_us, self._since_us(now_us), self._patience_us(row))
                 if reason and row.state == "running":
                     log.warning("rental.given_up", rental=row.id, reason=reason)
                     await rentals.request_release(session, row.id, reason=reason, now_us=now_us)
+                    if worker is not None and worker.state == "awaited":
+                        # a start that failed, so that the same offer is not rented again at once
+                        worker.state, worker.error, worker.gone_us = "failed", reason, now_us
 
     def _since_us(self, now_us: int) -> int:
         self._started_us = self._started_us or now_us

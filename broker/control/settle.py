@@ -11,9 +11,12 @@ from broker.services import Services
 from broker.tables import Worker
 from jobs import leases
 from jobs.clock import db_now
+from jobs.errors import JobsError
 from ledger.accrual import Meter, accrue
+from ledger.errors import LedgerError
 from ledger.holds import hold, void_hold
 from markets import rentals
+from markets.errors import MarketsError
 from markets.tables import RentalRow
 
 log = structlog.get_logger()
@@ -48,8 +51,12 @@ class Settler:
         async with self.services.database.transaction() as session:
             over = [row.id for row in await rentals.unsettled(session)]
         for rental_id in over:
-            async with self.services.database.transaction() as session:
-                await settle(session, rental_id, now_us=await db_now(session))
+            try:
+                async with self.services.database.transaction() as session:
+                    await settle(session, rental_id, now_us=await db_now(session))
+            except (LedgerError, MarketsError, JobsError) as failure:
+                # its hold stays, visibly; the other rentals' money must not wait for it
+                log.error("settle.failed", rental=rental_id, code=failure.code, error=str(failure))
         if over:
             self.services.nudge("plan")
             self.services.nudge("finalise")

@@ -167,11 +167,18 @@ async def _held_back(session: AsyncSession, now_us: int) -> dict[str, str]:
     A capacity error is a market signal, not a reason to ask again at once.
     """
     horizon = now_us - 3600 * SECOND_US
+    refused = (col(RentalRow.state) == "failed") & col(RentalRow.release_us).is_(None)
+    # its machine ended by itself before there was a worker: it would do so again
+    died_early = col(Worker.ready_us).is_(None) & col(RentalRow.end_reason).in_(("exited", "failed"))
     failed = (
-        select(col(RentalRow.offer_key), func.count(), func.max(col(RentalRow.created_us)))
+        select(
+            col(RentalRow.offer_key),
+            func.count(),
+            func.max(func.coalesce(col(Worker.gone_us), col(RentalRow.created_us))),
+        )
         .join(Worker, col(Worker.rental) == col(RentalRow.id), isouter=True)
         .where(col(RentalRow.created_us) > horizon)
-        .where((col(RentalRow.state) == "failed") | (col(Worker.state) == "failed"))
+        .where(refused | (col(Worker.state) == "failed") | died_early)
         .group_by(col(RentalRow.offer_key))
     )
     reasons = {}

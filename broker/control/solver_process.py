@@ -47,6 +47,9 @@ class SolverProcess:
             except (BrokenPipeError, ConnectionResetError, asyncio.IncompleteReadError) as lost:
                 log.warning("solver.died", error=repr(lost), status=self._child and self._child.returncode)
                 await self._kill()
+            except asyncio.CancelledError:
+                await self._kill()  # its answer would be read as the next question's
+                raise
             else:
                 return _plan(answer)
         fallback = await asyncio.to_thread(solve, snapshot, stage="greedy")

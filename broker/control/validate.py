@@ -17,9 +17,11 @@ from broker.control.quote import quote_batch, quote_row
 from broker.services import Services
 from jobs import batches
 from jobs.clock import db_now
-from jobs.errors import ObjectMissing
+from jobs.errors import JobsError, ObjectMissing
 from jobs.tables import Batch
 from jobs.types import Finding
+from markets import price_book
+from solver.errors import SolverError
 
 log = structlog.get_logger()
 # What can change by itself while a batch waits; anything else needs a person.
@@ -34,7 +36,11 @@ class Validator:
         async with self.services.database.transaction() as session:
             fresh = await batches.active_batches(session, ["validating"])
         for batch in fresh:
-            await self._validate(batch)
+            try:
+                await self._validate(batch)
+            except (JobsError, SolverError, OSError) as failure:
+                # it stays in `validating` and is tried again; the batches behind it go on
+                log.error("batch.validate_failed", batch=batch.id, error=f"{type(failure).__name__}: {failure}")
         if fresh:
             self.services.nudge("plan")
 
@@ -50,6 +56,10 @@ class Validator:
             return
         explanation = await quote_batch(self.services, batch, found)
         blocking = blocking_findings(batch, explanation)
+        if blocking and (unheard := await self._unheard()):
+            # what these markets have may be what it needs; it waits, and every plan says on what
+            log.info("batch.undecided", batch=batch.id, markets=unheard, first=blocking[0].message)
+            blocking = []
         if blocking:
             await self._fail(batch, blocking, len(blocking))
             return
@@ -57,6 +67,13 @@ class Validator:
             await batches.begin(session, batch.id, found)
             now_us = await db_now(session)
             session.add(quote_row(f"quote_{ULID()}", batch.project, batch.id, explanation, now_us))
+
+    async def _unheard(self) -> list[str]:
+        """The markets of which we do not know what they offer now: not asked yet, or the latest answer was a failure."""
+        async with self.services.database.transaction() as session:
+            polls = {row.market: row for row in await price_book.polls(session)}
+        heard = {name for name, row in polls.items() if row.ok_us is not None and row.error is None}
+        return sorted(set(self.services.markets) - heard)
 
     async def _fail(self, batch: Batch, findings: list[Finding], total: int) -> None:
         async with self.services.database.transaction() as session:
