@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,9 @@ import jsonschema
 import pytest
 import yaml
 
+from tests.support import real_broker as support
+
 ROOT = Path(__file__).resolve().parents[2]
-_spec = importlib.util.spec_from_file_location("real_broker", ROOT / "tests" / "support" / "real_broker.py")
-assert _spec and _spec.loader
-support = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(support)
 
 
 @pytest.fixture(scope="module")

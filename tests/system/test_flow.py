@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import os
 import signal
@@ -18,11 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support import real_broker as support
+
 ROOT = Path(__file__).resolve().parents[2]
-_spec = importlib.util.spec_from_file_location("real_broker", ROOT / "tests" / "support" / "real_broker.py")
-assert _spec and _spec.loader
-support = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(support)
 
 pytestmark = pytest.mark.timeout(300)
 LINES = 60

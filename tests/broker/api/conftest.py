@@ -19,6 +19,7 @@ from openai import AsyncOpenAI
 from broker.api.app import ROUTES, build_app
 from broker.api.registry import Route
 from broker.control.loops import LoopState
+from broker.control.place import await_worker
 from broker.control.solver_process import SolverProcess
 from broker.database import Database, sqlite_url
 from broker.failpoints import Failpoints
@@ -28,6 +29,15 @@ from broker.services import Services
 from broker.settings import JobsSettings, Settings
 from jobs.clock import db_now
 from jobs.objects import ObjectStore
+from markets import rentals
+from markets.offer import Offer
+from tests.support.wire_agent import (
+    Agent,
+    Rent,
+    confirm,
+    offer,
+    running_batch,
+)
 from workers.profile import ModelProfile
 
 MODEL = "tiny"
@@ -171,3 +181,45 @@ def _line(number: int, model: str, max_tokens: int) -> bytes:
     body = {"model": model, "messages": [{"role": "user", "content": f"question {number}"}], "max_tokens": max_tokens}
     request = {"custom_id": f"line-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
     return json.dumps(request).encode() + b"\n"
+
+
+@pytest.fixture
+def rent(server: Any) -> Rent:
+    """Rent a machine as the place loop does: intent, worker row, and the market's confirmation."""
+    made = 0
+
+    async def rent(of: Offer | None = None, *, confirmed: bool = True, batches: tuple[str, ...] = ()) -> Agent:
+        nonlocal made
+        made += 1
+        of = of or offer()
+        rental_id, token = f"rental_{made}", f"{made:064d}"
+        async with server.services.database.transaction() as session:
+            now_us = await db_now(session)
+            await rentals.record_intent(
+                session,
+                rental_id=rental_id,
+                offer=of,
+                project="default",
+                model="tiny",
+                precision="auto",
+                purpose={"batches": list(batches)},
+                now_us=now_us,
+            )
+            await rentals.mark_creating(session, rental_id, now_us=now_us)
+            await await_worker(session, rental_id, token, now_us)
+        agent = Agent(server, rental_id, token)
+        if confirmed:
+            await confirm(server, agent, of)
+        return agent
+
+    return rent
+
+
+@pytest.fixture
+async def ready(server: Any, rent: Rent) -> tuple[Agent, str]:
+    """A worker that said hello and is ready, and a batch of four lines for it."""
+    batch = await running_batch(server, offer())
+    agent = await rent()
+    assert (await agent.hello()).status == 200
+    assert (await agent.heartbeat()).status == 200
+    return agent, batch
