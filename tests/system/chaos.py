@@ -66,7 +66,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--mutate", default=None, choices=["fence+disjoint", "sweeper", "hold"])
-    parser.add_argument("--workers", type=int, default=2, help="worlds at a time")
+    parser.add_argument("--workers", type=int, default=3, help="worlds at a time")
     parser.add_argument("--keep", action="store_true", help="keep every world's folder")
     asked = parser.parse_args()
     schedules = [draw(seed, asked.mutate) for seed in range(asked.first, asked.first + asked.seeds)]
