@@ -19,7 +19,7 @@ from broker.control.convert import facts_of
 from broker.tables import Assignment, Policy
 from jobs.tables import Batch
 from markets.offer_record import offer_from_record
-from markets.tables import RentalRow
+from markets.tables import OfferRow, RentalRow
 from solver.residency import Decision, Reason, evaluate
 from solver.residency import Policy as ResidencyPolicy
 
@@ -42,8 +42,8 @@ async def candidates(session: AsyncSession, rental: RentalRow, now_us: int) -> t
         .order_by(col(Assignment.rank), col(Batch.id))
     )
     assigned = (await session.scalars(statement)).all()
-    allowed = [batch for batch in assigned if await _allowed(session, rental, batch, now_us)]
-    return allowed, [batch for batch in assigned if batch not in allowed]
+    permitted = [batch for batch in assigned if await allowed(session, rental, batch, now_us)]
+    return permitted, [batch for batch in assigned if batch not in permitted]
 
 
 async def pool(session: AsyncSession, rental: RentalRow) -> Sequence[Batch]:
@@ -74,18 +74,27 @@ async def refusal(session: AsyncSession, rental: RentalRow, batches: Sequence[Ba
 
 
 async def decide(session: AsyncSession, rental: RentalRow, batch: Batch, now_us: int) -> Decision:
-    """The evaluator's word on this batch at this rental's place, now."""
+    """The evaluator's word on this batch at this rental's place, now.
+
+    Both by what was known of the place when it was rented and by what its market says of the same offer now: a listing
+    that turns out to lie elsewhere takes the permission back, and a new one cannot give it to an old machine.
+    """
     policy = await session.get(Policy, batch.policy_hash)
     if policy is None:
         missing = Reason(
             rule_id="-", field="policy", wanted=f"stored policy {batch.policy_hash}", found="none", code="no_policy"
         )
         return Decision(outcome="deny", reasons=(missing,))
-    facts = facts_of(offer_from_record(rental.facts))
-    return evaluate(msgspec.convert(policy.body, ResidencyPolicy), facts, now_us)
+    rules = msgspec.convert(policy.body, ResidencyPolicy)
+    decision = evaluate(rules, facts_of(offer_from_record(rental.facts)), now_us)
+    listed = await session.get(OfferRow, rental.offer_key)
+    if decision.outcome == "deny" or listed is None or listed.gone_us is not None:
+        return decision
+    return evaluate(rules, facts_of(offer_from_record(listed.record)), now_us)
 
 
-async def _allowed(session: AsyncSession, rental: RentalRow, batch: Batch, now_us: int) -> bool:
+async def allowed(session: AsyncSession, rental: RentalRow, batch: Batch, now_us: int) -> bool:
+    """Whether the policy of the batch allows this rental's place now; a no is logged as an error."""
     decision = await decide(session, rental, batch, now_us)
     if decision.outcome == "allow":
         return True

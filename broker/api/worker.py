@@ -24,7 +24,7 @@ from broker.measurements import measured_load
 from broker.model_set import with_weights
 from broker.services import Services
 from broker.tables import Worker
-from broker.worker_pool import candidates, pool, refusal
+from broker.worker_pool import allowed, candidates, pool, refusal
 from broker.worker_sessions import Refused
 from jobs import leases
 from jobs.clock import MICROSECONDS, db_now
@@ -188,7 +188,12 @@ async def heartbeat(call: Call, body: dict[str, Any]) -> dict[str, Any]:
     async with services.database.transaction() as session:
         now_us = await db_now(session)
         worker, rental = await _both(session, call.rental)
-        lost = [each["shard_id"] for each in body["leases"] if not await _renew(session, services, call.rental, each)]
+        lost = [
+            each["shard_id"]
+            for each in body["leases"]
+            if not await _permitted(session, rental, each["shard_id"], now_us)
+            or not await _renew(session, services, call.rental, each)
+        ]
         await _note(session, worker, rental, body, now_us)
         drain = worker.drain_reason is not None or rental.state == "releasing"
     claims = worker_sessions.read(services.secret, token, now_us)
@@ -211,6 +216,17 @@ async def _both(session: AsyncSession, rental_id: str) -> tuple[Worker, RentalRo
     if worker is None or rental is None:
         raise Problem(401, "session_ended", f"Rental {rental_id} is not known any more; stop.")
     return worker, rental
+
+
+async def _permitted(session: AsyncSession, rental: RentalRow, shard_id: str, now_us: int) -> bool:
+    """Whether residency still allows the lease. If not, it ends now: an hour of work on a shard is no reason to go on."""
+    shard = await session.get(Shard, shard_id)
+    if shard is None or shard.placement_id != rental.id:
+        return True  # whether it is held at all is the renewal's question
+    if await allowed(session, rental, await session.get_one(Batch, shard.batch_id), now_us):
+        return True
+    await leases.release(session, placement_id=rental.id, shard_id=shard_id)
+    return False
 
 
 async def _renew(session: AsyncSession, services: Services, rental_id: str, held: dict[str, Any]) -> bool:

@@ -9,7 +9,9 @@ import pytest
 from broker.control.accrue import Accruer
 from broker.control.explain import explanation
 from broker.control.plan import Planner
+from broker.control.snapshot import freeze
 from broker.tables import STOPPED, Worker
+from jobs.clock import db_now
 from jobs.tables import Batch
 from markets.tables import RentalRow
 
@@ -65,6 +67,9 @@ async def test_a_batch_at_its_limit_stays_stopped_and_says_why(town: Any) -> Non
         await planner.step()
     assert await town.intents() == []
     assert await town.assigned(batch) == []
+    async with town.database.transaction() as session:
+        frozen = await freeze(session, town.services, now_us=await db_now(session))
+    assert frozen.snapshot.works == (), "what does not go on must not take capacity from others either"
     waiting = await town.waiting(batch)
     assert waiting is not None
     assert (waiting.plan, waiting.waiting_on) == (STOPPED, "price_ceiling")
