@@ -63,20 +63,31 @@ def offer_view(offer: Offer, *, excluded: str | None, load_s: int) -> tuple[Offe
     return view, facts
 
 
-def throughput_of(profile: ModelProfile, measured: dict[tuple[str, str, str], tuple[float, float]]) -> list[Throughput]:
-    """One entry per (hardware) on which the profile can be launched: measured where we have it, else its own estimate."""
+def throughput_of(
+    profile: ModelProfile, measured: dict[tuple[str, str, str], tuple[int, int, float]]
+) -> list[Throughput]:
+    """One entry per (hardware) on which the profile can be launched: measured where we have it, else its own estimate.
+
+    `measured` is (input tokens, output tokens, busy seconds) by (model, precision, hardware). The planner adds the time of
+    input and output, and both were done in the same busy time: the profile's two rates are scaled alike, so that what
+    was measured, planned again, takes the time that it took.
+    """
     entries = []
     for accelerator, (input_per_s, output_per_s) in profile.tokens_per_s.items():
         for launch in profile.launches:
             label = f"{accelerator}/{launch}"
             known = measured.get((profile.id, profile.precision, label))
+            scale = 1.0
+            if known:
+                input_tokens, output_tokens, busy_s = known
+                scale = (input_tokens / input_per_s + output_tokens / output_per_s) / busy_s
             entries.append(
                 Throughput(
                     model=profile.id,
                     precision=profile.precision,
                     accelerator=label,
-                    input_per_s=known[0] if known else input_per_s,
-                    output_per_s=known[1] if known else output_per_s,
+                    input_per_s=input_per_s * scale,
+                    output_per_s=output_per_s * scale,
                     source="measured" if known else "profile",
                 )
             )

@@ -246,8 +246,9 @@ async def _throughput(session: AsyncSession, services: Services) -> tuple[Throug
     rows = (await session.scalars(select(Measured))).all()
     measured = {
         (row.model, row.precision, row.accelerator): (
-            row.prompt_tokens * 1000 / row.busy_ms,
-            row.completion_tokens * 1000 / row.busy_ms,
+            row.prompt_tokens,
+            row.completion_tokens,
+            row.busy_ms / 1000,
         )
         for row in rows
         if row.busy_ms >= ENOUGH_BUSY_MS and row.prompt_tokens and row.completion_tokens

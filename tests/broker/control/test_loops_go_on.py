@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import update
@@ -198,7 +199,7 @@ async def test_one_rental_that_cannot_be_settled_keeps_no_other_from_it(town: An
             tag=rental,
             offer_key=of.key,
             state="ended",
-            price=of.price or 0,
+            price=of.price or Decimal(0),
             currency="USD",
             started_at=now,
             ended_at=now,

@@ -48,7 +48,7 @@ async def lease(town: Any, batch: str, rental: str) -> dict[str, Any]:
 
 
 async def beat(town: Any, rental: str, held: dict[str, Any]) -> list[str]:
-    body = {"state": "ready", "leases": [held], "metrics": {}, "notice_in_s": None, "error": None}
+    body: dict[str, Any] = {"state": "ready", "leases": [held], "metrics": {}, "notice_in_s": None, "error": None}
     lost: list[str] = (await heartbeat(call(town, rental), body))["lost"]
     return lost
 
