@@ -127,12 +127,13 @@ class World:
         (self.data / "broker.toml").write_text(text)
 
     def _start_broker(self) -> None:
-        """Start it, with the next named point armed. The first line on standard output says where it listens."""
+        """Start it, with its next named point and the next agent's armed. The first line on standard output says where it listens."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("BROKER_")}
-        if self._points:
-            fault = self._points.pop(0)
-            name = "BROKER_FAILPOINT" if fault.where == "broker" else "BROKER_AGENT_FAILPOINT"
-            environment[name] = f"{fault.point}:{fault.n}"
+        for where, name in (("broker", "BROKER_FAILPOINT"), ("agent", "BROKER_AGENT_FAILPOINT")):
+            fault = next((fault for fault in self._points if fault.where == where), None)
+            if fault is not None:
+                self._points.remove(fault)
+                environment[name] = f"{fault.point}:{fault.n}"
         command = [sys.executable, "-m", "broker", "serve"]
         if self.schedule.mutate:
             command = [sys.executable, str(ROOT / "tests/system/mutant.py"), self.schedule.mutate, "serve"]
