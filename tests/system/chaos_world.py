@@ -127,7 +127,7 @@ class World:
         (self.data / "broker.toml").write_text(text)
 
     def _start_broker(self) -> None:
-        """Start it, with its next named point and the next agent's armed. The first line on standard output says where it listens."""
+        """Start it, with its next named point and the next agent's armed. Its first line says where it listens."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("BROKER_")}
         for where, name in (("broker", "BROKER_FAILPOINT"), ("agent", "BROKER_AGENT_FAILPOINT")):
             fault = next((fault for fault in self._points if fault.where == where), None)
