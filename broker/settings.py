@@ -47,7 +47,11 @@ class JobsSettings(Section):
 
 
 class ControlSettings(Section):
-    """How often each loop runs, in seconds, and how patient it is."""
+    """How often each loop runs, in seconds, and how patient it is.
+
+    `cancel_grace_s`: how long lines in flight of a cancelled batch may still finish; `drain_s`: the same for a machine
+    that is asked to finish. Both bound what a line that hangs can cost.
+    """
 
     poll_s: float = 60
     plan_s: float = 5
@@ -59,7 +63,8 @@ class ControlSettings(Section):
     worker_silence_s: float = 60
     dead_man_s: int = 900
     solve_timeout_s: float = 30
-    cancel_grace_s: float = 600
+    cancel_grace_s: float = 60
+    drain_s: float = 60
     heartbeat_s: float = 15
     token_ttl_s: int = 600
     create_grace_s: float = 120

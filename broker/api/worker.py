@@ -205,7 +205,8 @@ async def heartbeat(call: Call, body: dict[str, Any]) -> dict[str, Any]:
         "token": worker_sessions.issue(services.secret, successor) if successor else None,
         "token_ttl_s": ttl_s,
         "drain": drain,
-        "drain_in_s": None,
+        # bounded: a line that hangs must not keep a machine that nobody needs (request timeouts are minutes long)
+        "drain_in_s": services.settings.control.drain_s if drain else None,
         "lost": lost,
     }
 

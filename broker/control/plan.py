@@ -195,7 +195,8 @@ def _decisions(plan: Plan) -> bytes:
 async def _assign(session: AsyncSession, plan: Plan, going: Collection[str], plan_id: str, now_us: int) -> None:
     """The newest plan's word replaces the last one's for every work that it mentions; ended batches keep theirs."""
     mentioned = {a.work_id for a in plan.assignments} | {u.work_id for u in plan.unplaced}
-    await session.execute(delete(Assignment).where(col(Assignment.batch).in_(mentioned)))
+    # Of those that still go on: a batch that ended while this was solved would lose its explanation.
+    await session.execute(delete(Assignment).where(col(Assignment.batch).in_(mentioned.intersection(going))))
     for a in (each for each in plan.assignments if each.work_id in going):
         session.add(
             Assignment(

@@ -32,6 +32,8 @@ finalise_s = 0.5
 heartbeat_s = 1.0
 idle_release_s = 2.0
 worker_silence_s = 10.0
+cancel_grace_s = 5.0
+drain_s = 20.0
 dead_man_s = 60
 """
 

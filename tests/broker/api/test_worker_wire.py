@@ -251,7 +251,9 @@ async def test_a_drain_is_told_by_heartbeat_and_stops_the_leases(server: Any, re
     assert (await agent.heartbeat()).json["drain"] is False
     async with server.services.database.transaction() as session:
         (await session.get_one(Worker, agent.rental)).drain_reason = "not needed"
-    assert (await agent.heartbeat()).json["drain"] is True
+    told = (await agent.heartbeat()).json
+    assert told["drain"] is True
+    assert told["drain_in_s"] == 60, "bounded: a hanging line must not keep a machine that nobody needs"
     assert await agent.lease() == {"lease": None, "stop": True}
 
 
