@@ -14,13 +14,19 @@ def micros(*, nullable: bool = False, index: bool = False) -> Any:
 
 
 class Project(SQLModel, table=True):
-    """A project owns files, batches and a budget. `policy` is a residency policy's JSON, None is class internal."""
+    """A project owns files, batches and a budget. `policy` is a residency policy's JSON, None is class internal.
+
+    `limits` replace the settings' (`max_lines`, `max_file_bytes` …, contract C12). A batch whose quote is above
+    `approve_above_nano` waits until a second person has approved it.
+    """
 
     __tablename__ = "broker_project"
     id: str = Field(primary_key=True)
     name: str = Field(unique=True)
     created_us: int = micros()
     policy: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
+    limits: dict[str, int] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
+    approve_above_nano: int | None = micros(nullable=True)
 
 
 class Key(SQLModel, table=True):
@@ -140,3 +146,57 @@ class Quote(SQLModel, table=True):
     cost_nano: int | None = micros(nullable=True)
     end_us: int | None = micros(nullable=True)
     body: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+
+
+class Approval(SQLModel, table=True):
+    """Something that waits for a second person (contract C14): `subject` is the id of a batch (`kind` batch).
+
+    `outcome` is None until `decided_by`, who is another principal than `proposer`, has approved or rejected it.
+    """
+
+    __tablename__ = "broker_approval"
+    id: str = Field(primary_key=True)
+    kind: str
+    subject: str = Field(index=True)
+    project: str = Field(index=True)
+    reason: str
+    proposer: str
+    created_us: int = micros()
+    outcome: str | None = None
+    decided_by: str | None = None
+    decided_us: int | None = micros(nullable=True)
+
+
+class Webhook(SQLModel, table=True):
+    """Whom a project tells of its batches. `secret` is sealed with the broker's own; `events` are types such as
+    `batch.completed`. `disabled_us` is set when it was deleted or did not answer for too long."""
+
+    __tablename__ = "broker_webhook"
+    id: str = Field(primary_key=True)
+    project: str = Field(index=True)
+    url: str
+    secret: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    events: list[str] = Field(sa_column=Column(JSON, nullable=False))
+    created_us: int = micros()
+    disabled_us: int | None = micros(nullable=True)
+    disabled_reason: str | None = None
+
+
+class Delivery(SQLModel, table=True):
+    """One event on its way to one webhook: at least once, with the event's id as `webhook-id`, so that repeats are known.
+
+    `next_us` is when it is tried (again); None once it was delivered or given up (`gave_up_us`).
+    """
+
+    __tablename__ = "broker_delivery"
+    webhook: str = Field(primary_key=True)
+    event: str = Field(primary_key=True)
+    batch: str = Field(index=True)
+    type: str
+    created_us: int = micros()
+    attempts: int = 0
+    next_us: int | None = micros(nullable=True, index=True)
+    delivered_us: int | None = micros(nullable=True)
+    gave_up_us: int | None = micros(nullable=True)
+    last_status: int | None = None
+    last_error: str | None = None

@@ -213,6 +213,9 @@ async def begin(session: AsyncSession, batch_id: str, validation: Validation) ->
                 done=[],
                 in_flight=[],
                 suspects={},
+                prefix=spec.prefix,
+                reserved=[],
+                follows={},
             )
         )
     await session.flush()

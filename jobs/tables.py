@@ -49,6 +49,11 @@ class Batch(SQLModel, table=True):
     `input_tokens` and `output_tokens` are estimates for the whole input, `used_*` is what was metered so far.
     `wishes` is the request's `x_broker` as it came; `deadline_us`, `priority` and `line_order` (input, completion) are
     read from it once. `errors` are the first findings of validation, `errors_total` how many there were.
+
+    `model` is the profile that serves the batch, `asked_model` what its lines name. `paused_us` is set while no new line
+    may start. `invalid` lines were answered at intake with what is wrong with them (part of `failed`); `reused` lines
+    were answered without an engine, with the tokens and the money that this saved. `retry_of` is the batch whose open
+    lines these are.
     """
 
     __tablename__ = "jobs_batch"
@@ -58,6 +63,7 @@ class Batch(SQLModel, table=True):
     principal: str
     endpoint: str
     model: str | None = None
+    asked_model: str | None = None
     input_file_id: str = Field(foreign_key="jobs_file.id", index=True)
     input_key: str
     completion_window: str
@@ -73,12 +79,18 @@ class Batch(SQLModel, table=True):
     expired_us: int | None = big(nullable=True)
     cancelling_us: int | None = big(nullable=True)
     cancelled_us: int | None = big(nullable=True)
+    paused_us: int | None = big(nullable=True)
     deadline_us: int | None = big(nullable=True)
     total: int = 0
     completed: int = 0
     failed: int = 0
     expired: int = 0
     cancelled: int = 0
+    invalid: int = 0
+    reused: int = 0
+    reused_input_tokens: int = big(default=0)
+    reused_output_tokens: int = big(default=0)
+    saved_nano: int = big(default=0)
     input_tokens: int = big(default=0)
     output_tokens: int = big(default=0)
     used_input_tokens: int = big(default=0)
@@ -94,6 +106,7 @@ class Batch(SQLModel, table=True):
     policy_hash: str
     priority: int = 0
     line_order: str = "input"
+    retry_of: str | None = Field(default=None, index=True)
 
 
 class BatchRequest(SQLModel, table=True):
@@ -121,6 +134,10 @@ class Shard(SQLModel, table=True):
     `state` is pending, leased or done. `epoch` counts the leases so far; the newest is described by `nonce`,
     `placement_id` and `lease_expires_us` (the database's clock). `done` are the committed lines. `in_flight` is what
     the holder last said the engine works on; `suspects` maps a line (as text, JSON) to the crashes it was in.
+
+    `reserved` are open lines that no worker gets, because the broker will answer them itself: each is a duplicate of the
+    earlier line that `follows` names (line → line, as text, JSON). `prefix` says which shared prompt prefix most of the
+    lines begin with: shards of one prefix go to the worker that is warm.
     """
 
     __tablename__ = "jobs_shard"
@@ -144,6 +161,10 @@ class Shard(SQLModel, table=True):
     done_lines: int = 0
     in_flight: list[int] = json()
     suspects: dict[str, int] = json()
+    prefix: str | None = None
+    reserved: list[list[int]] = json()
+    reserved_lines: int = 0
+    follows: dict[str, int] = json()
 
 
 class LeaseRow(SQLModel, table=True):
@@ -214,3 +235,65 @@ class OutboxEvent(SQLModel, table=True):
     payload: dict[str, Any] = json()
     created_us: int = big()
     delivered_us: int | None = big(nullable=True, index=True)
+
+
+class UploadRow(SQLModel, table=True):
+    """A file that is uploaded in parts. `status` is OpenAI's: pending, completed, cancelled, expired.
+
+    `bytes` is what was announced; the file is made only when the parts sum to just that.
+    """
+
+    __tablename__ = "jobs_upload"
+    id: str = Field(primary_key=True)
+    project: str = Field(index=True)
+    principal: str
+    purpose: str
+    filename: str
+    mime_type: str
+    bytes: int = big()
+    status: str
+    created_us: int = big()
+    expires_us: int = big(index=True)
+    file_expires_s: int | None = big(nullable=True)
+    file_id: str | None = None
+
+
+class UploadPart(SQLModel, table=True):
+    """A part of an upload, stored under `object_key` until the upload is completed, cancelled or expired."""
+
+    __tablename__ = "jobs_upload_part"
+    id: str = Field(primary_key=True)
+    upload_id: str = Field(foreign_key="jobs_upload.id", index=True)
+    object_key: str = Field(unique=True)
+    bytes: int = big()
+    sha256: str
+    created_us: int = big()
+
+
+class AnswerRow(SQLModel, table=True):
+    """Where the answer to a request lies that this project had answered before: line `idx` of a committed part.
+
+    `request_sha256` is of model revision, endpoint and body; only requests with temperature 0 of batches that opted in
+    are remembered.
+    """
+
+    __tablename__ = "jobs_answer"
+    project: str = Field(primary_key=True)
+    request_sha256: str = Field(primary_key=True)
+    batch_id: str = Field(foreign_key="jobs_batch.id", index=True)
+    part_key: str
+    part_sha256: str
+    idx: int
+    prompt_tokens: int = big()
+    completion_tokens: int = big()
+    created_us: int = big()
+
+
+class LineTag(SQLModel, table=True):
+    """Which lines of a batch carry a tag that a person typed (agent, task): erasable, and never sealed (contract C13)."""
+
+    __tablename__ = "jobs_line_tag"
+    batch_id: str = Field(primary_key=True, foreign_key="jobs_batch.id")
+    key: str = Field(primary_key=True)
+    value: str = Field(primary_key=True)
+    lines: list[list[int]] = json()

@@ -6,6 +6,7 @@ Ranges are half-open pairs `(start, stop)`, sorted, not touching: the wire form 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -30,6 +31,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens: int = 131_072
     max_n: int = 16
     max_findings: int = 1_000
+    max_invalid: int = 100_000
+    max_tags: int = 8
+    max_tag_values: int = 10_000
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,11 +56,36 @@ class ShardSpec(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     input_tokens: int
     output_tokens: int
+    prefix: str | None = None
+
+
+class InvalidLine(msgspec.Struct, frozen=True, array_like=True):
+    """A line that is answered at intake with what is wrong with it (`skip_invalid`). `custom_id` if it could be read."""
+
+    idx: int
+    custom_id: str | None
+    code: str
+    message: str
+
+
+class Repeatable(msgspec.Struct, frozen=True, kw_only=True):
+    """The lines whose answers may be reused (temperature 0), in the order of the file: `idx[n]` has the 16 bytes
+    `digests[16 * n : 16 * n + 16]`, a hash of endpoint and body. `idx` is an `array("L")`: a million lines cost 24 MB.
+    """
+
+    idx: Sequence[int]
+    digests: bytes
+
+    def digest(self, position: int) -> bytes:
+        return self.digests[16 * position : 16 * position + 16]
 
 
 class Validation(msgspec.Struct, frozen=True, kw_only=True):
     """The result of streaming over an input file once. With findings, `shards` is empty.
 
+    With `skip_invalid` bad lines are in `invalid` and not in `findings` (which then hold what spoils the whole file);
+    `lines` and `shards` count them too, so that positions stay those of the file. `repeatable` is filled on request.
+    `tags` are the lines' own tags: (key, value) → ranges of lines.
     `input_tokens` is estimated (characters / 4 when no tokenizer is at hand) and `output_tokens` is the sum of each
     line's max_tokens, or the default where it names none.
     """
@@ -69,6 +98,9 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
     input_tokens: int
     output_tokens: int
     shards: tuple[ShardSpec, ...]
+    invalid: tuple[InvalidLine, ...] = ()
+    repeatable: Repeatable | None = None
+    tags: dict[tuple[str, str], Ranges] = {}
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):

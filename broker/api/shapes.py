@@ -26,9 +26,15 @@ class Own(BaseModel):
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
+Confidentiality = Literal["none", "at_rest", "dedicated", "cpu_tee", "gpu_tee"]
+
+
 class BatchWishes(Own):
     """`x_broker` of a new batch: what OpenAI's request cannot say."""
 
+    project: str | None = Field(
+        default=None, max_length=64, description="whose batch it is; only keys that see all projects may name another"
+    )
     deadline: int | None = Field(
         default=None,
         description="unix seconds; the batch expires at the earlier of this and created_at + completion_window",
@@ -39,11 +45,34 @@ class BatchWishes(Own):
     residency: list[str] | None = Field(
         default=None, min_length=1, max_length=300, description="ISO 3166 alpha-2 codes and group names such as `eu`"
     )
+    confidentiality: Confidentiality | None = Field(
+        default=None, description="the least that a place must offer, in this order: none, at_rest, dedicated, …"
+    )
+    models: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=16,
+        description="other models that may answer; the cheapest that is feasible among these and the lines' own does",
+    )
+    precision: list[str] | None = Field(
+        default=None, min_length=1, max_length=16, description="precisions that are accepted, e.g. bf16, fp8"
+    )
+    engine_profile: str | None = Field(
+        default=None, max_length=200, description="the one configured profile that must serve it; see GET /v1/models"
+    )
     priority: int = Field(default=0, ge=-100, le=100)
     tags: dict[str, str] = Field(default_factory=dict, max_length=16)
     order: Literal["input", "completion"] = "input"
     on_infeasible: Literal["fail", "queue"] = "fail"
     part_lines: int | None = Field(default=None, ge=1, le=1000, description="cut a part at least every so many lines")
+    skip_invalid: bool = Field(
+        default=False, description="run the good lines of a file with bad ones; the bad ones are in the error file"
+    )
+    reuse: bool = Field(
+        default=False,
+        description="answer exact repeats (same model revision, same body, temperature 0) of this project without "
+        "running them again",
+    )
 
 
 class BatchCreate(Compatible):
@@ -117,6 +146,30 @@ class Placement(BaseModel):
     )
 
 
+class WaitingNow(BaseModel):
+    """Why nothing moves at this moment, and until when. A batch that neither runs nor has ended always has one."""
+
+    on: str = Field(
+        description="validation, planning, capacity, budget, residency, price_ceiling, quota, approval, deadline, model, "
+        "paused, start, finalizing"
+    )
+    reasons: list[str]
+    since: int
+    eta: int = Field(description="unix seconds; when the batch is expected to have ended")
+    eta_basis: str = Field(
+        description="plan: by the newest plan; relaxed: if the cause went away now; deadline: nothing better is known"
+    )
+
+
+class Reused(BaseModel):
+    """Lines that were answered without an engine, and what that saved at the quoted price."""
+
+    lines: int
+    input_tokens: int
+    output_tokens: int
+    saved_usd: str
+
+
 class BatchBroker(BaseModel):
     """`x_broker` of a batch in answers."""
 
@@ -127,7 +180,13 @@ class BatchBroker(BaseModel):
     )
     waiting_reasons: list[str] = Field(default_factory=list)
     relaxations: list[Relaxation] = Field(default_factory=list)
+    waiting: WaitingNow | None = None
+    paused: bool = False
+    approval: str | None = Field(default=None, description="id of the approval that it waits or waited for")
     counts: LineCounts
+    invalid: int = Field(default=0, description="lines that were refused at intake (skip_invalid); part of failed")
+    errors_total: int = Field(default=0, description="how many findings there were; `errors` has the first 1,000")
+    reused: Reused | None = None
     tokens: dict[str, int] = Field(description="input, output: metered so far")
     cost_usd: str = Field(description="accrued so far")
     quote_usd: str | None
@@ -141,6 +200,16 @@ class BatchBroker(BaseModel):
     priority: int
     tags: dict[str, str]
     order: str
+    served_model: str | None = Field(default=None, description="the configured profile that answers")
+    models: list[str] | None = None
+    precision: list[str] | None = None
+    engine_profile: str | None = None
+    confidentiality: Confidentiality | None = None
+    on_infeasible: str = "fail"
+    skip_invalid: bool = False
+    reuse: bool = False
+    retry_of: str | None = None
+    placements: list[Placement] | None = Field(default=None, description="where it runs and ran; null in lists")
 
 
 class Batch(BaseModel):
