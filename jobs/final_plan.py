@@ -19,6 +19,9 @@ from jobs.tables import Batch, Part, Shard
 from jobs.types import TERMINAL, Ranges
 
 
+OWN_PLACEMENT = "broker"  # whose parts these are: the broker answered lines itself (invalid, reused, repeated)
+
+
 class FinalPart(msgspec.Struct, frozen=True, kw_only=True):
     """A counted part: the object, its lines, and which of them failed (the others completed)."""
 
@@ -26,11 +29,17 @@ class FinalPart(msgspec.Struct, frozen=True, kw_only=True):
     shard_id: str
     epoch: int
     seq: int
+    placement_id: str
     key: str
     size: int
     sha256: str
     lines: Ranges
     failed: Ranges
+
+    @property
+    def is_own(self) -> bool:
+        """The broker answered these lines itself."""
+        return self.placement_id == OWN_PLACEMENT
 
 
 class FinalShard(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,6 +136,7 @@ def _final_part(row: Part, shard_number: int) -> FinalPart:
         shard_id=row.shard_id,
         epoch=row.epoch,
         seq=row.seq,
+        placement_id=row.placement_id,
         key=row.key,
         size=row.size,
         sha256=row.sha256,

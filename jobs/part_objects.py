@@ -1,13 +1,14 @@
 """Reading part objects and input lines back, trusting nothing: size, sha256, form, line numbers, custom_ids.
 
-A part object is gzip'd JSON Lines; each line is `workers/agent/schemas/part.line.json`.
+A part object is gzip'd JSON Lines; each line is `workers/agent/schemas/part.line.json`. In the broker's own parts
+(`FinalPart.is_own`) a line's custom_id may be null, and its error may name the line.
 """
 
 from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Literal
 
 import msgspec
@@ -19,15 +20,20 @@ from jobs.objects import ObjectStore
 
 # A part is cut at 4 MiB or 200 lines; even a single long answer stays far below. More is an attack.
 MAX_PART_BYTES = 256 * 1024 * 1024
+# A longer line is no request that anybody runs (validation's limit is far below); its custom_id is not looked for.
+MAX_INPUT_LINE_BYTES = 64 * 1024 * 1024
 
 
 class Damaged(Exception):
     """The part is not what was committed."""
 
 
-class AnswerError(msgspec.Struct, frozen=True):
+class AnswerError(msgspec.Struct, frozen=True, omit_defaults=True):
+    """OpenAI's error of a line. `line` (1-based) is only given where no custom_id may tell which line it is."""
+
     code: str
     message: str
+    line: int | None = None
 
 
 class AnswerResponse(msgspec.Struct, frozen=True):
@@ -39,9 +45,10 @@ class AnswerResponse(msgspec.Struct, frozen=True):
 
 
 class AnswerLine(msgspec.Struct, frozen=True):
-    """OpenAI's output line without its id."""
+    """OpenAI's output line without its id. `custom_id` is null only in the broker's own parts, for a line of which it
+    could not be read."""
 
-    custom_id: str
+    custom_id: str | None
     response: AnswerResponse | None
     error: AnswerError | None
 
@@ -60,21 +67,48 @@ _part_lines = msgspec.json.Decoder(PartLine)
 _custom_ids = msgspec.json.Decoder(_CustomId)
 
 
-async def custom_ids(store: ObjectStore, input_key: str, shard: FinalShard) -> dict[int, str]:
-    """The custom_id of each line of the shard, from the input itself.
+async def custom_ids(store: ObjectStore, input_key: str, shard: FinalShard) -> dict[int, str | None]:
+    """The custom_id of each line of the shard, from the input itself; None where it cannot be read (an invalid line that
+    the batch skips).
 
-    Raises ObjectMissing and ObjectCorrupt: without its input a batch cannot be finished.
+    Raises ObjectMissing, and ObjectCorrupt when these are not the lines that were validated.
     """
-    content = await store.get(input_key, shard.start, shard.stop)
-    if hashlib.sha256(content).hexdigest() != shard.sha256:
+    digest, found = hashlib.sha256(), list[str | None]()
+    async for line in _split(store.stream(input_key, shard.start, shard.stop), digest.update):
+        found.append(None if line is None else _custom_id(line))
+    if digest.hexdigest() != shard.sha256 or len(found) != shard.lines:
         raise ObjectCorrupt(
-            f"object {input_key}: bytes [{shard.start}, {shard.stop}) are not those that were validated"
+            f"object {input_key}: bytes [{shard.start}, {shard.stop}) are not those that were validated "
+            f"({len(found)} lines, expected {shard.lines})"
         )
-    lines = content.removesuffix(b"\n").split(b"\n")
-    return {shard.first_idx + n: _custom_ids.decode(line).custom_id for n, line in enumerate(lines)}
+    return {shard.first_idx + n: custom_id for n, custom_id in enumerate(found)}
 
 
-async def read_part(store: ObjectStore, part: FinalPart, ids: Mapping[int, str]) -> list[PartLine]:
+async def _split(chunks: AsyncIterator[bytes], seen: Callable[[bytes], object]) -> AsyncIterator[bytes | None]:
+    """The lines of a stream, without their newlines; None for one that is too long to be a request.
+
+    Each chunk is shown to `seen` as it passes."""
+    rest, is_too_long = b"", False
+    async for chunk in chunks:
+        seen(chunk)
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield None if is_too_long else line
+            is_too_long = False
+        if len(rest) > MAX_INPUT_LINE_BYTES:
+            rest, is_too_long = b"", True
+    if rest or is_too_long:
+        yield None if is_too_long else rest
+
+
+def _custom_id(line: bytes) -> str | None:
+    try:
+        return _custom_ids.decode(line).custom_id
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+async def read_part(store: ObjectStore, part: FinalPart, ids: Mapping[int, str | None]) -> list[PartLine]:
     """The lines of a committed part, verified against its row and the input's `ids`. Raises Damaged, saying how."""
     try:
         content = await store.get(part.key)
@@ -108,7 +142,7 @@ def _decoded(plain: bytes) -> list[PartLine]:
         raise Damaged(f"a line is not a part line: {error}") from error
 
 
-def _check_lines(lines: list[PartLine], part: FinalPart, ids: Mapping[int, str]) -> None:
+def _check_lines(lines: list[PartLine], part: FinalPart, ids: Mapping[int, str | None]) -> None:
     numbers = [line.idx for line in lines]
     if len(set(numbers)) != len(numbers):
         raise Damaged("a line is in it twice")
@@ -118,5 +152,13 @@ def _check_lines(lines: list[PartLine], part: FinalPart, ids: Mapping[int, str])
     if failed != part.failed:
         raise Damaged(f"lines {list(failed)} failed in it, {list(part.failed)} by its usage")
     for line in lines:
-        if ids[line.idx] != line.line.custom_id:
+        if not _answers(line.line.custom_id, ids[line.idx], is_own=part.is_own):
             raise Damaged(f"line {line.idx} answers another custom_id than the input's")
+
+
+def _answers(answered: str | None, asked: str | None, *, is_own: bool) -> bool:
+    """Whether an answer is to the line that asked. A worker is only ever given lines whose custom_id is known; the broker
+    itself also answers lines whose custom_id could not be read, by it or by us."""
+    if is_own and (answered is None or asked is None):
+        return True
+    return answered is not None and answered == asked

@@ -67,7 +67,7 @@ class OutputLine(msgspec.Struct):
     """OpenAI's output line, in its order of fields."""
 
     id: str
-    custom_id: str
+    custom_id: str | None
     response: AnswerResponse | None
     error: AnswerError | None
 
@@ -126,7 +126,7 @@ class _Composer:
     def __init__(self, store: ObjectStore, plan: FinalPlan) -> None:
         self._store = store
         self._plan = plan
-        self._ids: dict[int, Mapping[int, str]] = {}
+        self._ids: dict[int, Mapping[int, str | None]] = {}
         self.written = {"completed": 0, "failed": 0, "undone": 0}
 
     async def output(self) -> AsyncIterator[bytes]:
@@ -164,7 +164,7 @@ class _Composer:
                 lines += await read_part(self._store, part, await self._ids_of(shard))
             yield sorted(lines, key=lambda line: line.idx)
 
-    async def _ids_of(self, shard: FinalShard) -> Mapping[int, str]:
+    async def _ids_of(self, shard: FinalShard) -> Mapping[int, str | None]:
         if shard.number not in self._ids:
             while len(self._ids) >= REMEMBERED_SHARDS:
                 del self._ids[next(iter(self._ids))]
@@ -174,10 +174,12 @@ class _Composer:
     def _answer(self, line: PartLine) -> bytes:
         return self._encoded(line.idx, line.line.custom_id, line.line.response, line.line.error)
 
-    def _unanswered(self, idx: int, custom_id: str) -> bytes:
+    def _unanswered(self, idx: int, custom_id: str | None) -> bytes:
         return self._encoded(idx, custom_id, None, UNDONE[self._plan.ending])
 
-    def _encoded(self, idx: int, custom_id: str, response: AnswerResponse | None, error: AnswerError | None) -> bytes:
+    def _encoded(
+        self, idx: int, custom_id: str | None, response: AnswerResponse | None, error: AnswerError | None
+    ) -> bytes:
         # The id is a function of batch and line: composing again gives the same bytes.
         name = hashlib.sha256(f"{self._plan.batch_id} {idx}".encode()).hexdigest()[:32]
         line = OutputLine(id=f"batch_req_{name}", custom_id=custom_id, response=response, error=error)
