@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from broker.cli import batches, demo, doctor, hosts, ledger, logs, market, serve, submit
+from broker.cli import batches, budget, demo, doctor, hosts, ledger, logs, market, serve, submit
 from broker.cli.exits import Failure
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command()(market.offers)
 app.command()(hosts.hosts)
 app.add_typer(market.models, name="models")
 app.add_typer(ledger.ledger, name="ledger")
+app.add_typer(budget.budget, name="budget")
 app.command()(doctor.doctor)
 app.command()(demo.demo)
 

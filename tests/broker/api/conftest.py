@@ -104,7 +104,13 @@ class Server:
     def concrete(self, route: Route) -> str:
         """A path of this route with ids of nothing."""
         return route.path.format(
-            file_id="file-X", batch_id="batch_X", key_id="key_X", shard_id="shard_X", model="none", token="a.b"
+            file_id="file-X",
+            batch_id="batch_X",
+            key_id="key_X",
+            project="none",
+            shard_id="shard_X",
+            model="none",
+            token="a.b",
         )
 
     def openai(self, key: str | None = None, **options: Any) -> AsyncOpenAI:

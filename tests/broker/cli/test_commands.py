@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -303,3 +304,32 @@ def test_usage_errors_are_exit_code_2_and_say_what_is_wrong(
     assert (done.returncode, done.stdout) == (code, "")
     assert says in done.stderr
     assert not (tmp_path / "broker.log").exists(), "nothing is started for a command that makes no sense"
+
+
+def test_a_granted_budget_is_shown_with_what_is_held(data: Path) -> None:
+    """In a project of its own: a budget would stop the other tests' batches."""
+    address = owner(data)
+    assert address is not None
+    key = requests_key(data, project="funded")
+    where = {"BROKER_URL": str(address.url), "BROKER_API_KEY": key, "BROKER_DATA": str(data)}
+    granted = json.loads(broker("budget", "grant", "funded", "12.50", "--json", env=where).stdout)
+    assert granted == {"project": "funded", "remaining_usd": "12.5", "held_usd": "0"}
+    shown = broker("budget", "show", env=where).stdout.splitlines()
+    assert shown == ["project\tremaining\theld", "funded\t$12.50\t$0.00"]
+    refused = broker("budget", "grant", "default", "1", env=where)
+    assert refused.returncode == 1
+    assert "project_not_found" in refused.stderr
+
+
+def requests_key(data: Path, *, project: str) -> str:
+    """A finance key of a project, made with the admin key that the data folder has."""
+    live = owner(data)
+    assert live is not None
+    request = urllib.request.Request(
+        f"{live.url}/v1/admin/keys",
+        data=json.dumps({"principal": "finance", "project": project, "roles": ["finance"]}).encode(),
+        headers={"Authorization": f"Bearer {live.key}", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request) as answer:
+        made: dict[str, Any] = json.load(answer)
+    return str(made["key"])
