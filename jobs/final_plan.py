@@ -18,7 +18,6 @@ from jobs.errors import BatchNotFound, CountsDisagree
 from jobs.tables import Batch, Part, Shard
 from jobs.types import TERMINAL, Ranges
 
-
 OWN_PLACEMENT = "broker"  # whose parts these are: the broker answered lines itself (invalid, reused, repeated)
 
 

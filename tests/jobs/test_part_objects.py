@@ -15,7 +15,10 @@ from jobs.objects import ObjectStore
 from jobs.part_objects import Damaged, custom_ids, read_part
 
 # valid; broken JSON; bad UTF-8; blank; custom_id is no text; with \r\n; without a newline at the end
-INPUT = b'{"custom_id": "a"}\n{"custom_id": "b\n{"custom_id": "\xff"}\n\n{"custom_id": 7}\n{"custom_id": "f"}\r\n{"custom_id": "g"}'
+INPUT = (
+    b'{"custom_id": "a"}\n{"custom_id": "b\n{"custom_id": "\xff"}\n\n'
+    b'{"custom_id": 7}\n{"custom_id": "f"}\r\n{"custom_id": "g"}'
+)
 SHARD = FinalShard(
     number=0,
     first_idx=10,
