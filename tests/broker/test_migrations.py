@@ -14,6 +14,8 @@ from sqlalchemy.exc import DBAPIError
 from alembic import command
 from broker.database import Database, sqlite_url
 from broker.migrate import config, upgrade
+from jobs import leases
+from jobs.tables import Batch, Shard
 from ledger.triggers import create_statements
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,3 +61,38 @@ async def test_the_migrated_books_are_guarded(database: Database) -> None:
     with pytest.raises(DBAPIError, match="ledger: the head"):
         async with database.transaction() as session:
             await session.execute(text("DELETE FROM ledger_head"))
+
+
+async def test_a_filled_database_is_upgraded_and_its_batches_go_on(tmp_path: Path) -> None:
+    """Rows written before the batch API was widened are batches without pause, reuse, tags and retries."""
+    url = sqlite_url(tmp_path / "broker.db")
+    await upgrade(url, "0001")
+    database = Database(url)
+    async with database.transaction() as session:
+        for statement in FILLED:
+            await session.execute(text(statement))
+    await upgrade(url)
+    async with database.transaction() as session:
+        batch = await session.get_one(Batch, "batch_1")
+        shard = await session.get_one(Shard, "shard_1")
+        lease = await leases.lease(session, placement_id="rental_1", batch_ids=["batch_1"], ttl_s=60)
+    await database.close()
+    assert (batch.invalid, batch.reused, batch.saved_nano, batch.paused_us, batch.retry_of) == (0, 0, 0, None, None)
+    assert (shard.reserved, shard.reserved_lines, shard.follows, shard.prefix) == ([], 0, {}, None)
+    assert lease is not None
+    assert lease.shard_id == "shard_1"
+
+
+FILLED = (
+    "INSERT INTO broker_project (id, name, created_us) VALUES ('default', 'default', 1)",
+    "INSERT INTO jobs_file (id, project, purpose, filename, bytes, sha256, object_key, created_us)"
+    " VALUES ('file-1', 'default', 'batch', 'in.jsonl', 10, 'ab', 'default/files/file-1', 1)",
+    "INSERT INTO jobs_batch (id, project, principal, endpoint, model, input_file_id, input_key, completion_window, status,"
+    " version, created_us, expires_us, total, completed, failed, expired, cancelled, input_tokens, output_tokens,"
+    " used_input_tokens, used_output_tokens, used_cached_tokens, errors_total, policy_hash, priority, line_order)"
+    " VALUES ('batch_1', 'default', 'admin', '/v1/completions', 'm', 'file-1', 'default/files/file-1', '24h', 'in_progress',"
+    " 1, 1, 9000000000000000, 2, 0, 0, 0, 0, 5, 5, 0, 0, 0, 0, 'hash', 0, 'input')",
+    "INSERT INTO jobs_shard (id, batch_id, number, first_idx, lines, start, stop, sha256, input_tokens, output_tokens, state,"
+    " epoch, done, done_lines, in_flight, suspects)"
+    " VALUES ('shard_1', 'batch_1', 0, 0, 2, 0, 10, 'ab', 5, 5, 'pending', 0, '[]', 0, '[]', '{}')",
+)
