@@ -36,6 +36,7 @@ async def candidates(session: AsyncSession, rental: RentalRow, now_us: int) -> t
             col(Assignment.offer_key) == rental.offer_key,
             col(Batch.status) == "in_progress",
             col(Batch.ending).is_(None),
+            col(Batch.paused_us).is_(None),
             col(Batch.project) == rental.project,
             col(Batch.model) == rental.model,
         )

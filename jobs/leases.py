@@ -8,7 +8,7 @@ Being leased again, given back, abandoned, revoked or closed ends it for good.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -19,6 +19,7 @@ from sqlmodel import col
 from jobs import ranges, suspects
 from jobs.clock import MICROSECONDS, db_now
 from jobs.errors import LeaseLost, LeaseUnknown
+from jobs.state import starts_lines
 from jobs.tables import Batch, LeaseRow, RevokedPlacement, Shard
 from jobs.types import Lease, Ranges
 
@@ -49,7 +50,9 @@ async def lease(session: AsyncSession, *, placement_id: str, batch_ids: Sequence
     now_us = await db_now(session)
     for batch_id in batch_ids:
         batch = await session.get(Batch, batch_id)
-        if batch is None or batch.status != "in_progress" or batch.ending is not None or batch.expires_us <= now_us:
+        if batch is None or batch.expires_us <= now_us:
+            continue
+        if not starts_lines(batch.status, batch.ending, batch.paused_us):
             continue
         shard = await _next_shard(session, batch_id, now_us)
         if shard is not None:
@@ -131,9 +134,10 @@ async def renew(
 ) -> bool:
     """Extend the lease by `ttl_s` from now and note what its holder is working on.
 
-    False when the lease is lost (superseded, ended, revoked, unknown) or its batch takes no new work (cancelling): the
-    holder starts nothing more of it, and may still commit what it has finished. While a cancelled batch drains, the
-    lease lives on as long as lines are in flight, so that the batch is not closed under them.
+    False when the lease is lost (superseded, ended, revoked, unknown) or its batch takes no new work (cancelling,
+    paused): the holder starts nothing more of it, and may still commit what it has finished. While a cancelled batch
+    drains, the lease lives on as long as lines are in flight, so that the batch is not closed under them; of a paused
+    one it lives on until its holder names it no more (`end_dropped`), so that nobody repeats what is being finished.
     """
     shard = await _locked(session, shard_id)
     if shard is None or not _is_current(shard, placement_id, epoch, nonce):
@@ -143,9 +147,37 @@ async def renew(
     known = suspects.merged(suspects.from_json(shard.suspects), told)
     shard.suspects = suspects.to_json(suspects.undone(known, shard.done))
     shard.in_flight = sorted({i for i in in_flight if _in_shard(shard, i) and not suspects.is_in(i, shard.done)})
+    row = await session.get_one(LeaseRow, (shard_id, epoch))
+    now_us = await db_now(session)
+    if batch.status == "in_progress" and batch.paused_us is not None:
+        row.told_us = row.told_us or now_us
     if batch.status == "in_progress" or shard.in_flight:
-        shard.lease_expires_us = await db_now(session) + int(ttl_s * MICROSECONDS)
-    return batch.status == "in_progress"
+        shard.lease_expires_us = now_us + int(ttl_s * MICROSECONDS)
+    return batch.status == "in_progress" and row.told_us is None
+
+
+async def end_dropped(session: AsyncSession, *, placement_id: str, named: Collection[tuple[str, int]]) -> int:
+    """End the leases (shard, epoch) that this placement was told to start nothing more of and does not name any more:
+    what it had is committed, and the shard is free at once, not when the lease would have expired.
+
+    Returns how many ended.
+    """
+    statement = (
+        select(Shard)
+        .join(LeaseRow, and_(col(LeaseRow.shard_id) == col(Shard.id), col(LeaseRow.epoch) == col(Shard.epoch)))
+        .where(
+            col(Shard.placement_id) == placement_id, col(Shard.state) == "leased", col(LeaseRow.told_us).is_not(None)
+        )
+    )
+    told = [each for each in await session.scalars(statement) if (each.id, each.epoch) not in named]
+    now_us = await db_now(session)
+    ended = 0
+    for shard_id, epoch in sorted((each.id, each.epoch) for each in told):
+        shard = await _locked(session, shard_id)
+        if shard is not None and shard.epoch == epoch and shard.placement_id == placement_id:
+            await end(session, shard, "dropped", now_us, blame=False)
+            ended += 1
+    return ended
 
 
 async def claim(session: AsyncSession, *, placement_id: str, shard_id: str, epoch: int, nonce: str) -> Claim:

@@ -1,7 +1,9 @@
 """Events written in the transaction of the change they tell of, delivered afterwards at least once.
 
-Kinds: `batch.<status>` for each change of status, `part.committed`, `part.withdrawn`. Payloads hold ids and numbers
-only. A reader that dies between `undelivered` and `delivered` sees the event again, under the same id.
+Kinds: `batch.<status>` for each change of status, `batch.paused`, `batch.resumed`, `batch.changed` (limit, priority or
+deadline), `batch.waiting` (why it does not move, each time that this changes), `part.committed`, `part.withdrawn`.
+Payloads hold ids and numbers only. A reader that dies between `undelivered` and `delivered` sees the event again, under
+the same id.
 """
 
 from __future__ import annotations

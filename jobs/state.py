@@ -13,7 +13,7 @@ import msgspec
 from jobs.types import TERMINAL, BatchStatus
 
 Ending = Literal["completed", "expired", "cancelled"]
-Event = Literal["validated", "invalid", "cancel", "tick", "answered", "composed", "withdrawn"]
+Event = Literal["validated", "invalid", "cancel", "tick", "answered", "composed", "withdrawn", "pause", "resume"]
 
 
 class BatchView(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +29,7 @@ class BatchView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """The new status and ending. `close_leases`: end all leases of the batch now.
+    """The new status and ending. `close_leases`: end all leases of the batch now. `paused` None leaves it as it is.
 
     `refused` says why the event cannot happen in this state; then nothing changes.
     """
@@ -37,6 +37,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     status: BatchStatus
     ending: Ending | None = None
     close_leases: bool = False
+    paused: bool | None = None
     refused: str | None = None
 
 
@@ -45,12 +46,19 @@ def takes_answers(status: str, ending: str | None) -> bool:
     return status in ("in_progress", "cancelling") and ending is None
 
 
+def starts_lines(status: str, ending: str | None, paused_us: int | None) -> bool:
+    """Whether a line of the batch that is not in flight yet may go to an engine."""
+    return status == "in_progress" and ending is None and paused_us is None
+
+
 def decide(view: BatchView, event: Event, now_us: int) -> Decision:
     """The whole table. `tick` is time passing; `answered` follows every counted commit.
 
     validating   validated → in_progress; invalid → failed; cancel → cancelling; expired → closed as expired
     in_progress  all lines answered → closed as completed; expired → closed as expired; cancel → cancelling
     cancelling   all answered; at a tick also drained, grace over or expired → closed as cancelled
+    pause and resume (validating, in_progress) change nothing else: the deadline goes on, and what is in flight is
+    finished; cancelling ends a pause
     closed       composed → its ending; withdrawn → in_progress again if it was to complete and there is time
     terminal     absorbs everything
     """
@@ -70,8 +78,8 @@ def decide(view: BatchView, event: Event, now_us: int) -> Decision:
 
 def _validating(view: BatchView, event: Event, now_us: int) -> Decision:
     match event:
-        case "cancel":
-            return Decision(status="cancelling")
+        case "cancel" | "pause" | "resume":
+            return _asked(view, event)
         case "invalid":
             return Decision(status="failed")
         case "validated" | "tick" if now_us >= view.expires_us:
@@ -85,8 +93,8 @@ def _validating(view: BatchView, event: Event, now_us: int) -> Decision:
 
 def _in_progress(view: BatchView, event: Event, now_us: int) -> Decision:
     match event:
-        case "cancel":
-            return Decision(status="cancelling")
+        case "cancel" | "pause" | "resume":
+            return _asked(view, event)
         case "answered" | "tick" if view.undone <= 0:
             # A commit after expiry was refused, so a batch that has all its answers had them in time.
             return Decision(status="finalizing", ending="completed", close_leases=True)
@@ -95,6 +103,13 @@ def _in_progress(view: BatchView, event: Event, now_us: int) -> Decision:
         case "answered" | "tick":
             return _same(view)
     return _refuse(view, event)
+
+
+def _asked(view: BatchView, event: Event) -> Decision:
+    """What a person may ask of a batch that is open."""
+    if event == "cancel":
+        return Decision(status="cancelling", paused=False)
+    return Decision(status=view.status, paused=event == "pause")
 
 
 def _cancelling(view: BatchView, event: Event, now_us: int) -> Decision:

@@ -47,8 +47,9 @@ class Batch(SQLModel, table=True):
     `ending` (completed, expired, cancelled) is set when the batch is closed: from then on its parts are final and the
     finaliser composes them; a batch in a terminal status never changes again. `version` grows with every transition.
     `input_tokens` and `output_tokens` are estimates for the whole input, `used_*` is what was metered so far.
-    `wishes` is the request's `x_broker` as it came; `deadline_us`, `priority` and `line_order` (input, completion) are
-    read from it once. `errors` are the first findings of validation, `errors_total` how many there were.
+    `wishes` is the request's `x_broker` as it came, with the `max_usd` that was set last; `deadline_us`, `priority` and
+    `line_order` (input, completion) are read from it once. `errors` are the first findings of
+    validation, `errors_total` how many there were.
 
     `model` is the profile that serves the batch, `asked_model` what its lines name. `paused_us` is set while no new line
     may start. `invalid` lines were answered at intake with what is wrong with them (part of `failed`); `reused` lines
@@ -171,7 +172,9 @@ class LeaseRow(SQLModel, table=True):
     """Every lease that was ever granted, so that a late commit can still prove what it was made under.
 
     `end_reason` is None while it runs, then done (all lines answered), expired (another took over), released (given
-    back), abandoned (the machine is gone), revoked (the placement is trusted no more) or closed (the batch ended).
+    back), abandoned (the machine is gone), revoked (the placement is trusted no more), closed (the batch ended) or dropped
+    (its batch was paused, and what was in flight is committed). `told_us` is when its holder was told to start nothing
+    more of it: it never starts again, also when the batch goes on.
     """
 
     __tablename__ = "jobs_lease"
@@ -181,6 +184,7 @@ class LeaseRow(SQLModel, table=True):
     placement_id: str = Field(index=True)
     nonce: str
     granted_us: int = big()
+    told_us: int | None = big(nullable=True)
     ended_us: int | None = big(nullable=True)
     end_reason: str | None = None
 

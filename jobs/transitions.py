@@ -30,7 +30,7 @@ async def locked(session: AsyncSession, batch_id: str) -> Batch:
 async def transition(
     session: AsyncSession, batch: Batch, event: Event, now_us: int, *, cancel_grace_us: int = 0
 ) -> bool:
-    """Apply an event to a locked batch. True when its status or ending changed.
+    """Apply an event to a locked batch. True when its status or ending changed, or whether it is paused.
 
     Raises BadTransition when the event cannot happen in the batch's state.
     """
@@ -48,9 +48,22 @@ async def transition(
         raise BadTransition(f"batch {batch.id}: {decision.refused}")
     if decision.close_leases:
         await leases.close(session, batch.id, now_us)
+    turned = _pause(session, batch, decision.paused, now_us)
     if (decision.status, decision.ending) == (batch.status, batch.ending):
-        return False
+        return turned
     _write(session, batch, decision.status, decision.ending, now_us)
+    return True
+
+
+def _pause(session: AsyncSession, batch: Batch, paused: bool | None, now_us: int) -> bool:
+    """True when the batch was not paused and is now, or the other way round."""
+    if paused is None or paused == (batch.paused_us is not None):
+        return False
+    batch.paused_us = now_us if paused else None
+    batch.version += 1
+    kind = "batch.paused" if paused else "batch.resumed"
+    outbox.append(session, batch, kind, {"status": batch.status, "version": batch.version}, now_us)
+    log.info(kind, batch=batch.id, status=batch.status, version=batch.version)
     return True
 
 

@@ -153,6 +153,9 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("retry_of", sa.String(), nullable=True))
         batch_op.create_index("ix_jobs_batch_retry_of", ["retry_of"], unique=False)
 
+    with op.batch_alter_table("jobs_lease") as batch_op:
+        batch_op.add_column(sa.Column("told_us", sa.BigInteger(), nullable=True))
+
     with op.batch_alter_table("jobs_shard") as batch_op:
         batch_op.add_column(sa.Column("prefix", sa.String(), nullable=True))
         batch_op.add_column(sa.Column("reserved", sa.JSON(), nullable=False, server_default="[]"))
@@ -166,6 +169,9 @@ def downgrade() -> None:
         batch_op.drop_column("reserved_lines")
         batch_op.drop_column("reserved")
         batch_op.drop_column("prefix")
+
+    with op.batch_alter_table("jobs_lease") as batch_op:
+        batch_op.drop_column("told_us")
 
     with op.batch_alter_table("jobs_batch") as batch_op:
         batch_op.drop_index("ix_jobs_batch_retry_of")

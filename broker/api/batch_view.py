@@ -18,6 +18,7 @@ from sqlmodel import col
 from broker.api import shapes
 from broker.control.convert import usd
 from broker.control.explain import relaxation_shape
+from broker.control.placements import placements
 from broker.costs import BatchCost, batch_costs
 from broker.tables import Assignment, Quote, Waiting, Worker
 from jobs.clock import MICROSECONDS
@@ -45,6 +46,13 @@ async def batch_shapes(session: AsyncSession, batches: Sequence[Batch]) -> list[
     """The batches in their order."""
     around = await _around(session, batches)
     return [batch_shape(batch, around[batch.id]) for batch in batches]
+
+
+async def whole_batch(session: AsyncSession, batch: Batch) -> shapes.Batch:
+    """One batch with its placements, which lists leave out."""
+    shape = (await batch_shapes(session, [batch]))[0]
+    shape.x_broker.placements = await placements(session, batch.id)
+    return shape
 
 
 async def _around(session: AsyncSession, batches: Sequence[Batch]) -> dict[str, Around]:
@@ -92,7 +100,7 @@ def batch_shape(batch: Batch, around: Around) -> shapes.Batch:
     return shapes.Batch(
         id=batch.id,
         endpoint=batch.endpoint,
-        model=batch.model,
+        model=batch.asked_model or batch.model,
         errors=_errors(batch),
         input_file_id=batch.input_file_id,
         completion_window=batch.completion_window,
@@ -124,6 +132,7 @@ def _broker(batch: Batch, around: Around) -> shapes.BatchBroker:
     tokens = batch.used_input_tokens + batch.used_output_tokens
     quote = around.quote
     return shapes.BatchBroker(
+        paused=batch.paused_us is not None and moving and batch.ending is None,
         project=batch.project,
         phase=phase(batch, around.rentals, around.workers),
         waiting_on=waiting.waiting_on if waiting else None,
@@ -138,6 +147,9 @@ def _broker(batch: Batch, around: Around) -> shapes.BatchBroker:
             expired=batch.expired,
             cancelled=batch.cancelled,
         ),
+        invalid=batch.invalid,
+        errors_total=batch.errors_total,
+        reused=_reused(batch),
         tokens={"input": batch.used_input_tokens, "output": batch.used_output_tokens},
         cost_usd=usd(around.cost.nano),
         quote_usd=None if quote is None or quote.cost_nano is None else usd(quote.cost_nano),
@@ -151,6 +163,27 @@ def _broker(batch: Batch, around: Around) -> shapes.BatchBroker:
         priority=batch.priority,
         tags=wishes.get("tags") or {},
         order=batch.line_order,
+        served_model=batch.model,
+        models=wishes.get("models"),
+        precision=wishes.get("precision"),
+        engine_profile=wishes.get("engine_profile"),
+        confidentiality=wishes.get("confidentiality"),
+        on_infeasible=wishes.get("on_infeasible", "fail"),
+        skip_invalid=wishes.get("skip_invalid", False),
+        reuse=wishes.get("reuse", False),
+        retry_of=batch.retry_of,
+    )
+
+
+def _reused(batch: Batch) -> shapes.Reused | None:
+    """None for a batch that did not ask for it; what was reused is shown in any case."""
+    if not batch.reused and not (batch.wishes or {}).get("reuse"):
+        return None
+    return shapes.Reused(
+        lines=batch.reused,
+        input_tokens=batch.reused_input_tokens,
+        output_tokens=batch.reused_output_tokens,
+        saved_usd=usd(batch.saved_nano),
     )
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.api import shapes
-from broker.api.batch_view import batch_shapes
+from broker.api.batch_view import batch_shapes, whole_batch
 from broker.api.problems import bad_request
 from broker.api.registry import Call, Route, route
 from broker.control import placements as placed
@@ -52,7 +52,7 @@ async def create(call: Call, body: shapes.BatchCreate) -> shapes.Batch:
         policy = await policy_for(session, call.project, body.x_broker)
         policy_hash = await store_policy(session, policy, await db_now(session))
         batch, is_new = await batches.create(session, msgspec.structs.replace(new, policy_hash=policy_hash))
-        shape = (await batch_shapes(session, [batch]))[0]
+        shape = await whole_batch(session, batch)
     if is_new:
         call.services.nudge("validate")
     return shape
@@ -70,7 +70,7 @@ def _asked(call: Call, body: shapes.BatchCreate) -> batches.NewBatch:
         policy_hash="",
         metadata=body.metadata,
         wishes=None if body.x_broker is None else body.x_broker.model_dump(mode="json"),
-        deadline_us=deadline_us(body.x_broker),
+        deadline_us=deadline_us(wishes.deadline),
         priority=wishes.priority,
         line_order=wishes.order,
         idempotency_key=call.request.headers.get("Idempotency-Key"),
@@ -78,14 +78,14 @@ def _asked(call: Call, body: shapes.BatchCreate) -> batches.NewBatch:
     )
 
 
-def deadline_us(wishes: shapes.BatchWishes | None) -> int | None:
-    """The wish's deadline in microseconds. Raises 400 when it is not a time in unix seconds."""
-    if wishes is None or wishes.deadline is None:
+def deadline_us(deadline: int | None) -> int | None:
+    """A wish's deadline in microseconds. Raises 400 when it is not a time in unix seconds."""
+    if deadline is None:
         return None
-    if not 0 < wishes.deadline <= MAX_UNIX_SECONDS:
-        message = f"x_broker.deadline {wishes.deadline} is not a time in unix seconds (are these milliseconds?)"
+    if not 0 < deadline <= MAX_UNIX_SECONDS:
+        message = f"x_broker.deadline {deadline} is not a time in unix seconds (are these milliseconds?)"
         raise bad_request("invalid_value", message, "x_broker.deadline")
-    return wishes.deadline * MICROSECONDS
+    return deadline * MICROSECONDS
 
 
 def _retry_count(request: web.Request) -> int:
@@ -123,14 +123,14 @@ async def list_batches(call: Call, query: BatchQuery) -> shapes.BatchList:
 async def get_batch(call: Call) -> shapes.Batch:
     """A batch: state, counts, tokens, cost, and why it waits."""
     async with call.services.database.transaction() as session:
-        return (await batch_shapes(session, [await _mine(session, call)]))[0]
+        return await whole_batch(session, await _mine(session, call))
 
 
 async def cancel(call: Call) -> shapes.Batch:
     """Cancel a batch: what is in flight may finish; what is done is published."""
     async with call.services.database.transaction() as session:
         batch = await batches.cancel(session, call.project, call.path("batch_id"))
-        shape = (await batch_shapes(session, [batch]))[0]
+        shape = await whole_batch(session, batch)
     call.services.nudge("finalise")
     return shape
 
@@ -151,7 +151,7 @@ async def list_placements(call: Call) -> shapes.Placements:
 
 async def create_quote(call: Call, body: shapes.QuoteCreate) -> shapes.Quote:
     """A dry run of a batch: cost, end, placement, and what was rejected; nothing is created or held."""
-    deadline_us(body.x_broker)
+    deadline_us(body.x_broker.deadline if body.x_broker else None)
     return await quote(
         call.services,
         project=call.project,

@@ -194,6 +194,8 @@ async def heartbeat(call: Call, body: dict[str, Any]) -> dict[str, Any]:
             if not await _permitted(session, rental, each["shard_id"], now_us)
             or not await _renew(session, services, call.rental, each)
         ]
+        named = {(each["shard_id"], each["epoch"]) for each in body["leases"]}
+        await leases.end_dropped(session, placement_id=call.rental, named=named)
         await _note(session, worker, rental, body, now_us)
         drain = worker.drain_reason is not None or rental.state == "releasing"
     claims = worker_sessions.read(services.secret, token, now_us)

@@ -59,7 +59,7 @@ async def stop_at_ceiling(session: AsyncSession, control: ControlSettings, now_u
             f"max_usd: {spent} of {each.limit} nano-USD spent, up to {ahead} more before its machines could be gone"
         )
         if not each.has_ended:
-            await _stop(session, each.batch.id, reason, now_us)
+            await stop(session, each.batch.id, reason, now_us)
         rows = each.idle if each.has_ended else each.rows
         for row in rows:
             await drain(session, row, reason, now_us)
@@ -69,9 +69,12 @@ async def stop_at_ceiling(session: AsyncSession, control: ControlSettings, now_u
 
 
 async def going_on(session: AsyncSession, batch_ids: Collection[str]) -> frozenset[str]:
-    """Those of the batches that still take work: neither closed nor stopped at their ceiling."""
+    """Those of the batches that still take work: neither closed nor paused nor stopped at their ceiling."""
     open_ = select(col(Batch.id)).where(
-        col(Batch.id).in_(batch_ids), col(Batch.status) == "in_progress", col(Batch.ending).is_(None)
+        col(Batch.id).in_(batch_ids),
+        col(Batch.status) == "in_progress",
+        col(Batch.ending).is_(None),
+        col(Batch.paused_us).is_(None),
     )
     return frozenset(await session.scalars(open_)) - await stopped(session)
 
@@ -99,7 +102,7 @@ def _ahead(rows: Sequence[RentalRow], seconds: int) -> int:
     return sum(cost_of_seconds(row.price_nano_hour, seconds + row.granularity_s) for row in rows)
 
 
-async def _stop(session: AsyncSession, batch_id: str, reason: str, now_us: int) -> None:
+async def stop(session: AsyncSession, batch_id: str, reason: str, now_us: int) -> None:
     """Once; the first reason stays. Without assignments no worker gets a lease of it."""
     before = await session.get(Waiting, batch_id)
     if before is not None and before.plan == STOPPED:

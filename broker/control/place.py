@@ -18,6 +18,7 @@ from broker.services import Services
 from broker.tables import Worker
 from broker.worker_pool import pool
 from jobs.clock import db_now
+from jobs.state import starts_lines
 from ledger.money import from_nano
 from markets import rentals
 from markets.errors import (
@@ -140,7 +141,7 @@ async def _doubt(session: AsyncSession, row: RentalRow, now_us: int, max_age_s: 
     if age_s > max_age_s:
         return f"the intent is {age_s} s old, its plan was made for at most {max_age_s} s; planned again"
     for batch in await pool(session, row):
-        if batch.status == "in_progress" and batch.ending is None:
+        if starts_lines(batch.status, batch.ending, batch.paused_us):
             return None
     return "no batch needs it any more"
 

@@ -18,6 +18,7 @@ from broker.services import Services
 from broker.tables import STOPPED, Measured, Policy, Waiting, Worker
 from jobs import batches
 from jobs.batches import Remaining
+from jobs.state import starts_lines
 from jobs.tables import Batch
 from ledger import positions
 from ledger.money import to_nano
@@ -85,8 +86,9 @@ def max_age_s(services: Services) -> int:
 
 
 async def _works(session: AsyncSession, services: Services) -> list[Work]:
-    """What is in progress, except batches that were stopped at their limit and batches that nobody can plan."""
-    going = [b for b in await batches.active_batches(session, ["in_progress"]) if b.ending is None]
+    """What is in progress, except batches that are paused or stopped at their limit and batches that nobody can plan."""
+    active = await batches.active_batches(session, ["in_progress"])
+    going = [b for b in active if starts_lines(b.status, b.ending, b.paused_us)]
     out = await stopped(session) | await _without_policy(session, going)
     active = [b for b in going if b.id not in out]
     costs = await batch_costs(session, [b.id for b in active])

@@ -38,6 +38,9 @@ TABLE = [
     (view("cancelling", undone=0), "answered", NOW, ("cancelling", "cancelled")),
     (view("cancelling"), "validated", NOW, ("cancelling", None)),  # cancelled while validation ran
     (view("cancelling"), "cancel", NOW, ("cancelling", None)),
+    (view("in_progress"), "pause", EXPIRES + 1, ("in_progress", None)),  # time passing is the tick's, not the pause's
+    (view("validating"), "pause", NOW, ("validating", None)),
+    (view("in_progress"), "resume", NOW, ("in_progress", None)),
     (view("finalizing", "completed"), "composed", NOW, ("completed", "completed")),
     (view("finalizing", "expired"), "composed", NOW, ("expired", "expired")),
     (view("cancelling", "cancelled"), "composed", NOW, ("cancelled", "cancelled")),
@@ -94,3 +97,11 @@ def test_only_open_batches_take_answers() -> None:
         if takes_answers(status, ending)
     }
     assert taking == {("in_progress", None), ("cancelling", None)}
+
+
+def test_a_pause_is_decided_by_pause_resume_and_cancel_alone() -> None:
+    for status, event in product(("validating", "in_progress"), get_args(Event)):
+        wanted = {"pause": True, "resume": False, "cancel": False}.get(event)
+        assert decide(view(status), event, NOW).paused is wanted, (status, event)
+    for status in (*TERMINAL, "cancelling", "finalizing"):
+        assert decide(view(status), "pause", NOW).paused is None

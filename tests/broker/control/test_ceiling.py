@@ -8,9 +8,11 @@ import pytest
 
 from broker.control.accrue import Accruer
 from broker.control.explain import explanation
+from broker.control.limit_change import limit_changed
 from broker.control.plan import Planner
 from broker.control.snapshot import freeze
 from broker.tables import STOPPED, Worker
+from jobs import changes
 from jobs.clock import db_now
 from jobs.tables import Batch
 from markets.tables import RentalRow
@@ -104,3 +106,38 @@ async def test_an_ended_batch_pays_no_idle_machine_beyond_its_limit(town: Any, i
         ended.status, ended.ending = "completed", "completed"
     await accrue(town)
     assert bool((await town.row(Worker, rental)).drain_reason) is not is_shared
+
+
+async def patched(town: Any, batch: str, max_usd: str | None) -> None:
+    async with town.database.transaction() as session:
+        row = await changes.change(session, "default", batch, changes.Change(max_usd=max_usd))
+        await limit_changed(session, row, await db_now(session))
+
+
+async def test_a_stopped_batch_goes_on_when_its_limit_is_raised(town: Any) -> None:
+    of = town.offer()
+    await town.list_offers(of)
+    batch = await town.batch(max_usd="0.100")
+    await town.assign(batch, of)
+    await town.rental(of, purpose=(batch,), ran_s=90)
+    await accrue(town)
+    assert (await town.waiting(batch)).plan == STOPPED
+    await patched(town, batch, "1.00")
+    await Planner(town.services).step()
+    assert await town.assigned(batch) == [str(of.key)]
+    assert await town.waiting(batch) is None
+
+
+async def test_a_limit_below_what_is_spent_stops_the_batch_and_says_so(town: Any) -> None:
+    of = town.offer()
+    await town.list_offers(of)
+    batch = await town.batch(max_usd="1.00")
+    await town.assign(batch, of)
+    rental = await town.rental(of, purpose=(batch,), ran_s=90)
+    await accrue(town)
+    await patched(town, batch, "0.05")
+    waiting = await town.waiting(batch)
+    assert (waiting.plan, waiting.waiting_on) == (STOPPED, "price_ceiling")
+    assert "$0.09 is spent already" in waiting.reasons[0]
+    await accrue(town)
+    assert (await town.row(Worker, rental)).drain_reason
