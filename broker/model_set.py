@@ -9,7 +9,7 @@ from pathlib import Path
 
 from broker.settings import ModelSettings, Settings
 from workers.catalogue import SCHEME, built_in_models
-from workers.profile import ModelProfile
+from workers.profile import ENDPOINTS, ModelProfile
 from workers.weights import ensure_weights
 
 
@@ -32,5 +32,6 @@ async def with_weights(profile: ModelProfile, cache: Path) -> ModelProfile:
 
 def _profile(model_id: str, given: ModelSettings) -> ModelProfile:
     fields = given.model_dump()
+    fields["endpoints"] = given.endpoints or ENDPOINTS[given.engine]
     fields["api_key"] = given.api_key.get_secret_value() if given.api_key else None
     return ModelProfile(id=model_id, **fields)

@@ -133,7 +133,8 @@ class ModelSettings(Section):
 
     `engine`: `llamacpp` and `vllm` start a server from `weights`; `url` uses a server that already runs at `base_url`;
     `command` starts `argv`, any program that serves the OpenAI API on {host}:{port}. `tokens_per_s` is the starting
-    estimate (input, output) by accelerator name; measurements replace it.
+    estimate (input, output) by accelerator name; measurements replace it. `endpoints`: what batches may use, by default
+    what the engine serves of a model that writes text; an embedding model says `["/v1/embeddings"]`.
     """
 
     engine: Literal["llamacpp", "vllm", "url", "command"]
@@ -152,7 +153,7 @@ class ModelSettings(Section):
     base_url: str | None = None
     api_key: SecretStr | None = None
     launches: tuple[str, ...] = ("process",)
-    endpoints: tuple[str, ...] = ("/v1/chat/completions", "/v1/completions")
+    endpoints: tuple[str, ...] | None = None
     tokens_per_s: dict[str, tuple[float, float]] = {"cpu": (200.0, 40.0)}
     load_s: int = 10
     request_timeout_s: int = 600

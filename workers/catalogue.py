@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from workers.errors import UnknownModel
-from workers.profile import ModelProfile
+from workers.profile import ENDPOINTS, ModelProfile
 
 SCHEME = "catalogue:"
 
@@ -40,6 +40,7 @@ def built_in_models() -> dict[str, ModelProfile]:
         "smollm2-135m-instruct": ModelProfile(
             id="smollm2-135m-instruct",
             engine="llamacpp",
+            endpoints=ENDPOINTS["llamacpp"],
             weights=f"{SCHEME}smollm2-135m-instruct",
             weights_sha256=_SMOLLM2.sha256,
             precision="q4_1",

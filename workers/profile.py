@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 EngineKind = Literal["llamacpp", "vllm", "url", "command"]
+
+CHAT_AND_COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
+# What a model that writes text serves without further settings (seen: xllamacpp 2026.10, vLLM 0.32). Embeddings are
+# another mode of both engines; of other people's servers we know only what everybody serves.
+ENDPOINTS: Mapping[EngineKind, tuple[str, ...]] = MappingProxyType(
+    {
+        "llamacpp": (*CHAT_AND_COMPLETIONS, "/v1/responses"),
+        "vllm": (*CHAT_AND_COMPLETIONS, "/v1/responses"),
+        "url": CHAT_AND_COMPLETIONS,
+        "command": CHAT_AND_COMPLETIONS,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +28,8 @@ class ModelProfile:
     (`url`) the name under which the remote server knows the model.
 
     `context` is tokens of prompt and answer a request, `parallel` the requests computed together where the engine wants
-    that fixed, else the driver's first guess. `tokens_per_s` is (input, output) by accelerator name. `image`,
+    that fixed, else the driver's first guess. `endpoints` are the paths that batches may use; with `/v1/embeddings` among
+    them llama.cpp is started in its embedding mode. `tokens_per_s` is (input, output) by accelerator name. `image`,
     `entrypoint` (default: `python3`) and `shm_mib` are for launches in containers. `metrics` maps our names to
     Prometheus samples for engines that we do not know (`command`).
     """
@@ -37,7 +51,7 @@ class ModelProfile:
     base_url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     launches: tuple[str, ...] = ("process",)
-    endpoints: tuple[str, ...] = ("/v1/chat/completions", "/v1/completions")
+    endpoints: tuple[str, ...] = CHAT_AND_COMPLETIONS
     tokens_per_s: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     load_s: int = 10
     request_timeout_s: int = 600

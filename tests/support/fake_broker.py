@@ -47,6 +47,7 @@ class Shard:
     first_idx: int
     content: bytes
     lines: int
+    endpoint: str = "/v1/chat/completions"
     epoch: int = 0
     nonce: str = ""
     holder: str | None = None
@@ -137,7 +138,7 @@ class FakeBroker:
         self, lines: list[dict[str, Any]], *, first_idx: int = 0, suspects: dict[int, int] | None = None
     ) -> Shard:
         content = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
-        shard = Shard(f"shard_{len(self.shards)}", first_idx, content, len(lines))
+        shard = Shard(f"shard_{len(self.shards)}", first_idx, content, len(lines), endpoint=lines[0]["url"])
         shard.suspects = {str(idx): attempts for idx, attempts in (suspects or {}).items()}
         self.shards[shard.shard_id] = shard
         return shard
@@ -282,7 +283,7 @@ class FakeBroker:
             "epoch": shard.epoch,
             "nonce": shard.nonce,
             "ttl_s": self.lease_ttl_s,
-            "endpoint": "/v1/chat/completions",
+            "endpoint": shard.endpoint,
             "input_get": f"/worker/v1/shards/{shard.shard_id}/input",
             "input_sha256": hashlib.sha256(shard.content).hexdigest(),
             "first_idx": shard.first_idx,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +48,31 @@ async def test_a_batch_is_written_by_llamacpp_and_its_tokens_are_the_engines(
     assert refused["status"] == "failed"
     assert refused["line"]["response"]["status_code"] == 400
     assert "context" in refused["line"]["response"]["body"]["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "say hello"}], "max_tokens": 5}),
+        ("/v1/completions", {"prompt": "say hello", "max_tokens": 5}),
+        ("/v1/responses", {"input": "say hello", "max_output_tokens": 5}),  # counts input_tokens, not prompt_tokens
+        ("/v1/embeddings", {"input": "say hello"}),  # counts no completion
+    ],
+)
+async def test_each_endpoint_of_a_batch_is_answered_and_metered_by_the_engine(
+    tiny_model: ModelProfile, start_broker: StartBroker, start_agent: StartAgent, endpoint: str, body: dict[str, Any]
+) -> None:
+    profile = replace(tiny_model, endpoints=(endpoint,), args=("--threads", "1", "--pooling", "mean"))
+    broker = await start_broker(profile)
+    request = {"method": "POST", "url": endpoint, "body": {"model": "tiny", **body}}
+    broker.add_shard([{"custom_id": f"c-{n}", **request} for n in range(3)])
+    agent = await start_agent(broker, profile)
+    assert await agent.exit_status(60) == 0, agent.stderr()
+    assert {line["line"]["response"]["status_code"] for line in broker.done.values()} == {200}, agent.stderr()
+    usage = broker.usage[0]
+    assert usage[2] > 0, "prompt tokens"
+    assert usage[3] == 0 if endpoint == "/v1/embeddings" else 0 < usage[3] <= 5, "completion tokens"
+    assert usage[6] is False, "counted by the engine, not estimated"
 
 
 async def test_llamacpp_does_not_outlive_a_killed_agent(

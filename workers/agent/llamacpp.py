@@ -19,6 +19,9 @@ from typing import Any
 
 from workers.agent.errors import BadConfig, Missing
 
+# In the order of llama.cpp's enum llama_pooling_type.
+POOLING = ("none", "mean", "cls", "last", "rank")
+
 
 def main(argv: list[str]) -> int:
     """Serve until SIGTERM. Raises Missing without xllamacpp, BadConfig without the model file."""
@@ -43,6 +46,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--parallel", type=int, default=8, help="requests computed together")
     parser.add_argument("--context", type=int, default=2048, help="tokens of prompt and answer for each of them")
+    parser.add_argument("--embeddings", action="store_true", help="serve /v1/embeddings")
+    parser.add_argument(
+        "--pooling", choices=POOLING, default=None, help="how embeddings are pooled; default: the model's"
+    )
     parser.add_argument("--threads", type=int, default=0, help="0: one less than there are cores")
     return parser.parse_args(argv)
 
@@ -60,6 +67,9 @@ def _serve(arguments: argparse.Namespace) -> Any:
     params.n_ctx = arguments.context * arguments.parallel
     params.cpuparams.n_threads = threads
     params.cpuparams_batch.n_threads = threads
+    params.embedding = arguments.embeddings
+    if arguments.pooling:
+        params.pooling_type = POOLING.index(arguments.pooling)
     params.endpoint_metrics = True
     params.endpoint_slots = False
     # no cache of old prompts: a batch's prompts do not come back, and it would eat the machine's memory

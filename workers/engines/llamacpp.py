@@ -16,12 +16,15 @@ METRICS = {
 
 
 def spec(profile: ModelProfile) -> dict[str, Any]:
-    """Raises BadProfile without weights. `args` go to the agent's `llamacpp` command (`--threads 2`)."""
+    """Raises BadProfile without weights. `args` go to the agent's `llamacpp` command (`--threads 2`; `--pooling mean` for
+    embeddings of a model that does not say how it pools)."""
     if not profile.weights:
         raise BadProfile(f"model {profile.id!r}: engine llamacpp needs 'weights', the path of a GGUF file")
     argv = ["{python}", "{agent}", "llamacpp", "--model", profile.weights, "--alias", profile.id]
     argv += ["--host", "{host}", "--port", "{port}"]
-    argv += ["--parallel", str(profile.parallel), "--context", str(profile.context), *profile.args]
+    argv += ["--parallel", str(profile.parallel), "--context", str(profile.context)]
+    argv += ["--embeddings"] if "/v1/embeddings" in profile.endpoints else []
+    argv += profile.args
     return {
         "argv": argv,
         "env": dict(profile.env),
