@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -12,13 +12,13 @@ from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from jobs import files, ids, outbox
+from jobs import files, ids, outbox, ranges
 from jobs.clock import MICROSECONDS, db_now
 from jobs.errors import BadBatch, BadTransition, BatchNotFound, IdempotencyMismatch
 from jobs.files import Page, page_of
 from jobs.tables import Batch, BatchRequest, Shard
 from jobs.transitions import locked, transition
-from jobs.types import TERMINAL, Endpoint, Finding, Validation
+from jobs.types import TERMINAL, Endpoint, Finding, Reserved, ShardSpec, Validation
 from jobs.window import expires_us
 
 log = structlog.get_logger()
@@ -183,8 +183,12 @@ async def closed_batches(session: AsyncSession) -> list[str]:
     return list(await session.scalars(statement.order_by(col(Batch.id))))
 
 
-async def begin(session: AsyncSession, batch_id: str, validation: Validation) -> Batch:
+async def begin(
+    session: AsyncSession, batch_id: str, validation: Validation, reserved: Reserved | None = None
+) -> Batch:
     """Validation found nothing: insert the shards and start. A batch that was cancelled or expired meanwhile stays so.
+
+    No worker is given the `reserved` lines; the caller commits own parts for them (jobs/own_parts.py).
 
     Beginning twice changes nothing. Raises BatchNotFound, and ValueError when there are findings (use `fail`).
     """
@@ -197,30 +201,42 @@ async def begin(session: AsyncSession, batch_id: str, validation: Validation) ->
     batch.total = validation.lines
     batch.input_tokens = validation.input_tokens
     batch.output_tokens = validation.output_tokens
-    for spec in validation.shards:
-        session.add(
-            Shard(
-                id=ids.shard_id(),
-                batch_id=batch.id,
-                number=spec.index,
-                first_idx=spec.first_idx,
-                lines=spec.lines,
-                start=spec.start,
-                stop=spec.stop,
-                sha256=spec.sha256,
-                input_tokens=spec.input_tokens,
-                output_tokens=spec.output_tokens,
-                done=[],
-                in_flight=[],
-                suspects={},
-                prefix=spec.prefix,
-                reserved=[],
-                follows={},
-            )
-        )
+    session.add_all(_shards(batch.id, validation.shards, reserved or Reserved()))
     await session.flush()
     await transition(session, batch, "validated", await db_now(session))
     return batch
+
+
+def _shards(batch_id: str, specs: Sequence[ShardSpec], reserved: Reserved) -> Iterator[Shard]:
+    at = 0  # specs and reserved ranges both ascend: one pass over the two
+    for spec in specs:
+        stop = spec.first_idx + spec.lines
+        while at < len(reserved.lines) and reserved.lines[at][1] <= spec.first_idx:
+            at += 1
+        mine = []
+        for start, end in reserved.lines[at:]:
+            if start >= stop:
+                break
+            mine.append([max(start, spec.first_idx), min(end, stop)])
+        yield Shard(
+            id=ids.shard_id(batch_id, spec.index),
+            batch_id=batch_id,
+            number=spec.index,
+            first_idx=spec.first_idx,
+            lines=spec.lines,
+            start=spec.start,
+            stop=spec.stop,
+            sha256=spec.sha256,
+            input_tokens=spec.input_tokens,
+            output_tokens=spec.output_tokens,
+            done=[],
+            in_flight=[],
+            suspects={},
+            prefix=spec.prefix,
+            reserved=mine,
+            reserved_lines=ranges.count(mine),
+            follows={str(line): reserved.follows[line] for line in ranges.lines_of(mine) if line in reserved.follows},
+        )
 
 
 async def fail(session: AsyncSession, batch_id: str, findings: Sequence[Finding], total: int | None = None) -> Batch:
@@ -275,7 +291,10 @@ async def advance(session: AsyncSession, *, cancel_grace_s: float) -> list[str]:
 
 
 class Remaining(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a batch is still to be answered. Tokens are the shards' estimates, in proportion to their open lines."""
+    """What of a batch is still to be answered by workers: reserved lines are none of it.
+
+    Tokens are the shards' estimates, in proportion to their open lines.
+    """
 
     lines: int
     input_tokens: int
@@ -293,12 +312,13 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 async def remaining(session: AsyncSession, batch_id: str) -> Remaining:
     """All zero for a batch without open lines (also before validation)."""
-    statement = select(
-        col(Shard.lines), col(Shard.done_lines), col(Shard.input_tokens), col(Shard.output_tokens)
-    ).where(col(Shard.batch_id) == batch_id, col(Shard.state) != "done")
+    closed = col(Shard.done_lines) + col(Shard.reserved_lines)
+    statement = select(col(Shard.lines), closed, col(Shard.input_tokens), col(Shard.output_tokens)).where(
+        col(Shard.batch_id) == batch_id, col(Shard.state) != "done"
+    )
     lines = input_tokens = output_tokens = 0
-    for of_shard, done, shard_input, shard_output in await session.execute(statement):
-        left = of_shard - done
+    for of_shard, closed_lines, shard_input, shard_output in await session.execute(statement):
+        left = of_shard - closed_lines
         lines += left
         input_tokens += -(-shard_input * left // of_shard)
         output_tokens += -(-shard_output * left // of_shard)

@@ -51,6 +51,7 @@ class Rejection(msgspec.Struct, frozen=True, kw_only=True):
 class Situation(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides about a commit, read under the locks of batch and shard.
 
+    `done` are the lines that this placement cannot answer any more: for a worker the reserved ones are among them.
     `lease_*` are of the epoch that the commit names, None when there was no such lease. `stored_*` are of the part
     with the same (shard, epoch, seq), None when there is none.
     """
@@ -82,7 +83,7 @@ async def commit(session: AsyncSession, placement_id: str, asked: Commit) -> Com
         raise LeaseUnknown(f"no shard {asked.shard_id}")
     batch = await locked(session, batch_id)
     shard = await session.get_one(Shard, asked.shard_id, with_for_update=True, populate_existing=True)
-    situation = await _situation(session, batch, shard, placement_id, asked)
+    situation = await read_situation(session, batch, shard, placement_id, asked)
     rejection = decide(situation, asked)
     if rejection is not None:
         _note_rejection(session, batch, shard, placement_id, asked=asked, rejection=rejection, now_us=situation.now_us)
@@ -90,7 +91,7 @@ async def commit(session: AsyncSession, placement_id: str, asked: Commit) -> Com
     outcome: Literal["committed", "committed_superseded"] = (
         "committed" if is_current(situation, asked) else "committed_superseded"
     )
-    await _count(session, batch, shard, placement_id, asked=asked, outcome=outcome, now_us=situation.now_us)
+    await count(session, batch, shard, placement_id, asked=asked, outcome=outcome, now_us=situation.now_us)
     return _answer(situation, shard, asked, outcome)
 
 
@@ -171,7 +172,7 @@ def _overlap(situation: Situation, asked: Commit, because: str) -> Rejection | N
         return None
     return Rejection(
         outcome="rejected_overlap",
-        message=f"{because}lines {list(twice)} are already answered; drop them and cut a new part under a new seq",
+        message=f"{because}lines {list(twice)} are already answered or reserved; drop them and cut a new part under a new seq",
     )
 
 
@@ -213,7 +214,10 @@ def is_current(situation: Situation, asked: Commit) -> bool:
 # --- reading and writing ---------------------------------------------------------------------------------------------
 
 
-async def _situation(session: AsyncSession, batch: Batch, shard: Shard, placement_id: str, asked: Commit) -> Situation:
+async def read_situation(
+    session: AsyncSession, batch: Batch, shard: Shard, placement_id: str, asked: Commit
+) -> Situation:
+    """What decides about `asked`. The caller holds the locks of batch and shard."""
     granted = await session.get(LeaseRow, (shard.id, asked.epoch))
     stored = await session.get(Part, (shard.id, asked.epoch, asked.seq))
     return Situation(
@@ -224,7 +228,7 @@ async def _situation(session: AsyncSession, batch: Batch, shard: Shard, placemen
         shard_lines=leases.lines_of(shard),
         shard_state=shard.state,
         shard_epoch=shard.epoch,
-        done=ranges.normal(shard.done),
+        done=leases.closed_lines(shard),
         placement_id=placement_id,
         is_revoked=await leases.is_revoked(session, placement_id),
         lease_placement=granted.placement_id if granted else None,
@@ -235,17 +239,21 @@ async def _situation(session: AsyncSession, batch: Batch, shard: Shard, placemen
     )
 
 
-async def _count(
+async def count(
     session: AsyncSession, batch: Batch, shard: Shard, placement_id: str, *, asked: Commit, outcome: str, now_us: int
 ) -> None:
+    """Write everything that follows from a part to which nothing objects, under the locks of batch and shard."""
     part = _part_row(batch, placement_id, asked, outcome, now_us)
     session.add(part)
     shard.done = as_json(ranges.union(shard.done, asked.lines))
     shard.done_lines = ranges.count(shard.done)
     shard.in_flight = [line for line in shard.in_flight if not suspects.is_in(line, asked.lines)]
     shard.suspects = suspects.to_json(suspects.undone(suspects.from_json(shard.suspects), shard.done))
-    if shard.done_lines == shard.lines:
+    reserve(shard, ranges.difference(shard.reserved, asked.lines))
+    if shard.state == "leased" and leases.is_worked_off(shard):
         await leases.end(session, shard, "done", now_us, blame=False)
+    elif shard.done_lines == shard.lines:
+        shard.state = "done"
     batch.completed += part.completed
     batch.failed += part.failed
     batch.used_input_tokens += part.prompt_tokens
@@ -321,20 +329,28 @@ def _answer(
     outcome: Literal["committed", "committed_superseded"] | Outcome,
     rejection: Rejection | None = None,
 ) -> CommitAnswer:
-    """`done` and `shard_done` are as of after this commit.
+    """`done` and `shard_done` are as of after this commit, reserved lines included: they are none of a worker's business.
 
     The lease is not lost when it is the newest one and either still runs or ended because its shard is done.
     """
-    is_done = shard.done_lines == shard.lines
+    is_done = leases.is_worked_off(shard)
     holds = asked.epoch == shard.epoch and (is_done or shard.state == "leased") and not situation.is_revoked
     return CommitAnswer(
         outcome=outcome,
-        done=ranges.normal(shard.done),
+        done=leases.closed_lines(shard),
         shard_done=is_done,
         lease_lost=not (holds and situation.status == "in_progress" and situation.ending is None),
         outcome_before=rejection.before if rejection else None,
         message=rejection.message if rejection else None,
     )
+
+
+def reserve(shard: Shard, lines: Ranges) -> None:
+    """Let exactly `lines` of the shard be reserved. What an answered or released line followed is forgotten."""
+    shard.reserved = as_json(lines)
+    shard.reserved_lines = ranges.count(lines)
+    if shard.follows:
+        shard.follows = {line: leader for line, leader in shard.follows.items() if suspects.is_in(int(line), lines)}
 
 
 def as_json(pairs: Ranges) -> list[list[int]]:

@@ -14,8 +14,10 @@ def file_id() -> str:
     return f"file-{ULID()}"
 
 
-def shard_id() -> str:
-    return f"shard_{ULID()}"
+def shard_id(batch_id: str, number: int) -> str:
+    """The id of a batch's shard: a function of both, so that what is cut for a shard before it has a row can be found
+    again after a crash."""
+    return f"shard_{batch_id.removeprefix('batch_')}-{number:06}"
 
 
 def event_id() -> str:

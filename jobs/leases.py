@@ -42,8 +42,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 async def lease(session: AsyncSession, *, placement_id: str, batch_ids: Sequence[str], ttl_s: float) -> Lease | None:
     """The next free shard of the given batches, in the given order; None when there is none.
 
-    Free is: pending, or leased and expired. A placement may hold several leases. Raises LeaseLost for a revoked
-    placement.
+    Free is: pending, or leased and expired, with an open line that is not reserved. A placement may hold several
+    leases. Raises LeaseLost for a revoked placement.
     """
     if await is_revoked(session, placement_id):
         raise LeaseLost(f"placement {placement_id} was revoked; it gets no more work")
@@ -65,6 +65,7 @@ async def _next_shard(session: AsyncSession, batch_id: str, now_us: int) -> Shar
         select(Shard)
         .where(
             col(Shard.batch_id) == batch_id,
+            col(Shard.done_lines) + col(Shard.reserved_lines) < col(Shard.lines),
             or_(
                 col(Shard.state) == "pending",
                 and_(col(Shard.state) == "leased", col(Shard.lease_expires_us) <= now_us),
@@ -116,7 +117,7 @@ async def _grant(
         stop=shard.stop,
         first_idx=shard.first_idx,
         lines=shard.lines,
-        done=ranges.normal(shard.done),
+        done=closed_lines(shard),
         suspects=suspects.from_json(shard.suspects),
     )
 
@@ -320,3 +321,13 @@ def _in_shard(shard: Shard, line: int) -> bool:
 def lines_of(shard: Shard) -> Ranges:
     """All lines of the shard as one range."""
     return ((shard.first_idx, shard.first_idx + shard.lines),)
+
+
+def closed_lines(shard: Shard) -> Ranges:
+    """The lines that a worker is not to run: answered, or reserved for the broker's own answer."""
+    return ranges.union(shard.done, shard.reserved)
+
+
+def is_worked_off(shard: Shard) -> bool:
+    """Whether no worker has anything to do in this shard (it may still wait for answers of the broker's own)."""
+    return shard.done_lines + shard.reserved_lines == shard.lines

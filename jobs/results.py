@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from jobs import files, ids, outbox, ranges
+from jobs import files, ids, outbox, own_parts, ranges
 from jobs.clock import db_now
 from jobs.commits import as_json
 from jobs.errors import BadTransition, CountsDisagree
@@ -254,6 +254,7 @@ async def _withdraw(session: AsyncSession, batch: Batch, damaged: Sequence[Damag
         shard.done = as_json(ranges.difference(shard.done, part.lines))
         shard.done_lines = ranges.count(shard.done)
         shard.state = "pending"
+        own_parts.take_back(batch, shard, part)
         batch.completed -= part.completed
         batch.failed -= part.failed
         batch.used_input_tokens -= part.prompt_tokens

@@ -171,10 +171,10 @@ class Shard(SQLModel, table=True):
 class LeaseRow(SQLModel, table=True):
     """Every lease that was ever granted, so that a late commit can still prove what it was made under.
 
-    `end_reason` is None while it runs, then done (all lines answered), expired (another took over), released (given
-    back), abandoned (the machine is gone), revoked (the placement is trusted no more), closed (the batch ended) or dropped
-    (its batch was paused, and what was in flight is committed). `told_us` is when its holder was told to start nothing
-    more of it: it never starts again, also when the batch goes on.
+    `end_reason` is None while it runs, then done (no line is left for a worker), expired (another took over), released
+    (given back), abandoned (the machine is gone), revoked (the placement is trusted no more), closed (the batch ended) or
+    dropped (its batch was paused, and what was in flight is committed). `told_us` is when its holder was told to start
+    nothing more of it: it never starts again, also when the batch goes on.
     """
 
     __tablename__ = "jobs_lease"

@@ -150,6 +150,13 @@ class LineUsage(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     estimated: bool = False
 
 
+class Reserved(msgspec.Struct, frozen=True, kw_only=True):
+    """Lines of a batch that the broker answers itself. `follows`: those that wait for an earlier line (line → line)."""
+
+    lines: Ranges = ()
+    follows: dict[int, int] = {}
+
+
 class Commit(msgspec.Struct, frozen=True, kw_only=True):
     """A worker's claim that part `seq` of its lease is safely stored under `key` and holds exactly `lines`."""
 

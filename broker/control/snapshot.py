@@ -145,7 +145,7 @@ def max_nano(text: str | None) -> int | None:
 
 
 def _typical_output(batch: Batch, lines: int, output_tokens: int) -> int:
-    done = batch.completed + batch.failed
+    done = batch.completed + batch.failed - batch.invalid - batch.reused  # by an engine
     if done >= ENOUGH_LINES:
         return min(output_tokens, -(-batch.used_output_tokens * lines // done))
     return -(-output_tokens * TYPICAL_OUTPUT_PERCENT // 100)

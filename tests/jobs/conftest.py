@@ -16,11 +16,12 @@ import pytest
 
 from broker.database import Database, sqlite_url
 from broker.migrate import upgrade
-from jobs import batches, commits, files, ids, leases, lines, ranges, results
+from jobs import batches, commits, files, ids, leases, lines, own_parts, ranges, results
 from jobs.keys import input_key, part_key
 from jobs.objects import ObjectStore
+from jobs.part_objects import AnswerError, AnswerLine, AnswerResponse, PartLine
 from jobs.tables import Batch, File, Shard
-from jobs.types import Commit, CommitAnswer, Lease, Limits, LineUsage, Validation
+from jobs.types import Commit, CommitAnswer, Lease, Limits, LineUsage, Reserved, Validation
 
 PROJECT = "acme"
 SECOND_US = 1_000_000
@@ -45,6 +46,15 @@ def part_bytes(numbers: Sequence[int], failed: Iterable[int] = (), worker: str =
         status = "failed" if n in set(failed) else "completed"
         written.append(json.dumps({"idx": n, "status": status, "line": answer}, ensure_ascii=False))
     return gzip.compress("\n".join(written).encode() + b"\n", mtime=0)
+
+
+def own_answer(n: int, kind: own_parts.Kind) -> PartLine:
+    """What the broker answers to line `n` by itself."""
+    if kind == "invalid":
+        error = AnswerError("invalid_json_line", "not JSON")
+        return PartLine(n, "failed", AnswerLine(f"id-{n}", None, error))
+    response = AnswerResponse(200, f"broker-{n}", msgspec.Raw(b'{"text": "known"}'))
+    return PartLine(n, "completed", AnswerLine(f"id-{n}", response, None))
 
 
 def usage(numbers: Iterable[int], failed: Iterable[int] = ()) -> tuple[LineUsage, ...]:
@@ -120,13 +130,13 @@ class Room:
             default_output_tokens=16,
         )
 
-    async def batch(self, count: int = 6, *, shard_lines: int = 3, **changes: Any) -> str:
-        """A batch of `count` lines that is in progress."""
+    async def batch(self, count: int = 6, *, shard_lines: int = 3, reserved: Iterable[int] = (), **changes: Any) -> str:
+        """A batch of `count` lines that is in progress; the broker answers the `reserved` ones itself."""
         file = await self.upload(b"".join(request_line(n) for n in range(count)))
         batch = await self.create(file, **changes)
         validation = await self.validated(file, shard_lines)
         async with self.database.transaction() as session:
-            await batches.begin(session, batch.id, validation)
+            await batches.begin(session, batch.id, validation, Reserved(lines=ranges.from_lines(reserved)))
         return batch.id
 
     async def get(self, batch_id: str) -> Batch:
@@ -188,6 +198,34 @@ class Room:
             lines=ranges.from_lines(numbers),
             usage=usage(sorted(numbers), failed),
         )
+
+    async def own_part(
+        self, batch_id: str, number: int, lines: Sequence[int], kind: own_parts.Kind = "reused", withdrawn: int = 0
+    ) -> own_parts.OwnPart:
+        """Cut and store a part of the broker's own for lines of shard `number`."""
+        shard = await self.shard(ids.shard_id(batch_id, number))
+        name = own_parts.ShardName(
+            project=PROJECT,
+            batch_id=batch_id,
+            shard_id=shard.id,
+            first_idx=shard.first_idx,
+            lines=shard.lines,
+            withdrawn=withdrawn,
+        )
+        saved = own_parts.Saved(input_tokens=10 * len(lines), output_tokens=5 * len(lines), nano=7 * len(lines))
+        answers = [own_answer(n, kind) for n in sorted(lines)]
+        part, content = own_parts.cut(name, answers, kind, saved if kind == "reused" else None)
+        await own_parts.store(self.store, part, content)
+        return part
+
+    async def own_commit(self, part: own_parts.OwnPart) -> str:
+        async with self.database.transaction() as session:
+            return await own_parts.commit(session, part)
+
+    async def give_to_workers(self, batch_id: str, number: int, lines: Iterable[int]) -> bool:
+        shard_id = ids.shard_id(batch_id, number)
+        async with self.database.transaction() as session:
+            return await own_parts.give_to_workers(session, batch_id, shard_id, ranges.from_lines(lines))
 
     async def send(self, asked: Commit, placement: str = "one") -> CommitAnswer:
         async with self.database.transaction() as session:

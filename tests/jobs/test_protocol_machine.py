@@ -1,7 +1,8 @@
-"""Random schedules of workers that die, wake up late, and repeat themselves, against a model of ten lines.
+"""Random schedules of workers that die, wake up late, and repeat themselves, against a model of seven lines, some of
+which the broker answers itself.
 
 The promise: whatever the order of leases, expiries, uploads, late and repeated commits, every line is answered exactly
-once, the counts are right, and the output holds the answer that was counted.
+once, no worker is given a reserved line, the counts are right, and the output holds the answer that was counted.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from hypothesis.stateful import (
 from sqlalchemy import select
 
 from broker.database import Database, sqlite_url
-from jobs import commits
+from jobs import commits, ids
+from jobs.own_parts import OwnPart
 from jobs.tables import Part
 from jobs.types import Commit, Lease
 
 LINES, SHARD_LINES = 7, 3
+SHARDS = -(-LINES // SHARD_LINES)
 PLACEMENTS = ("one", "two", "three")
 COMMITTED = ("committed", "committed_superseded")
 
@@ -47,6 +50,7 @@ class Workers(RuleBasedStateMachine):
 
     leases = Bundle("leases")
     parts = Bundle("parts")
+    own_parts = Bundle("own_parts")
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,6 +60,8 @@ class Workers(RuleBasedStateMachine):
         self.room = self.room_class(Database(sqlite_url(self.folder / "broker.db")), self.folder / "objects")
         self.answered: dict[int, tuple[str, int]] = {}  # line → (nonce, seq) of the part that counts
         self.decided: dict[tuple[str, int, int], str] = {}
+        self.reserved: set[int] = set()
+        self.own_decided: set[OwnPart] = set()
         self.newest: dict[str, int] = {}
         self.running: set[str] = set()
         self.is_sound = False
@@ -63,9 +69,10 @@ class Workers(RuleBasedStateMachine):
     def run(self, coroutine: Any) -> Any:
         return self.runner.run(coroutine)
 
-    @initialize()
-    def submit(self) -> None:
-        self.batch_id = self.run(self.room.batch(LINES, shard_lines=SHARD_LINES))
+    @initialize(reserved=st.sets(st.integers(0, LINES - 1), max_size=4))
+    def submit(self, reserved: set[int]) -> None:
+        self.batch_id = self.run(self.room.batch(LINES, shard_lines=SHARD_LINES, reserved=reserved))
+        self.reserved = set(reserved)
 
     # --- what workers do ---
 
@@ -75,8 +82,10 @@ class Workers(RuleBasedStateMachine):
         if lease is None:
             return multiple()
         assert lease.epoch == self.newest.get(lease.shard_id, 0) + 1, "each lease has an epoch of its own"
-        answered = {n for n in range(lease.first_idx, lease.first_idx + lease.lines) if n in self.answered}
-        assert {n for start, stop in lease.done for n in range(start, stop)} == answered
+        lines = set(range(lease.first_idx, lease.first_idx + lease.lines))
+        closed = lines & (self.reserved | set(self.answered))
+        assert {n for start, stop in lease.done for n in range(start, stop)} == closed
+        assert closed != lines, "a lease without work"
         self.newest[lease.shard_id] = lease.epoch
         self.running.add(lease.shard_id)
         return (lease, placement)
@@ -123,7 +132,8 @@ class Workers(RuleBasedStateMachine):
             return ("replayed",)
         if len(self.answered) == LINES:
             return ("rejected_terminal",)
-        if any(n in self.answered for start, stop in asked.lines for n in range(start, stop)):
+        closed = self.reserved | set(self.answered)
+        if any(n in closed for start, stop in asked.lines for n in range(start, stop)):
             return ("rejected_overlap",)
         if asked.epoch == self.newest[asked.shard_id] and asked.shard_id in self.running:
             return ("committed",)
@@ -135,6 +145,39 @@ class Workers(RuleBasedStateMachine):
         is_kept = self.run(self.room.renew(lease, placement, in_flight=[lease.first_idx]))
         is_newest = lease.epoch == self.newest[lease.shard_id]
         assert is_kept == (is_newest and lease.shard_id in self.running)
+
+    # --- what the broker does itself ---
+
+    @rule(target=own_parts, number=st.integers(0, SHARDS - 1), chosen=st.sets(st.integers(0, SHARD_LINES - 1)))
+    def cut_own(self, number: int, chosen: set[int]) -> Any:
+        """An own part is stored, after which the broker may crash, and commit it or a repeat of it much later."""
+        lines = sorted(n for n in (number * SHARD_LINES + c for c in chosen) if n in self.reserved)
+        return self.run(self.room.own_part(self.batch_id, number, lines)) if lines else multiple()
+
+    @rule(part=own_parts)
+    def commit_own(self, part: OwnPart) -> None:
+        lines = {n for start, stop in part.lines for n in range(start, stop)}
+        outcome = self.run(self.room.own_commit(part))
+        if part in self.own_decided:
+            assert outcome == "replayed"
+        elif len(self.answered) == LINES:
+            assert outcome in ("rejected_terminal", "rejected_conflict")
+        elif lines & set(self.answered):
+            assert outcome in ("rejected_overlap", "rejected_conflict")
+        else:
+            assert outcome == "committed"
+            self.own_decided.add(part)
+            self.answered |= dict.fromkeys(lines, ("broker", 0))
+            self.reserved -= lines
+
+    @rule(number=st.integers(0, SHARDS - 1), chosen=st.sets(st.integers(0, SHARD_LINES - 1)))
+    def give_to_workers(self, number: int, chosen: set[int]) -> None:
+        lines = {number * SHARD_LINES + c for c in chosen} & self.reserved
+        given = self.run(self.room.give_to_workers(self.batch_id, number, lines))
+        assert given == (ids.shard_id(self.batch_id, number) not in self.running)
+        self.reserved -= lines if given else set()
+
+    # --- what happens to them ---
 
     @rule(placement=st.sampled_from(PLACEMENTS))
     def die(self, placement: str) -> None:
@@ -180,15 +223,20 @@ class Workers(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
     async def complete(self) -> None:
-        """No line is lost: one more worker finishes what is left, and the output is whole."""
+        """No line is lost: the broker and one more worker finish what is left, and the output is whole."""
         self.room.clock(61)
+        for number in range(SHARDS):
+            lines = sorted(n for n in self.reserved if n // SHARD_LINES == number)
+            if lines:
+                assert await self.room.own_commit(await self.room.own_part(self.batch_id, number, lines)) == "committed"
         await self.room.answer_all(self.batch_id)
         batch = await self.room.finalise(self.batch_id)
         assert (batch.status, batch.completed, batch.failed) == ("completed", LINES, 0)
         output = await self.room.read(batch.output_file_id)
         assert [line["custom_id"] for line in output] == [f"id-{n}" for n in range(LINES)]
         for n, (nonce, seq) in self.answered.items():
-            assert output[n]["response"]["request_id"] == f"{nonce}-{seq}-{n}"
+            expected = f"broker-{n}" if nonce == "broker" else f"{nonce}-{seq}-{n}"
+            assert output[n]["response"]["request_id"] == expected
 
 
 def machine(room: Any, migrated: Path, *, trusts_answers: bool = True) -> type[Workers]:
