@@ -24,6 +24,7 @@ from sqlmodel import col
 from jobs import commits, ranges
 from jobs.commits import Outcome
 from jobs.errors import ObjectExists
+from jobs.final_plan import OWN_PLACEMENT
 from jobs.keys import part_key
 from jobs.objects import ObjectStore
 from jobs.part_objects import PartLine
@@ -34,7 +35,7 @@ from jobs.types import Commit, LineUsage, Ranges
 log = structlog.get_logger()
 
 # No rental has this id, and no lease this epoch (they count from 1): nobody else can commit under them.
-PLACEMENT, EPOCH = "broker", 0
+PLACEMENT, EPOCH = OWN_PLACEMENT, 0
 
 Kind = Literal["invalid", "reused"]
 
