@@ -17,6 +17,7 @@ from ulid import ULID
 
 from broker.api.app import build_app
 from broker.control.accrue import Accruer
+from broker.control.collect import Collector
 from broker.control.finalise import Finaliser
 from broker.control.loops import Loops
 from broker.control.place import Placer
@@ -42,7 +43,7 @@ from jobs.objects import ObjectStore
 from markets import rentals
 
 log = structlog.get_logger()
-LOOPS = ("poll", "validate", "plan", "place", "reconcile", "settle", "accrue", "finalise")
+LOOPS = ("poll", "validate", "plan", "place", "reconcile", "settle", "accrue", "finalise", "collect")
 
 
 async def serve(
@@ -138,6 +139,7 @@ def _steps(services: Services) -> Mapping[str, tuple[float, Callable[[], Awaitab
         "settle": (control.reconcile_s, Settler(services).step),
         "accrue": (control.accrue_s, Accruer(services).step),
         "finalise": (control.finalise_s, Finaliser(services).step),
+        "collect": (control.collect_s, Collector(services).step),
     }
 
 

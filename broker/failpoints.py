@@ -16,6 +16,7 @@ NAMES = (
     "finalise.before_txn",
     "place.after_intent",
     "place.after_create",
+    "upload.before_txn",
 )
 
 

@@ -30,10 +30,17 @@ class HttpSettings(Section):
 
 
 class JobsSettings(Section):
-    """Limits of a file and a batch, and the timing of leases and parts."""
+    """Limits of a file and a batch, and the timing of leases and parts.
+
+    `max_file_bytes` is of a file sent in one request, `max_upload_bytes` of one sent in parts (`/v1/uploads`).
+    `file_lifetime_s`: after how many seconds a batch's input file expires when its owner does not say (as at OpenAI, 30
+    days); 0 keeps it until it is deleted.
+    """
 
     max_lines: int = 50_000
     max_file_bytes: int = 200 * 1024 * 1024
+    max_upload_bytes: int = 8 * 1024 * 1024 * 1024
+    file_lifetime_s: int = Field(default=2_592_000, ge=0)
     max_line_bytes: int = 1024 * 1024
     shard_lines: int = 1_000
     shard_bytes: int = 8 * 1024 * 1024
@@ -58,6 +65,7 @@ class ControlSettings(Section):
     reconcile_s: float = 5
     accrue_s: float = 5
     finalise_s: float = 1
+    collect_s: float = 60
     hold_buffer: Decimal = Decimal("1.25")
     idle_release_s: float = 20
     worker_silence_s: float = 60

@@ -31,6 +31,18 @@ class FileTooLarge(JobsError):
     code = "file_too_large"
 
 
+class UploadNotFound(JobsError):
+    """No such upload in this project."""
+
+    code = "upload_not_found"
+
+
+class BadUpload(JobsError):
+    """The parts do not make the file that was announced."""
+
+    code = "invalid_upload"
+
+
 class BatchNotFound(JobsError):
     """No such batch in this project."""
 

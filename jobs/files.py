@@ -68,10 +68,10 @@ async def get(session: AsyncSession, project: str, file_id: str) -> File:
     file = await session.get(File, file_id)
     if file is None or file.project != project:
         raise FileNotFound(f"no file {file_id!r} in this project", param="file_id")
+    if file.expires_us is not None and file.expires_us <= (file.deleted_us or await db_now(session)):
+        raise FileGone(f"file {file_id} has expired; upload it again", param="file_id")
     if file.deleted_us is not None:
         raise FileGone(f"file {file_id} was deleted", param="file_id")
-    if file.expires_us is not None and file.expires_us <= await db_now(session):
-        raise FileGone(f"file {file_id} has expired; upload it again", param="file_id")
     return file
 
 
@@ -91,6 +91,25 @@ async def list_files(
         statement = statement.where(col(File.id) < after)
     rows = await session.scalars(statement.order_by(col(File.id).desc()).limit(limit + 1))
     return page_of(list(rows), limit)
+
+
+async def expired(session: AsyncSession, limit: int = 100) -> list[File]:
+    """Files whose time is over and whose objects are still there, the longest over first.
+
+    A batch that was created in time may still read its input: those files stay until it has ended.
+    """
+    reading = select(col(Batch.input_file_id)).where(col(Batch.status).not_in(TERMINAL))
+    statement = select(File).where(
+        col(File.expires_us) <= await db_now(session), col(File.deleted_us).is_(None), col(File.id).not_in(reading)
+    )
+    return list(await session.scalars(statement.order_by(col(File.expires_us)).limit(limit)))
+
+
+async def removed(session: AsyncSession, file_id: str) -> None:
+    """The object of an expired file is gone."""
+    file = await session.get_one(File, file_id, with_for_update=True)
+    file.deleted_us = file.deleted_us or await db_now(session)
+    log.info("file.expired", file=file_id, project=file.project)
 
 
 async def delete(session: AsyncSession, project: str, file_id: str) -> File:

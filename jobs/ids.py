@@ -20,5 +20,14 @@ def shard_id(batch_id: str, number: int) -> str:
     return f"shard_{batch_id.removeprefix('batch_')}-{number:06}"
 
 
+def upload_id() -> str:
+    return f"upload_{ULID()}"
+
+
+def upload_part_id() -> str:
+    """As at OpenAI: `part_…`. Parts of output have names, not ids."""
+    return f"part_{ULID()}"
+
+
 def event_id() -> str:
     return f"event_{ULID()}"

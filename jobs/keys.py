@@ -11,6 +11,21 @@ def input_key(project: str, file_id: str) -> str:
     return f"{project}/files/{file_id}"
 
 
+def upload_prefix(project: str, upload_id: str) -> str:
+    """What an upload in parts has written lies below here, and nothing else does."""
+    return f"{project}/uploads/{upload_id}"
+
+
+def upload_part_key(project: str, upload_id: str, part_id: str) -> str:
+    """Where a part of an upload lies until the upload is over."""
+    return f"{upload_prefix(project, upload_id)}/{part_id}"
+
+
+def composed_key(project: str, upload_id: str, order_sha256: str) -> str:
+    """Where the file that an upload becomes lies; the hash names which parts in which order."""
+    return f"{upload_prefix(project, upload_id)}/file-{order_sha256}"
+
+
 def part_key(project: str, batch_id: str, shard_id: str, *, epoch: int, seq: int, sha256: str) -> str:
     """Where the part `seq` of a lease goes: the one key that its worker may write."""
     return f"{project}/{batch_id}/parts/{shard_id}/{epoch}-{seq}-{sha256}.jsonl.gz"

@@ -244,7 +244,8 @@ class OutboxEvent(SQLModel, table=True):
 class UploadRow(SQLModel, table=True):
     """A file that is uploaded in parts. `status` is OpenAI's: pending, completed, cancelled, expired.
 
-    `bytes` is what was announced; the file is made only when the parts sum to just that.
+    `bytes` is what was announced; the file is made only when the parts sum to just that. `collected_us` is when what it
+    left in the object store was removed, long after it was over.
     """
 
     __tablename__ = "jobs_upload"
@@ -260,6 +261,7 @@ class UploadRow(SQLModel, table=True):
     expires_us: int = big(index=True)
     file_expires_s: int | None = big(nullable=True)
     file_id: str | None = None
+    collected_us: int | None = big(nullable=True, index=True)
 
 
 class UploadPart(SQLModel, table=True):

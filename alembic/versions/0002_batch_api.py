@@ -82,9 +82,11 @@ def upgrade() -> None:
         sa.Column("expires_us", sa.BigInteger(), nullable=False),
         sa.Column("file_expires_s", sa.BigInteger(), nullable=True),
         sa.Column("file_id", sa.String(), nullable=True),
+        sa.Column("collected_us", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
     with op.batch_alter_table("jobs_upload") as batch_op:
+        batch_op.create_index("ix_jobs_upload_collected_us", ["collected_us"], unique=False)
         batch_op.create_index("ix_jobs_upload_expires_us", ["expires_us"], unique=False)
         batch_op.create_index("ix_jobs_upload_project", ["project"], unique=False)
 
@@ -200,6 +202,7 @@ def downgrade() -> None:
     with op.batch_alter_table("jobs_upload") as batch_op:
         batch_op.drop_index("ix_jobs_upload_project")
         batch_op.drop_index("ix_jobs_upload_expires_us")
+        batch_op.drop_index("ix_jobs_upload_collected_us")
 
     op.drop_table("jobs_upload")
     with op.batch_alter_table("broker_webhook") as batch_op:

@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from ulid import ULID
 
-from broker.api import admin, batch_life, batches, books, budgets, errors, files, market, models, worker_parts
+from broker.api import admin, batch_life, batches, books, budgets, errors, files, market, models, uploads, worker_parts
 from broker.api.binding import REQUEST_ID, bind
 from broker.api.doctor import Doctor
 from broker.api.health import Health
@@ -47,6 +47,7 @@ def build_app(services: Services, loops: Mapping[str, LoopState] | None = None) 
     wire, metrics, worker_wire = WireSchemas(), Metrics(), WorkerWire()
     routes = (
         *files.ROUTES,
+        *uploads.ROUTES,
         *batches.ROUTES,
         *batch_life.ROUTES,
         *models.ROUTES,

@@ -26,6 +26,8 @@ STATUS: Mapping[type[Exception], int] = MappingProxyType(
         jobs.FileNotFound: 404,
         jobs.FileGone: 404,  # not 410: the stock clients have a typed NotFoundError and nothing for 410
         jobs.FileTooLarge: 413,
+        jobs.UploadNotFound: 404,
+        jobs.BadUpload: 400,
         jobs.BatchNotFound: 404,
         jobs.BadBatch: 400,
         jobs.BadTransition: 422,

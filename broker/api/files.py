@@ -13,16 +13,17 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from broker.api import shapes
+from broker.api.multipart import Form, receive
 from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
-from broker.api.upload import Upload, receive
 from jobs import files, ids
 from jobs.clock import MICROSECONDS, db_now
 from jobs.keys import input_key
-from jobs.objects import Stored
+from jobs.objects import Chunks, Stored
 from jobs.tables import File
 
 MIN_EXPIRY_S, MAX_EXPIRY_S = 3_600, 2_592_000
+MAX_FILE = "setting jobs.max_file_bytes; send larger files in parts, with `/v1/uploads`"
 
 
 class FileQuery(BaseModel):
@@ -41,30 +42,29 @@ async def upload_file(call: Call) -> shapes.File:
     store, file_id = call.services.store, ids.file_id()
     key = input_key(call.project, file_id)
 
-    async def keep(chunks: object) -> Stored:
-        return await store.put_stream(key, chunks)  # type: ignore[arg-type]
+    async def keep(chunks: Chunks) -> Stored:
+        return await store.put_stream(key, chunks)
 
-    upload = Upload()
+    form = Form("file", call.services.settings.jobs.max_file_bytes, MAX_FILE)
     kept = False
     try:
-        await receive(call.request, upload, max_bytes=call.services.settings.jobs.max_file_bytes, store=keep)
-        file = await _record(call, file_id, upload)
+        stored = await receive(call.request, form, keep)
+        file = await _record(call, file_id, form, stored)
         kept = True
     finally:
-        if upload.stored is not None and not kept:
+        if form.stored is not None and not kept:
             await store.delete(key)
     return file_shape(file)
 
 
-async def _record(call: Call, file_id: str, upload: Upload) -> File:
-    purpose = upload.fields.get("purpose")
-    if purpose != "batch":
-        code = "missing_required_parameter" if purpose is None else "invalid_purpose"
-        raise bad_request(code, f"purpose is {purpose!r}; this broker takes files of purpose 'batch'", "purpose")
-    stored = upload.stored
-    if stored is None:
-        raise bad_request("missing_required_parameter", "The form has no part named `file`.", "file")
-    expires_in_s = _expiry_s(upload.fields)
+async def _record(call: Call, file_id: str, form: Form, stored: Stored) -> File:
+    purpose = form.fields.get("purpose")
+    if purpose is None:
+        raise bad_request(
+            "missing_required_parameter", "The form has no part named `purpose`; send `batch`.", "purpose"
+        )
+    require_batch(purpose)
+    lifetime_s = _lifetime_s(call, form.fields)
     async with call.services.database.transaction() as session:
         now_us = await db_now(session)
         return await files.create(
@@ -72,19 +72,31 @@ async def _record(call: Call, file_id: str, upload: Upload) -> File:
             file_id=file_id,
             project=call.project,
             purpose=purpose,
-            filename=_clean_name(upload.filename),
+            filename=clean_name(form.filename),
             size=stored.size,
             sha256=stored.sha256,
             object_key=stored.key,
-            expires_us=None if expires_in_s is None else now_us + expires_in_s * MICROSECONDS,
+            expires_us=None if lifetime_s is None else now_us + lifetime_s * MICROSECONDS,
         )
 
 
-def _expiry_s(fields: dict[str, str]) -> int | None:
-    """OpenAI's `expires_after[anchor]` and `expires_after[seconds]`, or None when neither was sent."""
+def require_batch(purpose: str) -> None:
+    """Raises 400 for a purpose that OpenAI has and a batch broker does not."""
+    if purpose != "batch":
+        message = f"purpose is {purpose[:64]!r}; this broker runs batches and takes files of purpose 'batch' only"
+        raise bad_request("invalid_purpose", message, "purpose")
+
+
+def default_lifetime_s(call: Call) -> int | None:
+    """How long an input file is kept whose owner did not say; None is until it is deleted."""
+    return call.services.settings.jobs.file_lifetime_s or None
+
+
+def _lifetime_s(call: Call, fields: dict[str, str]) -> int | None:
+    """OpenAI's `expires_after[anchor]` and `expires_after[seconds]`, or the default when neither was sent."""
     anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
     if anchor is None and seconds is None:
-        return None
+        return default_lifetime_s(call)
     if anchor != "created_at":
         raise bad_request(
             "invalid_value", f"expires_after[anchor] is {anchor!r}; only 'created_at' is known", "expires_after[anchor]"
@@ -95,7 +107,7 @@ def _expiry_s(fields: dict[str, str]) -> int | None:
     return int(seconds)
 
 
-def _clean_name(name: str) -> str:
+def clean_name(name: str) -> str:
     """A name to show, never a path: the last component, without control characters, at most 255 characters."""
     last = re.split(r"[/\\]", name)[-1]
     return "".join(each for each in last if each.isprintable())[:255] or "upload"

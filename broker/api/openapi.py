@@ -143,7 +143,7 @@ def _body(declared: Route, references: References) -> dict[str, Any] | None:
     if declared.request is not None:
         return _json_body(references[(declared.request, "validation")])
     if declared.consumes == "multipart/form-data":
-        return {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD_FORM}}}
+        return {"required": True, "content": {"multipart/form-data": {"schema": FORMS[declared.path]}}}
     if declared.consumes is not None:
         return {"required": True, "content": {declared.consumes: {"schema": {"type": "string", "format": "binary"}}}}
     return None
@@ -153,7 +153,7 @@ def _json_body(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"required": True, "content": {"application/json": {"schema": schema}}}
 
 
-UPLOAD_FORM: Mapping[str, Any] = {
+FILE_FORM: Mapping[str, Any] = {
     "type": "object",
     "properties": {
         "purpose": {"type": "string", "enum": ["batch"]},
@@ -161,6 +161,12 @@ UPLOAD_FORM: Mapping[str, Any] = {
     },
     "required": ["purpose", "file"],
 }
+PART_FORM: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"data": {"type": "string", "format": "binary", "description": "bytes of the file, at most 64 MiB"}},
+    "required": ["data"],
+}
+FORMS: Mapping[str, Mapping[str, Any]] = {"/v1/files": FILE_FORM, "/v1/uploads/{upload_id}/parts": PART_FORM}
 
 
 def _responses(declared: Route, references: References) -> dict[str, Any]:

@@ -35,6 +35,7 @@ PARAMETERS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "file_id": (r"[A-Za-z0-9_-]{1,64}", "id of a file: `file-…`"),
         "batch_id": (r"[A-Za-z0-9_-]{1,64}", "id of a batch: `batch_…`"),
         "project": (r"[a-z0-9][a-z0-9-]{0,63}", "name of a project"),
+        "upload_id": (r"[A-Za-z0-9_-]{1,64}", "id of an upload: `upload_…`"),
         "key_id": (r"[A-Za-z0-9_]{1,64}", "id of an API key: `key_…`, not its text"),
         "shard_id": (r"[A-Za-z0-9_-]{1,64}", "id of a shard: `shard_…`"),
         # the router sees %2F as it came and decodes it afterwards: names like `org/model` arrive either way

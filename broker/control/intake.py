@@ -8,9 +8,13 @@ from jobs.types import Finding, Limits, Validation
 
 
 def limits(services: Services) -> Limits:
-    """The limits of validation, from the settings; every error that comes from one names it."""
+    """The limits of validation, from the settings; every error that comes from one names it.
+
+    The file was let in by the limit of its way in, one request or an upload in parts; here the larger one holds.
+    """
     jobs = services.settings.jobs
-    return Limits(max_lines=jobs.max_lines, max_file_bytes=jobs.max_file_bytes, max_line_bytes=jobs.max_line_bytes)
+    max_file_bytes = max(jobs.max_file_bytes, jobs.max_upload_bytes)
+    return Limits(max_lines=jobs.max_lines, max_file_bytes=max_file_bytes, max_line_bytes=jobs.max_line_bytes)
 
 
 async def validate_file(services: Services, object_key: str, endpoint: str | None) -> Validation:

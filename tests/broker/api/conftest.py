@@ -17,7 +17,7 @@ from multidict import CIMultiDictProxy
 from openai import AsyncOpenAI
 
 from broker.api.app import ROUTES, build_app
-from broker.api.registry import Route
+from broker.api.registry import PARAMETERS, Route
 from broker.control.loops import LoopState
 from broker.control.place import await_worker
 from broker.control.solver_process import SolverProcess
@@ -103,15 +103,7 @@ class Server:
 
     def concrete(self, route: Route) -> str:
         """A path of this route with ids of nothing."""
-        return route.path.format(
-            file_id="file-X",
-            batch_id="batch_X",
-            key_id="key_X",
-            project="none",
-            shard_id="shard_X",
-            model="none",
-            token="a.b",
-        )
+        return route.path.format(**{name: "a.b" if name == "token" else "X" for name in PARAMETERS})
 
     def openai(self, key: str | None = None, **options: Any) -> AsyncOpenAI:
         return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key or self.admin_key, **options)

@@ -1,4 +1,4 @@
-"""Multipart uploads, streamed: the stock clients send the file before or after the other fields, with or without a length.
+"""Multipart bodies, streamed: the stock clients send the file before or after the other fields, with or without a length.
 
 The Python client sends `purpose` first and a Content-Length; the Node client sends `file` first, chunked, without one
 (research/api_worker.md §1.2). So the file goes to the store before its purpose is known, and its bytes are counted here:
@@ -24,59 +24,68 @@ Store = Callable[[AsyncIterator[bytes]], Awaitable[Stored]]
 
 
 @dataclass(slots=True)
-class Upload:
-    """What was received so far; `stored` is set once the whole file is in the store."""
+class Form:
+    """What was received so far; `stored` is set once the whole file is in the store.
 
+    `file_field` names the part that is the file, `max_bytes` is how long it may be, and `limit_name` what sets that.
+    """
+
+    file_field: str
+    max_bytes: int
+    limit_name: str
     fields: dict[str, str] = field(default_factory=dict)
     filename: str = ""
     stored: Stored | None = None
 
 
-async def receive(request: web.Request, upload: Upload, *, max_bytes: int, store: Store) -> None:
-    """Read the form into `upload`, streaming the part named `file` through `store`.
+async def receive(request: web.Request, form: Form, store: Store) -> Stored:
+    """Read the request into `form`, streaming its file through `store`; what was stored.
 
-    `upload` is filled as it goes, so that the caller knows what to clean up when this raises: 400 for a malformed form,
+    `form` is filled as it goes, so that the caller knows what to clean up when this raises: 400 for a malformed form,
     413 for a file larger than `max_bytes`.
     """
-    if request.content_length is not None and request.content_length > max_bytes + CHUNK:
+    if request.content_length is not None and request.content_length > form.max_bytes + CHUNK:
         # Said before the first byte is read: the client need not send it all.
-        raise too_large(max_bytes)
+        raise _too_large(form)
     try:
-        await _read(await request.multipart(), upload, max_bytes, store)
+        await _read(await request.multipart(), form, store)
     except (ValueError, AssertionError, HttpProcessingError) as error:
         # What aiohttp's reader raises for a missing boundary, a bad part header, a body that ends too early.
         raise bad_request("invalid_multipart", f"The form could not be read: {str(error)[:200]}") from error
-    if upload.stored is None:
-        raise bad_request("missing_required_parameter", "The form has no part named `file`.", "file")
+    if form.stored is None:
+        message = f"The form has no part named `{form.file_field}`."
+        raise bad_request("missing_required_parameter", message, form.file_field)
+    return form.stored
 
 
-async def _read(form: MultipartReader, upload: Upload, max_bytes: int, store: Store) -> None:
+async def _read(reader: MultipartReader, form: Form, store: Store) -> None:
     count = 0
-    while (part := await form.next()) is not None:
+    while (part := await reader.next()) is not None:
         count += 1
         if count > MAX_PARTS or not isinstance(part, BodyPartReader):
             raise bad_request("invalid_multipart", f"The form is nested or has more than {MAX_PARTS} parts.")
         if part.headers.get("Content-Encoding", "identity") != "identity":
             raise Problem(415, "unsupported_encoding", "Parts are taken as they are; send no Content-Encoding.")
-        if part.name == "file":
-            await _file(part, upload, max_bytes, store)
+        if part.name == form.file_field:
+            await _file(part, form, store)
         else:
-            upload.fields[part.name or ""] = await _text(part)
+            form.fields[part.name or ""] = await _text(part)
 
 
-async def _file(part: BodyPartReader, upload: Upload, max_bytes: int, store: Store) -> None:
-    if upload.stored is not None:
-        raise bad_request("invalid_multipart", "The form has more than one part named `file`.", "file")
-    upload.filename = part.filename or "upload"
-    upload.stored = await store(_limited(part, max_bytes))
+async def _file(part: BodyPartReader, form: Form, store: Store) -> None:
+    if form.stored is not None:
+        message = f"The form has more than one part named `{form.file_field}`."
+        raise bad_request("invalid_multipart", message, form.file_field)
+    form.filename = part.filename or "upload"
+    form.stored = await store(_limited(part, form))
 
 
-async def _limited(part: BodyPartReader, max_bytes: int) -> AsyncIterator[bytes]:
+async def _limited(part: BodyPartReader, form: Form) -> AsyncIterator[bytes]:
     size = 0
     while chunk := await part.read_chunk(CHUNK):
         size += len(chunk)
-        if size > max_bytes:
-            raise too_large(max_bytes)
+        if size > form.max_bytes:
+            raise _too_large(form)
         yield bytes(chunk)
 
 
@@ -94,7 +103,6 @@ async def _text(part: BodyPartReader) -> str:
     return text
 
 
-def too_large(max_bytes: int) -> Problem:
-    return Problem(
-        413, "file_too_large", f"The file is larger than {max_bytes} bytes (setting jobs.max_file_bytes).", param="file"
-    )
+def _too_large(form: Form) -> Problem:
+    message = f"`{form.file_field}` is larger than {form.max_bytes} bytes ({form.limit_name})."
+    return Problem(413, "file_too_large", message, param=form.file_field)

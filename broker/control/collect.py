@@ -1,0 +1,44 @@
+"""The collect loop: remove from the object store what no row needs any more: what uploads left over, and expired files.
+
+Rows speak first. What is removed here was already unreachable, so a crash at any point only means that it is done again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+
+from broker.services import Services
+from jobs import files, uploads
+from jobs.keys import upload_prefix
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Collector:
+    services: Services
+
+    async def step(self) -> None:
+        async with self.services.database.transaction() as session:
+            over = await uploads.leftovers(session)
+            expired = await files.expired(session)
+        for upload in over:
+            await self._collect(upload.project, upload.id)
+        for file in expired:
+            await self.services.store.delete(file.object_key)
+            async with self.services.database.transaction() as session:
+                await files.removed(session, file.id)
+
+    async def _collect(self, project: str, upload_id: str) -> None:
+        """Everything that the upload wrote goes, except the file that it became; also what a crash left without a row."""
+        store, prefix = self.services.store, upload_prefix(project, upload_id)
+        async with self.services.database.transaction() as session:
+            kept = await uploads.expire(session, upload_id)
+        left = [key async for key in store.keys(prefix) if key != kept]
+        for key in left:
+            await store.delete(key)
+        async with self.services.database.transaction() as session:
+            await uploads.collected(session, upload_id)
+        log.info("upload.collected", upload=upload_id, objects=len(left))
