@@ -103,7 +103,7 @@ class Server:
 
     def concrete(self, route: Route) -> str:
         """A path of this route with ids of nothing."""
-        return route.path.format(**{name: "a.b" if name == "token" else "X" for name in PARAMETERS})
+        return route.path.format(**{name: "a.b" if name == "token" else "x" for name in PARAMETERS})
 
     def openai(self, key: str | None = None, **options: Any) -> AsyncOpenAI:
         return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key or self.admin_key, **options)
