@@ -1,31 +1,28 @@
 """Validating an input file as it streams by: every bad line is found, memory stays flat, nothing is decompressed.
 
-Decided where OpenAI is silent: a UTF-8 byte order mark is skipped (no shard contains it); `\\r\\n` is tolerated, a bare
-`\\r` is not; blank lines at the end are ignored, elsewhere each is a finding, so that line number and position agree;
-the last line needs no newline.
+A bad line is a finding, and a file with findings has no shards. With `skip_invalid` it is an `InvalidLine` instead: it
+keeps its number and lies in a shard, but is answered at intake and never sent to a worker.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+
+import msgspec
 
 from jobs import request_line
-from jobs.request_line import Request, shown
+from jobs.line_bytes import Splitter, is_one_document
+from jobs.line_json import shown
+from jobs.line_names import WHOLE_LINE_BYTES, name_of
+from jobs.line_tags import TagIndex
+from jobs.repeatable import Repeats
+from jobs.request_line import Request, Terms
 from jobs.shards import Cutter
-from jobs.types import Finding, Limits, Validation
+from jobs.types import Finding, InvalidLine, Limits, Validation
 
-BOM = b"\xef\xbb\xbf"
-# First bytes of what people upload by mistake, and what to do instead.
-NOT_TEXT = {
-    b"\x1f\x8b": ("compressed_file", "the file is compressed with gzip; upload the plain JSONL"),
-    b"\x28\xb5\x2f\xfd": ("compressed_file", "the file is compressed with zstd; upload the plain JSONL"),
-    b"PK\x03\x04": ("compressed_file", "the file is a ZIP archive; upload the plain JSONL"),
-    b"\xff\xfe": ("invalid_encoding", "the file is UTF-16; save it as UTF-8"),
-    b"\xfe\xff": ("invalid_encoding", "the file is UTF-16; save it as UTF-8"),
-}
-LONGEST_MAGIC = 4
+LONGEST_MESSAGE = 1_000  # of a line that has many problems at once
 
 
 async def validate(
@@ -36,12 +33,15 @@ async def validate(
     shard_bytes: int,
     default_output_tokens: int,
     endpoint: str | None = None,
+    skip_invalid: bool = False,
+    reuse: bool = False,
 ) -> Validation:
-    """Read the whole file once. `endpoint`, if given, is what every line's url must be.
+    """Read the whole file once. `endpoint`, if given, is what every line's url must be; `reuse` fills `repeatable`.
 
     Parsing runs in a thread chunk by chunk, so that the event loop stays free.
     """
-    validator = Validator(limits, shard_lines, shard_bytes, default_output_tokens, endpoint=endpoint)
+    terms = Terms(limits=limits, default_output_tokens=default_output_tokens, reuse=reuse)
+    validator = Validator(terms, shard_lines, shard_bytes, endpoint=endpoint, skip_invalid=skip_invalid)
     async for chunk in chunks:
         await asyncio.to_thread(validator.feed, chunk)
         if validator.is_hopeless:
@@ -54,28 +54,27 @@ class Validator:
 
     def __init__(
         self,
-        limits: Limits,
+        terms: Terms,
         shard_lines: int,
         shard_bytes: int,
-        default_output_tokens: int,
         *,
         endpoint: str | None = None,
+        skip_invalid: bool = False,
     ) -> None:
-        self._limits = limits
-        self._default_output_tokens = default_output_tokens
-        self._findings: list[Finding] = []
-        self._findings_total = 0
+        self._terms = terms
+        self._limits = terms.limits
+        self._skips = skip_invalid
+        self._splitter = Splitter(self, max(terms.limits.max_line_bytes, WHOLE_LINE_BYTES))
         self._cutter = Cutter(shard_lines, shard_bytes)
         self._agreed = _Agreed(endpoint)
+        self._findings: list[Finding] = []
+        self._findings_total = 0
+        self._invalid: list[InvalidLine] = []
+        self._repeats = Repeats()
+        self._tags = TagIndex(terms.limits.max_tag_values)
         self._first_use: dict[bytes, int] = {}  # 16-byte hash of a custom_id → its line
-        self._buffer = bytearray()
-        self._scanned = 0  # bytes at the start of the buffer that hold no newline
-        self._offset = 0  # of the buffer's start in the file
         self._received = 0
-        self._has_begun = False
-        self._is_skipping = False  # inside a line that is too long
-        self._line = 0
-        self._blanks = 0
+        self._lines = 0
         self._input_tokens = 0
         self._output_tokens = 0
         self.is_hopeless = False
@@ -84,144 +83,177 @@ class Validator:
         if self.is_hopeless:
             return
         self._received += len(chunk)
-        self._buffer += chunk
-        if self._received > self._limits.max_file_bytes:
-            self._give_up(
-                "file_too_large",
-                f"the file is longer than {self._limits.max_file_bytes} bytes (limit max_file_bytes); split it",
-            )
-        elif self._has_begun or len(self._buffer) >= LONGEST_MAGIC:
-            self._begin()
-            self._take_lines()
+        limit = self._limits.max_file_bytes
+        if self._received > limit:
+            self.refuse("file_too_large", f"the file is longer than {limit} bytes (limit max_file_bytes); split it")
+            return
+        self._splitter.feed(chunk)
 
     def finish(self) -> Validation:
         """The verdict. Call it once, after the last byte."""
         if not self.is_hopeless:
-            self._begin()
-            self._take_lines()
-        if not self.is_hopeless and self._buffer and not self._is_skipping:
-            self._take(bytes(self._buffer))
-        if not self._findings_total and not self._line:
-            self._add(Finding(code="empty_file", message="the file holds no request; write one JSON object a line"))
+            self._splitter.finish()
+        if not self.is_hopeless:
+            self._judge_the_whole()
+        has_failed = self._findings_total > 0
         return Validation(
             findings=tuple(self._findings),
             findings_total=self._findings_total,
             model=self._agreed.model,
             endpoint=self._agreed.url,
-            lines=self._line,
+            lines=self._lines,
             input_tokens=self._input_tokens,
             output_tokens=self._output_tokens,
-            shards=() if self._findings_total else self._cutter.finish(),
+            shards=() if has_failed else self._cutter.finish(),
+            invalid=() if has_failed else tuple(self._invalid),
+            repeatable=self._repeats.found() if self._terms.reuse and not has_failed else None,
+            tags={} if has_failed else self._tags.ranges(),
         )
 
-    # --- bytes to lines ---
+    def _judge_the_whole(self) -> None:
+        if not self._lines:
+            self.refuse("empty_file", "the file holds no request; write one JSON object a line")
+        elif len(self._invalid) == self._lines:
+            self.refuse("no_valid_line", f"none of the file's {self._lines} lines is a request; the errors say why")
+            for bad in self._invalid:
+                self._add(Finding(code=bad.code, message=bad.message, line=bad.idx + 1))
 
-    def _begin(self) -> None:
-        if self._has_begun:
+    # --- the splitter's receiver ---
+
+    def take(self, stretch: bytes, start: int, rows: list[bytes]) -> None:
+        if not self._lines and (one_document := is_one_document(stretch.lstrip(b" \t\r\n"))):
+            self.refuse(*one_document)
             return
-        self._has_begun = True
-        for magic, (code, message) in NOT_TEXT.items():
-            if self._buffer.startswith(magic):
-                self._give_up(code, message)
+        self._cutter.read(stretch, start)
+        end = start + len(stretch)
+        for row in rows:
+            stop = min(start + len(row) + 1, end)  # the last line of a file may have no newline
+            self._take_line(row.removesuffix(b"\r"), start, stop)
+            if self.is_hopeless:
                 return
-        if self._buffer.startswith(BOM):
-            self._drop(len(BOM))
+            start = stop
 
-    def _take_lines(self) -> None:
-        while not self.is_hopeless and (end := self._buffer.find(b"\n", self._scanned)) >= 0:
-            raw = bytes(self._buffer[: end + 1])
-            if self._is_skipping:
-                self._is_skipping = False
-            else:
-                self._take(raw)
-            self._drop(end + 1)
-        self._scanned = len(self._buffer)
-        if self._scanned > self._limits.max_line_bytes + 1:  # + 1: it may end in \r
-            if not self._is_skipping:
-                self._too_long()
-            self._is_skipping = True
-            self._drop(self._scanned)
+    def begin_long(self, beginning: bytes, start: int) -> None:
+        if not self._lines and (one_document := is_one_document(beginning)):
+            self.refuse(*one_document)
+        elif self._count_line():
+            self._cutter.begin_alone(start)
+            self._refuse_line([self._too_long()], name_of(beginning))
 
-    def _drop(self, size: int) -> None:
-        del self._buffer[:size]
-        self._offset += size
-        self._scanned = 0
+    def long_piece(self, piece: bytes, start: int) -> None:
+        self._cutter.read(piece, start)
+        self._cutter.extend_alone(start + len(piece))
+
+    def end_long(self) -> None:
+        self._cutter.end_alone()
+
+    def blank_tail(self, lines: int, size: int) -> None:
+        # Blank lines are limited, too: a file of newlines alone must not keep us busy.
+        if lines > self._limits.max_lines:
+            self._too_many_lines()
+        elif size > 2 * WHOLE_LINE_BYTES + self._limits.max_line_bytes:
+            self.refuse("invalid_json_line", f"{size} bytes of blank lines follow line {self._lines}; remove them")
+
+    def refuse(self, code: str, message: str) -> None:
+        self._add(Finding(code=code, message=message))
+        self.is_hopeless = True
 
     # --- lines to findings ---
 
-    def _take(self, raw: bytes) -> None:
-        content = raw.removesuffix(b"\n").removesuffix(b"\r")
-        if not content.strip(b" \t"):
-            self._blanks += 1
-            self._limit_lines()
+    def _take_line(self, content: bytes, start: int, stop: int) -> None:
+        """One line, without its ending; with it, it fills bytes [start, stop) of the file."""
+        if not self._count_line():
             return
         if len(content) > self._limits.max_line_bytes:
-            self._too_long()
+            self._cutter.begin_alone(start)
+            self._cutter.extend_alone(stop)
+            self._cutter.end_alone()
+            self._refuse_line([self._too_long()], name_of(content))
             return
-        self._count_line()
-        if self.is_hopeless:
-            return
-        checked = request_line.check(content, self._line, self._limits, self._default_output_tokens)
-        if isinstance(checked, list):
-            for finding in checked:
-                self._add(finding)
-            return
-        self._take_request(raw, checked)
+        if not content.strip(b" \t\r"):
+            blank = Finding(code="invalid_json_line", message="the line is blank; remove it")
+            found: Request | list[Finding] = [blank]
+        else:
+            found = request_line.check(content, self._terms)
+        if isinstance(found, Request) and (strange := self._strangeness(found)):
+            found = strange
+        if isinstance(found, Request):
+            self._take_request(found, start, stop)
+        else:
+            self._cutter.add_unsent(start, stop)
+            self._refuse_line(found, name_of(content))
 
-    def _take_request(self, raw: bytes, request: Request) -> None:
-        for finding in (*self._agreed.disagreements(request, self._line), *self._duplicate(request)):
-            self._add(finding)
+    def _strangeness(self, request: Request) -> list[Finding]:
+        """What is wrong with a request only because of the lines before it."""
+        return [*self._agreed.disagreements(request, self._lines), *self._duplicate(request)]
+
+    def _take_request(self, request: Request, start: int, stop: int) -> None:
         self._input_tokens += request.input_tokens
         self._output_tokens += request.output_tokens
-        if not self._findings_total:
-            self._cutter.add(raw, self._offset, input_tokens=request.input_tokens, output_tokens=request.output_tokens)
+        idx = self._lines - 1
+        self._cutter.add(
+            start,
+            stop,
+            input_tokens=request.input_tokens,
+            output_tokens=request.output_tokens,
+            prefix=request.prefix,
+        )
+        if request.digest is not None:
+            self._repeats.add(idx, request.digest)
+        if request.tags:
+            self._tags.add(idx, request.tags)
+            if self._tags.is_full:
+                limit = self._limits.max_tag_values
+                message = f"the lines have more than {limit} different tags (limit max_tag_values); use fewer values"
+                self.refuse("too_many_tags", message)
 
     def _duplicate(self, request: Request) -> list[Finding]:
         digest = hashlib.blake2b(request.custom_id.encode("utf-8"), digest_size=16).digest()
-        first = self._first_use.setdefault(digest, self._line)
-        if first == self._line:
+        first = self._first_use.setdefault(digest, self._lines)
+        if first == self._lines:
             return []
         message = f"custom_id {shown(request.custom_id)} was already used on line {first}; make each custom_id unique"
-        return [Finding(code="duplicate_custom_id", message=message, line=self._line, param="custom_id")]
+        return [Finding(code="duplicate_custom_id", message=message, param="custom_id")]
 
-    def _count_line(self) -> None:
-        """A line that is not blank: the blank ones before it were not at the end of the file."""
-        for _ in range(self._blanks):
-            self._line += 1
-            self._add(Finding(code="invalid_json_line", message="the line is blank; remove it", line=self._line))
-        self._blanks = 0
-        self._line += 1
-        self._limit_lines()
+    def _count_line(self) -> bool:
+        self._lines += 1
+        if self._lines > self._limits.max_lines:
+            self._too_many_lines()
+        return not self.is_hopeless
 
-    def _limit_lines(self) -> None:
-        # Blank ones are limited, too: a file of newlines alone must not keep us busy.
+    def _too_many_lines(self) -> None:
         limit = self._limits.max_lines
-        if self._line > limit or self._blanks > limit:
-            self._give_up("too_many_lines", f"the file has more than {limit} lines (limit max_lines); split it")
+        self.refuse("too_many_lines", f"the file has more than {limit} lines (limit max_lines); split it")
 
-    def _too_long(self) -> None:
-        self._count_line()
-        limit = self._limits.max_line_bytes
-        message = f"the line is longer than {limit} bytes (limit max_line_bytes)"
-        self._add(Finding(code="line_too_long", message=message, line=self._line))
+    def _too_long(self) -> Finding:
+        message = f"the line is longer than {self._limits.max_line_bytes} bytes (limit max_line_bytes)"
+        return Finding(code="line_too_long", message=message)
+
+    def _refuse_line(self, found: Iterable[Finding], name: str | None) -> None:
+        """The line at hand is no request."""
+        found = [msgspec.structs.replace(finding, line=self._lines) for finding in found]
+        if not self._skips:
+            for finding in found:
+                self._add(finding)
+            return
+        message = "; ".join(finding.message for finding in found)[:LONGEST_MESSAGE]
+        self._invalid.append(InvalidLine(idx=self._lines - 1, custom_id=name, code=found[0].code, message=message))
+        limit = self._limits.max_invalid
+        if len(self._invalid) > limit:
+            self.refuse("too_many_invalid_lines", f"more than {limit} lines are no requests (limit max_invalid)")
 
     def _add(self, finding: Finding) -> None:
         self._findings_total += 1
         if len(self._findings) < self._limits.max_findings:
             self._findings.append(finding)
 
-    def _give_up(self, code: str, message: str) -> None:
-        self._add(Finding(code=code, message=message))
-        self.is_hopeless = True
-        self._buffer.clear()
-
 
 class _Agreed:
-    """What all lines must agree on. The first good line sets it, unless the batch did."""
+    """The one model and one endpoint of the file: the batch's own, or those of the first good line."""
 
     def __init__(self, endpoint: str | None) -> None:
-        self.url = endpoint
         self.model: str | None = None
+        self.url = endpoint
         self._given = endpoint is not None
         self._first = 0
 
@@ -233,9 +265,9 @@ class _Agreed:
         if request.url != self.url:
             whose = "the batch's endpoint is" if self._given else f"line {self._first} has"
             message = f"url {shown(request.url)} differs: {whose} {self.url}; a batch has one endpoint"
-            found.append(Finding(code="invalid_url", message=message, line=line, param="url"))
+            found.append(Finding(code="invalid_url", message=message, param="url"))
         if request.model != self.model:
             agreed = f"line {self._first} has {shown(self.model)}"
             message = f"model {shown(request.model)} differs: {agreed}; a batch has one model"
-            found.append(Finding(code="mismatched_model", message=message, line=line, param="body.model"))
+            found.append(Finding(code="mismatched_model", message=message, param="body.model"))
         return found

@@ -16,6 +16,7 @@ import msgspec
 from jobs import ranges
 from jobs.errors import ObjectCorrupt, ObjectMissing
 from jobs.final_plan import FinalPart, FinalShard
+from jobs.line_names import name_of
 from jobs.objects import ObjectStore
 
 # A part is cut at 4 MiB or 200 lines; even a single long answer stays far below. More is an attack.
@@ -59,12 +60,7 @@ class PartLine(msgspec.Struct, frozen=True):
     line: AnswerLine
 
 
-class _CustomId(msgspec.Struct):
-    custom_id: str
-
-
 _part_lines = msgspec.json.Decoder(PartLine)
-_custom_ids = msgspec.json.Decoder(_CustomId)
 
 
 async def custom_ids(store: ObjectStore, input_key: str, shard: FinalShard) -> dict[int, str | None]:
@@ -75,7 +71,7 @@ async def custom_ids(store: ObjectStore, input_key: str, shard: FinalShard) -> d
     """
     digest, found = hashlib.sha256(), list[str | None]()
     async for line in _split(store.stream(input_key, shard.start, shard.stop), digest.update):
-        found.append(None if line is None else _custom_id(line))
+        found.append(None if line is None else name_of(line))
     if digest.hexdigest() != shard.sha256 or len(found) != shard.lines:
         raise ObjectCorrupt(
             f"object {input_key}: bytes [{shard.start}, {shard.stop}) are not those that were validated "
@@ -99,13 +95,6 @@ async def _split(chunks: AsyncIterator[bytes], seen: Callable[[bytes], object]) 
             rest, is_too_long = b"", True
     if rest or is_too_long:
         yield None if is_too_long else rest
-
-
-def _custom_id(line: bytes) -> str | None:
-    try:
-        return _custom_ids.decode(line).custom_id
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
 
 
 async def read_part(store: ObjectStore, part: FinalPart, ids: Mapping[int, str | None]) -> list[PartLine]:

@@ -1,18 +1,18 @@
 """One line of an input file: is it a request that we can run, and what is wrong with it if not. Pure.
 
-The codes are OpenAI's where it has one. A line is read by Python's own JSON decoder because it alone reports duplicate
-keys and non-finite numbers (measured: 15 µs for a line of 2 kB, 200 MB in under two seconds of CPU).
+The codes are OpenAI's where it has one.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
 from typing import Any, get_args
 
 import msgspec
 
+from jobs import line_tags, prefix, repeatable
+from jobs.line_json import NotJson, parse, shown
+from jobs.line_names import LONGEST_NAME
 from jobs.types import Endpoint, Finding, Limits
 
 ENDPOINTS: tuple[str, ...] = get_args(Endpoint)
@@ -28,118 +28,55 @@ FORBIDDEN = ("kv_transfer_params", "chat_template", "mm_processor_kwargs", "logi
 CHARS_PER_TOKEN = 4
 TOKENS_PER_MESSAGE = 4  # role and separators of a chat template
 
-_TOKENS_OF_NESTING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]')
-_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What the validator needs to know of a good line. Tokens are estimates."""
+    """What the validator needs to know of a good line. Tokens are estimates.
+
+    `prefix` identifies the shared beginning of the prompt; `digest` is given for lines whose answer may be reused, when
+    that was asked for.
+    """
 
     custom_id: str
     url: str
     model: str
     input_tokens: int
     output_tokens: int
+    prefix: str | None
+    digest: bytes | None
+    tags: dict[str, str]
 
 
-class _NotJson(ValueError):
-    """The message is the finding's message."""
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """What lines are held to, and what is wanted of them: the same for the whole file."""
+
+    limits: Limits
+    default_output_tokens: int
+    reuse: bool = False
 
 
-def check(content: bytes, line: int, limits: Limits, default_output_tokens: int) -> Request | list[Finding]:
+def check(content: bytes, terms: Terms) -> Request | list[Finding]:
     """The request in `content` (a line without its line ending), or everything that is wrong with it."""
     try:
-        parsed = _parse(content, limits)
-    except _NotJson as error:
-        return [Finding(code="invalid_json_line", message=str(error), line=line)]
-    findings = list(_problems(parsed, limits))
-    if findings:
-        return [msgspec.structs.replace(finding, line=line) for finding in findings]
-    body = parsed["body"]
+        parsed = parse(content, terms.limits)
+    except NotJson as error:
+        return [Finding(code="invalid_json_line", message=str(error))]
+    findings = list(_problems(parsed, terms.limits))
+    return findings or request_of(parsed, terms)
+
+
+def request_of(parsed: dict[str, Any], terms: Terms) -> Request:
+    """What matters of a line without problems."""
+    body, url = parsed["body"], parsed["url"]
     return Request(
         custom_id=parsed["custom_id"],
-        url=parsed["url"],
+        url=url,
         model=body["model"],
-        input_tokens=_input_tokens(body, parsed["url"]),
-        output_tokens=_output_tokens(body, parsed["url"], default_output_tokens),
+        input_tokens=_input_tokens(body, url),
+        output_tokens=_output_tokens(body, url, terms.default_output_tokens),
+        prefix=prefix.prefix_of(body, url),
+        digest=repeatable.digest(body, url) if terms.reuse and repeatable.is_repeatable(body, url) else None,
+        tags=line_tags.tags_of(parsed),
     )
-
-
-# --- JSON ------------------------------------------------------------------------------------------------------------
-
-
-def _parse(content: bytes, limits: Limits) -> dict[str, Any]:
-    text = _text(content)
-    if _depth_exceeds(content, limits.max_depth):
-        raise _NotJson(f"nested deeper than {limits.max_depth} levels (limit max_depth)")
-    try:
-        parsed = _DECODER.decode(text)
-    except _NotJson:
-        raise
-    except json.JSONDecodeError as error:
-        raise _NotJson(
-            f"not valid JSON: {error.msg} at character {error.pos + 1}; write one JSON object a line"
-        ) from error
-    except ValueError as error:  # int() refuses thousands of digits
-        raise _NotJson(f"a number in it cannot be read: {error}") from error
-    if not isinstance(parsed, dict):
-        raise _NotJson(f"a {_kind(parsed)}, not a JSON object; write one JSON object a line")
-    if _ESCAPED_SURROGATE.search(content):
-        _refuse_lone_surrogates(parsed)
-    return parsed
-
-
-def _text(content: bytes) -> str:
-    if b"\0" in content:
-        raise _NotJson(f"a NUL byte at byte {content.index(0) + 1}; remove it or write \\u0000 inside a string")
-    if b"\r" in content:
-        raise _NotJson("a carriage return inside the line; end lines with \\n or \\r\\n")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _NotJson(f"not valid UTF-8 at byte {error.start + 1}; save the file as UTF-8") from error
-
-
-def _depth_exceeds(content: bytes, limit: int) -> bool:
-    """Without parsing: a parser that recurses must not be the one to find out."""
-    if content.count(b"[") + content.count(b"{") <= limit:
-        return False
-    depth = 0
-    for found in _TOKENS_OF_NESTING.finditer(content):
-        mark = found[0]
-        if mark in (b"[", b"{"):
-            depth += 1
-            if depth > limit:
-                return True
-        elif mark in (b"]", b"}"):
-            depth -= 1
-    return False
-
-
-def _refuse_lone_surrogates(parsed: dict[str, Any]) -> None:
-    try:
-        json.dumps(parsed, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise _NotJson(
-            f"a lone surrogate \\u{ord(error.object[error.start]):04x} in a string: half of a character; "
-            "write the character itself or both halves"
-        ) from error
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise _NotJson(f"the key {shown(twice)} appears twice in one object; keep one of them")
-    return found
-
-
-def _no_constant(name: str) -> None:
-    raise _NotJson(f"{name} is not JSON; write a number or null")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
 
 
 # --- the request -----------------------------------------------------------------------------------------------------
@@ -149,6 +86,8 @@ def _problems(request: dict[str, Any], limits: Limits) -> Iterator[Finding]:
     yield from _custom_id_problems(request, limits)
     yield from _method_problems(request)
     yield from _url_problems(request)
+    if "x_broker" in request:
+        yield from line_tags.problems(request["x_broker"], limits)
     if "body" not in request:
         yield _missing("body", "the request itself")
     elif not isinstance(request["body"], dict):
@@ -162,13 +101,13 @@ def _custom_id_problems(request: dict[str, Any], limits: Limits) -> Iterator[Fin
         yield _missing("custom_id", "it is how you will know the answer")
         return
     value = request["custom_id"]
+    longest = min(limits.max_custom_id_chars, LONGEST_NAME)
     if not isinstance(value, str) or not value:
         yield _wrong("custom_id", value, "a non-empty string")
-    elif len(value) > limits.max_custom_id_chars:
+    elif len(value) > longest:
         yield Finding(
             code="invalid_custom_id",
-            message=f"custom_id has {len(value)} characters; at most {limits.max_custom_id_chars} fit "
-            "(limit max_custom_id_chars)",
+            message=f"custom_id has {len(value)} characters; at most {longest} fit (limit max_custom_id_chars)",
             param="custom_id",
         )
     elif "\0" in value:
@@ -198,9 +137,9 @@ def _body_problems(body: dict[str, Any], url: object, limits: Limits) -> Iterato
         yield _missing("body.model", "name the model")
     elif not isinstance(body["model"], str) or not body["model"]:
         yield _wrong("body.model", body["model"], "a non-empty string")
-    prompt = PROMPT_FIELD.get(url) if isinstance(url, str) else None
-    if prompt is not None:
-        yield from _prompt_problems(body, prompt)
+    field = PROMPT_FIELD.get(url) if isinstance(url, str) else None
+    if field is not None:
+        yield from _prompt_problems(body, field)
     if body.get("stream") not in (None, False):
         yield Finding(
             code="invalid_parameter",
@@ -252,25 +191,6 @@ def _missing(param: str, why: str) -> Finding:
 
 def _wrong(param: str, value: object, wanted: str) -> Finding:
     return Finding(code="invalid_parameter", message=f"{param} {shown(value)} is not {wanted}", param=param)
-
-
-def shown(value: object) -> str:
-    """A value as JSON, shortened; whatever is typed may be huge or may not even be printable."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def _kind(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case str():
-            return "string"
-        case list():
-            return "list"
-    return "number"
 
 
 # --- estimates -------------------------------------------------------------------------------------------------------

@@ -4,41 +4,90 @@ from __future__ import annotations
 
 import hashlib
 
+from jobs.prefix import Runs
 from jobs.types import ShardSpec
+
+# A shard is cut early where the shared prompt prefix changes, but only when it is this full: a file that interleaves
+# its prefixes must not become thousands of tiny shards.
+EARLY_SHARE = 4
 
 
 class Cutter:
     """Lines go in one after another; `finish` gives the shards. A shard is full at `max_lines` or `max_bytes`.
 
-    A single line longer than `max_bytes` is a shard of its own.
+    A line longer than `max_bytes` is a shard of its own, and so is one that is opened with `begin_alone`. Bytes are
+    hashed as they are `read`: the caller shows each stretch of the file before it adds the lines in it.
     """
 
     def __init__(self, max_lines: int, max_bytes: int) -> None:
         self._max_lines = max_lines
         self._max_bytes = max_bytes
+        self._early_lines = max(1, max_lines // EARLY_SHARE)
+        self._early_bytes = max_bytes // EARLY_SHARE
         self._shards: list[ShardSpec] = []
         self._next_idx = 0
+        self._view = memoryview(b"")
+        self._view_start = 0
         self._open(0)
 
     def _open(self, start: int) -> None:
-        self._start = self._stop = start
+        self._start = self._stop = self._hashed = start
         self._lines = self._input_tokens = self._output_tokens = 0
+        self._prefixes = Runs()
         self._digest = hashlib.sha256()
 
-    def add(self, raw: bytes, start: int, *, input_tokens: int, output_tokens: int) -> None:
-        """The next line: its bytes as uploaded, line ending included, which begin at `start` of the file."""
-        size = len(raw)
-        if self._lines and (self._lines >= self._max_lines or self._stop - self._start + size > self._max_bytes):
+    def read(self, stretch: bytes, start: int) -> None:
+        """The bytes from `start` of the file that the next lines lie in."""
+        self._hash()
+        self._view, self._view_start = memoryview(stretch), start
+
+    def add(self, start: int, stop: int, *, input_tokens: int, output_tokens: int, prefix: str | None) -> None:
+        """The next line, line ending included, at bytes [start, stop) of the file."""
+        self._admit(start, stop, self._prefixes.changes_with(prefix))
+        self._input_tokens += input_tokens
+        self._output_tokens += output_tokens
+        self._prefixes.add(prefix)
+
+    def add_unsent(self, start: int, stop: int) -> None:
+        """A line that no engine gets: it lies in the shard, costs nothing and has no prefix."""
+        self._admit(start, stop, False)
+
+    def _admit(self, start: int, stop: int, is_change: bool) -> None:
+        if self._lines and self._is_full(stop, is_change):
             self._cut()
         if not self._lines:
             self._open(start)
-        self._digest.update(raw)
-        self._stop = start + size
+        self._stop = stop
         self._lines += 1
-        self._input_tokens += input_tokens
-        self._output_tokens += output_tokens
+
+    def _is_full(self, stop: int, is_change: bool) -> bool:
+        if self._lines >= self._max_lines or stop - self._start > self._max_bytes:
+            return True
+        return is_change and (self._lines >= self._early_lines or self._stop - self._start >= self._early_bytes)
+
+    def begin_alone(self, start: int) -> None:
+        """A line that shares its shard with no other, because no worker shall ever be sent it."""
+        self.end_alone()
+        self._open(start)
+        self._lines = 1
+
+    def extend_alone(self, stop: int) -> None:
+        """More of the line goes up to `stop`."""
+        self._stop = stop
+
+    def end_alone(self) -> None:
+        """Close the shard at hand, if there is one."""
+        if self._lines:
+            self._cut()
+
+    def _hash(self) -> None:
+        """Take what was added since, as far as it was shown, into the digest of the shard at hand."""
+        if self._hashed < self._stop:
+            self._digest.update(self._view[self._hashed - self._view_start : self._stop - self._view_start])
+            self._hashed = self._stop
 
     def _cut(self) -> None:
+        self._hash()
         self._shards.append(
             ShardSpec(
                 index=len(self._shards),
@@ -49,6 +98,7 @@ class Cutter:
                 sha256=self._digest.hexdigest(),
                 input_tokens=self._input_tokens,
                 output_tokens=self._output_tokens,
+                prefix=self._prefixes.majority(),
             )
         )
         self._next_idx += self._lines

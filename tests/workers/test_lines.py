@@ -75,7 +75,9 @@ def test_done_lines_are_skipped_and_numbers_are_those_of_the_input_file() -> Non
         (rows(request_line("a", "x")) + b'{"body": {} "x"}\n', "line 12 of the input is not a JSON object"),
         (rows(request_line("a", "x")) + b"[" * 200_000 + b"\n", "line 12 of the input"),
         (rows(request_line("a", "x")) + b'{"a":' * 200_000 + b"\n", "line 12 of the input"),
-        (b"\xff\xfe\n\n", "not UTF-8"),
+        (rows(request_line("a", "x")) + b"\xff\xfe\n", "line 12 of the input is not UTF-8"),
+        (rows(request_line("a", "x")) + b"\n", "line 12 of the input is not a JSON object"),  # blank, yet to be done
+        (rows(request_line("a", "x"), request_line("b", "x")) + b"\n", "hold 3 lines, the lease says 2"),
     ],
 )
 def test_a_shard_that_is_not_what_was_promised_is_refused(content: bytes, said: str) -> None:
@@ -83,6 +85,19 @@ def test_a_shard_that_is_not_what_was_promised_is_refused(content: bytes, said: 
         read_shard(content, first_idx=10, lines=2, served_model=None, skip=())
 
 
-def test_windows_line_ends_and_a_byte_order_mark_do_no_harm() -> None:
-    content = b"\xef\xbb\xbf" + rows(request_line("a", "x"), request_line("b", "y")).replace(b"\n", b"\r\n")
+GARBAGE = [b"", b" \t\r", b"\xff\xfe\x00", b"[" * 100_000, b'{"custom_id": 7}', b"\xe2\x80"]
+
+
+@pytest.mark.parametrize("last", [b"", b"\n"])
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_a_line_that_is_skipped_may_be_anything(garbage: bytes, last: bytes) -> None:
+    content = rows(request_line("a", "x")) + garbage + b"\n" + rows(request_line("b", "y")) + garbage + last
+    if not garbage and not last:
+        content += b"\n"  # a blank line is there only by its newline
+    lines = read_shard(content, first_idx=10, lines=4, served_model=None, skip={11, 13})
+    assert sorted((line.idx, line.custom_id) for line in lines) == [(10, "a"), (12, "b")]
+
+
+def test_windows_line_ends_do_no_harm() -> None:
+    content = rows(request_line("a", "x"), request_line("b", "y")).replace(b"\n", b"\r\n")
     assert len(read_shard(content, first_idx=0, lines=2, served_model=None, skip=())) == 2

@@ -55,13 +55,10 @@ def read_shard(
 ) -> list[Line]:
     """The lines of a shard that are still to be done, longest first. `skip` holds line numbers of the input file.
 
-    Raises BadShard when there are not exactly `lines` lines, or one is not a request.
+    Lines to skip may be anything, also blank or not text: they are counted, by their newlines, and not read.
+    Raises BadShard when there are not exactly `lines` lines, or one that is to be done is not a request.
     """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadShard(f"the shard's bytes are not UTF-8: {error}") from error
-    rows = [row for row in text.split("\n") if row.strip()]
+    rows = content.removesuffix(b"\n").split(b"\n")
     if len(rows) != lines:
         raise BadShard(f"the shard's bytes hold {len(rows)} lines, the lease says {lines}")
     found = [_read_line(row, first_idx + at, served_model) for at, row in enumerate(rows) if first_idx + at not in skip]
@@ -69,9 +66,12 @@ def read_shard(
     return found
 
 
-def _read_line(row: str, idx: int, served_model: str | None) -> Line:
+def _read_line(raw: bytes, idx: int, served_model: str | None) -> Line:
     try:
+        row = raw.decode()
         members = {member.key: member for member in object_members(row)}
+    except UnicodeDecodeError as error:
+        raise BadShard(f"line {idx + 1} of the input is not UTF-8: {error}") from error
     except (JSONDecodeError, RecursionError) as error:
         raise BadShard(f"line {idx + 1} of the input is not a JSON object: {error}") from error
     body, custom_id = members.get("body"), members.get("custom_id")
