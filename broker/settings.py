@@ -174,7 +174,8 @@ class Settings(BaseSettings):
     """The whole. `data` is the one folder that a broker owns (contract C16).
 
     `cache` holds what can be fetched again (model weights); it may be shared by brokers. `url` and `api_key` point the
-    commands at a broker elsewhere instead of the data folder's own.
+    commands at a broker elsewhere instead of the data folder's own; `project` says whose batches they mean, for a key
+    that sees all projects.
     """
 
     model_config = SettingsConfigDict(env_prefix="BROKER_", env_nested_delimiter="__", frozen=True, extra="forbid")
@@ -184,6 +185,7 @@ class Settings(BaseSettings):
     database_url: str | None = None
     url: str | None = None
     api_key: SecretStr | None = None
+    project: str | None = None
     markets: tuple[str, ...] = ("local", "sandbox")
     failpoint: str | None = None
     agent_failpoint: str | None = None

@@ -7,29 +7,19 @@ from typing import Annotated
 
 import typer
 
-from broker.cli import exits, options
-from broker.cli.connection import connect
+from broker.cli import exits
+from broker.cli.client import Client
+from broker.cli.option_groups import spread
+from broker.cli.options import Target
 from broker.cli.output import document, line, table, usd
 
-budget = typer.Typer(
-    no_args_is_help=True, help="Budgets: what a project may commit; without a grant there is no limit."
-)
 
-
-@budget.command()
-def show(
-    *,
-    json: options.Json = False,
-    data: options.Data = None,
-    url: options.Url = None,
-    key: options.Key = None,
-) -> None:
+def show(target: Target) -> None:
     """What each project may still commit, and what is held for its machines."""
 
-    async def work() -> int:
-        async with connect(options.target(data, url, key)) as client:
-            found = await client.get("/v1/budgets")
-        if json:
+    async def work(client: Client) -> int:
+        found = await client.get("/v1/budgets")
+        if target.json:
             document(found)
             return exits.OK
         rows = [
@@ -43,30 +33,30 @@ def show(
         table(("project", "remaining", "held"), rows)
         return exits.OK
 
-    options.run(work())
+    target.run(work)
 
 
-@budget.command()
 def grant(
-    project: Annotated[str, typer.Argument(help="The project's name.")],
+    grantee: Annotated[str, typer.Argument(help="The project's name.", metavar="PROJECT")],
     amount: Annotated[str, typer.Argument(help="How much more it may commit, in USD.", metavar="USD")],
-    *,
-    json: options.Json = False,
-    data: options.Data = None,
-    url: options.Url = None,
-    key: options.Key = None,
+    target: Target,
 ) -> None:
     """Grant a project money; its first grant is also its first limit."""
 
-    async def work() -> int:
-        async with connect(options.target(data, url, key)) as client:
-            given = await client.post(
-                f"/v1/budgets/{project}/grants", {"usd": amount}, idempotency_key=str(uuid.uuid4())
-            )
-        if json:
+    async def work(client: Client) -> int:
+        once = str(uuid.uuid4())
+        given = await client.post(f"/v1/budgets/{grantee}/grants", {"usd": amount}, idempotency_key=once)
+        if target.json:
             document(given)
         else:
             line(f"{given['project']} may commit another {usd(given['remaining_usd'])}")
         return exits.OK
 
-    options.run(work())
+    target.run(work)
+
+
+budget = typer.Typer(
+    no_args_is_help=True, help="Budgets: what a project may commit; without a grant there is no limit."
+)
+budget.command()(spread(show))
+budget.command()(spread(grant))

@@ -36,9 +36,11 @@ class ApiFailure(Exception):
 class Client:
     """One broker over HTTP. Bodies are the API's JSON as dictionaries: `broker/api/shapes.py` is their shape."""
 
-    def __init__(self, url: str, key: str | None) -> None:
+    def __init__(self, url: str, key: str | None, project: str | None = None) -> None:
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        if project:
+            self._headers["OpenAI-Project"] = project
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -62,6 +64,22 @@ class Client:
         """POST a JSON document. Repeated after a lost answer only when an idempotency key makes that safe."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return await self._json("POST", path, again=idempotency_key is not None, json=body, headers=headers)
+
+    async def patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """PATCH with a JSON document: it says what shall be so, so that it may be sent twice."""
+        return await self._json("PATCH", path, again=True, json=body)
+
+    async def delete(self, path: str) -> dict[str, Any]:
+        """DELETE. Raises ApiFailure 404 also when an earlier attempt did it whose answer was lost."""
+        return await self._json("DELETE", path, again=True)
+
+    async def discard(self, file_id: str) -> None:
+        """Delete an uploaded file; one that is gone already is no failure."""
+        try:
+            await self.delete(f"/v1/files/{file_id}")
+        except ApiFailure as refused:
+            if refused.status != 404:
+                raise
 
     async def upload(self, file: Path, *, name: str) -> dict[str, Any]:
         """Upload a batch input, streamed. The file object of the API is returned."""
@@ -108,6 +126,8 @@ class Client:
             try:
                 async with self._session.request(method, self.url + path, **request) as answer:
                     await _refuse(answer)
+                    if answer.status == 204:
+                        return {}
                     document: dict[str, Any] = await answer.json()
                     return document
             except aiohttp.ClientConnectorError as failure:

@@ -35,7 +35,7 @@ class Address:
 async def connect(settings: Settings) -> AsyncIterator[Client]:
     """A client of the broker that these settings mean. Raises Failure when none can be reached or started."""
     address = await find(settings)
-    async with Client(address.url, address.key) as client:
+    async with Client(address.url, address.key, settings.project) as client:
         yield client
 
 

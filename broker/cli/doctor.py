@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from broker.cli import exits, options
-from broker.cli.connection import connect
+from broker.cli import exits
+from broker.cli.client import Client
+from broker.cli.options import Target
 from broker.cli.output import document, line, table
 
 
-def doctor(
-    json: options.Json = False,
-    data: options.Data = None,
-    url: options.Url = None,
-    key: options.Key = None,
-) -> None:
+def doctor(target: Target) -> None:
     """Check the broker and what it stands on. Exit 1 when something is not in order."""
 
-    async def work() -> int:
-        async with connect(options.target(data, url, key)) as client:
-            found = await client.get("/v1/doctor")
-        if json:
+    async def work(client: Client) -> int:
+        found = await client.get("/v1/doctor")
+        if target.json:
             document(found)
         else:
             rows = [
@@ -29,4 +24,4 @@ def doctor(
             line("all is in order" if found["ok"] else "something is not in order")
         return exits.OK if found["ok"] else exits.ERROR
 
-    options.run(work())
+    target.run(work)

@@ -12,6 +12,7 @@ EXPIRED = 4
 CANCELLED = 5
 OVER_BUDGET = 6
 INFEASIBLE = 7
+INTERRUPTED = 130
 
 # `waiting_on` words. A batch that was refused at validation for the same reason has it as `infeasible_WORD`.
 MONEY = frozenset({"budget", "price_ceiling"})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import typer
+
 from broker.cli import exits, options
 from broker.cli.exits import USAGE, Failure
 from broker.cli.output import document, line, table, usd
@@ -18,7 +20,7 @@ def hosts(json: options.Json = False, data: options.Data = None) -> None:
 
     Makes the folder's SSH authority if there is none yet, so that hosts can be prepared before the first `serve`.
     """
-    options.run(_hosts(options.load(data=data), json))
+    raise typer.Exit(options.ended(_hosts(options.load(data=data), json)))
 
 
 async def _hosts(settings: Settings, json: bool) -> int:

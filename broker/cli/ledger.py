@@ -10,43 +10,36 @@ from typing import IO, Annotated, Any
 
 import typer
 
-from broker.cli import exits, options
+from broker.cli import exits
 from broker.cli.client import Client
-from broker.cli.connection import connect
 from broker.cli.exits import ERROR, USAGE, Failure
+from broker.cli.option_groups import spread
+from broker.cli.options import Target
 from broker.cli.output import document, line, table, usd
 
 Document = dict[str, Any]
 PAGE = 500
 
-ledger = typer.Typer(no_args_is_help=True, help="The books: every hold, accrual and correction.")
 
-
-@ledger.command()
 def show(
+    target: Target,
     *,
     batch: Annotated[str | None, typer.Option(help="Only entries of machines that served this batch.")] = None,
     rental: Annotated[str | None, typer.Option(help="Only entries of this rental.")] = None,
-    project: Annotated[str | None, typer.Option(help="Only entries of this project.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only entries of this kind, such as accrual.")] = None,
-    json: options.Json = False,
-    data: options.Data = None,
-    url: options.Url = None,
-    key: options.Key = None,
 ) -> None:
     """The entries with their postings, what they sum to, and whether the books balance. Exit 1 when they do not."""
 
-    async def work() -> int:
-        query = {"rental": rental, "project": project, "kind": kind}
-        async with connect(options.target(data, url, key)) as client:
-            books = await (read_batch(client, batch, query) if batch else read(client, query))
-        if json:
+    async def work(client: Client) -> int:
+        query = {"rental": rental, "kind": kind}
+        books = await (read_batch(client, batch, query) if batch else read(client, query))
+        if target.json:
             document(books)
         else:
             print_books(books, sys.stdout)
         return exits.OK if books["balanced"] else ERROR
 
-    options.run(work())
+    target.run(work)
 
 
 async def read(client: Client, query: dict[str, str | None]) -> Document:
@@ -121,29 +114,24 @@ def _rows(entry: Document) -> Sequence[tuple[str, ...]]:
     ]
 
 
-@ledger.command()
 def export(
+    target: Target,
     *,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the CSV here, not to standard output.")] = None,
-    json: options.Json = False,
-    data: options.Data = None,
-    url: options.Url = None,
-    key: options.Key = None,
 ) -> None:
     """All postings as CSV, one row each, amounts as exact decimals."""
-    if json and out is None:
+    if target.json and out is None:
         raise Failure("--json and the CSV cannot both go to standard output; give -o FILE", USAGE)
 
-    async def work() -> int:
-        async with connect(options.target(data, url, key)) as client:
-            rows = await save_csv(client, out)
-        if json:
+    async def work(client: Client) -> int:
+        rows = await save_csv(client, out)
+        if target.json:
             document({"output": str(out), "rows": rows})
         elif out:
             line(f"{rows} postings in {out}")
         return exits.OK
 
-    options.run(work())
+    target.run(work)
 
 
 async def save_csv(client: Client, out: Path | None) -> int:
@@ -159,3 +147,8 @@ async def save_csv(client: Client, out: Path | None) -> int:
         if out is not None:
             stream.close()
     return max(0, lines - 1)
+
+
+ledger = typer.Typer(no_args_is_help=True, help="The books: every hold, accrual and correction.")
+ledger.command()(spread(show))
+ledger.command()(spread(export))

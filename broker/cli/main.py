@@ -7,8 +7,9 @@ import sys
 
 import typer
 
-from broker.cli import batches, budget, demo, doctor, hosts, ledger, logs, market, serve, submit
+from broker.cli import batches, budget, demo, doctor, hosts, ledger, logs, market, results, serve, submit
 from broker.cli.exits import Failure
+from broker.cli.option_groups import Command, spread
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,21 +17,26 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Batch LLM inference at the lowest cost, by the deadline, only where the policy allows.",
 )
-app.command()(serve.serve)
-app.command()(submit.submit)
-app.command()(submit.quote)
-app.command()(batches.status)
-app.command("list")(batches.show_list)
-app.command()(batches.results)
-app.command()(batches.explain)
-app.command()(batches.cancel)
-app.command()(market.offers)
-app.command()(hosts.hosts)
-app.add_typer(market.models, name="models")
-app.add_typer(ledger.ledger, name="ledger")
-app.add_typer(budget.budget, name="budget")
-app.command()(doctor.doctor)
-app.command()(demo.demo)
+COMMANDS: dict[str, Command] = {
+    "serve": serve.serve,
+    "submit": submit.submit,
+    "quote": submit.quote,
+    "status": batches.status,
+    "list": batches.show_list,
+    "results": results.results,
+    "explain": batches.explain,
+    "cancel": batches.cancel,
+    "offers": market.offers,
+    "hosts": hosts.hosts,
+    "doctor": doctor.doctor,
+    "demo": demo.demo,
+}
+GROUPS = {"models": market.models, "ledger": ledger.ledger, "budget": budget.budget}
+
+for name, command in COMMANDS.items():
+    app.command(name)(spread(command))
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
 
 
 def run() -> None:

@@ -10,8 +10,10 @@ from typing import IO, Annotated, Any
 import typer
 
 from broker.cli import exits, options
-from broker.cli.connection import connect
+from broker.cli.client import Client
 from broker.cli.exits import USAGE, Failure
+from broker.cli.option_groups import spread
+from broker.cli.options import Target
 from broker.cli.output import document, line, table, usd
 from broker.settings import Settings
 from workers.catalogue import built_in_models, weights_of
@@ -26,25 +28,21 @@ def offers(
     market: Annotated[str | None, typer.Option(help="Only of this market.")] = None,
     country: Annotated[str | None, typer.Option(help="Only in this country (ISO alpha-2).")] = None,
     model: Annotated[str | None, typer.Option(help="Only where this model can run.")] = None,
-    json: options.Json = False,
-    data: options.Data = None,
-    url: options.Url = None,
-    key: options.Key = None,
+    target: Target,
 ) -> None:
     """The price book, cheapest first; what cannot be chosen comes last, with the reason."""
 
-    async def work() -> int:
+    async def work(client: Client) -> int:
         query = {"market": market, "country": country, "model": model}
-        async with connect(options.target(data, url, key)) as client:
-            found: list[Document] = (await client.get("/v1/market/offers", query))["data"]
+        found: list[Document] = (await client.get("/v1/market/offers", query))["data"]
         found.sort(key=by_price)
-        if json:
+        if target.json:
             document({"object": "list", "data": found})
             return exits.OK
         table(COLUMNS, [_row(offer) for offer in found])
         return exits.OK
 
-    options.run(work())
+    target.run(work)
 
 
 COLUMNS = ("offer", "country", "gpu", "pricing", "$/h", "capacity", "lost/h", "location", "note")
@@ -72,35 +70,26 @@ def _row(offer: Document) -> tuple[str, ...]:
     )
 
 
-models = typer.Typer(no_args_is_help=False, help="The models that may be asked for.")
-
-
-@models.callback(invoke_without_command=True)
 def list_models(
     context: typer.Context,
-    json: options.Json = False,
-    data: options.Data = None,
-    url: options.Url = None,
-    key: options.Key = None,
+    target: Target,
 ) -> None:
     """The models that may be asked for, and how they are served."""
     if context.invoked_subcommand:
         return
 
-    async def work() -> int:
-        async with connect(options.target(data, url, key)) as client:
-            found = await client.get("/v1/models")
-        if json:
+    async def work(client: Client) -> int:
+        found = await client.get("/v1/models")
+        if target.json:
             document(found)
             return exits.OK
         rows = [(model["id"], *(_fact(model["x_broker"].get(name)) for name in FACTS)) for model in found["data"]]
         table(("model", *FACTS), rows)
         return exits.OK
 
-    options.run(work())
+    target.run(work)
 
 
-@models.command()
 def fetch(
     model: Annotated[str, typer.Argument(help="A model of the built-in catalogue.")],
     json: options.Json = False,
@@ -136,3 +125,8 @@ def _fact(value: object) -> str:
     if value is None:
         return "-"
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+models = typer.Typer(no_args_is_help=False, help="The models that may be asked for.")
+models.callback(invoke_without_command=True)(spread(list_models))
+models.command()(fetch)

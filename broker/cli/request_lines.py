@@ -26,11 +26,14 @@ class Input:
 
 
 @contextmanager
-def batch_input(file: Path, *, model: str | None, endpoint: str | None, max_tokens: int | None) -> Iterator[Input]:
+def batch_input(
+    file: Path, *, model: str | None, endpoint: str | None, max_tokens: int | None, lenient: bool = False
+) -> Iterator[Input]:
     """`file` as a batch input. Without `model` it is taken for one already; with it each line is sent to that model:
     lines of a batch file keep their custom_id, other lines (JSON with `prompt`, or plain text) are numbered.
 
-    Raises Failure (usage) when the file cannot be read or a line cannot be made into a request.
+    `lenient`: bad lines are the broker's to refuse, also the first. Raises Failure (usage) when the file cannot be read
+    or a line cannot be made into a request.
     """
     if not file.is_file():
         raise Failure(f"{file}: no such file", USAGE)
@@ -38,7 +41,7 @@ def batch_input(file: Path, *, model: str | None, endpoint: str | None, max_toke
         first = _object(source.readline(MAX_LINE_BYTES))
     found = endpoint or (first or {}).get("url")
     if model is None:
-        if first is None or "custom_id" not in first:
+        if not lenient and (first is None or "custom_id" not in first):
             raise Failure(
                 f"{file}: line 1 is no batch request (JSON with custom_id, method, url, body); "
                 f"give --model to send each line as a prompt",

@@ -2,138 +2,97 @@
 
 from __future__ import annotations
 
-import re
+import asyncio
 import sys
 import uuid
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import IO, Annotated, Any
 
 import typer
 
-from broker.cli import exits, live, options, report
+from broker.cli import exits, live, report
 from broker.cli.client import ApiFailure, Client
-from broker.cli.connection import connect
-from broker.cli.exits import USAGE, Failure
-from broker.cli.output import document, line
-from broker.cli.request_lines import Input, batch_input
-from broker.settings import Settings
+from broker.cli.exits import Failure
+from broker.cli.options import Target
+from broker.cli.output import document, is_terminal, line
+from broker.cli.request_lines import CHAT, Input, batch_input
+from broker.cli.wishes import Wishes, WishOptions, pairs
 
 Document = dict[str, Any]
 
-File = Annotated[Path, typer.Argument(help="Batch requests (OpenAI's JSONL), or prompts, one a line, with --model.")]
-Model = Annotated[str | None, typer.Option(help="Send every line to this model.")]
-Endpoint = Annotated[str | None, typer.Option(help="Default: what the first line names, else /v1/chat/completions.")]
-MaxTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer, for lines that are prompts.")]
-Within = Annotated[str, typer.Option(help="How long it may take: 90m, 6h, 2d.")]
-Deadline = Annotated[str | None, typer.Option(help="When it must be done: ISO 8601 with an offset, or unix seconds.")]
-MaxUsd = Annotated[str | None, typer.Option(help="The most that it may cost, in USD.")]
-Residency = Annotated[
-    str | None, typer.Option(help="Where it may run: ISO country codes and group names, such as `eu,CH`.")
+File = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE",
+        help="Batch requests (OpenAI's JSONL), or prompts, one a line, with --model.",
+    ),
 ]
-Priority = Annotated[int, typer.Option(min=-100, max=100, help="Higher goes first when not all can.")]
-Tags = Annotated[list[str] | None, typer.Option("--tag", help="KEY=VALUE, as often as needed.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestOptions:
+    """What the lines of the file are made into: a group of options."""
+
+    model: Annotated[str | None, typer.Option(help="Send every line to this model.")] = None
+    endpoint: Annotated[
+        str | None, typer.Option(help="Default: what the first line names, else /v1/chat/completions.")
+    ] = None
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, for lines that are prompts.")] = None
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What the options said, checked, as the API wants it."""
+class Submission:
+    """A file with all that was asked for it."""
 
-    window: str
-    broker: Document
+    file: Path
+    requests: RequestOptions
+    asked: Wishes
+    metadata: dict[str, str]
 
-
-def wishes(
-    *,
-    within: str,
-    deadline: str | None,
-    max_usd: str | None,
-    residency: str | None,
-    priority: int,
-    tags: Sequence[str] | None,
-    queue: bool = False,
-) -> Wishes:
-    """Raises Failure (usage) naming the option and its value."""
-    if not re.fullmatch(r"[1-9]\d{0,5}[mhd]", within):
-        raise Failure(f"--within {within!r}: want a number and m, h or d, such as 6h", USAGE)
-    if max_usd is not None and not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", max_usd):
-        raise Failure(f"--max-usd {max_usd!r}: want a decimal amount such as 40 or 0.25", USAGE)
-    broker: Document = {"priority": priority, "tags": pairs("--tag", tags)}
-    if deadline is not None:
-        broker["deadline"] = unix_seconds(deadline)
-    if max_usd is not None:
-        broker["max_usd"] = max_usd
-    if residency is not None:
-        broker["residency"] = [part.strip() for part in residency.split(",") if part.strip()]
-    if queue:
-        broker["on_infeasible"] = "queue"
-    return Wishes(within, broker)
+    def input(self) -> AbstractContextManager[Input]:
+        """The file as a batch input. Raises Failure (usage) when it can be none."""
+        requests = self.requests
+        return batch_input(
+            self.file,
+            model=requests.model,
+            endpoint=requests.endpoint,
+            max_tokens=requests.max_tokens,
+            lenient=bool(self.asked.broker.get("skip_invalid")),
+        )
 
 
-def unix_seconds(text: str) -> int:
-    """
-    >>> unix_seconds("2026-11-22T12:00:00+01:00"), unix_seconds("1795345200")
-    (1795345200, 1795345200)
-    """
-    if text.isdecimal():
-        return int(text)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as wrong:
-        raise Failure(f"--deadline {text!r}: {wrong}", USAGE) from wrong
-    if moment.tzinfo is None:
-        raise Failure(f"--deadline {text!r}: say which zone, such as {text}Z or {text}+01:00", USAGE)
-    return int(moment.timestamp())
+@dataclass(frozen=True)
+class Offered:
+    """An uploaded file and what the broker says that a batch of it would cost; no quote when it refused to give one."""
+
+    file_id: str
+    endpoint: str | None
+    quote: Document | None
 
 
-def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
-    """`k=v` texts as a mapping. Raises Failure (usage) for a text without `=`, and for a key given twice."""
-    found: dict[str, str] = {}
-    for text in given or ():
-        key, separator, value = text.partition("=")
-        if not key or not separator:
-            raise Failure(f"{option} {text!r}: want KEY=VALUE", USAGE)
-        if key in found:
-            raise Failure(f"{option} {text!r}: {key} was already given as {found[key]!r}", USAGE)
-        found[key] = value
-    return found
-
-
-def quote(
-    file: File,
-    *,
-    model: Model = None,
-    endpoint: Endpoint = None,
-    max_tokens: MaxTokens = None,
-    within: Within = "24h",
-    deadline: Deadline = None,
-    max_usd: MaxUsd = None,
-    residency: Residency = None,
-    priority: Priority = 0,
-    json: options.Json = False,
-    data: options.Data = None,
-    url: options.Url = None,
-    key: options.Key = None,
-) -> None:
+def quote(file: File, requests: RequestOptions, wishes: WishOptions, target: Target) -> None:
     """What a batch would cost, where it would run and why. Nothing is created. Exit 6: over budget, 7: not feasible."""
-    asked = wishes(within=within, deadline=deadline, max_usd=max_usd, residency=residency, priority=priority, tags=None)
+    dry_run(Submission(file, requests, wishes.asked(), {}), target)
 
-    async def work() -> int:
-        settings = options.target(data, url, key)
-        with batch_input(file, model=model, endpoint=endpoint, max_tokens=max_tokens) as given:
-            async with connect(settings) as client:
-                uploaded = await client.upload(given.file, name=file.name)
-                answer = await ask_quote(client, uploaded["id"], given.endpoint, asked)
-        if json:
+
+def dry_run(submission: Submission, target: Target) -> None:
+    """Ask for a quote, show it, and end with its exit code. The uploaded file is deleted again."""
+
+    async def work(client: Client) -> int:
+        async with AsyncExitStack() as stack:
+            uploaded = await client.upload(given.file, name=submission.file.name)
+            stack.push_async_callback(client.discard, uploaded["id"])
+            answer = await ask_quote(client, uploaded["id"], given.endpoint, submission.asked)
+        if target.json:
             document(answer)
         else:
             report.print_explanation(answer, sys.stdout)
         return exits.OK if answer["feasible"] else exits.of_waiting(answer["waiting_on"])
 
-    options.run(work())
+    with submission.input() as given:  # before a broker is started: the file may be no batch at all
+        target.run(work)
 
 
 async def ask_quote(client: Client, file_id: str, endpoint: str | None, asked: Wishes) -> Document:
@@ -146,97 +105,89 @@ async def ask_quote(client: Client, file_id: str, endpoint: str | None, asked: W
     return await client.post("/v1/quotes", body)
 
 
-@dataclass(frozen=True)
-class Submission:
-    """A `submit` with all that was asked for."""
-
-    file: Path
-    model: str | None
-    endpoint: str | None
-    max_tokens: int | None
-    asked: Wishes
-    metadata: dict[str, str]
-    wait: bool
-
-    def input(self) -> AbstractContextManager[Input]:
-        return batch_input(self.file, model=self.model, endpoint=self.endpoint, max_tokens=self.max_tokens)
-
-
 def submit(
     file: File,
+    requests: RequestOptions,
+    wishes: WishOptions,
+    target: Target,
     *,
-    model: Model = None,
-    endpoint: Endpoint = None,
-    max_tokens: MaxTokens = None,
-    within: Within = "24h",
-    deadline: Deadline = None,
-    max_usd: MaxUsd = None,
-    residency: Residency = None,
-    priority: Priority = 0,
     name: Annotated[str | None, typer.Option(help="A name for people; kept as metadata `name`.")] = None,
     metadata: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, as often as needed.")] = None,
-    tag: Tags = None,
-    queue: Annotated[bool, typer.Option("--queue", help="Wait for a feasible offer instead of failing.")] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Only the quote: as `broker quote`, nothing is created.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; without a terminal nobody is asked.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--detach", help="Watch it to the end, or return at once.")] = True,
-    json: options.Json = False,
-    data: options.Data = None,
-    url: options.Url = None,
-    key: options.Key = None,
 ) -> None:
-    """Submit a batch, show the plan and watch it to its end. The exit code tells how it ended."""
-    described = pairs("--metadata", metadata)
-    submission = Submission(
-        file=file,
-        model=model,
-        endpoint=endpoint,
-        max_tokens=max_tokens,
-        asked=wishes(
-            within=within,
-            deadline=deadline,
-            max_usd=max_usd,
-            residency=residency,
-            priority=priority,
-            tags=tag,
-            queue=queue,
-        ),
-        metadata=described | ({"name": name} if name else {}),
-        wait=wait,
-    )
-    options.run(_submit(options.target(data, url, key), submission, json))
+    """Show the plan and its cost, ask (on a terminal), submit the batch and watch it to its end.
+
+    The exit code tells how the batch ended. Exit 1 when the answer was no: then nothing is left at the broker. Ctrl-C
+    while it watches (exit 130) leaves the batch running. Without a terminal, and with --json or --yes, nobody is asked.
+    """
+    described = pairs("--metadata", metadata) | ({"name": name} if name else {})
+    submission = Submission(file, requests, wishes.asked(), described)
+    if dry:
+        dry_run(submission, target)
+    stream = sys.stderr if target.json else sys.stdout
+    with submission.input() as given:
+        offered = target.ask(lambda client: offer(client, given, submission, stream))
+        # Asked outside of any connection: a person may take hours, and a broker that idles ends.
+        if not (yes or target.json) and is_interactive() and not agreed(offered.quote):
+            target.ask(lambda client: client.discard(offered.file_id))
+            raise Failure("nothing was submitted")
+    target.run(lambda client: _submit(client, submission, offered, wait=wait, json=target.json, stream=stream))
 
 
-async def _submit(settings: Settings, submission: Submission, json: bool) -> int:
-    stream = sys.stderr if json else sys.stdout
-    with submission.input() as given:  # before a broker is started: the file may be no batch at all
-        async with connect(settings) as client:
-            batch, quoted = await create(client, given, submission, stream)
-            if submission.wait:
-                batch = await _watch(client, batch["id"], stream)
-            elif not json:
-                line(f"watch it with: broker status {batch['id']} -w", stream)
+def is_interactive() -> bool:
+    """Is there somebody to ask?"""
+    return sys.stdin.isatty() and is_terminal()
+
+
+def agreed(quoted: Document | None) -> bool:
+    """Ask the person whether to go on; Enter, Ctrl-D and Ctrl-C mean no."""
+    question = "Submit it?" if quoted and quoted["feasible"] else "Submit it all the same?"
+    try:
+        return typer.confirm(question, default=False)
+    except typer.Abort:
+        return False
+
+
+async def _submit(
+    client: Client, submission: Submission, offered: Offered, *, wait: bool, json: bool, stream: IO[str]
+) -> int:
+    batch = await create(client, submission, offered, stream)
+    if wait:
+        batch = await watch(client, batch["id"], stream)
+    elif not json:
+        line(f"watch it with: broker status {batch['id']} -w", stream)
     if json:
-        document({"batch": batch, "quote": quoted})
+        document({"batch": batch, "quote": offered.quote})
     return exits.of_batch(batch)
 
 
-async def create(
-    client: Client, given: Input, submission: Submission, stream: IO[str]
-) -> tuple[Document, Document | None]:
-    """Upload, quote, show the plan, create the batch. The batch is created whatever the quote says: the broker judges
-    again at validation, keeps the reasons, and reports every bad line, not only that there is one.
-    """
-    uploaded = await client.upload(given.file, name=submission.file.name)
-    quoted = await _quoted(client, uploaded["id"], given.endpoint, submission.asked, stream)
+async def offer(client: Client, given: Input, submission: Submission, stream: IO[str]) -> Offered:
+    """Upload, quote and show the plan. The file stays for `create`; when this fails, it is deleted."""
+    async with AsyncExitStack() as stack:
+        uploaded = await client.upload(given.file, name=submission.file.name)
+        stack.push_async_callback(client.discard, uploaded["id"])
+        quoted = await _quoted(client, uploaded["id"], given.endpoint, submission.asked, stream)
+        stack.pop_all()
+    return Offered(uploaded["id"], given.endpoint, quoted)
+
+
+async def create(client: Client, submission: Submission, offered: Offered, stream: IO[str]) -> Document:
+    """Create the batch, whatever the quote said: the broker judges again at validation, keeps the reasons, and reports
+    every bad line, not only that there is one."""
     body = {
-        "input_file_id": uploaded["id"],
-        "endpoint": given.endpoint or "/v1/chat/completions",
+        "input_file_id": offered.file_id,
+        "endpoint": offered.endpoint or CHAT,
         "completion_window": submission.asked.window,
         "metadata": submission.metadata or None,
         "x_broker": submission.asked.broker,
     }
     batch = await client.post("/v1/batches", body, idempotency_key=str(uuid.uuid4()))
     line(f"batch {batch['id']} created from {submission.file.name}", stream)
-    return batch, quoted
+    return batch
 
 
 async def _quoted(
@@ -253,8 +204,13 @@ async def _quoted(
     return quoted
 
 
-async def _watch(client: Client, batch_id: str, stream: IO[str]) -> Document:
-    batch = await live.follow(client, batch_id, stream)
+async def watch(client: Client, batch_id: str, stream: IO[str]) -> Document:
+    """Follow a batch to its end and say what became of it. Ctrl-C stops the watching, never the batch."""
+    try:
+        batch = await live.follow(client, batch_id, stream)
+    except asyncio.CancelledError:
+        line(f"the batch goes on; come back with: broker status {batch_id} -w", sys.stderr)
+        raise
     for text in report.errors(batch):
         line(text, stream)
     if batch["output_file_id"]:

@@ -13,12 +13,13 @@ from decimal import Decimal
 from typing import IO, Any
 
 from broker.cli import live, report
-from broker.cli.batches import save
 from broker.cli.client import Client
 from broker.cli.exits import Failure
 from broker.cli.ledger import print_totals, read, save_csv
 from broker.cli.output import line, rate, table
-from broker.cli.submit import Submission, create, wishes
+from broker.cli.results import save
+from broker.cli.submit import RequestOptions, Submission, create, offer
+from broker.cli.wishes import WishOptions
 from broker.demo.folder import DemoFolder
 from broker.demo.kill import Assassin, end_leftovers
 from broker.demo.verdict import Answers, Verdict, read_answers
@@ -50,10 +51,11 @@ async def run(folder: DemoFolder, stream: IO[str]) -> Verdict:
 
 async def _story(folder: DemoFolder, client: Client, stream: IO[str]) -> Verdict:
     line(f"broker at {client.url}, its data in {folder.data}, its log in {folder.log}", stream)
-    asked = wishes(within="1h", deadline=None, max_usd=MAX_USD, residency=RESIDENCY, priority=0, tags=["run=demo"])
-    submission = Submission(folder.prompts, None, None, None, asked, {"name": "demo"}, True)
+    asked = WishOptions(within="1h", max_usd=MAX_USD, residency=RESIDENCY, tag=["run=demo"]).asked()
+    submission = Submission(folder.prompts, RequestOptions(), asked, {"name": "demo"})
     with submission.input() as given:
-        batch, _ = await create(client, given, submission, stream)
+        offered = await offer(client, given, submission, stream)
+    batch = await create(client, submission, offered, stream)
     assassin = Assassin(folder.data)
     batch = await live.follow(client, batch["id"], stream, assassin.look)
     for text in report.errors(batch):

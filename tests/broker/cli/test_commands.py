@@ -3,107 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from broker.demo.folder import SETTINGS
 from broker.demo.kill import end_leftovers
 from broker.owner import owner
-
-ENGINE = Path(__file__).parents[2] / "support" / "scripted_engine.py"
-MODEL = f"""
-[models.scripted]
-engine = "command"
-argv = ["{{python}}", "{ENGINE}", "--port", "{{port}}"]
-load_s = 1
-"""
-# What a shell of a developer may have set must not reach these tests.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
-DONE_WITHIN_S = 90
-
-
-def broker(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, its output in pipes; rich is told to colour, and must not."""
-    return subprocess.run(
-        [sys.executable, "-m", "broker", *arguments],
-        env=ENVIRONMENT | {"FORCE_COLOR": "1"} | (env or {}),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=DONE_WITHIN_S,
-    )
-
-
-def start(data: Path, *more: str) -> tuple[subprocess.Popen[str], dict[str, Any]]:
-    """`serve` on `data`, and its first line."""
-    with (data.parent / f"{data.name}.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "broker", "serve", "--data", str(data), "--markets", "sandbox", *more],
-            env=ENVIRONMENT,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-    assert process.stdout
-    return process, json.loads(process.stdout.readline())
-
-
-def stop(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """SIGTERM; the exit code and what came on standard output after the first line."""
-    process.send_signal(signal.SIGTERM)
-    rest, _ = process.communicate(timeout=60)
-    return process.returncode, rest
-
-
-def until(true: Callable[[], bool], what: str, within_s: float = 60) -> None:
-    give_up = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < give_up, f"not within {within_s} s: {what}"
-        time.sleep(0.05)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The data folder of a broker that serves while this module's tests run, with offers to choose from."""
-    folder = tmp_path_factory.mktemp("served") / "data"
-    folder.mkdir()
-    (folder / "broker.toml").write_text(SETTINGS + MODEL)
-    process, _ = start(folder)
-    try:
-        until(lambda: offers(folder) != [], "the first poll of the sandbox")
-        yield folder
-        stop(process)
-    finally:
-        process.kill()
-        process.wait()
-        end_leftovers(folder)
-
-
-def offers(data: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(broker("offers", "--data", str(data), "--json").stdout)["data"]
-    return found
-
-
-def prompts(folder: Path, *texts: str) -> str:
-    file = folder / "prompts.txt"
-    file.write_text("".join(text + "\n" for text in texts))
-    return str(file)
-
-
-def submit(data: Path, file: str, *more: str) -> tuple[int, dict[str, Any]]:
-    done = broker("submit", file, "--model", "scripted", "--data", str(data), "--json", *more)
-    assert done.stdout, done.stderr
-    return done.returncode, json.loads(done.stdout)
+from tests.support.command_line import broker, offers, prompts, start, stop, submit
 
 
 def test_serve_says_where_it_is_and_its_key_once_and_ends_cleanly(tmp_path: Path) -> None:

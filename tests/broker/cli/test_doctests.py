@@ -6,10 +6,10 @@ import doctest
 
 import pytest
 
-from broker.cli import exits, output, submit
+from broker.cli import exits, output, wishes
 
 
-@pytest.mark.parametrize("module", [exits, output, submit])
+@pytest.mark.parametrize("module", [exits, output, wishes])
 def test_the_examples_in_docstrings_are_true(module: object) -> None:
     tried = doctest.testmod(module)  # type: ignore[arg-type]
     assert tried.attempted

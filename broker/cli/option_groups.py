@@ -1,0 +1,62 @@
+"""Options that several commands share, written once: a dataclass is a group of options, a parameter of its type is all
+of them.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Target:
+        url: Annotated[str | None, typer.Option(help="A broker elsewhere.")] = None
+
+    def cancel(batch_id: BatchId, target: Target) -> None: ...
+
+    app.command()(spread(cancel))    # `cancel BATCH --url …`; the function is called with a Target
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
+
+Command = Callable[..., None]
+
+
+def spread(command: Command) -> Command:
+    """`command` as typer reads it: each parameter that is a group of options stands for the options of the group.
+
+    Raises TypeError when two of them have the same name: one would silently take the other's value.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
+    own: list[inspect.Parameter] = []
+    shared: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            shared += _options(groups[name])
+        else:
+            own.append(parameter.replace(annotation=hints[name], kind=KEYWORD))
+    parameters = own + shared  # as `--help` lists them
+    names = [parameter.name for parameter in parameters]
+    if len(names) != len(set(names)):
+        raise TypeError(f"{command.__name__}: two options have the same name: {sorted(names)}")
+
+    def called(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        command(**given)
+
+    called.__name__, called.__doc__, called.__module__ = command.__name__, command.__doc__, command.__module__
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return called
+
+
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def _options(group: type) -> list[inspect.Parameter]:
+    """One keyword parameter a field. A group's fields all have defaults: what must be given is no shared option."""
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(field.name, KEYWORD, default=field.default, annotation=hints[field.name])
+        for field in fields(group)
+    ]
