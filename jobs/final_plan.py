@@ -1,10 +1,13 @@
-"""What the finaliser is to compose: read from part rows only, and checked against the counts before a byte is read."""
+"""What is to be composed of a batch: read from part rows only, and checked against the counts before a byte is read.
+
+A plan holds a few numbers a shard and no part: those are read again, shard by shard, while the files are written
+(`jobs.part_rows`), so that a million lines need no more memory than a thousand.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
 from typing import Literal
 
 import msgspec
@@ -13,12 +16,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from jobs import ranges
-from jobs.commits import usage_of
 from jobs.errors import BatchNotFound, CountsDisagree
+from jobs.state import Ending
 from jobs.tables import Batch, Part, Shard
 from jobs.types import TERMINAL, Ranges
 
 OWN_PLACEMENT = "broker"  # whose parts these are: the broker answered lines itself (invalid, reused, repeated)
+
+LineOrder = Literal["input", "completion"]
 
 
 class FinalPart(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,8 +47,9 @@ class FinalPart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FinalShard(msgspec.Struct, frozen=True, kw_only=True):
-    """A shard with its counted parts in the order of their commits, and the bytes of its input."""
+    """A shard: the bytes of its input, the lines that are answered, and how many of those failed."""
 
+    id: str
     number: int
     first_idx: int
     lines: int
@@ -51,37 +57,42 @@ class FinalShard(msgspec.Struct, frozen=True, kw_only=True):
     stop: int
     sha256: str
     done: Ranges
-    parts: tuple[FinalPart, ...]
+    failed: int
 
     @property
     def undone(self) -> Ranges:
         return ranges.difference(((self.first_idx, self.first_idx + self.lines),), self.done)
 
+    @property
+    def completed(self) -> int:
+        return ranges.count(self.done) - self.failed
+
 
 class FinalPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """A closed batch, ready to be composed. `version` is the batch's: `finish` refuses a plan that is out of date.
+    """What a batch consists of at one moment. `version` is the batch's: `finish` refuses a plan that is out of date.
 
-    `commit_order` are all parts in the order in which they were committed.
+    `ending` says what becomes of the lines without an answer; None while they may still get one. `is_published`: the
+    batch has ended, so its parts were held against the input, which may be gone since. `parts_sha256` is over the
+    counted parts.
     """
 
     batch_id: str
     project: str
     version: int
-    ending: Literal["completed", "expired", "cancelled"]
-    line_order: Literal["input", "completion"]
+    ending: Ending | None
+    is_published: bool
+    line_order: LineOrder
     input_key: str
     total: int
     completed: int
     failed: int
     shards: tuple[FinalShard, ...]
-    commit_order: tuple[FinalPart, ...]
+    parts_sha256: str
 
     def sha256(self) -> str:
         """Names what is composed: the same parts, ending and order give the same bytes and the same name."""
-        digest = hashlib.sha256(f"{self.batch_id} {self.ending} {self.line_order}\n".encode())
-        for part in self.commit_order:
-            digest.update(f"{part.shard_id} {part.epoch} {part.seq} {part.sha256}\n".encode())
-        return digest.hexdigest()
+        text = f"{self.batch_id} {self.ending} {self.line_order}\n{self.parts_sha256}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 async def load_final_plan(session: AsyncSession, batch_id: str) -> FinalPlan | None:
@@ -95,58 +106,74 @@ async def load_final_plan(session: AsyncSession, batch_id: str) -> FinalPlan | N
         raise BatchNotFound(f"no batch {batch_id}")
     if batch.ending is None or batch.status in TERMINAL:
         return None
-    shards = list(
-        await session.scalars(select(Shard).where(col(Shard.batch_id) == batch_id).order_by(col(Shard.number)))
-    )
-    numbers = {shard.id: shard.number for shard in shards}
-    parts = [_final_part(row, numbers[row.shard_id]) for row in await _counted(session, batch_id)]
-    by_shard: dict[int, list[FinalPart]] = defaultdict(list)
-    for part in parts:
-        by_shard[part.shard_number].append(part)
+    plan = await load_plan(session, batch, ending=batch.ending)  # type: ignore[arg-type]  # what decide() returned
+    done = sum(ranges.count(shard.done) for shard in plan.shards)
+    if plan.ending == "completed" and done != plan.total:
+        raise CountsDisagree(
+            f"batch {plan.batch_id} is to complete, but {plan.total - done} of {plan.total} lines have no answer"
+        )
+    return plan
+
+
+async def load_plan(
+    session: AsyncSession, batch: Batch, *, ending: Ending | None, line_order: LineOrder | None = None
+) -> FinalPlan:
+    """What a batch in any state consists of now, in its own order or in `line_order`. Raises CountsDisagree."""
+    digest = hashlib.sha256()
+    rows = await session.scalars(select(Shard).where(col(Shard.batch_id) == batch.id).order_by(col(Shard.number)))
+    by_id = {row.id: row for row in rows}
+    found = {each.shard_id: _final_shard(by_id[each.shard_id], each) async for each in _sums(session, batch.id, digest)}
+    shards = tuple(found.get(row.id) or _final_shard(row, None) for row in by_id.values())
     plan = FinalPlan(
         batch_id=batch.id,
         project=batch.project,
         version=batch.version,
-        ending=batch.ending,  # type: ignore[arg-type]  # the column holds what decide() returned
-        line_order=batch.line_order,  # type: ignore[arg-type]
+        ending=ending,
+        is_published=batch.status in TERMINAL,
+        line_order=line_order or batch.line_order,  # type: ignore[arg-type]
         input_key=batch.input_key,
         total=batch.total,
         completed=batch.completed,
         failed=batch.failed,
-        shards=tuple(_final_shard(shard, by_shard[shard.number]) for shard in shards),
-        commit_order=tuple(parts),
+        shards=shards,
+        parts_sha256=digest.hexdigest(),
     )
     _check_counts(plan)
     return plan
 
 
-async def _counted(session: AsyncSession, batch_id: str) -> Sequence[Part]:
+class _Sum(msgspec.Struct):
+    """The counted parts of one shard: their ranges as they are, and how many lines failed."""
+
+    shard_id: str
+    pairs: list[list[int]] = []
+    failed: int = 0
+
+
+async def _sums(session: AsyncSession, batch_id: str, digest: hashlib._Hash) -> AsyncIterator[_Sum]:
+    """One sum for each shard that has a counted part. Feeds `digest` with what identifies the parts."""
     statement = (
-        select(Part)
+        select(col(Part.shard_id), col(Part.epoch), col(Part.seq), col(Part.sha256), col(Part.lines), col(Part.failed))
         .where(col(Part.batch_id) == batch_id, col(Part.counted).is_(True))
-        .order_by(col(Part.committed_us), col(Part.shard_id), col(Part.epoch), col(Part.seq))
+        .order_by(col(Part.shard_id), col(Part.epoch), col(Part.seq))
     )
-    return (await session.scalars(statement)).all()
+    rows = await session.stream(statement.execution_options(yield_per=500))
+    current: _Sum | None = None
+    async for shard_id, epoch, seq, sha256, lines, failed in rows:
+        digest.update(f"{shard_id} {epoch} {seq} {sha256}\n".encode())
+        if current is None or current.shard_id != shard_id:
+            if current is not None:
+                yield current
+            current = _Sum(shard_id)
+        current.pairs += lines
+        current.failed += failed
+    if current is not None:
+        yield current
 
 
-def _final_part(row: Part, shard_number: int) -> FinalPart:
-    return FinalPart(
-        shard_number=shard_number,
-        shard_id=row.shard_id,
-        epoch=row.epoch,
-        seq=row.seq,
-        placement_id=row.placement_id,
-        key=row.key,
-        size=row.size,
-        sha256=row.sha256,
-        lines=ranges.normal(row.lines),
-        failed=ranges.from_lines(usage.idx for usage in usage_of(row) if usage.status == "failed"),
-    )
-
-
-def _final_shard(shard: Shard, parts: list[FinalPart]) -> FinalShard:
-    done = ranges.normal(pair for part in parts for pair in part.lines)
-    in_parts = sum(ranges.count(part.lines) for part in parts)
+def _final_shard(shard: Shard, found: _Sum | None) -> FinalShard:
+    found = found or _Sum(shard.id)
+    in_parts, done = ranges.count(found.pairs), ranges.normal(found.pairs)
     if in_parts != ranges.count(done):
         raise CountsDisagree(
             f"shard {shard.id}: {in_parts} lines in its parts, of which only {ranges.count(done)} are different ones"
@@ -154,6 +181,7 @@ def _final_shard(shard: Shard, parts: list[FinalPart]) -> FinalShard:
     if done != ranges.normal(shard.done):
         raise CountsDisagree(f"shard {shard.id}: its parts hold lines {list(done)}, its row says {shard.done}")
     return FinalShard(
+        id=shard.id,
         number=shard.number,
         first_idx=shard.first_idx,
         lines=shard.lines,
@@ -161,20 +189,16 @@ def _final_shard(shard: Shard, parts: list[FinalPart]) -> FinalShard:
         stop=shard.stop,
         sha256=shard.sha256,
         done=done,
-        parts=tuple(parts),
+        failed=found.failed,
     )
 
 
 def _check_counts(plan: FinalPlan) -> None:
     lines = sum(shard.lines for shard in plan.shards)
-    done = sum(ranges.count(shard.done) for shard in plan.shards)
-    failed = sum(ranges.count(part.failed) for part in plan.commit_order)
-    if (lines, done - failed, failed) != (plan.total, plan.completed, plan.failed):
+    completed = sum(shard.completed for shard in plan.shards)
+    failed = sum(shard.failed for shard in plan.shards)
+    if (lines, completed, failed) != (plan.total, plan.completed, plan.failed):
         raise CountsDisagree(
-            f"batch {plan.batch_id}: shards and parts hold {lines} lines, {done - failed} completed and {failed} failed; "
+            f"batch {plan.batch_id}: shards and parts hold {lines} lines, {completed} completed and {failed} failed; "
             f"its row says {plan.total}, {plan.completed} and {plan.failed}"
-        )
-    if plan.ending == "completed" and done != lines:
-        raise CountsDisagree(
-            f"batch {plan.batch_id} is to complete, but {lines - done} of {lines} lines have no answer"
         )

@@ -34,3 +34,18 @@ def part_key(project: str, batch_id: str, shard_id: str, *, epoch: int, seq: int
 def result_key(project: str, batch_id: str, kind: str, plan_sha256: str) -> str:
     """Where the finaliser writes `output` or `errors`; the plan's hash names the parts that it was composed of."""
     return f"{project}/{batch_id}/results/{kind}-{plan_sha256}.jsonl"
+
+
+def undone_key(project: str, batch_id: str, shard_id: str, which_sha256: str) -> str:
+    """Where the custom_ids of a shard's lines lie that the batch ended without answering; the hash names the lines."""
+    return f"{project}/{batch_id}/undone/{shard_id}-{which_sha256}.json"
+
+
+def view_prefix(project: str, batch_id: str) -> str:
+    """Below here lie files that were composed for one request and serve until the batch has moved on."""
+    return f"{project}/{batch_id}/views"
+
+
+def view_key(project: str, batch_id: str, kind: str, order: str, state_sha256: str) -> str:
+    """Where `output` or `errors` so far lies, in an order; the hash names the state of the batch."""
+    return f"{view_prefix(project, batch_id)}/{kind}-{order}-{state_sha256}.jsonl"

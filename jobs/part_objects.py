@@ -6,6 +6,7 @@ A part object is gzip'd JSON Lines; each line is `workers/agent/schemas/part.lin
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -23,6 +24,8 @@ from jobs.objects import ObjectStore
 MAX_PART_BYTES = 256 * 1024 * 1024
 # A longer line is no request that anybody runs (validation's limit is far below); its custom_id is not looked for.
 MAX_INPUT_LINE_BYTES = 64 * 1024 * 1024
+DIGEST_BYTES = 16
+UNREADABLE = bytes(DIGEST_BYTES)
 
 
 class Damaged(Exception):
@@ -97,18 +100,55 @@ async def _split(chunks: AsyncIterator[bytes], seen: Callable[[bytes], object]) 
         yield None if is_too_long else rest
 
 
-async def read_part(store: ObjectStore, part: FinalPart, ids: Mapping[int, str | None]) -> list[PartLine]:
-    """The lines of a committed part, verified against its row and the input's `ids`. Raises Damaged, saying how."""
+class AskedIds(msgspec.Struct, frozen=True):
+    """Under which custom_ids a shard's lines ask, as 16 bytes of hash each: many shards' are kept at once."""
+
+    first_idx: int
+    digests: bytes
+
+    @classmethod
+    def of(cls, first_idx: int, found: Mapping[int, str | None]) -> AskedIds:
+        """`found` are all lines of the shard, in order."""
+        return cls(first_idx, b"".join(UNREADABLE if each is None else _hashed(each) for each in found.values()))
+
+    def is_answered(self, idx: int, custom_id: str | None, *, is_own: bool) -> bool:
+        """Whether an answer under `custom_id` is to line `idx`.
+
+        A worker is only ever given lines whose custom_id is known; the broker itself also answers lines whose custom_id
+        could not be read, by it or by us.
+        """
+        at = DIGEST_BYTES * (idx - self.first_idx)
+        asked = self.digests[at : at + DIGEST_BYTES]
+        if is_own and (custom_id is None or asked == UNREADABLE):
+            return True
+        return custom_id is not None and _hashed(custom_id) == asked
+
+
+def _hashed(custom_id: str) -> bytes:
+    return hashlib.blake2b(custom_id.encode("utf-8"), digest_size=DIGEST_BYTES).digest()
+
+
+async def read_part(store: ObjectStore, part: FinalPart, asked: AskedIds | None) -> list[PartLine]:
+    """The lines of a committed part, verified against its row and the input. Raises Damaged, saying how.
+
+    `asked` None: the batch has ended, so the custom_ids were compared before, and the bytes are still the same.
+    """
     try:
         content = await store.get(part.key)
     except ObjectMissing as error:
         raise Damaged("the object is missing") from error
+    # In a thread: unpacking and decoding megabytes would keep heartbeats and commits waiting.
+    return await asyncio.to_thread(_verified, content, part, asked)
+
+
+def _verified(content: bytes, part: FinalPart, asked: AskedIds | None) -> list[PartLine]:
     if len(content) != part.size:
         raise Damaged(f"{len(content)} bytes, not the {part.size} that were committed")
-    if hashlib.sha256(content).hexdigest() != part.sha256:
-        raise Damaged(f"sha256 {hashlib.sha256(content).hexdigest()}, not {part.sha256}")
+    found = hashlib.sha256(content).hexdigest()
+    if found != part.sha256:
+        raise Damaged(f"sha256 {found}, not {part.sha256}")
     lines = _decoded(_unpacked(content))
-    _check_lines(lines, part, ids)
+    _check_lines(lines, part, asked)
     return lines
 
 
@@ -131,7 +171,7 @@ def _decoded(plain: bytes) -> list[PartLine]:
         raise Damaged(f"a line is not a part line: {error}") from error
 
 
-def _check_lines(lines: list[PartLine], part: FinalPart, ids: Mapping[int, str | None]) -> None:
+def _check_lines(lines: list[PartLine], part: FinalPart, asked: AskedIds | None) -> None:
     numbers = [line.idx for line in lines]
     if len(set(numbers)) != len(numbers):
         raise Damaged("a line is in it twice")
@@ -140,14 +180,8 @@ def _check_lines(lines: list[PartLine], part: FinalPart, ids: Mapping[int, str |
     failed = ranges.from_lines(line.idx for line in lines if line.status == "failed")
     if failed != part.failed:
         raise Damaged(f"lines {list(failed)} failed in it, {list(part.failed)} by its usage")
+    if asked is None:
+        return
     for line in lines:
-        if not _answers(line.line.custom_id, ids[line.idx], is_own=part.is_own):
+        if not asked.is_answered(line.idx, line.line.custom_id, is_own=part.is_own):
             raise Damaged(f"line {line.idx} answers another custom_id than the input's")
-
-
-def _answers(answered: str | None, asked: str | None, *, is_own: bool) -> bool:
-    """Whether an answer is to the line that asked. A worker is only ever given lines whose custom_id is known; the broker
-    itself also answers lines whose custom_id could not be read, by it or by us."""
-    if is_own and (answered is None or asked is None):
-        return True
-    return answered is not None and answered == asked

@@ -1,41 +1,36 @@
 """The finaliser: output and error files out of committed parts.
 
-`load_final_plan` (a transaction) → `compose` (objects only) → `finish` (a transaction). It may die anywhere and start
-over: object names are a function of the plan, a write of the same bytes is a success, and rows change only at the end.
-Memory holds the parts of one shard at a time.
+`load_final_plan` (a transaction) → `compose` (objects; part rows are read shard by shard) → `finish` (a transaction). It
+may die anywhere and start over: object names are a function of the plan, a write of the same bytes is a success, and
+rows change only at the end.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from jobs import files, ids, outbox, own_parts, ranges
+from jobs import files, ids, outbox, own_parts, ranges, undone
 from jobs.clock import db_now
 from jobs.commits import as_json
+from jobs.composer import Composer
 from jobs.errors import BadTransition, CountsDisagree
-from jobs.final_plan import FinalPart, FinalPlan, FinalShard, load_final_plan
+from jobs.final_plan import FinalPlan, load_final_plan
 from jobs.keys import result_key
 from jobs.objects import ObjectStore, Stored
-from jobs.part_objects import AnswerError, AnswerResponse, Damaged, PartLine, custom_ids, read_part
+from jobs.part_objects import Damaged
+from jobs.part_rows import PartRows
 from jobs.tables import Batch, Part, Shard
 from jobs.transitions import locked, transition
 from jobs.types import TERMINAL
 
-__all__ = ["Composed", "DamagedPart", "FinalPlan", "compose", "finish", "load_final_plan"]
+__all__ = ["Composed", "DamagedPart", "FinalPlan", "PartRows", "compose", "finish", "load_final_plan"]
 
 log = structlog.get_logger()
-
-REMEMBERED_SHARDS = 4  # custom_ids kept in completion order, where parts of several shards interleave
-UNDONE = {
-    "expired": AnswerError("batch_expired", "This request could not be executed before the batch expired."),
-    "cancelled": AnswerError("batch_cancelled", "This request was not executed because the batch was cancelled."),
-}
 
 
 class DamagedPart(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,33 +58,27 @@ class Composed(msgspec.Struct, frozen=True, kw_only=True):
     damaged: tuple[DamagedPart, ...] = ()
 
 
-class OutputLine(msgspec.Struct):
-    """OpenAI's output line, in its order of fields."""
-
-    id: str
-    custom_id: str | None
-    response: AnswerResponse | None
-    error: AnswerError | None
-
-
 # --- composing: objects only -----------------------------------------------------------------------------------------
 
 
-async def compose(store: ObjectStore, plan: FinalPlan) -> Composed:
+async def compose(store: ObjectStore, plan: FinalPlan, rows: PartRows) -> Composed:
     """Write output and error file. Damaged parts are a result, not an error: `finish` withdraws them.
 
     Raises CountsDisagree when what was written differs from the plan, ObjectMissing or ObjectCorrupt when the input is
-    damaged, ObjectExists when another content has the result's name.
+    damaged, ObjectExists when another content has the result's name, BadTransition when the batch changed meanwhile.
     """
-    plan_sha256 = plan.sha256()
-    composer = _Composer(store, plan)
+    composer = Composer(store, plan, rows)
     try:
-        output = await _write(store, plan, "output", composer, any_lines=plan.completed > 0)
-        errors = await _write(store, plan, "errors", composer, any_lines=plan.completed < plan.total)
+        output = errors = None
+        if plan.completed:
+            output = await store.put_same(_key(plan, "output"), composer.output)
+        if plan.completed < plan.total:
+            await undone.keep(store, plan)
+            errors = await store.put_same(_key(plan, "errors"), composer.errors)
     except Damaged:
-        return Composed(plan_sha256=plan_sha256, version=plan.version, damaged=await _damaged(store, plan))
+        return Composed(plan_sha256=plan.sha256(), version=plan.version, damaged=await _damaged(composer))
     composed = Composed(
-        plan_sha256=plan_sha256,
+        plan_sha256=plan.sha256(),
         version=plan.version,
         output=output,
         errors=errors,
@@ -101,14 +90,8 @@ async def compose(store: ObjectStore, plan: FinalPlan) -> Composed:
     return composed
 
 
-async def _write(
-    store: ObjectStore, plan: FinalPlan, kind: Literal["output", "errors"], composer: _Composer, *, any_lines: bool
-) -> Stored | None:
-    if not any_lines:
-        return None
-    key = result_key(plan.project, plan.batch_id, kind, plan.sha256())
-    lines: Callable[[], AsyncIterator[bytes]] = composer.output if kind == "output" else composer.errors
-    return await store.put_same(key, lines)
+def _key(plan: FinalPlan, kind: Literal["output", "errors"]) -> str:
+    return result_key(plan.project, plan.batch_id, kind, plan.sha256())
 
 
 def _check_written(plan: FinalPlan, composed: Composed) -> None:
@@ -120,83 +103,12 @@ def _check_written(plan: FinalPlan, composed: Composed) -> None:
         )
 
 
-class _Composer:
-    """Streams the lines of a plan, from the start whenever asked, and counts what the last stream of each kind held."""
-
-    def __init__(self, store: ObjectStore, plan: FinalPlan) -> None:
-        self._store = store
-        self._plan = plan
-        self._ids: dict[int, Mapping[int, str | None]] = {}
-        self.written = {"completed": 0, "failed": 0, "undone": 0}
-
-    async def output(self) -> AsyncIterator[bytes]:
-        """Completed lines, as the plan orders them."""
-        self.written["completed"] = 0
-        async for lines in self._answers(lambda part: part.lines != part.failed):
-            completed = [line for line in lines if line.status == "completed"]
-            self.written["completed"] += len(completed)
-            yield b"".join(map(self._answer, completed))
-
-    async def errors(self) -> AsyncIterator[bytes]:
-        """Failed lines as the plan orders them, then the lines without an answer."""
-        self.written["failed"] = self.written["undone"] = 0
-        async for lines in self._answers(lambda part: bool(part.failed)):
-            failed = [line for line in lines if line.status == "failed"]
-            self.written["failed"] += len(failed)
-            yield b"".join(map(self._answer, failed))
-        for shard in self._plan.shards:
-            if shard.undone:
-                names = await self._ids_of(shard)
-                undone = list(ranges.lines_of(shard.undone))
-                self.written["undone"] += len(undone)
-                yield b"".join(self._unanswered(idx, names[idx]) for idx in undone)
-
-    async def _answers(self, wanted: Callable[[FinalPart], bool]) -> AsyncIterator[list[PartLine]]:
-        """Verified lines of the parts that matter, in one list a shard (input order) or a part (completion order)."""
-        if self._plan.line_order == "completion":
-            shards = {shard.number: shard for shard in self._plan.shards}
-            for part in filter(wanted, self._plan.commit_order):
-                yield await read_part(self._store, part, await self._ids_of(shards[part.shard_number]))
-            return
-        for shard in self._plan.shards:
-            lines: list[PartLine] = []
-            for part in filter(wanted, shard.parts):
-                lines += await read_part(self._store, part, await self._ids_of(shard))
-            yield sorted(lines, key=lambda line: line.idx)
-
-    async def _ids_of(self, shard: FinalShard) -> Mapping[int, str | None]:
-        if shard.number not in self._ids:
-            while len(self._ids) >= REMEMBERED_SHARDS:
-                del self._ids[next(iter(self._ids))]
-            self._ids[shard.number] = await custom_ids(self._store, self._plan.input_key, shard)
-        return self._ids[shard.number]
-
-    def _answer(self, line: PartLine) -> bytes:
-        return self._encoded(line.idx, line.line.custom_id, line.line.response, line.line.error)
-
-    def _unanswered(self, idx: int, custom_id: str | None) -> bytes:
-        return self._encoded(idx, custom_id, None, UNDONE[self._plan.ending])
-
-    def _encoded(
-        self, idx: int, custom_id: str | None, response: AnswerResponse | None, error: AnswerError | None
-    ) -> bytes:
-        # The id is a function of batch and line: composing again gives the same bytes.
-        name = hashlib.sha256(f"{self._plan.batch_id} {idx}".encode()).hexdigest()[:32]
-        line = OutputLine(id=f"batch_req_{name}", custom_id=custom_id, response=response, error=error)
-        return msgspec.json.encode(line) + b"\n"
-
-
-async def _damaged(store: ObjectStore, plan: FinalPlan) -> tuple[DamagedPart, ...]:
+async def _damaged(composer: Composer) -> tuple[DamagedPart, ...]:
     """Every damaged part, so that all are redone at once."""
-    found = []
-    for shard in plan.shards:
-        names = await custom_ids(store, plan.input_key, shard)
-        for part in shard.parts:
-            try:
-                await read_part(store, part, names)
-            except Damaged as damage:
-                found.append(DamagedPart(shard_id=part.shard_id, epoch=part.epoch, seq=part.seq, reason=str(damage)))
-    return tuple(found)
+    return tuple(
+        DamagedPart(shard_id=part.shard_id, epoch=part.epoch, seq=part.seq, reason=str(damage))
+        for part, damage in await composer.damaged()
+    )
 
 
 # --- finishing: one transaction --------------------------------------------------------------------------------------

@@ -17,7 +17,20 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from ulid import ULID
 
-from broker.api import admin, batch_life, batches, books, budgets, errors, files, market, models, uploads, worker_parts
+from broker.api import (
+    admin,
+    batch_life,
+    batches,
+    books,
+    budgets,
+    errors,
+    files,
+    market,
+    models,
+    results,
+    uploads,
+    worker_parts,
+)
 from broker.api.binding import REQUEST_ID, bind
 from broker.api.doctor import Doctor
 from broker.api.health import Health
@@ -50,6 +63,7 @@ def build_app(services: Services, loops: Mapping[str, LoopState] | None = None) 
         *uploads.ROUTES,
         *batches.ROUTES,
         *batch_life.ROUTES,
+        *results.ROUTES,
         *models.ROUTES,
         *market.ROUTES,
         *books.ROUTES,

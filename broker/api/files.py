@@ -16,7 +16,7 @@ from broker.api import shapes
 from broker.api.multipart import Form, receive
 from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
-from jobs import files, ids
+from jobs import files, ids, views
 from jobs.clock import MICROSECONDS, db_now
 from jobs.keys import input_key
 from jobs.objects import Chunks, Stored
@@ -138,24 +138,49 @@ async def delete_file(call: Call) -> shapes.Deleted:
         file = await files.delete(session, call.project, call.path("file_id"))
     # After the row: an object without a row does not exist, a row without its object would be a lie.
     await call.services.store.delete(file.object_key)
+    await views.drop_views_of(call.services.store, call.services.database.transaction, file)
     return shapes.Deleted(id=file.id)
 
 
 async def file_content(call: Call) -> web.StreamResponse:
-    """A file's bytes, streamed; `Range: bytes=a-b` and `If-None-Match` are honoured."""
+    """A file's bytes, streamed; `Range: bytes=a-b`, `If-Range` and `If-None-Match` are honoured."""
     file = await _file(call)
+    return await serve_object(call, Content(file.object_key, file.bytes, file.sha256, file.filename))
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """An immutable object to be read: `tag` names its bytes (the ETag), `filename` is what to call it."""
+
+    key: str
+    size: int
+    tag: str
+    filename: str
+    media_type: str = "application/octet-stream"
+
+
+async def serve_object(call: Call, content: Content) -> web.StreamResponse:
+    """Answer a GET with an object or a range of it. Raises Problem 416, and ObjectMissing before anything is sent."""
+    etag, asked = f'"{content.tag}"', call.request.headers
+    if _names(asked.get("If-None-Match", ""), etag):
+        return web.Response(status=304, headers={"ETag": etag})
     headers = {
-        "ETag": f'"{file.sha256}"',
+        "ETag": etag,
         "Accept-Ranges": "bytes",
-        "Content-Type": "application/octet-stream",
-        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
+        "Content-Type": content.media_type,
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(content.filename, safe='')}",
     }
-    if call.request.headers.get("If-None-Match") == headers["ETag"]:
-        return web.Response(status=304, headers={"ETag": headers["ETag"]})
-    part = byte_range(call.request.headers.get("Range"), file.bytes)
+    # another state than the one that was begun: the whole, or the two would be mixed (RFC 9110 §13.1.5)
+    is_same = asked.get("If-Range", etag) == etag
+    part = byte_range(asked.get("Range") if is_same else None, content.size)
     if part.is_partial:
-        headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{file.bytes}"
-    return await stream_object(call, file.object_key, part, headers)
+        headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{content.size}"
+    return await stream_object(call, content.key, part, headers)
+
+
+def _names(header: str, etag: str) -> bool:
+    """Whether an `If-None-Match` names this ETag; a weak one does too (RFC 9110 §13.1.2)."""
+    return header.strip() == "*" or etag in (each.strip().removeprefix("W/") for each in header.split(","))
 
 
 @dataclass(frozen=True, slots=True)

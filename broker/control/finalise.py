@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import structlog
 
 from broker.services import Services
-from jobs import batches, results
+from jobs import batches, results, views
 from jobs.errors import JobsError
+from jobs.part_rows import PartRows
+from jobs.types import TERMINAL
 
 log = structlog.get_logger()
 
@@ -35,10 +37,13 @@ class Finaliser:
             if plan is None:
                 return  # it moved on since the list was made
             self.services.failpoints.reached("finalise")
-            composed = await results.compose(self.services.store, plan)
+            rows = PartRows(self.services.database.transaction, plan)
+            composed = await results.compose(self.services.store, plan, rows)
             self.services.failpoints.reached("finalise.before_txn")
             async with self.services.database.transaction() as session:
                 batch = await results.finish(session, batch_id, composed)
+            if batch.status in TERMINAL:
+                await views.drop_views(self.services.store, batch.project, batch_id)
         except JobsError as failure:
             log.error("batch.finalise_failed", batch=batch_id, code=failure.code, error=str(failure))
             return

@@ -257,7 +257,8 @@ class Room:
         return plan
 
     async def compose(self, batch_id: str) -> results.Composed:
-        return await results.compose(self.store, await self.plan(batch_id))
+        plan = await self.plan(batch_id)
+        return await results.compose(self.store, plan, results.PartRows(self.database.transaction, plan))
 
     async def finish(self, batch_id: str, composed: results.Composed) -> Batch:
         async with self.database.transaction() as session:

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.final_plan import OWN_PLACEMENT, FinalPart, FinalShard
 from jobs.objects import ObjectStore
-from jobs.part_objects import Damaged, custom_ids, read_part
+from jobs.part_objects import AskedIds, Damaged, custom_ids, read_part
 
 # valid; broken JSON; bad UTF-8; blank; custom_id is no text; with \r\n; without a newline at the end
 INPUT = (
@@ -20,6 +20,7 @@ INPUT = (
     b'{"custom_id": 7}\n{"custom_id": "f"}\r\n{"custom_id": "g"}'
 )
 SHARD = FinalShard(
+    id="s",
     number=0,
     first_idx=10,
     lines=7,
@@ -27,7 +28,7 @@ SHARD = FinalShard(
     stop=len(INPUT),
     sha256=hashlib.sha256(INPUT).hexdigest(),
     done=(),
-    parts=(),
+    failed=0,
 )
 
 
@@ -54,6 +55,10 @@ async def test_a_line_that_is_too_long_to_be_a_request_does_not_shift_the_others
     assert await custom_ids(store, "long", shard) == {10: "a", 11: None, 12: "c"}
 
 
+async def asked(store: ObjectStore) -> AskedIds:
+    return AskedIds.of(SHARD.first_idx, await custom_ids(store, "in", SHARD))
+
+
 async def part(store: ObjectStore, placement: str, idx: int, custom_id: str | None) -> FinalPart:
     error = {"code": "invalid_json_line", "message": "not valid JSON", "line": idx + 1}
     line = {"idx": idx, "status": "failed", "line": {"custom_id": custom_id, "response": None, "error": error}}
@@ -77,9 +82,7 @@ async def part(store: ObjectStore, placement: str, idx: int, custom_id: str | No
 async def test_the_broker_may_answer_a_line_whose_custom_id_it_or_we_cannot_read(
     store: ObjectStore, idx: int, custom_id: str | None
 ) -> None:
-    (line,) = await read_part(
-        store, await part(store, OWN_PLACEMENT, idx, custom_id), await custom_ids(store, "in", SHARD)
-    )
+    (line,) = await read_part(store, await part(store, OWN_PLACEMENT, idx, custom_id), await asked(store))
     assert (line.line.custom_id, line.line.error and line.line.error.line) == (custom_id, idx + 1)
 
 
@@ -96,4 +99,4 @@ async def test_any_other_custom_id_than_the_inputs_is_damage(
     store: ObjectStore, placement: str, idx: int, custom_id: str | None
 ) -> None:
     with pytest.raises(Damaged, match="another custom_id"):
-        await read_part(store, await part(store, placement, idx, custom_id), await custom_ids(store, "in", SHARD))
+        await read_part(store, await part(store, placement, idx, custom_id), await asked(store))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -115,20 +115,26 @@ class Agent:
         }
         return await self.post(f"shards/{lease['shard_id']}/commits", body)
 
-    async def work(self, lease: dict[str, Any], lines: range, seq: int = 0) -> Any:
+    async def work(
+        self, lease: dict[str, Any], lines: range, seq: int = 0, *, failed: Collection[int] = (), **changes: Any
+    ) -> Any:
         """Answer lines, store the part, commit it."""
-        content = part_bytes(lines)
+        content = part_bytes(lines, failed)
         target = (await self.part(lease, content, seq)).json
         assert (await self.put(target, content)).status == 201
-        return await self.commit(lease, target, content, lines, seq)
+        usage = [[idx, "failed" if idx in failed else "completed", 7, 5, 0, 1, False] for idx in lines]
+        return await self.commit(lease, target, content, lines, seq, usage=usage, **changes)
 
 
-def part_bytes(lines: range) -> bytes:
+def part_bytes(lines: range, failed: Collection[int] = ()) -> bytes:
     rows = []
     for idx in lines:
-        response = {"status_code": 200, "request_id": f"r{idx}", "body": {"id": f"c{idx}"}}
-        line = {"custom_id": f"line-{idx}", "response": response, "error": None}
-        rows.append(json.dumps({"idx": idx, "status": "completed", "line": line}) + "\n")
+        line: dict[str, Any] = {"custom_id": f"line-{idx}", "response": None, "error": None}
+        if idx in failed:
+            line["error"] = {"code": "context_length_exceeded", "message": f"line {idx} is too long for the model"}
+        else:
+            line["response"] = {"status_code": 200, "request_id": f"r{idx}", "body": {"id": f"c{idx}"}}
+        rows.append(json.dumps({"idx": idx, "status": "failed" if idx in failed else "completed", "line": line}) + "\n")
     return gzip.compress("".join(rows).encode(), mtime=0)
 
 
