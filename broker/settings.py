@@ -139,6 +139,9 @@ class HostsSettings(Section):
 class ModelSettings(Section):
     """One model that may be asked for, and how it is served.
 
+    `serves` is the name that lines use, default the section's own: several sections may serve one model, and the cheapest
+    that a batch accepts does. `precision` is what a batch's wish of that name is held against.
+
     `engine`: `llamacpp` and `vllm` start a server from `weights`; `url` uses a server that already runs at `base_url`;
     `command` starts `argv`, any program that serves the OpenAI API on {host}:{port}. `tokens_per_s` is the starting
     estimate (input, output) by accelerator name; measurements replace it. `endpoints`: what batches may use, by default
@@ -146,6 +149,7 @@ class ModelSettings(Section):
     """
 
     engine: Literal["llamacpp", "vllm", "url", "command"]
+    serves: str | None = None
     weights: str | None = None
     weights_sha256: str | None = None
     revision: str | None = None

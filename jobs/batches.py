@@ -184,11 +184,17 @@ async def closed_batches(session: AsyncSession) -> list[str]:
 
 
 async def begin(
-    session: AsyncSession, batch_id: str, validation: Validation, reserved: Reserved | None = None
+    session: AsyncSession,
+    batch_id: str,
+    validation: Validation,
+    reserved: Reserved | None = None,
+    *,
+    model: str | None = None,
 ) -> Batch:
     """Validation found nothing: insert the shards and start. A batch that was cancelled or expired meanwhile stays so.
 
-    No worker is given the `reserved` lines; the caller commits own parts for them (jobs/own_parts.py).
+    `model` is the profile that shall serve it; by default the one that has the name that the lines have. No worker is
+    given the `reserved` lines; the caller commits own parts for them (jobs/own_parts.py).
 
     Beginning twice changes nothing. Raises BatchNotFound, and ValueError when there are findings (use `fail`).
     """
@@ -197,7 +203,8 @@ async def begin(
     batch = await locked(session, batch_id)
     if batch.status != "validating":
         return batch
-    batch.model = validation.model
+    batch.model = model or validation.model
+    batch.asked_model = validation.model
     batch.total = validation.lines
     batch.input_tokens = validation.input_tokens
     batch.output_tokens = validation.output_tokens

@@ -24,7 +24,10 @@ ENDPOINTS: Mapping[EngineKind, tuple[str, ...]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelProfile:
-    """`weights` is a file or folder on the machine that runs the engine, a name that the engine itself can fetch, or
+    """`serves` is the model's public name, which lines use; default is the profile's own id. Several profiles may serve one
+    model (`llama-8b@fp8` serves `llama-8b`).
+
+    `weights` is a file or folder on the machine that runs the engine, a name that the engine itself can fetch, or
     (`url`) the name under which the remote server knows the model.
 
     `context` is tokens of prompt and answer a request, `parallel` the requests computed together where the engine wants
@@ -36,6 +39,7 @@ class ModelProfile:
 
     id: str
     engine: EngineKind
+    serves: str | None = None
     weights: str | None = None
     weights_sha256: str | None = None
     revision: str | None = None
@@ -58,3 +62,8 @@ class ModelProfile:
     health_path: str | None = None
     metrics_path: str | None = None
     metrics: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def public_name(self) -> str:
+        """What lines call the model, and what its engine is told that it is called."""
+        return self.serves or self.id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from broker.api.problems import Problem, forbidden, not_found, unauthorized
+from broker.api.problems import Problem, bad_request, forbidden, not_found, unauthorized
 from broker.api.registry import Call, Route
 from broker.keys import DEFAULT_PROJECT, Principal, authenticate
 from broker.services import Services
@@ -60,6 +60,23 @@ def scope(principal: Principal, named: str | None) -> str:
     if named and named != principal.project:
         raise no_such_project(named)
     return principal.project
+
+
+def wished_project(call: Call, named: str | None) -> str:
+    """The project that a request's body names (`x_broker.project`), as `scope` has it for the header.
+
+    Raises 403 for a key of another project, 400 when the header names yet another.
+    """
+    if named is None or named == call.project:
+        return call.project
+    if call.caller.project is not None:
+        message = f"x_broker.project {named!r}: this key is of project {call.caller.project!r} and may name no other."
+        raise forbidden("project_forbidden", message)
+    header = call.request.headers.get(PROJECT_HEADER)
+    if header:
+        message = f"x_broker.project {named!r} and the header {PROJECT_HEADER} {header!r} differ; name one project"
+        raise bad_request("invalid_value", message, "x_broker.project")
+    return named
 
 
 def no_such_project(name: str) -> Problem:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.api import shapes
+from broker.api.auth import wished_project
 from broker.api.batch_view import batch_shapes, whole_batch
 from broker.api.problems import bad_request
 from broker.api.registry import Call, Route, route
@@ -19,7 +20,7 @@ from broker.control import placements as placed
 from broker.control.explain import explanation
 from broker.control.quote import policy_for, quote
 from broker.keys import Role
-from broker.tables import Policy
+from broker.tables import Policy, Project
 from jobs import batches, ids
 from jobs.clock import MICROSECONDS, db_now
 from jobs.tables import Batch
@@ -47,9 +48,11 @@ async def create(call: Call, body: shapes.BatchCreate) -> shapes.Batch:
     Repeating is safe: with the same `Idempotency-Key`, or when an SDK retries (`x-stainless-retry-count`), the same
     request answers the same batch.
     """
-    new = _asked(call, body)
+    project = wished_project(call, body.x_broker.project if body.x_broker else None)
+    new = _asked(call, body, project)
     async with call.services.database.transaction() as session:
-        policy = await policy_for(session, call.project, body.x_broker)
+        await _known(session, project)
+        policy = await policy_for(session, project, body.x_broker)
         policy_hash = await store_policy(session, policy, await db_now(session))
         batch, is_new = await batches.create(session, msgspec.structs.replace(new, policy_hash=policy_hash))
         shape = await whole_batch(session, batch)
@@ -58,11 +61,11 @@ async def create(call: Call, body: shapes.BatchCreate) -> shapes.Batch:
     return shape
 
 
-def _asked(call: Call, body: shapes.BatchCreate) -> batches.NewBatch:
+def _asked(call: Call, body: shapes.BatchCreate, project: str) -> batches.NewBatch:
     wishes = body.x_broker or shapes.BatchWishes()
     return batches.NewBatch(
         id=ids.batch_id(),
-        project=call.project,
+        project=project,
         principal=call.caller.name,
         input_file_id=body.input_file_id,
         endpoint=body.endpoint,
@@ -152,14 +155,24 @@ async def list_placements(call: Call) -> shapes.Placements:
 async def create_quote(call: Call, body: shapes.QuoteCreate) -> shapes.Quote:
     """A dry run of a batch: cost, end, placement, and what was rejected; nothing is created or held."""
     deadline_us(body.x_broker.deadline if body.x_broker else None)
+    project = wished_project(call, body.x_broker.project if body.x_broker else None)
+    async with call.services.database.transaction() as session:
+        await _known(session, project)
     return await quote(
         call.services,
-        project=call.project,
+        project=project,
         file_id=body.input_file_id,
         endpoint=body.endpoint,
         window=body.completion_window,
         wishes=body.x_broker,
     )
+
+
+async def _known(session: AsyncSession, project: str) -> None:
+    """Raises 400 for a project that there is not: a mistyped name must not make one."""
+    if await session.get(Project, project) is None:
+        message = f"x_broker.project {project!r} does not exist; a project is made with its first key"
+        raise bad_request("project_not_found", message, "x_broker.project")
 
 
 async def _mine(session: AsyncSession, call: Call) -> Batch:

@@ -13,6 +13,7 @@ from broker.api.problems import not_found
 from broker.api.registry import EVERYONE, Call, Route, route
 from broker.control.snapshot import max_age_s
 from broker.services import Services
+from broker.variants import serving
 from jobs.clock import MICROSECONDS, db_now
 from markets import price_book
 from markets.instants import micros
@@ -34,8 +35,8 @@ class OfferQuery(shapes.Own):
 async def list_offers(call: Call, query: OfferQuery) -> shapes.OfferList:
     """List offers, cheapest first; sold out, stale and quarantined ones too, each with the reason."""
     services = call.services
-    profile = services.models.get(query.model or "")
-    if query.model is not None and profile is None:
+    profiles = serving(services.models, query.model or "")
+    if query.model is not None and not profiles:
         raise not_found("model_not_found", f"The model {query.model!r} is not served here.")
     async with services.database.transaction() as session:
         listed = await listed_offers(session, services, now_us=await db_now(session), market=query.market)
@@ -43,7 +44,7 @@ async def list_offers(call: Call, query: OfferQuery) -> shapes.OfferList:
         each
         for each in listed
         if (query.country is None or each.offer.country == query.country.upper())
-        and (profile is None or serves(profile, each.offer))
+        and (not profiles or any(serves(profile, each.offer) for profile in profiles))
     ]
     return shapes.OfferList(data=[offer_shape(each) for each in sorted(wanted, key=_by_price)])
 

@@ -12,6 +12,7 @@ from broker.api.market import listed_offers, serves
 from broker.api.problems import not_found
 from broker.api.registry import EVERYONE, Call, Route, route
 from broker.services import Services
+from broker.variants import public_names, serving
 from jobs.clock import db_now
 from markets.price_book import Listed
 from workers.profile import ModelProfile
@@ -22,29 +23,41 @@ async def list_models(call: Call) -> shapes.ModelList:
     async with call.services.database.transaction() as session:
         listed = await _offers(session, call.services)
     profiles = call.services.models
-    return shapes.ModelList(data=[_shape(profiles[name], listed) for name in sorted(profiles)])
+    return shapes.ModelList(data=[_shape(name, serving(profiles, name), listed) for name in public_names(profiles)])
 
 
 async def get_model(call: Call) -> shapes.Model:
     """One model: how it is served and where it could run now."""
     name = call.path("model")
-    profile = call.services.models.get(name)
-    if profile is None:
-        known = ", ".join(sorted(call.services.models)) or "none"
+    profiles = serving(call.services.models, name)
+    if not profiles:
+        known = ", ".join(public_names(call.services.models)) or "none"
         raise not_found("model_not_found", f"The model {name!r} is not served here; known: {known}.")
     async with call.services.database.transaction() as session:
-        return _shape(profile, await _offers(session, call.services))
+        return _shape(name, profiles, await _offers(session, call.services))
 
 
 async def _offers(session: AsyncSession, services: Services) -> Sequence[Listed]:
     return await listed_offers(session, services, now_us=await db_now(session))
 
 
-def _shape(profile: ModelProfile, listed: Sequence[Listed]) -> shapes.Model:
+def _shape(name: str, profiles: Sequence[ModelProfile], listed: Sequence[Listed]) -> shapes.Model:
+    """A name that lines may use. What is said of it is said of its first profile, the preferred one; `profiles` has all."""
+    preferred = profiles[0]
+    ours: dict[str, Any] = {
+        **_facts(preferred, listed),
+        "serves": preferred.public_name,
+        "profiles": [{"id": each.id, **_facts(each, listed)} for each in profiles],
+    }
+    # OpenAI's `created` is when a model appeared; a profile has no such time, and 0 says so.
+    return shapes.Model(id=name, created=0, owned_by="broker", x_broker=ours)
+
+
+def _facts(profile: ModelProfile, listed: Sequence[Listed]) -> dict[str, Any]:
     usable = [
         each for each in listed if each.excluded is None and each.offer.capacity != 0 and serves(profile, each.offer)
     ]
-    ours: dict[str, Any] = {
+    return {
         "engine": profile.engine,
         "precision": profile.precision,
         "context": profile.context,
@@ -53,8 +66,6 @@ def _shape(profile: ModelProfile, listed: Sequence[Listed]) -> shapes.Model:
         "offers": len(usable),
         "tokens_per_s": {name: list(speeds) for name, speeds in profile.tokens_per_s.items()},
     }
-    # OpenAI's `created` is when a model appeared; a profile has no such time, and 0 says so.
-    return shapes.Model(id=profile.id, created=0, owned_by="broker", x_broker=ours)
 
 
 ROUTES: tuple[Route, ...] = (

@@ -287,7 +287,8 @@ class Model(BaseModel):
     created: int
     owned_by: str
     x_broker: dict[str, Any] = Field(
-        description="engine, precision, context, endpoints, launches, offers (feasible now), tokens_per_s"
+        description="serves (the public name), engine, precision, context, endpoints, launches, offers (feasible now), "
+        "tokens_per_s; profiles: the same of every profile that serves it, by id"
     )
 
 
@@ -328,6 +329,20 @@ class Chosen(BaseModel):
     sentence: str
 
 
+class VariantQuote(BaseModel):
+    """A profile that may serve the batch, and what that would come to."""
+
+    profile: str
+    model: str
+    precision: str
+    chosen: bool
+    feasible: bool
+    usd: str | None
+    end: int | None
+    waiting_on: str | None
+    reason: str | None = Field(description="why it is not feasible")
+
+
 class Explanation(BaseModel):
     """What the plan chose for a work, what it rejected and why; or why nothing was feasible."""
 
@@ -345,12 +360,16 @@ class Explanation(BaseModel):
     waiting_on: str | None
     reasons: list[str]
     relaxations: list[Relaxation]
+    variants: list[VariantQuote] = Field(
+        default_factory=list, description="the profiles that may serve it, as quoted before it began"
+    )
 
 
 class Quote(Explanation):
     id: str
     object: Literal["quote"] = "quote"
     model: str
+    served_model: str = Field(description="the configured profile that would answer")
     endpoint: str
     expires_at: int
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,7 +107,7 @@ async def hello(call: Call, body: dict[str, Any]) -> dict[str, Any]:
         services.nudge("reconcile")
         raise Problem(403, "residency_forbidden", denied)
     log.info("worker.hello", rental=rental_id, pid=body["pid"], hostname=body["hostname"], agent=body["agent_version"])
-    return _greeting(services, await _engine(services, rental), worker, rental, batches, now_us)
+    return _greeting(services, await _engine(services, rental), worker, rental, now_us)
 
 
 async def _engine(services: Services, rental: RentalRow) -> dict[str, Any]:
@@ -161,12 +160,10 @@ def _greeting(
     engine: dict[str, Any],
     worker: Worker,
     rental: RentalRow,
-    batches: Sequence[Batch],
     now_us: int,
 ) -> dict[str, Any]:
     settings = services.settings
     session = worker_sessions.fresh(rental.id, worker.session, now_us, settings.control.token_ttl_s)
-    wished = [int((batch.wishes or {}).get("part_lines") or settings.jobs.part_lines) for batch in batches]
     return {
         "worker_id": rental.id,
         "token": worker_sessions.issue(services.secret, session),
@@ -174,7 +171,7 @@ def _greeting(
         "heartbeat_s": settings.control.heartbeat_s,
         "engine": engine,
         "part": {
-            "lines": min([settings.jobs.part_lines, *wished]),
+            "lines": settings.jobs.part_lines,
             "seconds": settings.jobs.part_seconds,
             "bytes": settings.jobs.part_bytes,
         },
@@ -300,10 +297,11 @@ async def _work(call: Call) -> dict[str, Any]:
                 session.add(worker)
             return {"lease": None, "stop": is_over}
         shard = await session.get_one(Shard, granted.shard_id)
-    return {"lease": _lease(services, granted, shard.sha256, now_us), "stop": False}
+        batch = await session.get_one(Batch, granted.batch_id)
+    return {"lease": _lease(services, granted, batch, shard.sha256, now_us), "stop": False}
 
 
-def _lease(services: Services, granted: Lease, sha256: str, now_us: int) -> dict[str, Any]:
+def _lease(services: Services, granted: Lease, batch: Batch, sha256: str, now_us: int) -> dict[str, Any]:
     expires_us = now_us + OBJECT_TTL_S * MICROSECONDS
     extra = {"start": granted.start, "stop": granted.stop}
     token = sign(services.secret, "GET", granted.input_key, expires_us, extra)
@@ -321,7 +319,15 @@ def _lease(services: Services, granted: Lease, sha256: str, now_us: int) -> dict
         "part_put": f"/worker/v1/shards/{granted.shard_id}/parts",
         "done": [list(pair) for pair in granted.done],
         "suspects": {str(line): attempts for line, attempts in granted.suspects.items()},
+        "model": _engines_name(services, batch),
+        "part_lines": (batch.wishes or {}).get("part_lines"),
     }
+
+
+def _engines_name(services: Services, batch: Batch) -> str | None:
+    """What the engine calls the model, where the lines name another (one of several that the batch accepts)."""
+    profile = services.models.get(batch.model or "")
+    return None if profile is None or batch.asked_model in (None, profile.public_name) else profile.public_name
 
 
 async def goodbye(call: Call, body: dict[str, Any]) -> None:

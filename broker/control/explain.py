@@ -11,7 +11,7 @@ from sqlmodel import col
 
 from broker.api import shapes
 from broker.control.convert import usd
-from broker.tables import STOPPED, Assignment, PlanRow, Waiting
+from broker.tables import STOPPED, Assignment, PlanRow, Quote, Waiting
 from jobs.tables import Batch
 from solver.types import Assignment as PlannedShare
 from solver.types import Choice, Plan, Relaxation, Snapshot, Work
@@ -20,7 +20,16 @@ SECOND_US = 1_000_000
 
 
 async def explanation(session: AsyncSession, batch_id: str) -> shapes.Explanation:
-    """The newest plan's word on the batch. Before any plan mentions it, an explanation that says just that."""
+    """The newest plan's word on the batch, with the profiles that were quoted before it began. Before any plan mentions it,
+    an explanation that says just that."""
+    told = await _word(session, batch_id)
+    first = select(Quote).where(col(Quote.batch) == batch_id).order_by(col(Quote.created_us)).limit(1)
+    quote = await session.scalar(first)
+    variants = [shapes.VariantQuote.model_validate(each) for each in quote.body.get("variants", ())] if quote else []
+    return told.model_copy(update={"variants": variants})
+
+
+async def _word(session: AsyncSession, batch_id: str) -> shapes.Explanation:
     batch = await session.get_one(Batch, batch_id)
     stopped = await session.get(Waiting, batch_id)
     if stopped is not None and stopped.plan == STOPPED:

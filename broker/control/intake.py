@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from broker.api.shapes import BatchWishes
 from broker.services import Services
+from broker.variants import ModelWishes, Variants, variants
 from jobs import lines
-from jobs.types import Finding, Limits, Validation
+from jobs.types import Limits, Validation
 
 
 def limits(services: Services) -> Limits:
@@ -30,17 +32,10 @@ async def validate_file(services: Services, object_key: str, endpoint: str | Non
     )
 
 
-def model_findings(services: Services, found: Validation) -> list[Finding]:
-    """Whether the one model of the file is served here, at this endpoint. No findings for a file without a model."""
+def served_by(services: Services, found: Validation, wishes: BatchWishes | None) -> Variants:
+    """The profiles that may serve the one model of the file. Neither profiles nor findings for a file without a model."""
     if found.model is None:
-        return []
-    profile = services.models.get(found.model)
-    if profile is None:
-        known = ", ".join(sorted(services.models)) or "none"
-        message = f"model {found.model!r} is not served here; known models: {known}"
-        return [Finding(code="model_not_found", message=message, param="model")]
-    if found.endpoint not in profile.endpoints:
-        served = ", ".join(profile.endpoints)
-        message = f"model {found.model!r} does not serve {found.endpoint}; it serves {served}"
-        return [Finding(code="invalid_url", message=message, param="url")]
-    return []
+        return Variants((), ())
+    asked = wishes or BatchWishes()
+    wanted = ModelWishes(models=asked.models or (), precision=asked.precision, engine_profile=asked.engine_profile)
+    return variants(services.models, model=found.model, endpoint=found.endpoint, wishes=wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 import msgspec
@@ -9,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ulid import ULID
 
 from broker.api import shapes
-from broker.control.explain import explain
-from broker.control.intake import model_findings, validate_file
-from broker.control.snapshot import SECOND_US, TYPICAL_OUTPUT_PERCENT, freeze, max_nano, work_of
+from broker.control.intake import served_by, validate_file
+from broker.control.snapshot import SECOND_US, TYPICAL_OUTPUT_PERCENT, max_nano, work_of
+from broker.control.variant_quotes import Quoted, quote_variants
 from broker.services import Services
 from broker.tables import Project, Quote
 from jobs import files
@@ -22,8 +23,9 @@ from jobs.tables import Batch
 from jobs.types import Validation
 from jobs.window import expires_us
 from ledger.money import to_nano
-from solver.residency import INTERNAL, Policy, compile_countries, digest
+from solver.residency import INTERNAL, Policy, compile_countries, digest, with_confidentiality
 from solver.types import Work
+from workers.profile import ModelProfile
 
 # How long the prices behind a quote may be taken for today's.
 QUOTE_TTL_S = 900
@@ -48,7 +50,8 @@ async def quote(
         policy = await policy_for(session, project, wishes)
         now_us = await db_now(session)
     found = await validate_file(services, file.object_key, endpoint)
-    findings = [*found.findings, *model_findings(services, found)]
+    candidates = served_by(services, found, wishes)
+    findings = [*found.findings, *candidates.findings]
     if findings or found.model is None or found.endpoint is None:
         first = findings[0] if findings else None
         where = f"line {first.line}: " if first and first.line else ""
@@ -56,11 +59,11 @@ async def quote(
             f"{where}{first.message if first else 'no model'} ({len(findings)} findings in all)", param="input_file_id"
         )
     asked = wishes or shapes.BatchWishes()
-    work = Work(
+    base = Work(
         id="quote",
         project=project,
-        model=found.model,
-        precision=services.models[found.model].precision,
+        model="",
+        precision="",
         endpoint=found.endpoint,
         lines=found.lines,
         input_tokens=found.input_tokens,
@@ -71,42 +74,44 @@ async def quote(
         priority=asked.priority,
         policy_hash=digest(policy),
     )
-    explanation = await dry_run(services, work, {work.policy_hash: policy})
+    best = await quote_variants(
+        services, candidates.profiles, lambda each: _with_profile(base, each), {base.policy_hash: policy}
+    )
     answer = shapes.Quote(
-        **explanation.model_dump(),
+        **best.explanation.model_dump(),
         id=f"quote_{ULID()}",
         model=found.model,
+        served_model=best.profile.id,
         endpoint=found.endpoint,
         expires_at=now_us // SECOND_US + QUOTE_TTL_S,
     )
     async with services.database.transaction() as session:
-        session.add(quote_row(answer.id, project, None, explanation, now_us))
+        session.add(quote_row(answer.id, project, None, best.explanation, now_us))
     return answer
 
 
-async def quote_batch(services: Services, batch: Batch, found: Validation) -> shapes.Explanation:
-    """The same for a batch that was just validated and has no shards yet."""
+async def quote_batch(services: Services, batch: Batch, found: Validation, profiles: Sequence[ModelProfile]) -> Quoted:
+    """The same for a batch that was just validated and has no shards yet: the profile that shall serve it, and why."""
     left = Remaining(lines=found.lines, input_tokens=found.input_tokens, output_tokens=found.output_tokens)
-    work = work_of(batch, left, precision=services.models[found.model or ""].precision, spent_nano=0)
-    return await dry_run(services, msgspec.structs.replace(work, model=found.model or ""), {})
+    base = work_of(batch, left, precision="", spent_nano=0)
+    return await quote_variants(services, profiles, lambda each: _with_profile(base, each), {})
 
 
-async def dry_run(services: Services, work: Work, policies: dict[str, Policy]) -> shapes.Explanation:
-    """The plan for `work` beside everything that is queued and runs, told as an explanation."""
-    async with services.database.transaction() as session:
-        frozen = await freeze(session, services, now_us=await db_now(session), extra=[work], extra_policies=policies)
-    plan = await services.solver.solve(frozen.snapshot)
-    return explain(work.id, frozen.snapshot, plan, plan_id=None, planned_us=frozen.snapshot.now_us)
+def _with_profile(work: Work, profile: ModelProfile) -> Work:
+    return msgspec.structs.replace(work, model=profile.id, precision=profile.precision)
 
 
 async def policy_for(session: AsyncSession, project: str, wishes: shapes.BatchWishes | None) -> Policy:
-    """The batch's own countries, else the project's policy, else class `internal`. Raises UnknownCountry."""
-    if wishes and wishes.residency:
-        return compile_countries(wishes.residency)
+    """The batch's own countries, else the project's policy (also by its name), else class `internal`; and besides, what
+    the batch wants of confidentiality. Raises UnknownCountry."""
     row = await session.get(Project, project)
-    if row is not None and row.policy is not None:
-        return msgspec.convert(row.policy, Policy)
-    return INTERNAL
+    own = None if row is None or row.policy is None else msgspec.convert(row.policy, Policy)
+    policy = own or INTERNAL
+    if wishes and wishes.residency and wishes.residency != [policy.name]:
+        policy = compile_countries(wishes.residency)
+    if wishes and wishes.confidentiality:
+        policy = with_confidentiality(policy, wishes.confidentiality)
+    return policy
 
 
 def quote_row(quote_id: str, project: str, batch_id: str | None, explanation: shapes.Explanation, now_us: int) -> Quote:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
 from ulid import ULID
 
 from broker.api import shapes
-from broker.control.intake import model_findings, validate_file
+from broker.control.intake import served_by, validate_file
 from broker.control.quote import quote_batch, quote_row
+from broker.control.variant_quotes import PASSING
 from broker.services import Services
 from jobs import batches
 from jobs.clock import db_now
@@ -24,8 +26,6 @@ from markets import price_book
 from solver.errors import SolverError
 
 log = structlog.get_logger()
-# What can change by itself while a batch waits; anything else needs a person.
-PASSING = ("capacity", "quota")
 
 
 @dataclass
@@ -50,12 +50,14 @@ class Validator:
         except ObjectMissing as missing:
             await self._fail(batch, [Finding(code="file_gone", message=str(missing), param="input_file_id")], 1)
             return
-        findings = [*found.findings, *model_findings(self.services, found)]
+        wishes = shapes.BatchWishes.model_validate(batch.wishes or {})
+        candidates = served_by(self.services, found, wishes)
+        findings = [*found.findings, *candidates.findings]
         if findings:
             await self._fail(batch, findings, max(found.findings_total, len(findings)))
             return
-        explanation = await quote_batch(self.services, batch, found)
-        blocking = blocking_findings(batch, explanation)
+        best = await quote_batch(self.services, batch, found, candidates.profiles)
+        blocking = blocking_findings(batch, best.explanation)
         if blocking and (unheard := await self._unheard()):
             # what these markets have may be what it needs; it waits, and every plan says on what
             log.info("batch.undecided", batch=batch.id, markets=unheard, first=blocking[0].message)
@@ -64,9 +66,11 @@ class Validator:
             await self._fail(batch, blocking, len(blocking))
             return
         async with self.services.database.transaction() as session:
-            await batches.begin(session, batch.id, found)
+            if await _was_changed(session, batch):
+                return
+            await batches.begin(session, batch.id, found, model=best.profile.id)
             now_us = await db_now(session)
-            session.add(quote_row(f"quote_{ULID()}", batch.project, batch.id, explanation, now_us))
+            session.add(quote_row(f"quote_{ULID()}", batch.project, batch.id, best.explanation, now_us))
 
     async def _unheard(self) -> list[str]:
         """The markets of which we do not know what they offer now: not asked yet, or the latest answer was a failure."""
@@ -77,8 +81,15 @@ class Validator:
 
     async def _fail(self, batch: Batch, findings: list[Finding], total: int) -> None:
         async with self.services.database.transaction() as session:
+            if await _was_changed(session, batch):
+                return
             await batches.fail(session, batch.id, findings, total)
         log.info("batch.refused", batch=batch.id, findings=total, first=findings[0].code)
+
+
+async def _was_changed(session: AsyncSession, batch: Batch) -> bool:
+    """Whether its limit, priority or deadline was set anew while it was looked at: then the next round looks again."""
+    return (await batches.get(session, batch.project, batch.id)).version != batch.version
 
 
 def blocking_findings(batch: Batch, explanation: shapes.Explanation) -> list[Finding]:

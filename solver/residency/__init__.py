@@ -3,11 +3,12 @@
 `evaluate(policy, facts, at_us) -> Decision` is total: any policy and any facts give a decision, never an exception.
 """
 
-from solver.residency.compile import INTERNAL, compile_countries
+from solver.residency.compile import CONFIDENTIALITY, INTERNAL, compile_countries, with_confidentiality
 from solver.residency.evaluate import evaluate
 from solver.residency.types import Decision, FactEvidence, Facts, Policy, PolicyRule, Reason, digest
 
 __all__ = [
+    "CONFIDENTIALITY",
     "INTERNAL",
     "Decision",
     "FactEvidence",
@@ -18,4 +19,5 @@ __all__ = [
     "compile_countries",
     "digest",
     "evaluate",
+    "with_confidentiality",
 ]

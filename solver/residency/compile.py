@@ -27,6 +27,9 @@ _INTERNAL_RULES = (
 INTERNAL = Policy(name="internal", rules=_INTERNAL_RULES)
 """What applies to a project without a policy: known places, no claimed or anonymous hosts, no token endpoints."""
 
+CONFIDENTIALITY = ("none", "at_rest", "dedicated", "cpu_tee", "gpu_tee")
+"""What a place keeps from its operator, least first (contract C2)."""
+
 # Codes that people write and ISO 3166 reserves for something else.
 _OFTEN_MEANT = {"UK": "GB", "EL": "GR"}
 
@@ -46,6 +49,21 @@ def compile_countries(names: Sequence[str], name: str | None = None) -> Policy:
     rule = PolicyRule(id="countries", effect="allow", field="country", values=tuple(countries))
     label = name or "countries:" + ",".join(sorted({each.strip().lower() for each in names}))
     return Policy(name=label, rules=(*_INTERNAL_RULES, rule))
+
+
+def with_confidentiality(policy: Policy, least: str) -> Policy:
+    """`policy`, and besides the place must offer `least` or more of `CONFIDENTIALITY`. `none` asks for nothing.
+
+    Raises ValueError for a class that there is not.
+
+    >>> with_confidentiality(INTERNAL, "cpu_tee").rules[-1].values
+    ('cpu_tee', 'gpu_tee')
+    """
+    enough = CONFIDENTIALITY[CONFIDENTIALITY.index(least) :]
+    if enough == CONFIDENTIALITY:
+        return policy
+    rule = PolicyRule(id="confidentiality", effect="allow", field="confidentiality", values=enough)
+    return Policy(name=f"{policy.name}+confidentiality:{least}", rules=(*policy.rules, rule), version=policy.version)
 
 
 def _members(value: str) -> tuple[str, ...]:

@@ -78,6 +78,7 @@ class FakeBroker:
     heartbeat_s: float = 0.2
     part: dict[str, Any] = field(default_factory=lambda: {"lines": 5, "seconds": 0.5, "bytes": 1_000_000})
     max_attempts: int = 3
+    lease_model: str | None = None
     rotate_tokens: bool = False
     stop_when_done: bool = True
     shards: dict[str, Shard] = field(default_factory=dict)
@@ -291,6 +292,8 @@ class FakeBroker:
             "part_put": f"/worker/v1/shards/{shard.shard_id}/parts",
             "done": _ranges(shard.done),
             "suspects": {idx: n for idx, n in shard.suspects.items() if int(idx) not in shard.done},
+            "model": self.lease_model,
+            "part_lines": None,
         }
 
     async def _input(self, request: web.Request) -> web.StreamResponse:

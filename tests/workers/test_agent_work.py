@@ -28,3 +28,16 @@ async def test_every_line_is_answered_once_and_metered(
     assert set(executions(log).values()) == {1}
     assert broker.goodbyes == [{"reason": "stop", "error": None}]
     assert broker.counters["requests"] == 36
+
+
+async def test_lines_that_name_another_model_are_asked_under_the_engines_name(
+    start_broker: StartBroker, start_agent: StartAgent
+) -> None:
+    """The broker chose another model that the batch accepts: the engine would refuse the name that the lines have."""
+    profile = scripted_profile()
+    broker = await start_broker(profile)
+    broker.lease_model = "the-engines-name"
+    broker.add_shard([request_line("c-1", "say 1")], first_idx=0)
+    agent = await start_agent(broker, profile)
+    assert await agent.exit_status() == 0, agent.stderr()
+    assert broker.done[0]["line"]["response"]["body"]["model"] == "the-engines-name"

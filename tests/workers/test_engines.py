@@ -74,3 +74,16 @@ def test_a_profile_that_cannot_be_served_is_refused_by_name(fields: dict[str, An
     with pytest.raises(BadProfile, match=said) as refused:
         engine_spec(ModelProfile(**({"id": "my-model"} | fields)))
     assert "'my-model'" in str(refused.value)
+
+
+@pytest.mark.parametrize("engine", ["llamacpp", "vllm"])
+def test_an_engine_that_is_started_knows_the_model_by_its_public_name(engine: Any) -> None:
+    """Lines say `llama-8b`; an engine that knew only `llama-8b@fp8` would refuse each of them."""
+    spec = engine_spec(ModelProfile(id="llama-8b@fp8", serves="llama-8b", engine=engine, weights="/models/x"))
+    flag = spec["argv"].index("--alias" if engine == "llamacpp" else "--served-model-name")
+    assert (spec["argv"][flag + 1], spec["served_model"]) == ("llama-8b", None)
+
+
+@pytest.mark.parametrize("profile", VALID[2:3])
+def test_a_server_that_runs_already_is_told_the_name_that_it_knows(profile: ModelProfile) -> None:
+    assert engine_spec(profile)["served_model"] == "remote-name"

@@ -48,6 +48,12 @@ def test_a_part_is_cut_at_whichever_comes_first(held: HeldLease, now: float, flu
     assert is_due(held, LIMITS, now, flush=flush) is due
 
 
+def test_a_lease_may_ask_for_smaller_parts_than_all_others() -> None:
+    held = lease(finished(1), finished(2))
+    held.part_lines = 2
+    assert is_due(held, LIMITS, 100.0, flush=False)
+
+
 def test_one_part_at_a_time_for_each_lease() -> None:
     held = lease(finished(1))
     held.is_committing = True

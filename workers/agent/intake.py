@@ -76,7 +76,7 @@ class Intake:
                 content,
                 first_idx=offered["first_idx"],
                 lines=offered["lines"],
-                served_model=self.served_model,
+                served_model=self.served_model or offered["model"],
                 skip=from_ranges(offered["done"]),
             )
         except (BadShard, Refused) as error:

@@ -23,7 +23,8 @@ class HeldLease:
 
     `fresh` is longest first. `suspects` are groups of lines that were in flight when an engine or a worker died, each
     to be run with nothing else in the engine; `isolated` is the rest of the group that is being run. `is_lost`: start
-    nothing more, but commit what is finished. `is_void`: the broker takes nothing more of it.
+    nothing more, but commit what is finished. `is_void`: the broker takes nothing more of it. `part_lines`: cut a part at
+    least every so many lines, None as for all.
     """
 
     shard_id: str
@@ -33,6 +34,7 @@ class HeldLease:
     endpoint: str
     part_put: str
     renewed_at: float
+    part_lines: int | None = None
     fresh: deque[Line] = field(default_factory=deque)
     suspects: deque[list[Line]] = field(default_factory=deque)
     isolated: list[Line] = field(default_factory=list)
@@ -56,6 +58,7 @@ class HeldLease:
             endpoint=lease["endpoint"],
             part_put=lease["part_put"],
             renewed_at=now,
+            part_lines=lease["part_lines"],
         )
 
     def admit(self, lines: Iterable[Line], suspects: Mapping[int, int], *, alone_from: int) -> None:

@@ -121,7 +121,7 @@ def is_due(lease: HeldLease, limits: PartLimits, now: float, *, flush: bool) -> 
         flush
         or lease.is_lost
         or lease.is_worked_off
-        or len(lease.finished) >= limits.lines
+        or len(lease.finished) >= min(limits.lines, lease.part_lines or limits.lines)
         or lease.finished_bytes >= limits.bytes
         or now - lease.oldest_finished_at >= limits.seconds
     )

@@ -20,7 +20,7 @@ def spec(profile: ModelProfile) -> dict[str, Any]:
     embeddings of a model that does not say how it pools)."""
     if not profile.weights:
         raise BadProfile(f"model {profile.id!r}: engine llamacpp needs 'weights', the path of a GGUF file")
-    argv = ["{python}", "{agent}", "llamacpp", "--model", profile.weights, "--alias", profile.id]
+    argv = ["{python}", "{agent}", "llamacpp", "--model", profile.weights, "--alias", profile.public_name]
     argv += ["--host", "{host}", "--port", "{port}"]
     argv += ["--parallel", str(profile.parallel), "--context", str(profile.context)]
     argv += ["--embeddings"] if "/v1/embeddings" in profile.endpoints else []

@@ -43,7 +43,8 @@ def spec(profile: ModelProfile) -> dict[str, Any]:
         raise BadProfile(f"model {profile.id!r}: args {taken} are set by the broker (loopback only); leave them out")
     if profile.env.get("VLLM_SERVER_DEV_MODE", "0") != "0":
         raise BadProfile(f"model {profile.id!r}: env VLLM_SERVER_DEV_MODE opens control routes; leave it out")
-    argv = ["vllm", "serve", profile.weights, "--served-model-name", profile.id, "--host", "{host}", "--port", "{port}"]
+    argv = ["vllm", "serve", profile.weights, "--served-model-name", profile.public_name]
+    argv += ["--host", "{host}", "--port", "{port}"]
     argv += ["--max-model-len", str(profile.context), "--uvicorn-log-level", "warning"]
     argv += ["--revision", profile.revision] if profile.revision else []
     argv += _precision(profile)

@@ -186,7 +186,9 @@ def rent(server: Any) -> Rent:
     """Rent a machine as the place loop does: intent, worker row, and the market's confirmation."""
     made = 0
 
-    async def rent(of: Offer | None = None, *, confirmed: bool = True, batches: tuple[str, ...] = ()) -> Agent:
+    async def rent(
+        of: Offer | None = None, *, confirmed: bool = True, batches: tuple[str, ...] = (), model: str = MODEL
+    ) -> Agent:
         nonlocal made
         made += 1
         of = of or offer()
@@ -198,7 +200,7 @@ def rent(server: Any) -> Rent:
                 rental_id=rental_id,
                 offer=of,
                 project="default",
-                model="tiny",
+                model=model,
                 precision="auto",
                 purpose={"batches": list(batches)},
                 now_us=now_us,

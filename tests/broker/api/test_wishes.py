@@ -1,0 +1,160 @@
+"""What `x_broker` asks for, from the request to the worker: variants of a model, confidentiality, project."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from broker.control.plan import Planner
+from broker.control.validate import Validator
+from broker.tables import Assignment
+from jobs.clock import db_now
+from markets import price_book
+from markets.offer import Offer
+from tests.support.wire_agent import offer
+from workers.profile import ModelProfile
+
+
+def profile(name: str, precision: str, speed: float, serves: str | None = None, **more: Any) -> ModelProfile:
+    return ModelProfile(
+        id=name,
+        engine="url",
+        base_url="http://127.0.0.1:9",
+        precision=precision,
+        serves=serves,
+        tokens_per_s={"cpu": (10 * speed, speed)},
+        **more,
+    )
+
+
+@pytest.fixture
+async def town(server: Any) -> Any:
+    """`tiny` in two precisions, the quicker one cheaper for it, another model, and one offer."""
+    for each in (profile("tiny", "bf16", 1), profile("tiny@fp8", "fp8", 4, "tiny"), profile("other", "bf16", 40)):
+        server.services.models[each.id] = each
+    await listed(server, offer())
+    return server
+
+
+async def listed(server: Any, *offers: Offer) -> None:
+    async with server.services.database.transaction() as session:
+        await price_book.store_offers(session, "sandbox", list(offers), now_us=await db_now(session))
+
+
+async def validated(server: Any, **wishes: Any) -> dict[str, Any]:
+    batch = await server.new_batch(x_broker=wishes)
+    await Validator(server.services).step()
+    return dict((await server.call("GET", f"/v1/batches/{batch['id']}")).json)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "served"),
+    [
+        ({}, "tiny@fp8"),
+        ({"precision": ["bf16"]}, "tiny"),
+        ({"engine_profile": "tiny"}, "tiny"),
+        ({"models": ["other"]}, "other"),
+        ({"models": ["other"], "precision": ["fp8"]}, "tiny@fp8"),
+    ],
+)
+async def test_the_cheapest_profile_that_the_wishes_leave_serves_the_batch(
+    town: Any, wishes: dict[str, Any], served: str
+) -> None:
+    batch = await validated(town, **wishes)
+    assert (batch["status"], batch["model"]) == ("in_progress", "tiny"), batch["errors"]
+    assert batch["x_broker"]["served_model"] == served
+
+
+async def test_a_wish_that_no_profile_fulfils_fails_the_batch_and_says_why(town: Any) -> None:
+    batch = await validated(town, precision=["int4"])
+    assert batch["status"] == "failed"
+    (error,) = batch["errors"]["data"]
+    assert (error["code"], error["param"]) == ("no_variant", "x_broker.precision")
+    assert "tiny (its precision is bf16)" in error["message"]
+    assert "tiny@fp8 (its precision is fp8)" in error["message"]
+
+
+async def test_a_quote_names_the_winner_and_what_the_others_would_have_cost(town: Any, input_lines: Any) -> None:
+    file_id = await town.upload(input_lines(4))
+    body = {"input_file_id": file_id, "x_broker": {"models": ["other"]}}
+    quoted = (await town.call("POST", "/v1/quotes", json=body)).json
+    assert (quoted["model"], quoted["served_model"]) == ("tiny", "other")
+    told = {each["profile"]: each for each in quoted["variants"]}
+    assert {name for name, each in told.items() if each["chosen"]} == {"other"}
+    assert float(told["tiny"]["usd"]) > float(told["tiny@fp8"]["usd"]) > float(told["other"]["usd"]) > 0
+    refused = await town.call("POST", "/v1/quotes", json={**body, "x_broker": {"precision": ["int4"]}})
+    assert (refused.status, refused.json["error"]["param"]) == (400, "input_file_id")
+    assert "int4" in refused.json["error"]["message"]
+
+
+async def test_an_explanation_keeps_the_profiles_that_were_compared(town: Any) -> None:
+    batch = await validated(town)
+    await Planner(town.services).step()
+    told = (await town.call("GET", f"/v1/batches/{batch['id']}/explain")).json
+    assert [(each["profile"], each["chosen"]) for each in told["variants"]] == [("tiny", False), ("tiny@fp8", True)]
+
+
+async def test_models_are_listed_by_every_name_that_lines_may_use(town: Any) -> None:
+    town.services.models["big@q4"] = profile("big@q4", "q4", 10, "big")
+    listed = {each["id"]: each["x_broker"] for each in (await town.call("GET", "/v1/models")).json["data"]}
+    assert set(listed) == {"tiny", "tiny@fp8", "other", "big", "big@q4"}
+    assert [(each["id"], each["precision"]) for each in listed["tiny"]["profiles"]] == [
+        ("tiny", "bf16"),
+        ("tiny@fp8", "fp8"),
+    ]
+    assert listed["tiny@fp8"]["serves"] == "tiny"
+    assert (await town.call("GET", "/v1/models/big")).json["x_broker"]["precision"] == "q4"
+
+
+async def test_lines_that_name_another_model_reach_the_engine_under_its_own_name(town: Any, rent: Any) -> None:
+    batch = await validated(town, models=["other"], part_lines=7)
+    await Planner(town.services).step()
+    agent = await rent(offer(), model="other")
+    await agent.hello()
+    lease = (await agent.lease())["lease"]
+    assert (lease["batch_id"], lease["model"], lease["part_lines"]) == (batch["id"], "other", 7)
+
+
+async def test_a_batch_that_asks_for_a_dedicated_machine_is_never_placed_on_a_shared_one(town: Any) -> None:
+    batch = await validated(town, confidentiality="dedicated", on_infeasible="queue")
+    assert batch["x_broker"]["confidentiality"] == "dedicated"
+    await Planner(town.services).step()
+    told = (await town.call("GET", f"/v1/batches/{batch['id']}/explain")).json
+    assert (told["feasible"], told["waiting_on"]) == (False, "residency")
+    assert "confidentiality none is not one of dedicated, cpu_tee, gpu_tee" in " ".join(told["reasons"])
+    whole = replace(offer(sku="whole"), confidentiality="dedicated")
+    await listed(town, offer(), whole)
+    await Planner(town.services).step()
+    async with town.services.database.transaction() as session:
+        placed = list(await session.scalars(select(Assignment)))
+    assert [each.offer_key for each in placed] == [str(whole.key)]
+
+
+async def test_confidentiality_is_asked_besides_residency_and_fails_fast(town: Any) -> None:
+    await listed(town, replace(offer("US"), confidentiality="gpu_tee"), offer("DE", sku="cpu-2"))
+    batch = await validated(town, residency=["DE"], confidentiality="cpu_tee")
+    assert batch["status"] == "failed"
+    assert batch["errors"]["data"][0]["code"] == "infeasible_residency"
+
+
+async def test_only_a_key_of_all_projects_names_another_project(town: Any, input_lines: Any) -> None:
+    theirs = await town.key("submitter", project="theirs")
+    file_id = await town.upload(input_lines(1), key=theirs)
+    body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "x_broker": {"project": "theirs"}}
+    made = await town.call("POST", "/v1/batches", json=body)
+    assert (made.status, made.json["x_broker"]["project"]) == (200, "theirs")
+    assert (await town.call("GET", f"/v1/batches/{made.json['id']}", key=theirs)).status == 200
+    assert (await town.call("POST", "/v1/batches", key=theirs, json=body)).status == 200, "its own may be named"
+    mine = await town.key("submitter", project="mine")
+    refused = await town.call("POST", "/v1/batches", key=mine, json=body)
+    assert (refused.status, refused.code) == (403, "project_forbidden")
+    unknown = await town.call("POST", "/v1/batches", json={**body, "x_broker": {"project": "nowhere"}})
+    assert (unknown.status, unknown.json["error"]["param"]) == (400, "x_broker.project")
+    header = {"openai-project": "mine"}
+    differ = await town.call("POST", "/v1/batches", json=body, headers=header)
+    assert (differ.status, differ.json["error"]["param"]) == (400, "x_broker.project")
+    quoted = await town.call("POST", "/v1/quotes", json={"input_file_id": file_id, "x_broker": {"project": "theirs"}})
+    assert quoted.status == 200
