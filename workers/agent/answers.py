@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import uuid
+import secrets
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -66,18 +66,16 @@ def judge(
     line: Line, status: int, body: bytes, request_id: str | None, retry_after: str | None = None
 ) -> Finished | Again | Fault | Misconfigured:
     """Sort an answer. 4xx and 501 are permanent and the line's own; other 5xx and unreadable answers may pass."""
-    said = f"the engine answered {status}: {_excerpt(body)}"
     if status in _AGAIN:
-        return Again(said, _seconds(retry_after))
+        return Again(_said(status, body), _seconds(retry_after))
     if status in _OUR_FAULT:
-        return Misconfigured(said)
+        return Misconfigured(_said(status, body))
     if status == 408 or (status >= 500 and status != 501):
-        return Fault("timeout" if status == 408 else "engine_error", said)
-    parsed = _parse(body)
-    response: dict[str, object] = {"status_code": status, "request_id": request_id or f"req_{uuid.uuid4().hex}"}
+        return Fault("timeout" if status == 408 else "engine_error", _said(status, body))
+    parsed = parse(body)
     if status < 400 and (status != 200 or not isinstance(parsed, dict)):
-        return Fault("engine_error", f"{said} (not a JSON object with status 200)")
-    return _finish(line, "completed" if status == 200 else "failed", response, body, parsed)
+        return Fault("engine_error", f"{_said(status, body)} (not a JSON object with status 200)")
+    return _finish(line, status, request_id or f"req_{secrets.token_hex(16)}", body, parsed)
 
 
 def dead_letter(line: Line) -> Finished:
@@ -105,30 +103,28 @@ def usage_of(line: Line, answer: dict[str, Any]) -> Usage:
     return Usage(_estimate(len(line.body)), _estimate(_written(answer)), estimated=True)
 
 
-def _parse(body: bytes) -> Any:
+def parse(body: bytes) -> Any:
     """The JSON value, or None when it is none that a line of JSON may hold (NaN, broken UTF-8, bottomless nesting)."""
     try:
-        return json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        return _STRICT.decode(body.decode("utf-8"))
     except (ValueError, RecursionError):
         return None
 
 
-def _finish(line: Line, status: Status, response: dict[str, object], raw: bytes, parsed: Any) -> Finished:
-    usage = usage_of(line, parsed) if status == "completed" else Usage()
-    head = {"idx": line.idx, "status": status}
+def _finish(line: Line, status: int, request_id: str, raw: bytes, parsed: Any) -> Finished:
+    verdict: Status = "completed" if status == 200 else "failed"
+    usage = usage_of(line, parsed) if status == 200 else Usage()
     # the answer's own bytes go in as they are, unless they would break the line or are no JSON
     body = raw.strip()
     if parsed is None:
         body = json.dumps(raw.decode("utf-8", "replace")).encode()
     elif b"\n" in body or b"\r" in body:
         body = json.dumps(parsed).encode()
-    record = b'%s, "line": {"custom_id": %s, "response": %s, "body": %s}, "error": null}}\n' % (
-        json.dumps(head).encode()[:-1],
-        json.dumps(line.custom_id).encode(),
-        json.dumps(response).encode()[:-1],
-        body,
-    )
-    return Finished(line.idx, status, record, usage, line.attempts + 1)
+    record = (
+        b'{"idx": %d, "status": "%b", "line": {"custom_id": %b, '
+        b'"response": {"status_code": %d, "request_id": %b, "body": %b}, "error": null}}\n'
+    ) % (line.idx, verdict.encode(), _text(line.custom_id), status, _text(request_id), body)
+    return Finished(line.idx, verdict, record, usage, line.attempts + 1)
 
 
 def _written(answer: dict[str, Any]) -> int:
@@ -161,9 +157,17 @@ def _seconds(text: str | None) -> float | None:
     return float(text) if text is not None and text.isdigit() else None
 
 
-def _excerpt(body: bytes) -> str:
-    return body[:300].decode("utf-8", "replace")
+def _said(status: int, body: bytes) -> str:
+    return f"the engine answered {status}: {body[:300].decode('utf-8', 'replace')}"
+
+
+def _text(text: str) -> bytes:
+    return _ENCODER.encode(text).encode()
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_ENCODER = json.JSONEncoder()
+_STRICT = json.JSONDecoder(parse_constant=_refuse_constant)

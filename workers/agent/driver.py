@@ -1,7 +1,7 @@
 """Keeps the engine busy: starts lines, sorts their answers, and finds out what a broken one means.
 
-All decisions are elsewhere and pure (pool, answers, concurrency); here are the sockets and the tasks. One HTTP session,
-one task a request, bodies sent as the bytes that they were read as.
+All decisions are elsewhere and pure (pool, answers, concurrency); how the bytes travel is the exchange's. The common
+case is short: an answer comes, its line is kept, the next line goes out, and no task was woken. `run` wakes for the rest.
 """
 
 from __future__ import annotations
@@ -10,22 +10,21 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-
-import aiohttp
+from functools import partial
 
 from workers.agent.answers import Again, Fault, Finished, Misconfigured, judge
 from workers.agent.concurrency import Load, steer
 from workers.agent.engine import Engine
 from workers.agent.errors import EngineFailed
+from workers.agent.exchange import Answer, Exchange, NoAnswer, Outcome, Pending
 from workers.agent.leases import HeldLease
 from workers.agent.lines import Line
 from workers.agent.log import event
 from workers.agent.pool import Pool
 from workers.agent.spec import EngineSpec
 
-# Below the 5 s after which common servers close an idle connection: a request must not meet a socket that just closed.
-IDLE_CONNECTION_S = 2.0
 _STEER_S = 1.0
 _LONGEST_PAUSE_S = 5.0
 # After a crash, requests still open get this long to notice it.
@@ -37,6 +36,17 @@ _DOUBT_S = 30.0
 
 
 @dataclass(slots=True, eq=False)
+class _Request:
+    """A line in the engine. `answered_before`: how many had been answered when it was sent."""
+
+    lease: HeldLease
+    line: Line
+    began: float
+    answered_before: int
+    pending: Pending | None = None
+
+
+@dataclass(slots=True, eq=False)
 class Driver:
     """`run` works until cancelled; it raises EngineFailed. `on_finished` is called whenever a line got its end.
 
@@ -45,7 +55,7 @@ class Driver:
 
     spec: EngineSpec
     engine: Engine
-    session: aiohttp.ClientSession
+    exchange: Exchange
     pool: Pool
     on_finished: Callable[[], None]
     has_room: Callable[[], bool]
@@ -54,9 +64,10 @@ class Driver:
     metrics: dict[str, float] = field(default_factory=dict)
     limit: int = 1
     accepts: bool = True
-    _tasks: dict[asyncio.Task[None], tuple[HeldLease, Line]] = field(default_factory=dict)
+    _open: set[_Request] = field(default_factory=set)
     _faults: list[tuple[HeldLease, Line, Fault]] = field(default_factory=list)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _emptied: asyncio.Event = field(default_factory=asyncio.Event)
     _busy_since: float = 0.0
     _paused_until: float = 0.0
     _pause_s: float = 0.0
@@ -88,97 +99,100 @@ class Driver:
                     exits.cancel()
                     exits = asyncio.create_task(self._wake_on_exit())
                 self._fill()
-                await self._sleep()
+                await self._wake.wait()
         finally:
-            for task in (steering, exits, *self._tasks):
+            for task in (steering, exits):
                 task.cancel()
+            self._drop_requests()
+            self.exchange.close()
 
     async def quiesce(self, until: Callable[[], float]) -> None:
         """Start nothing more; wait for what is in the engine until `until()`, which may move; then drop it."""
         self.accepts = False
-        while self._tasks and (left := until() - time.monotonic()) > 0:
-            await asyncio.wait(set(self._tasks), timeout=min(left, 0.25), return_when=asyncio.FIRST_COMPLETED)
-        for lease, line in await self._drop_requests():
+        while self._open and (left := until() - time.monotonic()) > 0:
+            await self._until_empty(min(left, 0.25))
+        for lease, line in self._drop_requests():
             self.pool.put_back(lease, line)
 
     def _fill(self) -> None:
         """Start lines up to the limit."""
-        while self._may_start() and (chosen := self.pool.start(time.monotonic())) is not None:
-            if not self._tasks:
-                self._busy_since = time.monotonic()
-            task = asyncio.create_task(self._send(*chosen))
-            self._tasks[task] = chosen
-            task.add_done_callback(self._end)
+        while self._may_start() and (chosen := self.pool.start(now := time.monotonic())) is not None:
+            if not self._open:
+                self._busy_since = now
+            request = _Request(*chosen, now, self._answered)
+            self._open.add(request)
+            self.counters["requests"] += 1
+            url = self.engine.base_url + request.lease.endpoint
+            request.pending = self.exchange.post(url, request.line.body, partial(self._ended, request))
 
     def _may_start(self) -> bool:
         return (
             self.accepts
-            and len(self._tasks) < self.limit
+            and len(self._open) < self.limit
             and not self._faults
+            and self._failure is None
+            and not self.engine.has_exited
             and time.monotonic() >= self._paused_until
             and self.has_room()
         )
 
-    async def _sleep(self) -> None:
-        """Until woken, or until a pause ends."""
-        pause = self._paused_until - time.monotonic()
-        try:
-            await asyncio.wait_for(self._wake.wait(), pause if pause > 0 else None)
-        except TimeoutError:
-            return
+    async def _until_empty(self, seconds: float) -> None:
+        """Wait until no request is open, at most so long."""
+        if self._open:
+            self._emptied.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._emptied.wait(), seconds)
 
-    def _end(self, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(task, None)
-        if not self._tasks:
+    def _ended(self, request: _Request, outcome: Outcome) -> None:
+        """A request came to its end: find out what that means, and start the next line."""
+        if request not in self._open:
+            return  # dropped while this was on its way
+        self._close(request)
+        try:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            self._apply(request, self._verdict(request, outcome))
+            self._fill()
+        except BaseException as defect:
+            self._failure = self._failure or defect
+            self._wake.set()
+            raise
+
+    def _close(self, request: _Request) -> None:
+        self._open.remove(request)
+        if not self._open:
             self.counters["busy_ms"] += round((time.monotonic() - self._busy_since) * 1000)
-        if not task.cancelled():
-            self._failure = self._failure or task.exception()
-        self._wake.set()
+            self._emptied.set()
 
-    async def _send(self, lease: HeldLease, line: Line) -> None:
-        """One request, and what its answer means."""
-        self.counters["requests"] += 1
-        began, answered_before = time.monotonic(), self._answered
-        url = self.engine.base_url + lease.endpoint
-        verdict: Finished | Again | Fault | Misconfigured
-        try:
-            async with self.session.post(
-                url,
-                data=line.body,
-                headers={"Content-Type": "application/json", **self.spec.headers},
-                timeout=aiohttp.ClientTimeout(total=self.spec.request_timeout_s),
-                allow_redirects=False,
-            ) as answer:
-                body, headers = await answer.read(), answer.headers
-                verdict = judge(line, answer.status, body, headers.get("x-request-id"), headers.get("Retry-After"))
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            verdict = Again(f"no connection: {error}")
-        except TimeoutError:
-            verdict = Fault("timeout", f"no answer within {self.spec.request_timeout_s} s")
+    def _verdict(self, request: _Request, outcome: Answer | NoAnswer) -> Finished | Again | Fault | Misconfigured:
+        if isinstance(outcome, Answer):
+            return judge(request.line, outcome.status, outcome.body, outcome.request_id, outcome.retry_after)
+        if outcome.kind == "unconnected":
+            return Again(f"no connection: {outcome.message}")
+        if outcome.kind == "overdue":
             # silence all over, while several were in the engine: it hangs, and no single line is to blame
-            self._is_hung = self._is_hung or (self._answered == answered_before and len(self._tasks) > 1)
-        except aiohttp.ClientError as error:
-            verdict = Fault("engine_error", f"the connection broke: {type(error).__name__}: {error}")
-        self._apply(lease, line, verdict, began)
+            self._is_hung = self._is_hung or (self._answered == request.answered_before and len(self._open) > 0)
+            return Fault("timeout", outcome.message)
+        return Fault("engine_error", f"the connection broke: {outcome.message}")
 
-    def _apply(
-        self, lease: HeldLease, line: Line, verdict: Finished | Again | Fault | Misconfigured, began: float
-    ) -> None:
-        now = time.monotonic()
+    def _apply(self, request: _Request, verdict: Finished | Again | Fault | Misconfigured) -> None:
+        now, lease, line = time.monotonic(), request.lease, request.line
         if isinstance(verdict, Finished):
             self._answered += 1
             self._pause_s, self._refused_since = 0.0, None
-            self.durations.append(now - began)
+            self.durations.append(now - request.began)
             self.pool.finish(lease, line, verdict, now)
             self.on_finished()
         elif isinstance(verdict, Fault):
-            self._faults.append((lease, line, verdict))  # settled by `run`: was it the line, or the engine?
+            self._faults.append((lease, line, verdict))
+            self._wake.set()  # `run` settles it: was it the line, or the engine?
         elif isinstance(verdict, Again):
             self.pool.put_back(lease, line)
             self._pause(now, verdict)
         else:
             self.pool.put_back(lease, line)
-            self._failure = EngineFailed(verdict.message)
+            self._failure = self._failure or EngineFailed(verdict.message)
+            self._wake.set()
 
     def _pause(self, now: float, verdict: Again) -> None:
         """Hold back for a while, doubling; the engine's own wish counts when it names one."""
@@ -186,14 +200,21 @@ class Driver:
         self._refused_since = self._refused_since or now
         if now >= self._paused_until:
             self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s or 0.05)
-            self._paused_until = now + max(self._pause_s, min(verdict.after_s or 0.0, 60.0))
+            pause = max(self._pause_s, min(verdict.after_s or 0.0, 60.0))
+            self._paused_until = now + pause
+            asyncio.get_running_loop().call_later(pause, self._resume)
         if now - self._refused_since > _DOUBT_S:
             self._is_in_doubt, self._refused_since = True, None
+            self._wake.set()
+
+    def _resume(self) -> None:
+        self._paused_until = 0.0  # the loop's clock is coarser than ours: this timer may be a little early
+        self._wake.set()
 
     async def _settle(self) -> None:
         """After a fault: the engine lives, and each line answers for itself; or it is dead, and any may be to blame."""
         if self._is_hung:
-            event("engine.hung", in_flight=len(self._tasks))
+            event("engine.hung", in_flight=len(self._open))
             await self.engine.kill()
         is_alive = not self._is_hung and not self.engine.has_exited and await self.engine.survived()
         self._is_in_doubt = self._is_hung = False
@@ -203,9 +224,8 @@ class Driver:
                 self.pool.charge(lease, line, fault, time.monotonic())
             self.on_finished()
             return
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=_NOTICE_CRASH_S)
-        dropped = await self._drop_requests()
+        await self._until_empty(_NOTICE_CRASH_S)
+        dropped = self._drop_requests()
         victims = [(lease, line) for lease, line, _ in self._faults] + dropped
         self._faults = []
         self._count_crash(len(victims))
@@ -231,14 +251,14 @@ class Driver:
                 f"{victims} lines in it and {self._answered} answered so far: {self.engine.last_words}"
             )
 
-    async def _drop_requests(self) -> list[tuple[HeldLease, Line]]:
-        """Cancel what is open; the lines that had no verdict yet."""
-        open_requests = dict(self._tasks)
-        for task in open_requests:
-            task.cancel()
-        if open_requests:
-            await asyncio.wait(open_requests)
-        return [chosen for task, chosen in open_requests.items() if task.cancelled()]
+    def _drop_requests(self) -> list[tuple[HeldLease, Line]]:
+        """Cancel what is open: it gets no verdict. Returns the lines."""
+        dropped = list(self._open)
+        for request in dropped:
+            self._close(request)
+            if request.pending is not None:
+                request.pending.cancel()
+        return [(request.lease, request.line) for request in dropped]
 
     async def _steer(self) -> None:
         """Once a second: look at the engine's queue and set the limit."""
@@ -250,7 +270,7 @@ class Driver:
             self.metrics = await self.engine.metrics()
             preempted = self.metrics.get("preemptions_total", 0.0)
             load = Load(
-                in_flight=len(self._tasks),
+                in_flight=len(self._open),
                 running=self.metrics.get("running"),
                 waiting=self.metrics.get("waiting"),
                 kv_usage=self.metrics.get("kv_usage"),

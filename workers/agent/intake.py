@@ -37,13 +37,18 @@ class Intake:
 
     def wake(self) -> None:
         """Lines were finished or dropped: perhaps it is time for the next shard."""
-        self._wake.set()
+        if self._is_hungry:
+            self._wake.set()
+
+    @property
+    def _is_hungry(self) -> bool:
+        """Whether the lines at hand no longer fill the engine once over."""
+        return self.pool.waiting < self.driver.limit
 
     async def run(self) -> None:
         tries = 0
         while True:
-            # as soon as the lines at hand no longer fill the engine once over
-            while self.pool.waiting >= self.driver.limit:
+            while not self._is_hungry:
                 self._wake.clear()
                 await self._wake.wait()
             asked_at = time.monotonic()

@@ -143,6 +143,7 @@ class Parts:
     durations: deque[float] = field(default_factory=lambda: deque(maxlen=50))
     is_running: bool = False
     _flush: bool = False
+    _timer: asyncio.TimerHandle | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
     _commits: set[asyncio.Task[None]] = field(default_factory=set)
@@ -150,8 +151,10 @@ class Parts:
     _refusals: int = 0
 
     def wake(self) -> None:
-        """A line was finished, or a lease changed."""
-        self._wake.set()
+        """A line was finished, or a lease changed. Called for every line, so it wakes nobody for nothing."""
+        now = time.monotonic()
+        if self._timer is None or any(self._is_to_do(lease, now) for lease in self.pool.leases):
+            self._wake.set()
 
     @property
     def has_room(self) -> bool:
@@ -164,7 +167,8 @@ class Parts:
             while True:
                 self._wake.clear()
                 self._look()
-                await self._sleep()
+                self._set_timer()
+                await self._wake.wait()
         finally:
             for task in self._commits:
                 task.cancel()
@@ -185,7 +189,7 @@ class Parts:
         for lease in list(self.pool.leases):
             if is_due(lease, self.limits, now, flush=self._flush):
                 self._begin(lease)
-            elif lease.is_worked_off and not lease.finished and not lease.is_committing:
+            elif self._is_over(lease):
                 self.pool.close(lease)
                 event("lease.closed", shard=lease.shard_id, epoch=lease.epoch)
                 self.on_change()
@@ -207,15 +211,24 @@ class Parts:
         self._commits.add(task)
         task.add_done_callback(ended)
 
-    async def _sleep(self) -> None:
-        """Until woken, or until the oldest finished line has waited long enough."""
+    def _is_to_do(self, lease: HeldLease, now: float) -> bool:
+        return is_due(lease, self.limits, now, flush=self._flush) or self._is_over(lease)
+
+    @staticmethod
+    def _is_over(lease: HeldLease) -> bool:
+        return lease.is_worked_off and not lease.finished and not lease.is_committing
+
+    def _set_timer(self) -> None:
+        """Look again when the oldest finished line has waited long enough; None: there is none."""
+        if self._timer is not None:
+            self._timer.cancel()
         waiting = [lease for lease in self.pool.leases if lease.finished and not lease.is_committing]
         oldest = min((lease.oldest_finished_at for lease in waiting), default=None)
-        left = None if oldest is None else max(0.0, oldest + self.limits.seconds - time.monotonic())
-        try:
-            await asyncio.wait_for(self._wake.wait(), left)
-        except TimeoutError:
-            return
+        if oldest is None:
+            self._timer = None
+        else:
+            left = max(0.0, oldest + self.limits.seconds - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(left, self._wake.set)
 
     async def _commit(self, lease: HeldLease, finished: list[Finished]) -> None:
         """Deliver these lines until each is counted, done by another, or refused for good."""

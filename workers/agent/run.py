@@ -20,12 +20,13 @@ import aiohttp
 from workers.agent.config import Config
 from workers.agent.dead_man import watch_dead_man
 from workers.agent.drain import plan_drain
-from workers.agent.driver import IDLE_CONNECTION_S, Driver
+from workers.agent.driver import Driver
 from workers.agent.engine import Engine
 from workers.agent.errors import EngineFailed, ProtocolDefect, Refused
 from workers.agent.failpoints import Failpoints
 from workers.agent.heartbeat import Heartbeat
 from workers.agent.intake import Intake
+from workers.agent.lean import IDLE_CONNECTION_S, exchange_for
 from workers.agent.log import event
 from workers.agent.machine import machine_facts
 from workers.agent.notices import wait_for_notice
@@ -79,6 +80,7 @@ class _Agent:
         self._changed = asyncio.Event()
         self._deadline: float | None = None
         self._engine: Engine | None = None
+        self._wake_driver: Callable[[], None] = lambda: None
         self._wakers: list[Callable[[], None]] = []
 
     async def live(self) -> int:
@@ -109,9 +111,9 @@ class _Agent:
         driver = Driver(
             spec=welcome.engine,
             engine=engine,
-            session=self._to_engine,
+            exchange=exchange_for(welcome.engine, self._to_engine),
             pool=pool,
-            on_finished=self._on_change,
+            on_finished=self._on_finished,
             has_room=lambda: parts.has_room,
         )
         parts = Parts(self._wire, pool, welcome.part, self._failpoints, driver.counters, self._on_change)
@@ -124,7 +126,7 @@ class _Agent:
             on_renewed=self._on_change,
         )
         intake = Intake(self._wire, pool, driver, welcome.engine.served_model, self._on_change)
-        self._wakers = [driver.wake, parts.wake, intake.wake]
+        self._wake_driver, self._wakers = driver.wake, [parts.wake, intake.wake]
         self._spawn(heartbeat.run())
         self._spawn(self._watch_notices(heartbeat))
         if await self._start(engine):
@@ -245,6 +247,11 @@ class _Agent:
             self._ending.set_result(ending)
 
     def _on_change(self) -> None:
+        self._on_finished()
+        self._wake_driver()
+
+    def _on_finished(self) -> None:
+        """The driver says so itself, for every line: it needs no waking."""
         self._changed.set()
         for wake in self._wakers:
             wake()
