@@ -34,7 +34,8 @@ class JobsSettings(Section):
 
     `max_file_bytes` is of a file sent in one request, `max_upload_bytes` of one sent in parts (`/v1/uploads`).
     `file_lifetime_s`: after how many seconds a batch's input file expires when its owner does not say (as at OpenAI, 30
-    days); 0 keeps it until it is deleted.
+    days); 0 keeps it until it is deleted. `media_hosts`: from where engines may fetch what prompts refer to (https, by
+    name); by default nowhere, because they would fetch it from inside the rented machine.
     """
 
     max_lines: int = 50_000
@@ -42,6 +43,7 @@ class JobsSettings(Section):
     max_upload_bytes: int = 8 * 1024 * 1024 * 1024
     file_lifetime_s: int = Field(default=2_592_000, ge=0)
     max_line_bytes: int = 1024 * 1024
+    media_hosts: tuple[str, ...] = ()
     shard_lines: int = 1_000
     shard_bytes: int = 8 * 1024 * 1024
     part_lines: int = 200

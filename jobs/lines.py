@@ -35,12 +35,14 @@ async def validate(
     endpoint: str | None = None,
     skip_invalid: bool = False,
     reuse: bool = False,
+    media_hosts: frozenset[str] = frozenset(),
 ) -> Validation:
-    """Read the whole file once. `endpoint`, if given, is what every line's url must be; `reuse` fills `repeatable`.
+    """Read the whole file once. `endpoint`, if given, is what every line's url must be; `reuse` fills `repeatable`;
+    from `media_hosts`, and no others, an engine may fetch what a prompt refers to.
 
     Parsing runs in a thread chunk by chunk, so that the event loop stays free.
     """
-    terms = Terms(limits=limits, default_output_tokens=default_output_tokens, reuse=reuse)
+    terms = Terms(limits=limits, default_output_tokens=default_output_tokens, reuse=reuse, media_hosts=media_hosts)
     validator = Validator(terms, shard_lines, shard_bytes, endpoint=endpoint, skip_invalid=skip_invalid)
     async for chunk in chunks:
         await asyncio.to_thread(validator.feed, chunk)

@@ -10,23 +10,14 @@ from typing import Any, get_args
 
 import msgspec
 
-from jobs import line_tags, prefix, repeatable
+from jobs import estimates, line_tags, media, prefix, repeatable, request_keys
+from jobs.estimates import OUTPUT_LIMITS, PROMPT_FIELD
 from jobs.line_json import NotJson, parse, shown
 from jobs.line_names import LONGEST_NAME
 from jobs.types import Endpoint, Finding, Limits
 
 ENDPOINTS: tuple[str, ...] = get_args(Endpoint)
-PROMPT_FIELD = {
-    "/v1/chat/completions": "messages",
-    "/v1/completions": "prompt",
-    "/v1/embeddings": "input",
-    "/v1/responses": "input",
-}
-OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-# Bodies go to an engine that trusts its caller: these reach its network peers, its template engine or its code paths.
-FORBIDDEN = ("kv_transfer_params", "chat_template", "mm_processor_kwargs", "logits_processors")
-CHARS_PER_TOKEN = 4
-TOKENS_PER_MESSAGE = 4  # role and separators of a chat template
+SEVERAL = ("n", "best_of")
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +43,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     default_output_tokens: int
     reuse: bool = False
+    media_hosts: frozenset[str] = frozenset()
 
 
 def check(content: bytes, terms: Terms) -> Request | list[Finding]:
@@ -60,7 +52,7 @@ def check(content: bytes, terms: Terms) -> Request | list[Finding]:
         parsed = parse(content, terms.limits)
     except NotJson as error:
         return [Finding(code="invalid_json_line", message=str(error))]
-    findings = list(_problems(parsed, terms.limits))
+    findings = list(_problems(parsed, terms))
     return findings or request_of(parsed, terms)
 
 
@@ -71,8 +63,8 @@ def request_of(parsed: dict[str, Any], terms: Terms) -> Request:
         custom_id=parsed["custom_id"],
         url=url,
         model=body["model"],
-        input_tokens=_input_tokens(body, url),
-        output_tokens=_output_tokens(body, url, terms.default_output_tokens),
+        input_tokens=estimates.input_tokens(body[PROMPT_FIELD[url]], url),
+        output_tokens=estimates.output_tokens(body, url, terms.default_output_tokens),
         prefix=prefix.prefix_of(body, url),
         digest=repeatable.digest(body, url) if terms.reuse and repeatable.is_repeatable(body, url) else None,
         tags=line_tags.tags_of(parsed),
@@ -82,18 +74,18 @@ def request_of(parsed: dict[str, Any], terms: Terms) -> Request:
 # --- the request -----------------------------------------------------------------------------------------------------
 
 
-def _problems(request: dict[str, Any], limits: Limits) -> Iterator[Finding]:
-    yield from _custom_id_problems(request, limits)
+def _problems(request: dict[str, Any], terms: Terms) -> Iterator[Finding]:
+    yield from _custom_id_problems(request, terms.limits)
     yield from _method_problems(request)
     yield from _url_problems(request)
     if "x_broker" in request:
-        yield from line_tags.problems(request["x_broker"], limits)
+        yield from line_tags.problems(request["x_broker"], terms.limits)
     if "body" not in request:
         yield _missing("body", "the request itself")
     elif not isinstance(request["body"], dict):
         yield _wrong("body", request["body"], "an object")
     else:
-        yield from _body_problems(request["body"], request.get("url"), limits)
+        yield from _body_problems(request["body"], request.get("url"), terms)
 
 
 def _custom_id_problems(request: dict[str, Any], limits: Limits) -> Iterator[Finding]:
@@ -124,51 +116,69 @@ def _method_problems(request: dict[str, Any]) -> Iterator[Finding]:
 def _url_problems(request: dict[str, Any]) -> Iterator[Finding]:
     if "url" not in request:
         yield _missing("url", f"write one of {', '.join(ENDPOINTS)}")
-    elif request["url"] not in ENDPOINTS:
-        yield Finding(
-            code="invalid_url",
-            message=f"url {shown(request['url'])} is not one of {', '.join(ENDPOINTS)}",
-            param="url",
-        )
+    elif not isinstance(request["url"], str) or request["url"] not in ENDPOINTS:
+        message = f"url {shown(request['url'])} {_why_no_endpoint(request['url'])}"
+        yield Finding(code="invalid_url", message=message, param="url")
 
 
-def _body_problems(body: dict[str, Any], url: object, limits: Limits) -> Iterator[Finding]:
+def _why_no_endpoint(url: object) -> str:
+    if isinstance(url, str) and ("://" in url or url.startswith(("//", "\\"))):
+        return f"names a host; the broker decides where lines run: write the path alone, one of {', '.join(ENDPOINTS)}"
+    if isinstance(url, str) and (".." in url or "%" in url or "\\" in url or "?" in url or "#" in url):
+        return f"leaves its path or adds to it; write exactly one of {', '.join(ENDPOINTS)}"
+    return f"is not one of {', '.join(ENDPOINTS)}"
+
+
+def _body_problems(body: dict[str, Any], url: object, terms: Terms) -> Iterator[Finding]:
     if "model" not in body:
         yield _missing("body.model", "name the model")
     elif not isinstance(body["model"], str) or not body["model"]:
         yield _wrong("body.model", body["model"], "a non-empty string")
-    field = PROMPT_FIELD.get(url) if isinstance(url, str) else None
-    if field is not None:
-        yield from _prompt_problems(body, field)
-    if body.get("stream") not in (None, False):
-        yield Finding(
-            code="invalid_parameter",
-            message=f"stream is {shown(body['stream'])}; a batch has no one to stream to: remove it",
-            param="body.stream",
-        )
-    for name in FORBIDDEN:
-        if name in body:
+    if isinstance(url, str) and url in ENDPOINTS:
+        yield from _prompt_problems(body, url, terms.media_hosts)
+        yield from request_keys.problems(body, url)
+        yield from media.tool_problems(body.get("tools"))
+    for name in ("stream", "stream_options"):
+        if body.get(name) not in (None, False):
             yield Finding(
-                code="unsupported_parameter",
-                message=f"{name} changes how the engine works, not this request; remove it",
+                code="invalid_parameter",
+                message=f"{name} is {shown(body[name])}; a batch has no one to stream to: remove it",
                 param=f"body.{name}",
             )
-    yield from _bound(body, "n", limits.max_n, "max_n")
+    for name in SEVERAL:
+        yield from _bound(body, name, terms.limits.max_n, "max_n")
     for name in OUTPUT_LIMITS:
-        yield from _bound(body, name, limits.max_output_tokens, "max_output_tokens")
+        yield from _bound(body, name, terms.limits.max_output_tokens, "max_output_tokens")
 
 
-def _prompt_problems(body: dict[str, Any], field: str) -> Iterator[Finding]:
+def _prompt_problems(body: dict[str, Any], url: str, media_hosts: frozenset[str]) -> Iterator[Finding]:
+    field = PROMPT_FIELD[url]
     if field not in body:
         yield _missing(f"body.{field}", "there is nothing to answer")
     elif field == "messages" and not _is_list_of_objects(body[field]):
         yield _wrong(f"body.{field}", body[field], "a list of one or more objects")
     elif not isinstance(body[field], (str, list)) or not body[field]:
         yield _wrong(f"body.{field}", body[field], "a text or a list that is not empty")
+    elif url == "/v1/responses" and isinstance(body[field], list) and not _is_list_of_objects(body[field]):
+        yield _wrong(f"body.{field}", body[field], "a text or a list of objects")
+    elif url in ("/v1/completions", "/v1/embeddings") and not _is_plain_prompt(body[field]):
+        yield _wrong(f"body.{field}", body[field], "a text, a list of texts, or one or more lists of token ids")
+    elif isinstance(body[field], list):
+        yield from media.problems(body[field], f"body.{field}", media_hosts)
 
 
 def _is_list_of_objects(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
+
+
+def _is_plain_prompt(value: str | list[Any]) -> bool:
+    if isinstance(value, str) or all(isinstance(entry, str) for entry in value):
+        return True
+    return _are_tokens(value) or all(isinstance(entry, list) and _are_tokens(entry) for entry in value)
+
+
+def _are_tokens(value: list[Any]) -> bool:
+    return all(type(entry) is int for entry in value)
 
 
 def _bound(body: dict[str, Any], name: str, highest: int, limit: str) -> Iterator[Finding]:
@@ -191,32 +201,3 @@ def _missing(param: str, why: str) -> Finding:
 
 def _wrong(param: str, value: object, wanted: str) -> Finding:
     return Finding(code="invalid_parameter", message=f"{param} {shown(value)} is not {wanted}", param=param)
-
-
-# --- estimates -------------------------------------------------------------------------------------------------------
-
-
-def _input_tokens(body: dict[str, Any], url: str) -> int:
-    """Characters / 4 of all text in the prompt, plus a few tokens for each message."""
-    prompt = body[PROMPT_FIELD[url]]
-    chars, tokens = _size(prompt)
-    messages = len(prompt) if url == "/v1/chat/completions" else 0
-    return max(1, -(-chars // CHARS_PER_TOKEN) + tokens + TOKENS_PER_MESSAGE * messages)
-
-
-def _size(value: object) -> tuple[int, int]:
-    """(characters of all strings, numbers: a completion's prompt may be a list of token ids)."""
-    if isinstance(value, str):
-        return len(value), 0
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return 0, 1
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    sizes = [_size(entry) for entry in inner]
-    return sum(chars for chars, _ in sizes), sum(numbers for _, numbers in sizes)
-
-
-def _output_tokens(body: dict[str, Any], url: str, default: int) -> int:
-    if url == "/v1/embeddings":
-        return 0
-    limit = next((body[name] for name in OUTPUT_LIMITS if body.get(name) is not None), default)
-    return int(limit) * int(body.get("n") or 1)

@@ -29,6 +29,7 @@ async def validate_file(services: Services, object_key: str, endpoint: str | Non
         shard_lines=jobs.shard_lines,
         shard_bytes=jobs.shard_bytes,
         default_output_tokens=jobs.default_output_tokens,
+        media_hosts=frozenset(jobs.media_hosts),
     )
 
 

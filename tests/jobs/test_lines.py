@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 from typing import Any
 
 import msgspec
@@ -50,6 +51,7 @@ TOLERATED = [
     (raw(rb'"user": "\u0000"') + b"\n", 0, None),  # an escaped NUL is JSON
     (raw(b'"user": "' + b"[" * 50 + b'"') + b"\n", 0, None),  # brackets in a string are not nesting
     (raw('"user": "\u2028\x85"'.encode()) + b"\n", 0, None),  # line ends for Python's splitlines, not for JSONL
+    (raw(b'"seed": 123456789012345678901234567890') + b"\n", 0, None),  # the engine will say what it thinks of it
     (line(priority="high") + b"\n", 0, None),  # OpenAI ignores fields it does not know
 ]
 
@@ -72,6 +74,11 @@ REFUSED = [
     (b"\x28\xb5\x2f\xfd....", "compressed_file", None, None),
     (b"PK\x03\x04......", "compressed_file", None, None),
     (line().decode().encode("utf-16"), "invalid_encoding", None, None),
+    (b"[\n" + line(0) + b",\n" + line(1) + b"\n]\n", "array_file", None, None),  # one finding, not one a line
+    (b"[" + line(0) + b", " + line(1) + b"]", "array_file", None, None),
+    (b"\n \n[" + line(0) + b"]", "array_file", None, None),
+    (b"[" + b",".join(line(n) for n in range(40)), "array_file", None, None),
+    (json.dumps(json.loads(line()), indent=2).encode(), "invalid_json_line", None, None),  # pretty-printed
     # JSON
     (b"not json", "invalid_json_line", 1, None),
     (b"[1]", "invalid_json_line", 1, None),  # JSON, not an object
@@ -87,6 +94,7 @@ REFUSED = [
     (raw(rb'"user": "\ud800"'), "invalid_json_line", 1, None),  # half a character
     (raw(b'"temperature": NaN'), "invalid_json_line", 1, None),
     (raw(b'"temperature": -Infinity'), "invalid_json_line", 1, None),
+    (raw(b'"temperature": 1e999'), "invalid_json_line", 1, None),  # infinity by another name
     (raw(b'"seed": 01'), "invalid_json_line", 1, None),  # octal in some languages
     (raw(b'"model": "other"'), "invalid_json_line", 1, None),  # the same key twice: which one did they mean?
     (raw(b'"x": {"a": 1, "a": 2}'), "invalid_json_line", 1, None),  # … at any depth
@@ -115,7 +123,10 @@ REFUSED = [
     (line(body={"messages": []}), "invalid_parameter", 1, "body.messages"),
     (line(body={"messages": "hi"}), "invalid_parameter", 1, "body.messages"),
     (line(body={"messages": ["hi"]}), "invalid_parameter", 1, "body.messages"),
-    (line(url="/v1/completions"), "missing_required_parameter", 1, "body.prompt"),
+    (line(url="/v1/completions", drop="body.prompt"), "missing_required_parameter", 1, "body.prompt"),
+    (line(url="/v1/completions", body={"prompt": [{"prompt_string": "hi"}]}), "invalid_parameter", 1, "body.prompt"),
+    (line(url="/v1/completions", body={"prompt": ["a", 1]}), "invalid_parameter", 1, "body.prompt"),
+    (line(url="/v1/responses", body={"input": ["hi"]}), "invalid_parameter", 1, "body.input"),
     (line(url="/v1/embeddings", body={"input": ""}), "invalid_parameter", 1, "body.input"),
     (line(body={"stream": True}), "invalid_parameter", 1, "body.stream"),
     (line(body={"n": 0}), "invalid_parameter", 1, "body.n"),
@@ -124,8 +135,7 @@ REFUSED = [
     (line(body={"max_tokens": 131_073}), "invalid_parameter", 1, "body.max_tokens"),
     (line(body={"max_completion_tokens": -1}), "invalid_parameter", 1, "body.max_completion_tokens"),
     (line(body={"max_tokens": "8"}), "invalid_parameter", 1, "body.max_tokens"),
-    (line(body={"kv_transfer_params": {}}), "unsupported_parameter", 1, "body.kv_transfer_params"),  # network peers
-    (line(body={"chat_template": "{{ x }}"}), "unsupported_parameter", 1, "body.chat_template"),  # template code
+    (line(body={"best_of": 17}, url="/v1/completions"), "invalid_parameter", 1, "body.best_of"),
 ]
 
 

@@ -12,15 +12,28 @@ from jobs.types import Limits, Validation
 LIMITS = Limits(max_lines=20, max_file_bytes=20_000, max_line_bytes=1_000, max_custom_id_chars=32, max_depth=8)
 
 
-def line(n: int = 0, *, drop: str | None = None, body: dict[str, Any] | None = None, **changes: Any) -> bytes:
+PROMPTS: dict[str, dict[str, Any]] = {
+    "/v1/completions": {"prompt": "hi"},
+    "/v1/embeddings": {"input": "hi"},
+    "/v1/responses": {"input": "hi"},
+}
+
+
+def line(
+    n: int = 0, *, drop: str | None = None, body: dict[str, Any] | None = None, url: Any = None, **changes: Any
+) -> bytes:
+    """A good line, with members of its body and its own members changed; `drop` one, or `body.` and one of its body's."""
+    chat = {"messages": [{"role": "user", "content": "hi"}]}
+    prompt = PROMPTS.get(url, chat) if isinstance(url, str) else chat
     request = {
         "custom_id": f"id-{n}",
         "method": "POST",
-        "url": "/v1/chat/completions",
-        "body": {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]} | (body or {}),
+        "url": "/v1/chat/completions" if url is None else url,
+        "body": {"model": "tiny"} | prompt | (body or {}),
     } | changes
     if drop:
-        del request[drop]
+        where = request["body"] if drop.startswith("body.") else request
+        del where[drop.removeprefix("body.")]
     return json.dumps(request).encode()
 
 
