@@ -29,7 +29,7 @@ LIVE_RENTAL = ("intended", "creating", "running", "releasing")
 class Refused(Exception):
     """A worker may not go on. `status` and `code` are what the wire answers; the message says why."""
 
-    def __init__(self, status: Literal[401, 403, 409, 425], code: str, message: str) -> None:
+    def __init__(self, status: Literal[401, 403, 422, 425], code: str, message: str) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
@@ -109,7 +109,7 @@ async def locked_worker(session: AsyncSession, rental: str) -> Worker | None:
 async def bind_bootstrap(session: AsyncSession, rental: str, text: str, pubkey: str, now_us: int) -> Worker:
     """The worker that this bootstrap token belongs to, bound to `pubkey` from now on.
 
-    Raises Refused: 401 (no such token, or it has expired unused), 401 (the worker is over), 409 (another process used it).
+    Raises Refused: 401 (no such token, or it has expired unused), 401 (the worker is over), 422 (another process used it).
     The rental being confirmed is the caller's next question; asking it first would tell strangers which rentals exist.
     """
     worker = await locked_worker(session, rental)
@@ -120,7 +120,7 @@ async def bind_bootstrap(session: AsyncSession, rental: str, text: str, pubkey: 
         raise Refused(401, "worker_over", f"The worker of rental {rental} is {worker.state}; stop.")
     if worker.pubkey is not None and not hmac.compare_digest(worker.pubkey.encode(), pubkey.encode()):
         raise Refused(
-            409, "bootstrap_used", f"Another process already holds rental {rental}; a bootstrap token is used once."
+            422, "bootstrap_used", f"Another process already holds rental {rental}; a bootstrap token is used once."
         )
     if worker.pubkey is None and worker.bootstrap_expires_us <= now_us:
         raise Refused(

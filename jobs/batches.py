@@ -16,6 +16,7 @@ from jobs import files, ids, outbox, ranges
 from jobs.clock import MICROSECONDS, db_now
 from jobs.errors import BadBatch, BadTransition, BatchNotFound, IdempotencyMismatch
 from jobs.files import Page, page_of
+from jobs.locks import serialise
 from jobs.tables import Batch, BatchRequest, Shard
 from jobs.transitions import locked, transition
 from jobs.types import TERMINAL, Endpoint, Finding, Reserved, ShardSpec, Validation
@@ -30,6 +31,7 @@ RETRY_MEMORY_US = 15 * 60 * MICROSECONDS
 class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
     """A request to create a batch. `wishes` is its `x_broker` as it came; what the room itself needs stands beside it.
 
+    `output_expires_s` is how long the batch's files live, from when each is made; None is until they are deleted.
     `idempotency_key` is the client's header. `retry_count` is the SDK's `x-stainless-retry-count`: a repeat (≥ 1) of
     the same request by the same principal within 15 minutes is the same batch, although the SDK sends no key.
     """
@@ -46,6 +48,7 @@ class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
     deadline_us: int | None = None
     priority: int = 0
     line_order: Literal["input", "completion"] = "input"
+    output_expires_s: int | None = None
     idempotency_key: str | None = None
     retry_count: int = 0
 
@@ -57,6 +60,8 @@ async def create(session: AsyncSession, new: NewBatch) -> tuple[Batch, bool]:
     another request.
     """
     body_sha256 = _body_sha256(new)
+    # A retry may arrive while the first request is still at work, on another replica: then it waits for it here.
+    await serialise(session, "batch", new.project, new.idempotency_key or f"{new.principal}\n{body_sha256}")
     now_us = await db_now(session)
     earlier = await _earlier(session, new, body_sha256, now_us)
     if earlier is not None:
@@ -85,6 +90,7 @@ async def create(session: AsyncSession, new: NewBatch) -> tuple[Batch, bool]:
         policy_hash=new.policy_hash,
         priority=new.priority,
         line_order=new.line_order,
+        output_expires_s=new.output_expires_s,
     )
     session.add(batch)
     await session.flush()
@@ -104,7 +110,7 @@ async def create(session: AsyncSession, new: NewBatch) -> tuple[Batch, bool]:
 
 
 def _body_sha256(new: NewBatch) -> str:
-    body = (new.input_file_id, new.endpoint, new.completion_window, new.metadata, new.wishes)
+    body = (new.input_file_id, new.endpoint, new.completion_window, new.metadata, new.wishes, new.output_expires_s)
     return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()
 
 

@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from jobs import files, ids, outbox, own_parts, ranges, undone
-from jobs.clock import db_now
+from jobs.clock import MICROSECONDS, db_now
 from jobs.commits import as_json
 from jobs.composer import Composer
 from jobs.errors import BadTransition, CountsDisagree
@@ -142,6 +142,7 @@ async def finish(session: AsyncSession, batch_id: str, composed: Composed) -> Ba
 async def _file(session: AsyncSession, batch: Batch, kind: str, stored: Stored | None) -> str | None:
     if stored is None:
         return None
+    lifetime_s = batch.output_expires_s
     file = await files.create(
         session,
         file_id=ids.file_id(),
@@ -151,6 +152,7 @@ async def _file(session: AsyncSession, batch: Batch, kind: str, stored: Stored |
         size=stored.size,
         sha256=stored.sha256,
         object_key=stored.key,
+        expires_us=None if lifetime_s is None else await db_now(session) + lifetime_s * MICROSECONDS,
     )
     return file.id
 

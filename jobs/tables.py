@@ -97,6 +97,7 @@ class Batch(SQLModel, table=True):
     used_input_tokens: int = big(default=0)
     used_output_tokens: int = big(default=0)
     used_cached_tokens: int = big(default=0)
+    output_expires_s: int | None = big(nullable=True)
     output_file_id: str | None = None
     error_file_id: str | None = None
     errors: list[dict[str, Any]] | None = json(nullable=True)

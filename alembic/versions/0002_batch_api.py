@@ -152,6 +152,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("reused_input_tokens", sa.BigInteger(), nullable=False, server_default="0"))
         batch_op.add_column(sa.Column("reused_output_tokens", sa.BigInteger(), nullable=False, server_default="0"))
         batch_op.add_column(sa.Column("saved_nano", sa.BigInteger(), nullable=False, server_default="0"))
+        batch_op.add_column(sa.Column("output_expires_s", sa.BigInteger(), nullable=True))
         batch_op.add_column(sa.Column("retry_of", sa.String(), nullable=True))
         batch_op.create_index("ix_jobs_batch_retry_of", ["retry_of"], unique=False)
 
@@ -178,6 +179,7 @@ def downgrade() -> None:
     with op.batch_alter_table("jobs_batch") as batch_op:
         batch_op.drop_index("ix_jobs_batch_retry_of")
         batch_op.drop_column("retry_of")
+        batch_op.drop_column("output_expires_s")
         batch_op.drop_column("saved_nano")
         batch_op.drop_column("reused_output_tokens")
         batch_op.drop_column("reused_input_tokens")

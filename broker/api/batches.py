@@ -76,7 +76,8 @@ def _asked(call: Call, body: shapes.BatchCreate, project: str) -> batches.NewBat
         deadline_us=deadline_us(wishes.deadline),
         priority=wishes.priority,
         line_order=wishes.order,
-        idempotency_key=call.request.headers.get("Idempotency-Key"),
+        output_expires_s=body.output_expires_after.seconds if body.output_expires_after else None,
+        idempotency_key=idempotency_key(call.request),
         retry_count=_retry_count(call.request),
     )
 
@@ -89,6 +90,15 @@ def deadline_us(deadline: int | None) -> int | None:
         message = f"x_broker.deadline {deadline} is not a time in unix seconds (are these milliseconds?)"
         raise bad_request("invalid_value", message, "x_broker.deadline")
     return deadline * MICROSECONDS
+
+
+def idempotency_key(request: web.Request) -> str | None:
+    """The client's name for this request. Raises 400 when it is not plain text of at most 255 characters."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not re.fullmatch(r"[ -~]{1,255}", key):
+        message = f"Idempotency-Key {key[:40]!r}: send 1 to 255 printable ASCII characters, for example a UUID"
+        raise bad_request("invalid_value", message, "Idempotency-Key")
+    return key
 
 
 def _retry_count(request: web.Request) -> int:

@@ -27,7 +27,6 @@ DESCRIPTIONS: Mapping[int, str] = {
     401: "No valid credential.",
     403: "Not allowed for this caller.",
     404: "Not found, or another project's.",
-    409: "Another process already holds this rental.",
     412: "An object with this name is already there; the same name means the same bytes.",
     413: "The body is larger than allowed.",
     415: "A media type or content encoding that is not taken.",

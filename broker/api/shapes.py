@@ -75,11 +75,19 @@ class BatchWishes(Own):
     )
 
 
+class ExpiresAfter(Compatible):
+    """When a file expires: so many seconds, an hour to 30 days, after it is made."""
+
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=3_600, le=2_592_000)
+
+
 class BatchCreate(Compatible):
     input_file_id: str
     endpoint: str
     completion_window: str = "24h"
     metadata: dict[str, str] | None = None
+    output_expires_after: ExpiresAfter | None = Field(default=None, description="of the output and the error file")
     x_broker: BatchWishes | None = None
 
 

@@ -6,15 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from broker.api.shapes import Compatible, File
+from broker.api.shapes import Compatible, ExpiresAfter, File
 from jobs.uploads import MAX_PARTS
-
-
-class ExpiresAfter(Compatible):
-    """How long the file lives that the upload becomes."""
-
-    anchor: Literal["created_at"]
-    seconds: int = Field(ge=3_600, le=2_592_000)
 
 
 class UploadCreate(Compatible):

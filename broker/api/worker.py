@@ -53,7 +53,7 @@ class WorkerWire:
             return await self._next_work(call, float(body["wait_s"]))
 
         return (
-            route("POST", "/worker/v1/hello", hello, tag="worker", access="bootstrap", errors=(409, 425),
+            route("POST", "/worker/v1/hello", hello, tag="worker", access="bootstrap", errors=(422, 425),
                   wire_request="hello.request", wire_response="hello.response"),
             route("POST", "/worker/v1/heartbeat", heartbeat, tag="worker", access="worker",
                   wire_request="heartbeat.request", wire_response="heartbeat.response"),

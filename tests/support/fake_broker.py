@@ -215,7 +215,7 @@ class FakeBroker:
         rental = self._worker(request)
         hello = await self._read(request, "hello.request")
         if self.workers.setdefault(rental, hello["pubkey"]) != hello["pubkey"]:
-            return _error(409, "another process is this worker")
+            return _error(422, "another process is this worker")
         self.hellos.append(hello)
         token = f"tok-{secrets.token_hex(8)}"
         self.tokens[token] = rental

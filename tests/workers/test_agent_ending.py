@@ -101,7 +101,7 @@ async def test_a_revoked_machine_stops_at_once(start_broker: StartBroker, start_
     assert not any(process.is_running() for process in family)
 
 
-@pytest.mark.parametrize("status", [401, 403, 409])
+@pytest.mark.parametrize("status", [401, 403, 422])
 async def test_a_machine_that_may_not_work_never_starts_its_engine(
     start_broker: StartBroker, start_agent: StartAgent, status: int
 ) -> None:

@@ -24,7 +24,7 @@ class Missing(AgentError):
 
 
 class Dismissed(AgentError):
-    """The broker no longer wants this machine: 401, 403, 409 to hello, or a revoked placement."""
+    """The broker no longer wants this machine: 401, 403, 422 to hello, or a revoked placement."""
 
     exit_status = 4
 

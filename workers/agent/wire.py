@@ -58,11 +58,11 @@ class Wire:
         self._token = token
 
     async def hello(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Say what this machine is; asked again until answered. Dismissed also on 409: another process is this worker."""
+        """Say what this machine is; asked again until answered. Dismissed also on 422: another process is this worker."""
         try:
             return await self._until_answered("worker/v1/hello", facts)
         except Refused as refusal:
-            if refusal.status == 409:
+            if refusal.status == 422:
                 raise Dismissed(str(refusal)) from refusal
             raise
 

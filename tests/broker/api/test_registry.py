@@ -45,6 +45,11 @@ async def test_the_document_declares_every_refusal_and_who_may_call(server: Any)
         assert bool(operation["security"]) == (each.access not in ("open", "signed"))
 
 
+async def test_no_route_answers_409(server: Any) -> None:
+    """The stock clients retry it twice, so a conflict would be sent three times."""
+    assert not [each.path for each in server.routes if 409 in refusals(each) | set(each.also) | {each.status}]
+
+
 async def undocumented(call: Call) -> Health:
     return Health(status="ok", problems=[])
 

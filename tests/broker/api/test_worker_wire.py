@@ -76,7 +76,7 @@ async def test_a_bootstrap_token_is_bound_to_the_process_that_used_it(server: An
     assert (first.status, again.status) == (200, 200), "a lost answer must not strand a machine"
     assert again.json["worker_id"] == first.json["worker_id"]
     thief = replace(agent, pubkey="cd" * 32)
-    assert ((await thief.hello()).status, (await thief.hello()).code) == (409, "bootstrap_used")
+    assert ((await thief.hello()).status, (await thief.hello()).code) == (422, "bootstrap_used")
 
 
 async def test_a_wrong_unknown_or_stale_bootstrap_token_is_401(server: Any, rent: Rent) -> None:
