@@ -79,7 +79,9 @@ class Composer:
             return
         for shard in self._plan.shards:
             if shard.undone:
-                names = await undone.names(self._store, self._plan, shard)
+                names = await undone.names(
+                    self._store, self._plan.project, self._plan.batch_id, self._plan.input_key, shard
+                )
                 self.written["undone"] += len(names)
                 yield b"".join(self._unanswered(idx, name) for idx, name in names.items())
 

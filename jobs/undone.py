@@ -7,7 +7,7 @@ small object: a JSON list of their custom_ids in the order of the lines, null wh
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
@@ -35,10 +35,12 @@ async def keep(store: ObjectStore, plan: FinalPlan) -> None:
         async def once(content: bytes = content) -> AsyncIterator[bytes]:
             yield content
 
-        await store.put_same(_key(plan, shard), once)
+        await store.put_same(_key(plan.project, plan.batch_id, shard), once)
 
 
-async def names(store: ObjectStore, plan: FinalPlan, shard: FinalShard) -> dict[int, str | None]:
+async def names(
+    store: ObjectStore, project: str, batch_id: str, input_key: str, shard: FinalShard
+) -> dict[int, str | None]:
     """The custom_id of each undone line of a shard of a batch that has ended, or is about to.
 
     Batches that ended before names were kept are read from their input; when that is gone as well, nobody knows the
@@ -46,16 +48,21 @@ async def names(store: ObjectStore, plan: FinalPlan, shard: FinalShard) -> dict[
     """
     idxs = list(ranges.lines_of(shard.undone))
     try:
-        return dict(zip(idxs, _names.decode(await store.get(_key(plan, shard))), strict=True))
+        return dict(zip(idxs, _names.decode(await store.get(_key(project, batch_id, shard))), strict=True))
     except ObjectMissing:
-        pass
+        return await _names_in_input(store, input_key, shard, idxs)
+
+
+async def _names_in_input(
+    store: ObjectStore, input_key: str, shard: FinalShard, idxs: Sequence[int]
+) -> dict[int, str | None]:
     try:
-        found = await custom_ids(store, plan.input_key, shard)
+        found = await custom_ids(store, input_key, shard)
     except ObjectMissing:
-        found = {}
-    return {idx: found.get(idx) for idx in idxs}
+        return dict.fromkeys(idxs)
+    return {idx: found[idx] for idx in idxs}
 
 
-def _key(plan: FinalPlan, shard: FinalShard) -> str:
+def _key(project: str, batch_id: str, shard: FinalShard) -> str:
     which = hashlib.sha256(f"{shard.sha256} {list(shard.undone)}".encode()).hexdigest()
-    return undone_key(plan.project, plan.batch_id, shard.id, which)
+    return undone_key(project, batch_id, shard.id, which)

@@ -10,10 +10,11 @@ from broker.api import result_shapes as shapes
 from broker.api.files import Content, serve_object
 from broker.api.problems import unavailable
 from broker.api.registry import Call, Route, route
-from jobs import batches, files, views
+from jobs import batches, files, line_list, shard_list, views
+from jobs.clock import MICROSECONDS
 from jobs.errors import ObjectMissing
 from jobs.final_plan import LineOrder
-from jobs.tables import Batch, File
+from jobs.tables import Batch, File, Shard
 from jobs.views import Kind, View
 
 log = structlog.get_logger()
@@ -80,7 +81,77 @@ async def _composed(call: Call, batch: Batch, kind: Kind, order: LineOrder) -> V
     return view
 
 
+async def list_lines(call: Call, query: shapes.LineQuery) -> shapes.LineList:
+    """What became of each line of a batch: its status, error, tokens, and where it ran."""
+    batch = await _mine(call)
+    found, has_more = await line_list.list_lines(
+        call.services.store,
+        call.services.database.transaction,
+        batch,
+        status=query.status,
+        after=query.after,  # line numbers count from 1, indexes from 0: the line after n has index n
+        limit=query.limit,
+    )
+    data = [_line(line) for line in found]
+    return shapes.LineList(data=data, last_line=data[-1].line if data else None, has_more=has_more)
+
+
+def _line(line: line_list.Line) -> shapes.Line:
+    usage, error = line.usage, line.error
+    return shapes.Line(
+        line=line.idx + 1,
+        custom_id=line.custom_id,
+        status=line.status,
+        status_code=line.status_code,
+        error=None if error is None else shapes.LineError(code=error.code, message=error.message),
+        attempts=line.attempts,
+        tokens=None
+        if usage is None
+        else shapes.LineTokens(input=usage.prompt_tokens, cached=usage.cached_tokens, output=usage.completion_tokens),
+        is_estimated=usage is not None and usage.estimated,
+        placement=line.placement,
+    )
+
+
+async def list_shards(call: Call, query: shapes.ShardQuery) -> shapes.ShardList:
+    """The shards of a batch: how far each is, and which machine holds it."""
+    async with call.services.database.transaction() as session:
+        batch = await batches.get(session, call.project, call.path("batch_id"))
+        page = await shard_list.list_shards(session, batch.id, after=query.after, limit=query.limit)
+    return shapes.ShardList(
+        data=[_shard(shard) for shard in page],
+        last_shard=page[-1].number if page else None,
+        has_more=page.has_more,
+    )
+
+
+def _shard(shard: Shard) -> shapes.Shard:
+    expires_us = shard.lease_expires_us
+    return shapes.Shard(
+        number=shard.number,
+        id=shard.id,
+        first_line=shard.first_idx + 1,
+        lines=shard.lines,
+        done=shard.done_lines,
+        reserved=shard.reserved_lines,
+        state=shard.state,
+        placement=shard.placement_id,
+        epoch=shard.epoch,
+        lease_expires_at=None if expires_us is None else expires_us // MICROSECONDS,
+        in_flight=len(shard.in_flight),
+        suspects=len(shard.suspects),
+    )
+
+
+async def _mine(call: Call) -> Batch:
+    async with call.services.database.transaction() as session:
+        return await batches.get(session, call.project, call.path("batch_id"))
+
+
 ROUTES: tuple[Route, ...] = (
     route("GET", "/v1/batches/{batch_id}/results", results, tag="batches", roles=("submitter",), produces=(JSONL,),
           errors=(416,)),
+    route("GET", "/v1/batches/{batch_id}/lines", list_lines, tag="batches", roles=("submitter", "viewer")),
+    route("GET", "/v1/batches/{batch_id}/shards", list_shards, tag="batches",
+          roles=("submitter", "viewer", "operator")),
 )  # fmt: skip
