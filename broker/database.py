@@ -6,7 +6,7 @@ SQLite: WAL, one writer; every transaction is BEGIN IMMEDIATE, so that what was 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,17 @@ def sqlite_url(file: Path) -> str:
 
 
 class Database:
-    """An engine and its sessions. `clock_offset_us` shifts `jobs.clock.db_now` in tests; it is 0 in life."""
+    """An engine and its sessions. `clock_offset_us` shifts `jobs.clock.db_now` in tests; it is 0 in life.
+
+    Each of `after_commit` is called with the session of a transaction that was committed: what room functions noted in
+    `session.info` can be acted on now, and not before.
+    """
 
     def __init__(self, url: str, *, clock_offset_us: int = 0) -> None:
         self.url = _with_driver(url)
         self.clock_offset_us = clock_offset_us
         self.engine = _engine(self.url)
+        self.after_commit: list[Callable[[AsyncSession], None]] = []
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
 
     @asynccontextmanager
@@ -36,6 +41,8 @@ class Database:
             session.info["clock_offset_us"] = self.clock_offset_us
             async with session.begin():
                 yield session
+            for act in self.after_commit:
+                act(session)
 
     async def close(self) -> None:
         await self.engine.dispose()

@@ -21,12 +21,18 @@ class Section(BaseModel):
 
 
 class HttpSettings(Section):
-    """Where the broker listens. `public_url` is what workers dial; needed when it differs from the listening address."""
+    """Where the broker listens. `public_url` is what workers dial; needed when it differs from the listening address.
+
+    A key may have `streams_per_key` event streams open at a process; a silent one gets a comment every
+    `stream_heartbeat_s`, so that proxies keep it open.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
     public_url: str | None = None
     shutdown_timeout_s: float = 10
+    streams_per_key: int = 16
+    stream_heartbeat_s: float = 15
 
 
 class JobsSettings(Section):

@@ -30,4 +30,5 @@ def upload_part_id() -> str:
 
 
 def event_id() -> str:
-    return f"event_{ULID()}"
+    """As OpenAI's webhooks name events."""
+    return f"evt_{ULID()}"

@@ -4,11 +4,15 @@ Kinds: `batch.<status>` for each change of status, `batch.paused`, `batch.resume
 deadline), `batch.waiting` (why it does not move, each time that this changes), `part.committed`, `part.withdrawn`.
 Payloads hold ids and numbers only. A reader that dies between `undelivered` and `delivered` sees the event again, under
 the same id.
+
+Events of one batch are numbered from 1 under its row lock, which is held until the commit. So number n is visible before
+n + 1 is given, on PostgreSQL too: a reader that remembers the last number it saw misses nothing and sees nothing twice,
+whatever the clocks of the replicas that made the ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import select, update
@@ -18,13 +22,55 @@ from sqlmodel import col
 from jobs import ids
 from jobs.tables import Batch, OutboxEvent
 
+_TOLD = "jobs.outbox.told"
+
 
 def append(session: AsyncSession, batch: Batch, kind: str, payload: dict[str, Any], now_us: int) -> None:
+    """Write an event of a batch whose row is locked (`transitions.locked`) or new in this transaction.
+
+    Its payload says also how far the batch is now: `total`, `completed` and `failed` lines. Without the lock, two
+    transactions give the same number, and the database refuses the second.
+    """
+    batch.events += 1
+    counts = {"total": batch.total, "completed": batch.completed, "failed": batch.failed}
     session.add(
         OutboxEvent(
-            id=ids.event_id(), kind=kind, batch_id=batch.id, project=batch.project, payload=payload, created_us=now_us
+            id=ids.event_id(),
+            number=batch.events,
+            kind=kind,
+            batch_id=batch.id,
+            project=batch.project,
+            payload={**payload, **counts},
+            created_us=now_us,
         )
     )
+    session.info.setdefault(_TOLD, set()).add(batch.id)
+
+
+def told(session: AsyncSession) -> frozenset[str]:
+    """The batches of which this session's transaction wrote events."""
+    return frozenset(session.info.get(_TOLD, ()))
+
+
+async def after(session: AsyncSession, batch_id: str, number: int, limit: int) -> list[OutboxEvent]:
+    """The events of a batch after its `number`th, in order, at most `limit`."""
+    statement = select(OutboxEvent).where(col(OutboxEvent.batch_id) == batch_id, col(OutboxEvent.number) > number)
+    return list(await session.scalars(statement.order_by(col(OutboxEvent.number)).limit(limit)))
+
+
+async def number_of(session: AsyncSession, batch_id: str, event_id: str) -> int | None:
+    """Which event of the batch this is; None when there is no such event of it (any more)."""
+    statement = select(col(OutboxEvent.number)).where(
+        col(OutboxEvent.id) == event_id, col(OutboxEvent.batch_id) == batch_id
+    )
+    number: int | None = await session.scalar(statement)
+    return number
+
+
+async def newest(session: AsyncSession, batch_ids: Collection[str]) -> dict[str, int]:
+    """The number of each batch's newest event."""
+    rows = await session.execute(select(col(Batch.id), col(Batch.events)).where(col(Batch.id).in_(batch_ids)))
+    return {batch_id: int(number) for batch_id, number in rows}
 
 
 async def undelivered(session: AsyncSession, limit: int = 100) -> list[OutboxEvent]:

@@ -54,7 +54,7 @@ class Batch(SQLModel, table=True):
     `model` is the profile that serves the batch, `asked_model` what its lines name. `paused_us` is set while no new line
     may start. `invalid` lines were answered at intake with what is wrong with them (part of `failed`); `reused` lines
     were answered without an engine, with the tokens and the money that this saved. `retry_of` is the batch whose open
-    lines these are.
+    lines these are. `events` is how many outbox events there are of it.
     """
 
     __tablename__ = "jobs_batch"
@@ -109,6 +109,7 @@ class Batch(SQLModel, table=True):
     priority: int = 0
     line_order: str = "input"
     retry_of: str | None = Field(default=None, index=True)
+    events: int = 0
 
 
 class BatchRequest(SQLModel, table=True):
@@ -230,10 +231,16 @@ class RevokedPlacement(SQLModel, table=True):
 
 
 class OutboxEvent(SQLModel, table=True):
-    """A state change, written with the change itself; delivered at least once, so readers drop ids they have seen."""
+    """A state change, written with the change itself; delivered at least once, so readers drop ids they have seen.
+
+    It is the `number`th event of its batch: numbers are given under the batch's row lock, so they have no gaps, and
+    whoever sees one sees all before it.
+    """
 
     __tablename__ = "jobs_outbox"
+    __table_args__ = (UniqueConstraint("batch_id", "number", name="jobs_outbox_number"),)
     id: str = Field(primary_key=True)
+    number: int
     kind: str
     batch_id: str = Field(index=True)
     project: str

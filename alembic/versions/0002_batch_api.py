@@ -154,10 +154,23 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("saved_nano", sa.BigInteger(), nullable=False, server_default="0"))
         batch_op.add_column(sa.Column("output_expires_s", sa.BigInteger(), nullable=True))
         batch_op.add_column(sa.Column("retry_of", sa.String(), nullable=True))
+        batch_op.add_column(sa.Column("events", sa.Integer(), nullable=False, server_default="0"))
         batch_op.create_index("ix_jobs_batch_retry_of", ["retry_of"], unique=False)
 
     with op.batch_alter_table("jobs_lease") as batch_op:
         batch_op.add_column(sa.Column("told_us", sa.BigInteger(), nullable=True))
+
+    with op.batch_alter_table("jobs_outbox") as batch_op:
+        batch_op.add_column(sa.Column("number", sa.Integer(), nullable=False, server_default="0"))
+    op.execute(
+        "UPDATE jobs_outbox SET number = (SELECT count(*) FROM jobs_outbox AS earlier"
+        " WHERE earlier.batch_id = jobs_outbox.batch_id AND earlier.id <= jobs_outbox.id)"
+    )
+    op.execute(
+        "UPDATE jobs_batch SET events = (SELECT count(*) FROM jobs_outbox WHERE jobs_outbox.batch_id = jobs_batch.id)"
+    )
+    with op.batch_alter_table("jobs_outbox") as batch_op:
+        batch_op.create_unique_constraint("jobs_outbox_number", ["batch_id", "number"])
 
     with op.batch_alter_table("jobs_shard") as batch_op:
         batch_op.add_column(sa.Column("prefix", sa.String(), nullable=True))
@@ -176,8 +189,13 @@ def downgrade() -> None:
     with op.batch_alter_table("jobs_lease") as batch_op:
         batch_op.drop_column("told_us")
 
+    with op.batch_alter_table("jobs_outbox") as batch_op:
+        batch_op.drop_constraint("jobs_outbox_number", type_="unique")
+        batch_op.drop_column("number")
+
     with op.batch_alter_table("jobs_batch") as batch_op:
         batch_op.drop_index("ix_jobs_batch_retry_of")
+        batch_op.drop_column("events")
         batch_op.drop_column("retry_of")
         batch_op.drop_column("output_expires_s")
         batch_op.drop_column("saved_nano")

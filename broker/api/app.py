@@ -33,6 +33,7 @@ from broker.api import (
 )
 from broker.api.binding import REQUEST_ID, bind
 from broker.api.doctor import Doctor
+from broker.api.events import EventStreams
 from broker.api.health import Health
 from broker.api.metrics import Metrics
 from broker.api.openapi import document
@@ -41,6 +42,7 @@ from broker.api.registry import Call, Route, route
 from broker.api.wire import WireSchemas
 from broker.api.worker import WorkerWire
 from broker.control.loops import LoopState
+from broker.event_feed import EventFeed
 from broker.services import Services
 
 log = structlog.get_logger()
@@ -58,12 +60,14 @@ def build_app(services: Services, loops: Mapping[str, LoopState] | None = None) 
     """
     states = {} if loops is None else loops
     wire, metrics, worker_wire = WireSchemas(), Metrics(), WorkerWire()
+    feed = EventFeed(services.database)
     routes = (
         *files.ROUTES,
         *uploads.ROUTES,
         *batches.ROUTES,
         *batch_life.ROUTES,
         *results.ROUTES,
+        *EventStreams(feed).routes(),
         *models.ROUTES,
         *market.ROUTES,
         *books.ROUTES,
@@ -82,6 +86,7 @@ def build_app(services: Services, loops: Mapping[str, LoopState] | None = None) 
 
     async def stop(_app: web.Application) -> None:
         worker_wire.stopping.set()
+        await feed.close()
 
     app.on_response_prepare.append(stamp)
     app.on_shutdown.append(stop)

@@ -23,6 +23,7 @@ SECURITY: Mapping[str, str | None] = {
     "open": None,
 }
 DESCRIPTIONS: Mapping[int, str] = {
+    204: "Nothing more to tell.",
     400: "The request is malformed; the message names what and where.",
     401: "No valid credential.",
     403: "Not allowed for this caller.",
@@ -176,8 +177,9 @@ def _responses(declared: Route, references: References) -> dict[str, Any]:
             "content": {kind: {} for kind in declared.produces},
         }
     for status, model in declared.also.items():
-        content = {"application/json": {"schema": references[(model, "serialization")]}}
-        found[str(status)] = {"description": DESCRIPTIONS[status], "content": content}
+        found[str(status)] = {"description": DESCRIPTIONS[status]}
+        if model is not None:
+            found[str(status)]["content"] = {"application/json": {"schema": references[(model, "serialization")]}}
     for status in sorted(refusals(declared) - declared.also.keys()):
         answer: dict[str, Any] = {
             "description": DESCRIPTIONS[status],
@@ -196,6 +198,7 @@ def _success(declared: Route, references: References) -> dict[str, Any]:
     }
     if declared.response is not None:
         answer["content"] = {"application/json": {"schema": references[(declared.response, "serialization")]}}
+        answer["content"] |= {kind: {"schema": {"type": "string"}} for kind in declared.produces}
     elif declared.wire_response is not None:
         answer["content"] = {
             "application/json": {"schema": {"$ref": REF.format(model=_wire_name(declared.wire_response))}}

@@ -56,7 +56,8 @@ class Route:
     `access`: who is asked for what: an API key with one of `roles` (admin may always), a worker's session token, its
     bootstrap token, a signature inside the path, or nothing. `consumes` names the media type of a body that is not one
     JSON document, `produces` those of an answer that is streamed. `also`
-    are answers of other statuses that are no error envelopes. `wire_*` are names of worker wire schemas.
+    are answers of other statuses that are no error envelopes (None: without a body). `wire_*` are names of worker wire
+    schemas.
     """
 
     method: str
@@ -77,7 +78,7 @@ class Route:
     wire_request: str | None
     wire_response: str | None
     errors: frozenset[int]
-    also: Mapping[int, type[BaseModel]]
+    also: Mapping[int, type[BaseModel] | None]
     headers: Mapping[str, str]
 
     @property
@@ -108,7 +109,7 @@ def route(
     wire_request: str | None = None,
     wire_response: str | None = None,
     errors: tuple[int, ...] = (),
-    also: Mapping[int, type[BaseModel]] | None = None,
+    also: Mapping[int, type[BaseModel] | None] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Route:
     """Declare a route. `response` is for handlers that build their HTTP answer themselves.

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from alembic import command
 from broker.database import Database, sqlite_url
 from broker.migrate import config, upgrade
-from jobs import leases
+from jobs import leases, outbox
 from jobs.tables import Batch, Shard
 from ledger.triggers import create_statements
 
@@ -76,11 +76,14 @@ async def test_a_filled_database_is_upgraded_and_its_batches_go_on(tmp_path: Pat
         batch = await session.get_one(Batch, "batch_1")
         shard = await session.get_one(Shard, "shard_1")
         lease = await leases.lease(session, placement_id="rental_1", batch_ids=["batch_1"], ttl_s=60)
+        events = await outbox.after(session, "batch_1", 0, limit=10)
     await database.close()
     assert (batch.invalid, batch.reused, batch.saved_nano, batch.paused_us, batch.retry_of) == (0, 0, 0, None, None)
     assert (shard.reserved, shard.reserved_lines, shard.follows, shard.prefix) == ([], 0, {}, None)
     assert lease is not None
     assert lease.shard_id == "shard_1"
+    assert [(event.id, event.number) for event in events] == [("event_1", 1), ("event_2", 2)]
+    assert batch.events == 2
 
 
 FILLED = (
@@ -95,4 +98,7 @@ FILLED = (
     "INSERT INTO jobs_shard (id, batch_id, number, first_idx, lines, start, stop, sha256, input_tokens, output_tokens, state,"
     " epoch, done, done_lines, in_flight, suspects)"
     " VALUES ('shard_1', 'batch_1', 0, 0, 2, 0, 10, 'ab', 5, 5, 'pending', 0, '[]', 0, '[]', '{}')",
+    "INSERT INTO jobs_outbox (id, kind, batch_id, project, payload, created_us)"
+    " VALUES ('event_2', 'batch.in_progress', 'batch_1', 'default', '{}', 2),"
+    " ('event_1', 'batch.validating', 'batch_1', 'default', '{}', 1)",
 )

@@ -128,4 +128,5 @@ async def test_a_change_is_told_once_and_names_what_changed(room: Any) -> None:
     for _ in range(2):
         await change(room, batch, priority=7, max_usd="2.5")
     (told,) = await events(room, batch, "batch.changed")
-    assert told.payload == {"priority": 7, "max_usd": "2.5", "version": 2}
+    so_far = {"total": 6, "completed": 0, "failed": 0}
+    assert told.payload == {"priority": 7, "max_usd": "2.5", "version": 2, **so_far}

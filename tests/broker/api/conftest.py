@@ -75,8 +75,8 @@ class Server:
     async def call(
         self, method: str, path: str, *, key: str | None = "admin", headers: dict[str, str] | None = None, **body: Any
     ) -> Answer:
-        """One request; `key` "admin" is the admin key, None sends none."""
-        sent = dict(headers or {})
+        """One request; `key` "admin" is the admin key, None sends none. Pages are asked for, not streams."""
+        sent = {"Accept": "application/json", **(headers or {})}
         if key is not None:
             sent["Authorization"] = f"Bearer {self.admin_key if key == 'admin' else key}"
         async with self.http.request(method, self.url + path, headers=sent, **body) as response:
@@ -106,7 +106,7 @@ class Server:
         return route.path.format(**{name: "a.b" if name == "token" else "x" for name in PARAMETERS})
 
     def openai(self, key: str | None = None, **options: Any) -> AsyncOpenAI:
-        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key or self.admin_key, **options)
+        return AsyncOpenAI(**{"base_url": f"{self.url}/v1", "api_key": key or self.admin_key, **options})
 
 
 @pytest.fixture(scope="session")
