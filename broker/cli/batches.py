@@ -10,11 +10,12 @@ import typer
 
 from broker.cli import exits, live, report
 from broker.cli.client import Client
+from broker.cli.completion import batch_ids
 from broker.cli.options import Target
 from broker.cli.output import document, line, moment, table, usd
 
 Document = dict[str, Any]
-BatchId = Annotated[str, typer.Argument(help="The batch's id.", metavar="BATCH")]
+BatchId = Annotated[str, typer.Argument(help="The batch's id.", metavar="BATCH", autocompletion=batch_ids)]
 PAGE = 100
 
 

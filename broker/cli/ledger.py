@@ -12,6 +12,7 @@ import typer
 
 from broker.cli import exits
 from broker.cli.client import Client
+from broker.cli.completion import batch_ids
 from broker.cli.exits import ERROR, USAGE, Failure
 from broker.cli.option_groups import spread
 from broker.cli.options import Target
@@ -24,7 +25,9 @@ PAGE = 500
 def show(
     target: Target,
     *,
-    batch: Annotated[str | None, typer.Option(help="Only entries of machines that served this batch.")] = None,
+    batch: Annotated[
+        str | None, typer.Option(help="Only entries of machines that served this batch.", autocompletion=batch_ids)
+    ] = None,
     rental: Annotated[str | None, typer.Option(help="Only entries of this rental.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only entries of this kind, such as accrual.")] = None,
 ) -> None:

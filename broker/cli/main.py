@@ -7,12 +7,13 @@ import sys
 
 import typer
 
-from broker.cli import batches, budget, demo, doctor, hosts, ledger, logs, market, results, serve, submit
+from broker.cli import batches, budget, completion, demo, doctor, hosts, ledger, logs, market, results, serve, submit
 from broker.cli.exits import Failure
 from broker.cli.option_groups import Command, spread
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,  # `completion` prints the same scripts, and changes nobody's files
     pretty_exceptions_enable=False,  # a pretty traceback shows local variables, and those may be secrets
     rich_markup_mode=None,
     help="Batch LLM inference at the lowest cost, by the deadline, only where the policy allows.",
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "hosts": hosts.hosts,
     "doctor": doctor.doctor,
     "demo": demo.demo,
+    "completion": completion.completion,
 }
 GROUPS = {"models": market.models, "ledger": ledger.ledger, "budget": budget.budget}
 
@@ -42,6 +44,7 @@ for name, group in GROUPS.items():
 def run() -> None:
     """What the installed `broker` calls."""
     logs.configure("warning")
+    completion.answer_shells()
     try:
         app()
     except Failure as failure:

@@ -11,6 +11,7 @@ import typer
 
 from broker.cli import exits, options
 from broker.cli.client import Client
+from broker.cli.completion import model_names
 from broker.cli.exits import USAGE, Failure
 from broker.cli.option_groups import spread
 from broker.cli.options import Target
@@ -27,7 +28,9 @@ def offers(
     *,
     market: Annotated[str | None, typer.Option(help="Only of this market.")] = None,
     country: Annotated[str | None, typer.Option(help="Only in this country (ISO alpha-2).")] = None,
-    model: Annotated[str | None, typer.Option(help="Only where this model can run.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Only where this model can run.", autocompletion=model_names)
+    ] = None,
     target: Target,
 ) -> None:
     """The price book, cheapest first; what cannot be chosen comes last, with the reason."""

@@ -14,6 +14,7 @@ import typer
 
 from broker.cli import exits, live, report
 from broker.cli.client import ApiFailure, Client
+from broker.cli.completion import model_names
 from broker.cli.exits import Failure
 from broker.cli.options import Target
 from broker.cli.output import document, is_terminal, line
@@ -35,7 +36,7 @@ File = Annotated[
 class RequestOptions:
     """What the lines of the file are made into: a group of options."""
 
-    model: Annotated[str | None, typer.Option(help="Send every line to this model.")] = None
+    model: Annotated[str | None, typer.Option(help="Send every line to this model.", autocompletion=model_names)] = None
     endpoint: Annotated[
         str | None, typer.Option(help="Default: what the first line names, else /v1/chat/completions.")
     ] = None

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,13 @@ load_s = 1
 # What a shell of a developer may have set must not reach these tests.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
 DONE_WITHIN_S = 90
+BROKER = (sys.executable, "-m", "broker")
 
 
 def broker(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, its output in pipes; rich is told to colour, and must not."""
     return subprocess.run(
-        [sys.executable, "-m", "broker", *arguments],
+        [*BROKER, *arguments],
         env=ENVIRONMENT | {"FORCE_COLOR": "1"} | (env or {}),
         capture_output=True,
         text=True,
@@ -98,13 +99,13 @@ def client(data: Path) -> openai.OpenAI:
 
 
 class Terminal:
-    """A command on a terminal of its own: what it shows, and what a person types."""
+    """A program (a command of ours, if no other) on a terminal of its own: what it shows, and what a person types."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, program: Sequence[str] = BROKER, env: dict[str, str] | None = None) -> None:
         self._controller, terminal = pty.openpty()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "broker", *arguments],
-            env=ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "200"},
+            [*program, *arguments],
+            env=ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "200"} | (env or {}),
             stdin=terminal,
             stdout=terminal,
             stderr=terminal,
