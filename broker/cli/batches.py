@@ -1,4 +1,4 @@
-"""What one does with a batch that exists: `list`, `status`, `explain`, `cancel`."""
+"""Looking at batches: `list`, `status`, `explain`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from broker.cli import exits, live, report
 from broker.cli.client import Client
 from broker.cli.completion import batch_ids
 from broker.cli.options import Target
-from broker.cli.output import document, line, moment, table, usd
+from broker.cli.output import document, moment, table, usd
 
 Document = dict[str, Any]
 BatchId = Annotated[str, typer.Argument(help="The batch's id.", metavar="BATCH", autocompletion=batch_ids)]
@@ -90,20 +90,6 @@ def explain(batch_id: BatchId, target: Target) -> None:
             document(plan)
         else:
             report.print_explanation(plan, sys.stdout)
-        return exits.OK
-
-    target.run(work)
-
-
-def cancel(batch_id: BatchId, target: Target) -> None:
-    """Stop a batch. What it has so far is published and stays readable with `results --partial`."""
-
-    async def work(client: Client) -> int:
-        batch = await client.post(f"/v1/batches/{batch_id}/cancel", {})
-        if target.json:
-            document(batch)
-        else:
-            line(f"{batch['id']}: {batch['status']}, {report.counts(batch)}")
         return exits.OK
 
     target.run(work)

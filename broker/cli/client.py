@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import ExitStack
-from pathlib import Path
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +16,7 @@ log = structlog.get_logger()
 # A broker that restarts is back within seconds; the sum of these waits is how long a command is patient with it.
 RETRY_WAITS_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 CHUNK_BYTES = 256 * 1024
+Query = Mapping[str, str | int | None]
 
 
 class BrokerUnreachable(Exception):
@@ -55,15 +55,17 @@ class Client:
         assert self._session
         await self._session.close()
 
-    async def get(self, path: str, query: Mapping[str, str | int | None] | None = None) -> dict[str, Any]:
+    async def get(self, path: str, query: Query | None = None) -> dict[str, Any]:
         """GET a JSON document. `query` values that are None are left out. Raises ApiFailure, BrokerUnreachable."""
-        params = {name: str(value) for name, value in (query or {}).items() if value is not None}
-        return await self._json("GET", path, again=True, params=params)
+        return await self._json("GET", path, again=True, params=_given(query))
 
-    async def post(self, path: str, body: Mapping[str, Any], *, idempotency_key: str | None = None) -> dict[str, Any]:
-        """POST a JSON document. Repeated after a lost answer only when an idempotency key makes that safe."""
+    async def post(
+        self, path: str, body: Mapping[str, Any], *, idempotency_key: str | None = None, again: bool = False
+    ) -> dict[str, Any]:
+        """POST a JSON document. Repeated after a lost answer only when an idempotency key, or the nature of the request
+        (`again`), makes that safe."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        return await self._json("POST", path, again=idempotency_key is not None, json=body, headers=headers)
+        return await self._json("POST", path, again=again or bool(idempotency_key), json=body, headers=headers)
 
     async def patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """PATCH with a JSON document: it says what shall be so, so that it may be sent twice."""
@@ -81,30 +83,28 @@ class Client:
             if refused.status != 404:
                 raise
 
-    async def upload(self, file: Path, *, name: str) -> dict[str, Any]:
-        """Upload a batch input, streamed. The file object of the API is returned."""
-        with ExitStack() as opened:
+    async def send(self, path: str, form: Callable[[], aiohttp.FormData], *, again: bool) -> dict[str, Any]:
+        """POST a form. It is used up by an attempt, whether or not a connection came of it: `form` makes each its own."""
+        return await self._json("POST", path, again=again, form=form)
 
-            def form() -> aiohttp.FormData:
-                # A form is used up by an attempt, whether or not a connection came of it: each attempt gets its own.
-                fresh = aiohttp.FormData()
-                fresh.add_field("purpose", "batch")
-                stream = opened.enter_context(file.open("rb"))
-                fresh.add_field("file", stream, filename=name, content_type="application/jsonl")
-                return fresh
-
-            return await self._json("POST", "/v1/files", again=False, form=form)
-
-    async def stream(self, path: str) -> AsyncIterator[bytes]:
-        """The bytes of an answer as they come; for files and exports of any size."""
+    @asynccontextmanager
+    async def opened(
+        self, path: str, query: Query | None = None, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An answer to be read as it comes. Raises ApiFailure, and BrokerUnreachable also when it breaks off midway."""
         assert self._session
         try:
-            async with self._session.get(self.url + path) as answer:
+            async with self._session.get(self.url + path, params=_given(query), headers=headers) as answer:
                 await _refuse(answer)
-                async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
-                    yield chunk
+                yield answer
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as failure:
             raise BrokerUnreachable(f"{self.url}{path}: the answer broke off: {failure}") from failure
+
+    async def stream(self, path: str) -> AsyncIterator[bytes]:
+        """The bytes of an answer as they come, once; see `download` for what is resumed."""
+        async with self.opened(path) as answer:
+            async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
+                yield chunk
 
     async def is_ready(self) -> bool:
         """One look at /readyz: no retries, no error."""
@@ -145,6 +145,10 @@ class Client:
             ) from failure
         log.info("client.retry", url=self.url + path, wait_s=wait_s, error=str(failure))
         await asyncio.sleep(wait_s)
+
+
+def _given(query: Query | None) -> dict[str, str]:
+    return {name: str(value) for name, value in (query or {}).items() if value is not None}
 
 
 async def _refuse(answer: aiohttp.ClientResponse) -> None:

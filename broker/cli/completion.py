@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from typer.completion import completion_init, get_completion_script
+
+# typer exports these only behind its own --install-completion, which edits people's files; the tests run every shell
+from typer._completion_classes import completion_init
+from typer._completion_shared import get_completion_script
 
 from broker.cli import options
 from broker.cli.client import ApiFailure, BrokerUnreachable, Client

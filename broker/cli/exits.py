@@ -17,6 +17,7 @@ INTERRUPTED = 130
 # `waiting_on` words. A batch that was refused at validation for the same reason has it as `infeasible_WORD`.
 MONEY = frozenset({"budget", "price_ceiling"})
 INFEASIBLE_CODE = "infeasible_"
+REJECTED_CODE = "approval_rejected"  # by the second person whom a batch of that cost needs
 
 
 class Failure(Exception):
@@ -51,5 +52,7 @@ def of_batch(batch: dict[str, Any]) -> int:
 def _of_refusal(batch: dict[str, Any]) -> int:
     """A batch that failed as a whole: for money, for want of a place, or because lines of its file are bad."""
     codes = {error["code"] for error in (batch.get("errors") or {}).get("data", [])}
+    if REJECTED_CODE in codes:
+        return OVER_BUDGET
     words = {code.removeprefix(INFEASIBLE_CODE) for code in codes if code.startswith(INFEASIBLE_CODE)}
     return of_waiting(words.pop()) if words else FAILED_LINES

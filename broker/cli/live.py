@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import IO, Any
 
@@ -17,7 +17,7 @@ from rich.text import Text
 
 from broker.cli import report
 from broker.cli.client import Client
-from broker.cli.output import console, line
+from broker.cli.output import console, line, moment
 
 Document = dict[str, Any]
 # Called with every look at the batch; what it returns is shown. The demo uses it to choose the moment of its kill.
@@ -87,7 +87,9 @@ class PlainView:
 
     def show(self, batch: Document, placements: Sequence[Document]) -> None:
         ours = batch["x_broker"]
-        state = (batch["status"], ours["phase"], ours["waiting_on"], tuple(report.where(p) for p in placements))
+        pause = ours["waiting"] or {}
+        causes = (ours["waiting_on"], pause.get("on"), *pause.get("reasons", ()))
+        state = (report.state(batch), causes, tuple(report.where(p) for p in placements))
         progress = report.counts(batch)
         due = progress != self._progress and self._clock() - self._printed_at >= PLAIN_LINE_S
         if state == self._state and not due:
@@ -104,7 +106,7 @@ def sentence(batch: Document, placements: Sequence[Document], now: float) -> str
     ours = batch["x_broker"]
     tokens = ours["tokens"]
     parts = [
-        ours["phase"] if batch["status"] == "in_progress" else batch["status"],
+        report.state(batch),
         report.counts(batch),
         f"{tokens.get('input', 0) + tokens.get('output', 0):,} tokens",
         report.money(batch),
@@ -112,9 +114,17 @@ def sentence(batch: Document, placements: Sequence[Document], now: float) -> str
     if batch["status"] not in ENDED:
         parts.append(report.eta(batch, now))
         parts.extend(report.where(placement) for placement in placements if placement["state"] != "ended")
-        if ours["waiting_on"]:
-            parts.append(f"waiting on {ours['waiting_on']}: {'; '.join(ours['waiting_reasons'])}")
+        parts.extend(_pause(batch))
     return " | ".join(parts)
+
+
+def _pause(batch: Document) -> Iterator[str]:
+    ours = batch["x_broker"]
+    if ours["waiting"]:
+        since = moment(ours["waiting"]["since"])
+        yield f"waiting on {ours['waiting']['on']} since {since}: {'; '.join(ours['waiting']['reasons'])}"
+    elif ours["waiting_on"]:
+        yield f"waiting on {ours['waiting_on']}: {'; '.join(ours['waiting_reasons'])}"
 
 
 def panel(batch: Document, placements: Sequence[Document], now: float) -> Group:
@@ -124,7 +134,7 @@ def panel(batch: Document, placements: Sequence[Document], now: float) -> Group:
     tokens = ours["tokens"]
     head = Table.grid(padding=(0, 2))
     head.add_row(
-        Text(batch["status"] if batch["status"] in ENDED else ours["phase"], style="bold"),
+        Text(report.state(batch), style="bold"),
         ProgressBar(total=max(1, total), completed=report.done(batch), width=40),
         report.counts(batch),
     )
@@ -135,5 +145,5 @@ def panel(batch: Document, placements: Sequence[Document], now: float) -> Group:
     rows = Table(*report.PLACEMENT_COLUMNS, box=None, header_style="dim", pad_edge=False)
     for row in report.placement_rows(placements):
         rows.add_row(*(escape(cell) for cell in row))
-    reasons = report.waiting(ours["waiting_on"], ours["waiting_reasons"], ours["relaxations"])
+    reasons = report.why_waiting(batch, now) if batch["status"] not in ENDED else ()
     return Group(head, Text(figures), *([rows] if placements else []), *(Text(reason) for reason in reasons))

@@ -7,7 +7,21 @@ import sys
 
 import typer
 
-from broker.cli import batches, budget, completion, demo, doctor, hosts, ledger, logs, market, results, serve, submit
+from broker.cli import (
+    batch_changes,
+    batches,
+    budget,
+    completion,
+    demo,
+    doctor,
+    hosts,
+    ledger,
+    logs,
+    market,
+    results,
+    serve,
+    submit,
+)
 from broker.cli.exits import Failure
 from broker.cli.option_groups import Command, spread
 
@@ -26,7 +40,12 @@ COMMANDS: dict[str, Command] = {
     "list": batches.show_list,
     "results": results.results,
     "explain": batches.explain,
-    "cancel": batches.cancel,
+    "pause": batch_changes.pause,
+    "resume": batch_changes.resume,
+    "change": batch_changes.change,
+    "approve": batch_changes.approve,
+    "reject": batch_changes.reject,
+    "cancel": batch_changes.cancel,
     "offers": market.offers,
     "hosts": hosts.hosts,
     "doctor": doctor.doctor,

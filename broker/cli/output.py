@@ -9,13 +9,22 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import IO, Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 # What could steer a terminal, and the separators of TSV. Model ids, offer keys and messages come from others.
@@ -58,6 +67,18 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], stream: IO[str]
     for row in rows:
         view.add_row(*(escape(_clean(cell)) for cell in row))
     console(target).print(view)
+
+
+@contextmanager
+def progress(what: str, total: int | None, is_quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error while bytes go by, if that is a terminal; told how many are done, of `total` if known."""
+    if is_quiet or not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console(sys.stderr), transient=True) as bar:
+        task = bar.add_task(_clean(what), total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def _clean(text: str) -> str:

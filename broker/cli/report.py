@@ -56,6 +56,32 @@ def waiting(waiting_on: str | None, reasons: Sequence[str], relaxations: Sequenc
         yield f"  what would do: {change['message']}"
 
 
+BASES = {
+    "plan": "by the newest plan",
+    "relaxed": "if the cause went away now",
+    "deadline": "its deadline: nothing better is known",
+}
+
+
+def why_waiting(batch: Document, now: float) -> Iterator[str]:
+    """Why nothing moves at this moment, since when and until when; then what would let it go on."""
+    ours = batch["x_broker"]
+    pause = ours["waiting"]
+    if pause is None:
+        yield from waiting(ours["waiting_on"], ours["waiting_reasons"], ours["relaxations"])
+        return
+    yield f"waiting on {pause['on']} since {moment(pause['since'])} ({span(now - pause['since'])}):"
+    yield from waiting(None, pause["reasons"], ours["relaxations"])
+
+
+def state(batch: Document) -> str:
+    """One word: how a batch ended, or what it does."""
+    ours = batch["x_broker"]
+    if batch["status"] != "in_progress":
+        return str(batch["status"])
+    return "paused" if ours["paused"] else str(ours["phase"])
+
+
 def counts(batch: Document) -> str:
     """`41/64 lines, 2 failed`: completed and failed count as done."""
     parts = batch["x_broker"]["counts"]
@@ -68,6 +94,12 @@ def done(batch: Document) -> int:
     return sum(parts[name] for name in ("completed", "failed", "expired", "cancelled"))
 
 
+def unanswered(batch: Document) -> int:
+    """Lines that ended without an answer so far."""
+    parts: dict[str, int] = batch["x_broker"]["counts"]
+    return sum(parts[name] for name in ("failed", "expired", "cancelled"))
+
+
 def money(batch: Document) -> str:
     """`$0.0008 of $0.0012 quoted`."""
     ours = batch["x_broker"]
@@ -75,8 +107,12 @@ def money(batch: Document) -> str:
 
 
 def eta(batch: Document, now: float) -> str:
+    """`ETA 2 h 00 min (by the newest plan)`: when a batch that is under way is expected to have ended, and by what."""
+    pause = batch["x_broker"]["waiting"]
+    if pause is not None:
+        return f"ETA {span(pause['eta'] - now)} ({BASES.get(pause['eta_basis'], pause['eta_basis'])})"
     end = batch["x_broker"]["eta"]
-    return "ETA unknown" if end is None else f"ETA {span(end - now)}"
+    return "ETA unknown" if end is None else f"ETA {span(end - now)} ({BASES['plan']})"
 
 
 def where(placement: Document) -> str:
@@ -109,7 +145,7 @@ def placement_rows(placements: Sequence[Document]) -> list[tuple[str, ...]]:
 def print_batch(batch: Document, placements: Sequence[Document], stream: IO[str], now: float) -> None:
     """One batch in full: state, progress, money, where it runs, what went wrong."""
     ours = batch["x_broker"]
-    line(f"{batch['id']}: {batch['status']} ({ours['phase']}), {counts(batch)}", stream)
+    line(f"{batch['id']}: {batch['status']} ({'paused' if ours['paused'] else ours['phase']}), {counts(batch)}", stream)
     line(f"model {batch['model'] or '-'}, {batch['endpoint']}, project {ours['project']}", stream)
     tokens = ours["tokens"]
     line(f"tokens {tokens.get('input', 0):,} in, {tokens.get('output', 0):,} out", stream)
@@ -121,8 +157,21 @@ def print_batch(batch: Document, placements: Sequence[Document], stream: IO[str]
         line(f"preempted {ours['preemptions']} times", stream)
     if placements:
         table(PLACEMENT_COLUMNS, placement_rows(placements), stream)
-    for text in (*waiting(ours["waiting_on"], ours["waiting_reasons"], ours["relaxations"]), *errors(batch)):
+    for text in (*extras(batch), *why_waiting(batch, now), *errors(batch)):
         line(text, stream)
+
+
+def extras(batch: Document) -> Iterator[str]:
+    """What only some batches have: lines left out, lines that cost nothing, an earlier batch that this one does again."""
+    ours = batch["x_broker"]
+    if ours["served_model"] not in (None, batch["model"]):
+        yield f"served by {ours['served_model']}"
+    if ours["invalid"]:
+        yield f"{ours['invalid']} invalid lines were left out; see them with: broker lines {batch['id']} --status invalid"
+    if ours["reused"]:
+        yield f"{ours['reused']['lines']} lines were answered without running, which saved {usd(ours['reused']['saved_usd'])}"
+    if ours["retry_of"]:
+        yield f"does again what {ours['retry_of']} left undone"
 
 
 def errors(batch: Document) -> Iterator[str]:
@@ -130,3 +179,7 @@ def errors(batch: Document) -> Iterator[str]:
     for error in (batch["errors"] or {}).get("data", []):
         place = f"line {error['line']}: " if error["line"] is not None else ""
         yield f"{place}{error['message']} [{error['code']}]"
+    found = batch["x_broker"]["errors_total"]
+    shown = len((batch["errors"] or {}).get("data", []))
+    if found > shown > 0:
+        yield f"and {found - shown} more"

@@ -16,6 +16,7 @@ from broker.cli import exits, live, report
 from broker.cli.client import ApiFailure, Client
 from broker.cli.completion import model_names
 from broker.cli.exits import Failure
+from broker.cli.input_upload import upload
 from broker.cli.options import Target
 from broker.cli.output import document, is_terminal, line
 from broker.cli.request_lines import CHAT, Input, batch_input
@@ -83,7 +84,7 @@ def dry_run(submission: Submission, target: Target) -> None:
 
     async def work(client: Client) -> int:
         async with AsyncExitStack() as stack:
-            uploaded = await client.upload(given.file, name=submission.file.name)
+            uploaded = await upload(client, given.file, name=submission.file.name)
             stack.push_async_callback(client.discard, uploaded["id"])
             answer = await ask_quote(client, uploaded["id"], given.endpoint, submission.asked)
         if target.json:
@@ -169,7 +170,7 @@ async def _submit(
 async def offer(client: Client, given: Input, submission: Submission, stream: IO[str]) -> Offered:
     """Upload, quote and show the plan. The file stays for `create`; when this fails, it is deleted."""
     async with AsyncExitStack() as stack:
-        uploaded = await client.upload(given.file, name=submission.file.name)
+        uploaded = await upload(client, given.file, name=submission.file.name)
         stack.push_async_callback(client.discard, uploaded["id"])
         quoted = await _quoted(client, uploaded["id"], given.endpoint, submission.asked, stream)
         stack.pop_all()

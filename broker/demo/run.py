@@ -14,10 +14,10 @@ from typing import IO, Any
 
 from broker.cli import live, report
 from broker.cli.client import Client
+from broker.cli.download import save
 from broker.cli.exits import Failure
 from broker.cli.ledger import print_totals, read, save_csv
 from broker.cli.output import line, rate, table
-from broker.cli.results import save
 from broker.cli.submit import RequestOptions, Submission, create, offer
 from broker.cli.wishes import WishOptions
 from broker.demo.folder import DemoFolder
@@ -80,8 +80,9 @@ async def _settled(client: Client, batch_id: str) -> Document:
 
 
 async def _collect(folder: DemoFolder, client: Client, batch: Document) -> Answers:
-    await save(client, batch["output_file_id"], folder.output)
-    await save(client, batch["error_file_id"], folder.errors)
+    results = f"/v1/batches/{batch['id']}/results"
+    await save(client, results, {"kind": "output"}, folder.output)
+    await save(client, results, {"kind": "errors"}, folder.errors)
     await save_csv(client, folder.ledger)
     return read_answers(folder.prompts, folder.output)
 

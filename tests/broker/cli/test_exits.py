@@ -26,6 +26,7 @@ def batch(status: str, *codes: str, failed: int = 0) -> dict[str, Any]:
         (batch("cancelling"), 5),
         (batch("failed", "infeasible_budget"), 6),
         (batch("failed", "infeasible_price_ceiling", "infeasible_price_ceiling"), 6),
+        (batch("failed", "approval_rejected"), 6),  # feasible, but a second person would not spend that
         (batch("failed", "infeasible_residency"), 7),
         (batch("failed", "infeasible_deadline"), 7),
     ],

@@ -72,17 +72,40 @@ def placement(**changed: Any) -> dict[str, Any]:
 def test_one_line_tells_progress_money_time_and_place() -> None:
     text = live.sentence(batch(), [placement()], NOW)
     assert text == (
-        "running | 25/64 lines, 1 failed | 2,000 tokens | $0.000412 of $0.001 quoted | ETA 42 s | "
+        "running | 25/64 lines, 1 failed | 2,000 tokens | $0.000412 of $0.001 quoted | ETA 42 s (by the newest plan) | "
         "sandbox DE: running, worker ready"
     )
 
 
-def test_a_waiting_batch_says_why() -> None:
-    waiting = batch(
-        phase="queued", waiting_on="capacity", waiting_reasons=["all 3 offers in DE are sold out"], eta=None
+def test_a_waiting_batch_says_why_since_when_and_until_when() -> None:
+    """An ETA without its basis would be taken for a promise."""
+    why = shapes.WaitingNow(
+        on="capacity",
+        reasons=["all 3 offers in DE are sold out"],
+        since=NOW - 180,
+        eta=NOW + 7200,
+        eta_basis="relaxed",
     )
-    text = live.sentence(waiting, [], NOW)
-    assert text.endswith("ETA unknown | waiting on capacity: all 3 offers in DE are sold out")
+    waiting = batch(phase="queued", waiting=why, eta=None)
+    assert live.sentence(waiting, [], NOW).endswith(
+        "ETA 2 h 00 min (if the cause went away now) | "
+        "waiting on capacity since 2026-11-21 23:57:00Z: all 3 offers in DE are sold out"
+    )
+    assert list(report.why_waiting(waiting, NOW)) == [
+        "waiting on capacity since 2026-11-21 23:57:00Z (3 min 00 s):",
+        "  all 3 offers in DE are sold out",
+    ]
+
+
+def test_a_paused_batch_is_called_paused() -> None:
+    assert live.sentence(batch(paused=True), [], NOW).startswith("paused | ")
+
+
+def test_what_was_left_out_and_what_cost_nothing_is_told() -> None:
+    reused = shapes.Reused(lines=5, input_tokens=50, output_tokens=10, saved_usd="0.0004")
+    told = "\n".join(report.extras(batch(invalid=2, reused=reused, retry_of="batch_0", served_model="m-fp8")))
+    for fact in ("2 invalid lines", "5 lines were answered without running", "$0.0004", "batch_0", "served by m-fp8"):
+        assert fact in told
 
 
 def test_a_pipe_gets_a_line_when_something_changes_and_not_at_every_look() -> None:
