@@ -65,7 +65,8 @@ class ControlSettings(Section):
     """How often each loop runs, in seconds, and how patient it is.
 
     `cancel_grace_s`: how long lines in flight of a cancelled batch may still finish; `drain_s`: the same for a machine
-    that is asked to finish. Both bound what a line that hangs can cost.
+    that is asked to finish. Both bound what a line that hangs can cost. `approve_above_usd`: a batch that may cost more waits
+    until a second person has approved it; a project may have a threshold of its own.
     """
 
     poll_s: float = 60
@@ -85,6 +86,7 @@ class ControlSettings(Section):
     token_ttl_s: int = 600
     create_grace_s: float = 120
     max_kills_per_cycle: int = 5
+    approve_above_usd: Decimal | None = Field(default=None, ge=0)
 
     @property
     def unseen_s(self) -> int:

@@ -1,9 +1,9 @@
 """Events written in the transaction of the change they tell of, delivered afterwards at least once.
 
 Kinds: `batch.<status>` for each change of status, `batch.paused`, `batch.resumed`, `batch.changed` (limit, priority or
-deadline), `batch.waiting` (why it does not move, each time that this changes), `part.committed`, `part.withdrawn`.
-Payloads hold ids and numbers only. A reader that dies between `undelivered` and `delivered` sees the event again, under
-the same id.
+deadline), `batch.approved`, `batch.rejected`, `batch.waiting` (why it does not move, each time that this changes),
+`part.committed`, `part.withdrawn`. Payloads hold ids and numbers only. A reader that dies between `undelivered` and
+`delivered` sees the event again, under the same id.
 
 Events of one batch are numbered from 1 under its row lock, which is held until the commit. So number n is visible before
 n + 1 is given, on PostgreSQL too: a reader that remembers the last number it saw misses nothing and sees nothing twice,

@@ -20,7 +20,7 @@ from broker.control.convert import usd
 from broker.control.explain import relaxation_shape
 from broker.control.placements import placements
 from broker.costs import BatchCost, batch_costs
-from broker.tables import Assignment, Quote, Waiting, Worker
+from broker.tables import Approval, Assignment, Quote, Waiting, Worker
 from jobs.clock import MICROSECONDS
 from jobs.tables import Batch
 from jobs.types import TERMINAL
@@ -37,6 +37,7 @@ class Around:
     cost: BatchCost
     quote: Quote | None = None
     waiting: Waiting | None = None
+    approval: Approval | None = None
     assignments: list[Assignment] = field(default_factory=list)
     rentals: list[RentalRow] = field(default_factory=list)
     workers: dict[str, Worker] = field(default_factory=dict)
@@ -61,6 +62,9 @@ async def _around(session: AsyncSession, batches: Sequence[Batch]) -> dict[str, 
     found = {each: Around(costs[each]) for each in ids}
     for waiting in await session.scalars(select(Waiting).where(col(Waiting.batch).in_(ids))):
         found[waiting.batch].waiting = waiting
+    proposals = select(Approval).where(col(Approval.subject).in_(ids)).order_by(col(Approval.id))
+    for approval in await session.scalars(proposals):
+        found[approval.subject].approval = approval  # the newest one is set last
     for assignment in await session.scalars(select(Assignment).where(col(Assignment.batch).in_(ids))):
         found[assignment.batch].assignments.append(assignment)
     quotes = select(Quote).where(col(Quote.batch).in_(ids)).order_by(col(Quote.created_us).desc())
@@ -132,6 +136,7 @@ def _broker(batch: Batch, around: Around) -> shapes.BatchBroker:
     tokens = batch.used_input_tokens + batch.used_output_tokens
     quote = around.quote
     return shapes.BatchBroker(
+        approval=around.approval.id if around.approval else None,
         paused=batch.paused_us is not None and moving and batch.ending is None,
         project=batch.project,
         phase=phase(batch, around.rentals, around.workers),

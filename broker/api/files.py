@@ -16,6 +16,7 @@ from broker.api import shapes
 from broker.api.multipart import Form, receive
 from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
+from broker.project_limits import project_limits
 from jobs import files, ids, views
 from jobs.clock import MICROSECONDS, db_now
 from jobs.keys import input_key
@@ -23,7 +24,7 @@ from jobs.objects import Chunks, Stored
 from jobs.tables import File
 
 MIN_EXPIRY_S, MAX_EXPIRY_S = 3_600, 2_592_000
-MAX_FILE = "setting jobs.max_file_bytes; send larger files in parts, with `/v1/uploads`"
+MAX_FILE = "limit max_file_bytes; send larger files in parts, with `/v1/uploads`"
 
 
 class FileQuery(BaseModel):
@@ -45,7 +46,9 @@ async def upload_file(call: Call) -> shapes.File:
     async def keep(chunks: Chunks) -> Stored:
         return await store.put_stream(key, chunks)
 
-    form = Form("file", call.services.settings.jobs.max_file_bytes, MAX_FILE)
+    async with call.services.database.transaction() as session:
+        limits = await project_limits(session, call.services.settings, call.project)
+    form = Form("file", limits.max_file_bytes, MAX_FILE)
     kept = False
     try:
         stored = await receive(call.request, form, keep)

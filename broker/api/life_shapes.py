@@ -26,3 +26,7 @@ class BatchChanges(Own):
 
 class BatchPatch(Own):
     x_broker: BatchChanges = Field(default_factory=BatchChanges)
+
+
+class Rejection(Own):
+    reason: str = Field(default="", max_length=500, description="what the submitter is told")

@@ -9,6 +9,7 @@ from broker.api.files import clean_name, default_lifetime_s, file_shape, require
 from broker.api.multipart import Form, receive
 from broker.api.problems import bad_request
 from broker.api.registry import Call, Route, route
+from broker.project_limits import project_limits
 from jobs import ids, uploads
 from jobs.clock import MICROSECONDS, db_now
 from jobs.errors import ObjectMissing
@@ -20,9 +21,10 @@ from jobs.tables import UploadRow
 async def create_upload(call: Call, body: shapes.UploadCreate) -> shapes.Upload:
     """Begin a file that comes in parts; there is an hour's time to complete it."""
     require_batch(body.purpose)
-    limit = call.services.settings.jobs.max_upload_bytes
+    async with call.services.database.transaction() as session:
+        limit = (await project_limits(session, call.services.settings, call.project)).max_upload_bytes
     if body.bytes > limit:
-        message = f"bytes is {body.bytes}; a file may have {limit} (setting jobs.max_upload_bytes); split it"
+        message = f"bytes is {body.bytes}; a file may have {limit} (limit max_upload_bytes); split it"
         raise bad_request("file_too_large", message, "bytes")
     new = uploads.NewUpload(
         id=ids.upload_id(),

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from broker.api.shapes import BatchWishes
+from broker.project_limits import project_limits
 from broker.services import Services
 from broker.variants import ModelWishes, Variants, variants
 from jobs import lines
-from jobs.types import Limits, Validation
+from jobs.types import Validation
 
 
-def limits(services: Services) -> Limits:
-    """The limits of validation, from the settings; every error that comes from one names it.
-
-    The file was let in by the limit of its way in, one request or an upload in parts; here the larger one holds.
-    """
+async def validate_file(services: Services, project: str, object_key: str, endpoint: str | None) -> Validation:
+    """Every finding and every shard of an input object, by the project's limits. Raises ObjectMissing."""
     jobs = services.settings.jobs
-    max_file_bytes = max(jobs.max_file_bytes, jobs.max_upload_bytes)
-    return Limits(max_lines=jobs.max_lines, max_file_bytes=max_file_bytes, max_line_bytes=jobs.max_line_bytes)
-
-
-async def validate_file(services: Services, object_key: str, endpoint: str | None) -> Validation:
-    """Every finding and every shard of an input object. Raises ObjectMissing."""
-    jobs = services.settings.jobs
+    async with services.database.transaction() as session:
+        limits = await project_limits(session, services.settings, project)
     return await lines.validate(
         services.store.stream(object_key),
-        limits=limits(services),
+        limits=limits.of_validation(),
         endpoint=endpoint,
         shard_lines=jobs.shard_lines,
         shard_bytes=jobs.shard_bytes,

@@ -49,7 +49,7 @@ async def quote(
         file = await files.get(session, project, file_id)
         policy = await policy_for(session, project, wishes)
         now_us = await db_now(session)
-    found = await validate_file(services, file.object_key, endpoint)
+    found = await validate_file(services, project, file.object_key, endpoint)
     candidates = served_by(services, found, wishes)
     findings = [*found.findings, *candidates.findings]
     if findings or found.model is None or found.endpoint is None:

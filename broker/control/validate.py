@@ -7,21 +7,26 @@ is held or spent, unless it asked to wait (`on_infeasible: "queue"`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 from ulid import ULID
 
 from broker.api import shapes
+from broker.approvals import approval_of, needed_because, propose, undecided
 from broker.control.intake import served_by, validate_file
 from broker.control.quote import quote_batch, quote_row
+from broker.control.snapshot import max_nano
 from broker.control.variant_quotes import PASSING
+from broker.project_limits import project_limits
 from broker.services import Services
 from jobs import batches
 from jobs.clock import db_now
 from jobs.errors import JobsError, ObjectMissing
 from jobs.tables import Batch
 from jobs.types import Finding
+from ledger.money import to_nano
 from markets import price_book
 from solver.errors import SolverError
 
@@ -35,6 +40,8 @@ class Validator:
     async def step(self) -> None:
         async with self.services.database.transaction() as session:
             fresh = await batches.active_batches(session, ["validating"])
+            proposed = await undecided(session, [batch.id for batch in fresh])
+        fresh = [batch for batch in fresh if batch.id not in proposed]
         for batch in fresh:
             try:
                 await self._validate(batch)
@@ -46,7 +53,7 @@ class Validator:
 
     async def _validate(self, batch: Batch) -> None:
         try:
-            found = await validate_file(self.services, batch.input_key, batch.endpoint)
+            found = await validate_file(self.services, batch.project, batch.input_key, batch.endpoint)
         except ObjectMissing as missing:
             await self._fail(batch, [Finding(code="file_gone", message=str(missing), param="input_file_id")], 1)
             return
@@ -68,9 +75,29 @@ class Validator:
         async with self.services.database.transaction() as session:
             if await _was_changed(session, batch):
                 return
-            await batches.begin(session, batch.id, found, model=best.profile.id)
             now_us = await db_now(session)
             session.add(quote_row(f"quote_{ULID()}", batch.project, batch.id, best.explanation, now_us))
+            if not await self._may_begin(session, batch, best.explanation, now_us):
+                return
+            await batches.begin(session, batch.id, found, model=best.profile.id)
+
+    async def _may_begin(
+        self, session: AsyncSession, batch: Batch, explanation: shapes.Explanation, now_us: int
+    ) -> bool:
+        """Whether nobody has to approve the batch, or somebody has. If not, it is proposed now and stays as it is."""
+        earlier = await approval_of(session, batch.id)
+        if earlier is not None:
+            return earlier.outcome == "approved"
+        limits = await project_limits(session, self.services.settings, batch.project)
+        reason = needed_because(
+            above_nano=limits.approve_above_nano,
+            quote_nano=None if explanation.usd is None else to_nano(Decimal(explanation.usd)),
+            max_nano=max_nano((batch.wishes or {}).get("max_usd")),
+        )
+        if reason is None:
+            return True
+        await propose(session, batch, reason, now_us)
+        return False
 
     async def _unheard(self) -> list[str]:
         """The markets of which we do not know what they offer now: not asked yet, or the latest answer was a failure."""

@@ -163,7 +163,7 @@ async def running_batch(server: Any, of: Offer, *, lines: int = 4, rank: int = 0
     batch = await server.new_batch(lines=lines, x_broker={"on_infeasible": "queue", **wishes})
     async with server.services.database.transaction() as session:
         key = (await session.get_one(Batch, batch["id"])).input_key
-    found = await validate_file(server.services, key, "/v1/chat/completions")
+    found = await validate_file(server.services, "default", key, "/v1/chat/completions")
     async with server.services.database.transaction() as session:
         await batches.begin(session, batch["id"], found)
         session.add(

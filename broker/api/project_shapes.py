@@ -1,0 +1,42 @@
+"""Bodies of a project's settings."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from broker.api.shapes import Own
+
+MAX_BYTES = 2**40
+
+
+class ProjectLimitsPatch(Own):
+    """New limits; what is left away stays, null goes back to the broker's setting."""
+
+    max_lines: int | None = Field(default=None, ge=1, le=10_000_000)
+    max_file_bytes: int | None = Field(default=None, ge=1, le=MAX_BYTES)
+    max_upload_bytes: int | None = Field(default=None, ge=1, le=MAX_BYTES)
+    max_line_bytes: int | None = Field(default=None, ge=1, le=64 * 1024 * 1024)
+    max_output_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
+    max_n: int | None = Field(default=None, ge=1, le=16_384)
+
+
+class ProjectPatch(Own):
+    limits: ProjectLimitsPatch = Field(default_factory=ProjectLimitsPatch)
+    approve_above_usd: str | None = Field(
+        default=None,
+        pattern=r"^\d{1,9}(\.\d{1,9})?$",
+        description="a batch that may cost more waits for a second person; null goes back to the broker's setting",
+    )
+
+
+class Project(BaseModel):
+    """A project's settings: what holds, and which of it is its own."""
+
+    object: Literal["project"] = "project"
+    id: str
+    created_at: int
+    limits: dict[str, int] = Field(description="what holds now, by name")
+    approve_above_usd: str | None = Field(description="what holds now; null: no batch needs approval")
+    own: list[str] = Field(description="the names of the settings that are the project's own")

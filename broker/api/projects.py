@@ -1,0 +1,73 @@
+"""A project's settings: its limits and from what cost on a batch needs a second person."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from broker.api import project_shapes as shapes
+from broker.api.problems import not_found
+from broker.api.registry import Call, Route, route
+from broker.control.convert import usd
+from broker.project_limits import NAMES, limits_of
+from broker.settings import Settings
+from broker.tables import Project
+from jobs.clock import MICROSECONDS
+from ledger.money import to_nano
+
+log = structlog.get_logger()
+
+
+async def get_project(call: Call) -> shapes.Project:
+    """A project's limits and its threshold of approval, with what of it is its own."""
+    async with call.services.database.transaction() as session:
+        return _shape(call.services.settings, await _named(session, call))
+
+
+async def change_project(call: Call, body: shapes.ProjectPatch) -> shapes.Project:
+    """Change a project's limits and its threshold of approval. They hold for what is uploaded and validated from now on."""
+    async with call.services.database.transaction() as session:
+        project = await _named(session, call)
+        own = dict(project.limits or {})
+        for name in body.limits.model_fields_set:
+            value = getattr(body.limits, name)
+            own = {key: each for key, each in own.items() if key != name} | ({} if value is None else {name: value})
+        project.limits = own or None
+        if "approve_above_usd" in body.model_fields_set:
+            text = body.approve_above_usd
+            project.approve_above_nano = None if text is None else to_nano(Decimal(text))
+        session.add(project)
+        shape = _shape(call.services.settings, project)
+    log.info(
+        "project.changed", project=shape.id, limits=own, approve_above=shape.approve_above_usd, by=call.caller.key_id
+    )
+    call.services.nudge("validate")
+    return shape
+
+
+async def _named(session: AsyncSession, call: Call) -> Project:
+    found = await session.get(Project, call.path("project"))
+    if found is None:
+        raise not_found("project_not_found", f"No project {call.path('project')!r}; it is made with its first key.")
+    return found
+
+
+def _shape(settings: Settings, project: Project) -> shapes.Project:
+    limits = limits_of(settings, project)
+    above = limits.approve_above_nano
+    own = sorted(project.limits or {}) + (["approve_above_usd"] if project.approve_above_nano is not None else [])
+    return shapes.Project(
+        id=project.id,
+        created_at=project.created_us // MICROSECONDS,
+        limits={name: getattr(limits, name) for name in NAMES},
+        approve_above_usd=None if above is None else usd(above),
+        own=own,
+    )
+
+
+ROUTES: tuple[Route, ...] = (
+    route("GET", "/v1/admin/projects/{project}", get_project, tag="admin", roles=("admin",)),
+    route("PATCH", "/v1/admin/projects/{project}", change_project, tag="admin", roles=("admin",)),
+)  # fmt: skip
