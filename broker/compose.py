@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 
 import structlog
 from aiohttp import web
+from sqlalchemy.ext.asyncio import AsyncSession
 from ulid import ULID
 
 from broker.api.app import build_app
 from broker.control.accrue import Accruer
 from broker.control.collect import Collector
+from broker.control.deliver import Deliverer
 from broker.control.finalise import Finaliser
 from broker.control.loops import Loops
 from broker.control.place import Placer
@@ -37,13 +39,14 @@ from broker.owner import ADMIN_KEY
 from broker.secret_files import kept
 from broker.services import Services
 from broker.settings import Settings
-from jobs import batches
+from broker.webhook_sender import WebhookSender
+from jobs import batches, outbox
 from jobs.clock import db_now
 from jobs.objects import ObjectStore
 from markets import rentals
 
 log = structlog.get_logger()
-LOOPS = ("poll", "validate", "plan", "place", "reconcile", "settle", "accrue", "finalise", "collect")
+LOOPS = ("poll", "validate", "plan", "place", "reconcile", "settle", "accrue", "finalise", "collect", "deliver")
 
 
 async def serve(
@@ -64,7 +67,9 @@ async def serve(
         url = f"http://{settings.http.host}:{listening.getsockname()[1]}"
         services = await _services(settings, settings.http.public_url or url, stack)
         activity = Activity()
-        loops = Loops(steps=_steps(services), wake=services.wake)
+        deliverer = Deliverer(services, WebhookSender(settings.webhooks))
+        stack.push_async_callback(deliverer.close, within_s=settings.http.shutdown_timeout_s)
+        loops = Loops(steps=_steps(services, deliverer), wake=services.wake)
         await _serve_http(services, loops, activity, listening, stack)
         async with services.database.transaction() as session:
             is_kept = (settings.data / ADMIN_KEY).exists()
@@ -113,7 +118,7 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
     stack.push_async_callback(solver.close)
     owner = kept(settings.data / "owner", lambda: str(ULID()).encode()).decode()
     markets = await open_markets(settings, owner=owner, stack=stack)
-    return Services(
+    services = Services(
         settings=settings,
         database=database,
         store=ObjectStore.local(settings.data / "objects"),
@@ -127,8 +132,15 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
         wake={name: asyncio.Event() for name in LOOPS},
     )
 
+    def tell(session: AsyncSession) -> None:
+        if outbox.told(session):
+            services.nudge("deliver")
 
-def _steps(services: Services) -> Mapping[str, tuple[float, Callable[[], Awaitable[None]]]]:
+    database.after_commit.append(tell)
+    return services
+
+
+def _steps(services: Services, deliverer: Deliverer) -> Mapping[str, tuple[float, Callable[[], Awaitable[None]]]]:
     control = services.settings.control
     return {
         "poll": (control.poll_s, Poller(services).step),
@@ -139,6 +151,7 @@ def _steps(services: Services) -> Mapping[str, tuple[float, Callable[[], Awaitab
         "settle": (control.reconcile_s, Settler(services).step),
         "accrue": (control.accrue_s, Accruer(services).step),
         "finalise": (control.finalise_s, Finaliser(services).step),
+        "deliver": (services.settings.webhooks.deliver_s, deliverer.step),
         "collect": (control.collect_s, Collector(services).step),
     }
 

@@ -12,6 +12,7 @@ import signal
 NAMES = (
     "commit.in_txn",
     "commit.before_ack",
+    "deliver.after_send",
     "finalise",
     "finalise.before_txn",
     "place.after_intent",

@@ -99,6 +99,23 @@ class ControlSettings(Section):
         return self.unseen_s + round(2 * self.heartbeat_s)
 
 
+class WebhookSettings(Section):
+    """How batches' events are sent to users' URLs.
+
+    Those are https on the public internet; `allow_http` and `allow_private` lift that, for a network of your own.
+    `concurrency` is how many receivers are sent to at once. Deliveries, and events of batches that have ended, are kept for
+    `keep_days`.
+    """
+
+    allow_http: bool = False
+    allow_private: bool = False
+    timeout_s: float = 15
+    concurrency: int = 32
+    deliver_s: float = 2
+    per_project: int = 20
+    keep_days: int = 30
+
+
 class LocalMarketSettings(Section):
     """This machine as an offer. `usd_per_hour` is what an hour of it is worth to you; it must be positive."""
 
@@ -207,6 +224,7 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     jobs: JobsSettings = JobsSettings()
     control: ControlSettings = ControlSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     local: LocalMarketSettings = LocalMarketSettings()
     sandbox: SandboxSettings = SandboxSettings()
     own: HostsSettings = HostsSettings()

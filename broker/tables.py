@@ -168,16 +168,26 @@ class Approval(SQLModel, table=True):
 
 
 class Webhook(SQLModel, table=True):
-    """Whom a project tells of its batches. `secret` is sealed with the broker's own; `events` are types such as
-    `batch.completed`. `disabled_us` is set when it was deleted or did not answer for too long."""
+    """Whom a project tells of its batches. `events` are types such as `batch.completed`.
+
+    `secret` is sealed with the broker's own; `secret_hint` are its last characters. The one before it is signed with, too,
+    until `earlier_until_us`. `failing_since_us` is the first failure since the last success. `disabled_us` is set when
+    somebody switched it off, when it answered 410, or when it did nothing but fail for too long.
+    """
 
     __tablename__ = "broker_webhook"
     id: str = Field(primary_key=True)
     project: str = Field(index=True)
+    name: str
     url: str
     secret: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    secret_hint: str
+    earlier_secret: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
+    earlier_until_us: int | None = micros(nullable=True)
     events: list[str] = Field(sa_column=Column(JSON, nullable=False))
     created_us: int = micros()
+    updated_us: int = micros()
+    failing_since_us: int | None = micros(nullable=True)
     disabled_us: int | None = micros(nullable=True)
     disabled_reason: str | None = None
 
@@ -185,7 +195,8 @@ class Webhook(SQLModel, table=True):
 class Delivery(SQLModel, table=True):
     """One event on its way to one webhook: at least once, with the event's id as `webhook-id`, so that repeats are known.
 
-    `next_us` is when it is tried (again); None once it was delivered or given up (`gave_up_us`).
+    `next_us` is when it is tried (again); None once it was delivered or given up (`gave_up_us`). While an attempt is
+    under way it is when that counts as lost. `last_us` is when the newest attempt began.
     """
 
     __tablename__ = "broker_delivery"
@@ -196,6 +207,7 @@ class Delivery(SQLModel, table=True):
     created_us: int = micros()
     attempts: int = 0
     next_us: int | None = micros(nullable=True, index=True)
+    last_us: int | None = micros(nullable=True)
     delivered_us: int | None = micros(nullable=True)
     gave_up_us: int | None = micros(nullable=True)
     last_status: int | None = None

@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from jobs import ids
 from jobs.tables import Batch, OutboxEvent
+from jobs.types import TERMINAL
 
 _TOLD = "jobs.outbox.told"
 
@@ -87,3 +88,26 @@ async def undelivered(session: AsyncSession, limit: int = 100) -> list[OutboxEve
 
 async def delivered(session: AsyncSession, event_ids: Sequence[str], now_us: int) -> None:
     await session.execute(update(OutboxEvent).where(col(OutboxEvent.id).in_(event_ids)).values(delivered_us=now_us))
+
+
+async def waiting(session: AsyncSession) -> int:
+    """How many events nobody has confirmed."""
+    statement = select(func.count()).select_from(OutboxEvent).where(col(OutboxEvent.delivered_us).is_(None))
+    return int(await session.scalar(statement) or 0)
+
+
+async def prune(session: AsyncSession, before_us: int, limit: int) -> int:
+    """Forget up to `limit` confirmed events from before `before_us`, of batches that have ended; how many it were."""
+    old = (
+        select(col(OutboxEvent.id))
+        .join(Batch, col(Batch.id) == col(OutboxEvent.batch_id))
+        .where(
+            col(OutboxEvent.created_us) < before_us,
+            col(OutboxEvent.delivered_us).is_not(None),
+            col(Batch.status).in_(TERMINAL),
+        )
+        .limit(limit)
+    )
+    event_ids = list(await session.scalars(old))
+    await session.execute(delete(OutboxEvent).where(col(OutboxEvent.id).in_(event_ids)))
+    return len(event_ids)

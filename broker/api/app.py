@@ -30,6 +30,7 @@ from broker.api import (
     projects,
     results,
     uploads,
+    webhooks,
     worker_parts,
 )
 from broker.api.binding import REQUEST_ID, bind
@@ -74,6 +75,7 @@ def build_app(services: Services, loops: Mapping[str, LoopState] | None = None) 
         *books.ROUTES,
         *budgets.ROUTES,
         *Doctor(states).routes(),
+        *webhooks.ROUTES,
         *admin.ROUTES,
         *projects.ROUTES,
         *worker_wire.routes(),

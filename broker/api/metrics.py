@@ -11,17 +11,20 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from broker.control.loops import LoopState
+from broker.tables import Delivery, Webhook
+from jobs import outbox
 from jobs.tables import Batch
 from ledger.book import balances
 from ledger.money import from_nano
 from markets.tables import RentalRow
 
 OUTCOMES = ("completed", "failed", "expired", "cancelled")
+DELIVERIES = ("pending", "delivered", "gave_up")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,9 @@ class State:
     tokens: Mapping[str, int]
     rentals: Mapping[str, int]
     spend_nano: int
+    webhooks: Mapping[str, int]
+    deliveries: Mapping[str, int]
+    events_waiting: int
 
 
 async def read_state(session: AsyncSession) -> State:
@@ -44,12 +50,23 @@ async def read_state(session: AsyncSession) -> State:
     tokens = (await session.execute(select(*(func.coalesce(func.sum(column), 0) for column in used)))).one()
     rentals = await session.execute(select(col(RentalRow.state), func.count()).group_by(col(RentalRow.state)))
     spend = sum(each.nano for each in await balances(session) if each.account.startswith("Expenses:"))
+    enabled = case((col(Webhook.disabled_us).is_(None), "enabled"), else_="disabled")
+    webhooks = await session.execute(select(enabled, func.count()).group_by(enabled))
+    ended = case(
+        (col(Delivery.next_us).is_not(None), "pending"),
+        (col(Delivery.delivered_us).is_not(None), "delivered"),
+        else_="gave_up",
+    )
+    deliveries = await session.execute(select(ended, func.count()).group_by(ended))
     return State(
         batches={status: int(count) for status, count in batches},
         lines={outcome: int(count) for outcome, count in zip(OUTCOMES, lines, strict=True)},
         tokens={name: int(count) for name, count in zip(("input", "output", "cached"), tokens, strict=True)},
         rentals={state: int(count) for state, count in rentals},
         spend_nano=spend,
+        webhooks={"enabled": 0, "disabled": 0} | {state: int(count) for state, count in webhooks},
+        deliveries=dict.fromkeys(DELIVERIES, 0) | {state: int(count) for state, count in deliveries},
+        events_waiting=await outbox.waiting(session),
     )
 
 
@@ -108,7 +125,22 @@ def _state_families(state: State) -> list[Metric]:
     spend = CounterMetricFamily(
         "broker_spend_usd_total", "Accrued cost of rentals in USD", value=float(from_nano(state.spend_nano))
     )
-    return [batches, lines, tokens, rentals, spend]
+    return [batches, lines, tokens, rentals, spend, *_event_families(state)]
+
+
+def _event_families(state: State) -> list[Metric]:
+    webhooks = GaugeMetricFamily("broker_webhooks", "Webhooks by state", labels=["state"])
+    for name, count in sorted(state.webhooks.items()):
+        webhooks.add_metric([name], count)
+    deliveries = GaugeMetricFamily(
+        "broker_webhook_deliveries", "Events for webhooks that are not yet forgotten, by outcome", labels=["outcome"]
+    )
+    for name, count in sorted(state.deliveries.items()):
+        deliveries.add_metric([name], count)
+    waiting = GaugeMetricFamily(
+        "broker_events_waiting", "Events that the deliver loop has not seen yet", value=state.events_waiting
+    )
+    return [webhooks, deliveries, waiting]
 
 
 def _loop_families(loops: Mapping[str, LoopState]) -> list[Metric]:

@@ -36,6 +36,8 @@ PARAMETERS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "batch_id": (r"[A-Za-z0-9_-]{1,64}", "id of a batch: `batch_…`"),
         "project": (r"[a-z0-9][a-z0-9-]{0,63}", "name of a project"),
         "upload_id": (r"[A-Za-z0-9_-]{1,64}", "id of an upload: `upload_…`"),
+        "webhook_id": (r"[A-Za-z0-9_-]{1,64}", "id of a webhook: `webhook_…`"),
+        "event_id": (r"[A-Za-z0-9_-]{1,64}", "id of an event: `evt_…`"),
         "key_id": (r"[A-Za-z0-9_]{1,64}", "id of an API key: `key_…`, not its text"),
         "shard_id": (r"[A-Za-z0-9_-]{1,64}", "id of a shard: `shard_…`"),
         # the router sees %2F as it came and decodes it afterwards: names like `org/model` arrive either way
