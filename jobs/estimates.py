@@ -23,7 +23,12 @@ def input_tokens(prompt: object, url: str) -> int:
     """
     chars, tokens = _size(prompt)
     messages = len(prompt) if url == "/v1/chat/completions" and isinstance(prompt, list) else 0
-    return max(1, -(-chars // CHARS_PER_TOKEN) + tokens + TOKENS_PER_MESSAGE * messages)
+    return of_chat(chars, messages) + tokens or 1
+
+
+def of_chat(chars: int, messages: int) -> int:
+    """Tokens of so many messages with so many characters of text."""
+    return -(-chars // CHARS_PER_TOKEN) + TOKENS_PER_MESSAGE * messages
 
 
 def _size(value: object) -> tuple[int, int]:
@@ -45,10 +50,14 @@ def output_tokens(body: dict[str, Any], url: str, default: int) -> int:
     """
     if url == "/v1/embeddings":
         return 0
-    limit = next((body[name] for name in OUTPUT_LIMITS if body.get(name) is not None), default)
-    return int(limit) * int(body.get("best_of") or body.get("n") or 1) * _prompts(body, url)
+    limit = default
+    for name in OUTPUT_LIMITS:
+        if body.get(name) is not None:
+            limit = body[name]
+            break
+    answers = int(body.get("best_of") or body.get("n") or 1)
+    return limit * answers * (_prompts(body["prompt"]) if url == "/v1/completions" else 1)
 
 
-def _prompts(body: dict[str, Any], url: str) -> int:
-    prompt = body["prompt"] if url == "/v1/completions" else None
+def _prompts(prompt: object) -> int:
     return len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1

@@ -12,6 +12,8 @@ from typing import Protocol
 BOM = b"\xef\xbb\xbf"
 BLANKS = b" \t\r\n"
 LONGEST_MAGIC = 4
+SEARCHED_BACK = 4_096
+BEGINNING = 4_096  # bytes of a long line that are shown at once
 # First bytes of what people upload by mistake, and what to do instead.
 NOT_TEXT = {
     b"\x1f\x8b": ("compressed_file", "the file is compressed with gzip; upload the plain JSONL"),
@@ -35,8 +37,8 @@ class Receiver(Protocol):
 
     is_hopeless: bool
 
-    def take(self, stretch: bytes, start: int, rows: list[bytes]) -> None:
-        """Whole lines: `rows` without their newlines, which fill `stretch`, bytes of the file from `start`."""
+    def take(self, stretch: bytes, start: int) -> None:
+        """Whole lines, bytes of the file from `start`. Only the last line of a file may be without its newline."""
 
     def begin_long(self, beginning: bytes, start: int) -> None:
         """A line of more than `longest` bytes begins; its bytes follow as `long_piece`s, the last up to its end."""
@@ -106,8 +108,7 @@ class Splitter:
             return
         if self._tail.find(b"\n", self._searched) >= 0:
             # up to the end of the last line that is not blank: those after it may be the end of the file
-            filled = len(self._tail[: self._tail.rfind(b"\n")].rstrip(BLANKS))
-            if filled:
+            if filled := self._last_filled(self._tail.rfind(b"\n")):
                 self._pass_on(self._tail.index(b"\n", filled) + 1)
             self._receiver.blank_tail(self._tail.count(b"\n"), len(self._tail))
         self._searched = len(self._tail)
@@ -117,20 +118,27 @@ class Splitter:
             if self._searched - last > self._longest + 1:
                 self._begin_long(last)
 
+    def _last_filled(self, stop: int) -> int:
+        """After which byte before `stop` there are only blanks; 0 if there is nothing else."""
+        while stop:
+            window = self._tail[max(0, stop - SEARCHED_BACK) : stop]
+            if filled := len(window.rstrip(BLANKS)):
+                return stop - len(window) + filled
+            stop -= len(window)
+        return 0
+
     def _pass_on(self, size: int) -> None:
-        stretch = bytes(self._tail[:size])
+        with memoryview(self._tail) as tail:
+            stretch = bytes(tail[:size])
         start = self._start
         self._drop(size)
-        rows = stretch.split(b"\n")
-        if not rows[-1]:
-            rows.pop()
-        self._receiver.take(stretch, start, rows)
+        self._receiver.take(stretch, start)
 
     def _begin_long(self, last: int) -> None:
         if last:  # blank lines that were not at the end after all
             self._pass_on(last)
         self._is_long = True
-        self._receiver.begin_long(bytes(self._tail[: self._longest]), self._start)
+        self._receiver.begin_long(bytes(self._tail[:BEGINNING]), self._start)
         self._go_on_with_long()
 
     def _go_on_with_long(self) -> None:

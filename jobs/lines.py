@@ -7,7 +7,6 @@ keeps its number and lies in a shard, but is answered at intake and never sent t
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Iterable
 
 import msgspec
@@ -15,13 +14,16 @@ import msgspec
 from jobs import request_line
 from jobs.line_bytes import Splitter, is_one_document
 from jobs.line_json import shown
-from jobs.line_names import WHOLE_LINE_BYTES, name_of
+from jobs.line_keys import line_ends, written_keys
+from jobs.line_names import Names, beginning_name_of, name_of
 from jobs.line_tags import TagIndex
+from jobs.quick_line import QuickReader
 from jobs.repeatable import Repeats
 from jobs.request_line import Request, Terms
 from jobs.shards import Cutter
 from jobs.types import Finding, InvalidLine, Limits, Validation
 
+MOST_BLANKS = 1024 * 1024  # bytes of blank lines that may be the end of the file
 LONGEST_MESSAGE = 1_000  # of a line that has many problems at once
 
 
@@ -66,7 +68,7 @@ class Validator:
         self._terms = terms
         self._limits = terms.limits
         self._skips = skip_invalid
-        self._splitter = Splitter(self, max(terms.limits.max_line_bytes, WHOLE_LINE_BYTES))
+        self._splitter = Splitter(self, terms.limits.max_line_bytes)
         self._cutter = Cutter(shard_lines, shard_bytes)
         self._agreed = _Agreed(endpoint)
         self._findings: list[Finding] = []
@@ -74,7 +76,8 @@ class Validator:
         self._invalid: list[InvalidLine] = []
         self._repeats = Repeats()
         self._tags = TagIndex(terms.limits.max_tag_values)
-        self._first_use: dict[bytes, int] = {}  # 16-byte hash of a custom_id → its line
+        self._names = Names()
+        self._quick = QuickReader(terms)
         self._received = 0
         self._lines = 0
         self._input_tokens = 0
@@ -122,25 +125,33 @@ class Validator:
 
     # --- the splitter's receiver ---
 
-    def take(self, stretch: bytes, start: int, rows: list[bytes]) -> None:
+    def take(self, stretch: bytes, start: int) -> None:
         if not self._lines and (one_document := is_one_document(stretch.lstrip(b" \t\r\n"))):
             self.refuse(*one_document)
             return
         self._cutter.read(stretch, start)
-        end = start + len(stretch)
-        for row in rows:
-            stop = min(start + len(row) + 1, end)  # the last line of a file may have no newline
-            self._take_line(row.removesuffix(b"\r"), start, stop)
+        ends = line_ends(stretch)
+        keys = written_keys(stretch, ends)
+        may_hold_returns = b"\r" in stretch
+        begin = 0
+        whole = memoryview(stretch)
+        for end, written in zip(ends, keys, strict=True):
+            if not self._count_line():
+                return
+            stop = start + min(end + 1, len(stretch))
+            row = whole[begin:end]
+            quick = self._quick.read(row, written, may_hold_returns=may_hold_returns)
+            self._take_line(row, quick, start + begin, stop)
             if self.is_hopeless:
                 return
-            start = stop
+            begin = end + 1
 
     def begin_long(self, beginning: bytes, start: int) -> None:
         if not self._lines and (one_document := is_one_document(beginning)):
             self.refuse(*one_document)
         elif self._count_line():
             self._cutter.begin_alone(start)
-            self._refuse_line([self._too_long()], name_of(beginning))
+            self._refuse_line([self._too_long()], beginning_name_of(beginning))
 
     def long_piece(self, piece: bytes, start: int) -> None:
         self._cutter.read(piece, start)
@@ -153,7 +164,7 @@ class Validator:
         # Blank lines are limited, too: a file of newlines alone must not keep us busy.
         if lines > self._limits.max_lines:
             self._too_many_lines()
-        elif size > 2 * WHOLE_LINE_BYTES + self._limits.max_line_bytes:
+        elif size > 2 * self._limits.max_line_bytes + MOST_BLANKS:
             self.refuse("invalid_json_line", f"{size} bytes of blank lines follow line {self._lines}; remove them")
 
     def refuse(self, code: str, message: str) -> None:
@@ -162,15 +173,21 @@ class Validator:
 
     # --- lines to findings ---
 
-    def _take_line(self, content: bytes, start: int, stop: int) -> None:
-        """One line, without its ending; with it, it fills bytes [start, stop) of the file."""
-        if not self._count_line():
-            return
+    def _take_line(self, row: memoryview, request: Request | None, start: int, stop: int) -> None:
+        """One line without its newline; with it, it fills bytes [start, stop) of the file. `request`: if that is clear."""
+        if request is not None and len(row) <= self._limits.max_line_bytes and self._agreed.agrees(request):
+            first = self._names.first_use(request.custom_id, self._lines)
+            if first == self._lines:
+                self._take_request(request, start, stop)
+                return
+        self._take_slowly(bytes(row).removesuffix(b"\r"), start, stop)
+
+    def _take_slowly(self, content: bytes, start: int, stop: int) -> None:
         if len(content) > self._limits.max_line_bytes:
             self._cutter.begin_alone(start)
             self._cutter.extend_alone(stop)
             self._cutter.end_alone()
-            self._refuse_line([self._too_long()], name_of(content))
+            self._refuse_line([self._too_long()], beginning_name_of(content))
             return
         if not content.strip(b" \t\r"):
             blank = Finding(code="invalid_json_line", message="the line is blank; remove it")
@@ -210,8 +227,7 @@ class Validator:
                 self.refuse("too_many_tags", message)
 
     def _duplicate(self, request: Request) -> list[Finding]:
-        digest = hashlib.blake2b(request.custom_id.encode("utf-8"), digest_size=16).digest()
-        first = self._first_use.setdefault(digest, self._lines)
+        first = self._names.first_use(request.custom_id, self._lines)
         if first == self._lines:
             return []
         message = f"custom_id {shown(request.custom_id)} was already used on line {first}; make each custom_id unique"
@@ -258,6 +274,9 @@ class _Agreed:
         self.url = endpoint
         self._given = endpoint is not None
         self._first = 0
+
+    def agrees(self, request: Request) -> bool:
+        return request.model == self.model and request.url == self.url
 
     def disagreements(self, request: Request, line: int) -> list[Finding]:
         if self.model is None:

@@ -43,17 +43,23 @@ def prefix_of(body: Mapping[str, Any], url: str) -> str | None:
 
 def of_messages(messages: list[Any]) -> str | None:
     """The prefix of a conversation; entries that are not messages with text end it."""
-    so_far = ""
-    for at, message in enumerate(messages):
-        content = _text(message.get("content")) if isinstance(message, dict) else None
-        if content is None:
+    texts = []
+    for message in messages:
+        text = _text(message.get("content")) if isinstance(message, dict) else None
+        if text is None:
             break
-        if at == 0 and len(content) >= WORTH_KEEPING and message.get("role") in ("system", "developer"):
-            return content
-        so_far = content if at == 0 else f"{so_far}\n{content}"
-        if len(so_far) >= LOOKED_AT:
-            return so_far[:LOOKED_AT]
-    return None
+        texts.append(text)
+    return of_texts(messages[0].get("role"), texts) if texts else None
+
+
+def of_texts(role: object, texts: list[str]) -> str | None:
+    """The prefix of a conversation that begins with these texts, the first of them said by `role`."""
+    first = texts[0]
+    if len(first) >= WORTH_KEEPING and role in ("system", "developer"):
+        return first
+    if len(first) < LOOKED_AT:
+        first = "\n".join(texts)
+    return first[:LOOKED_AT] if len(first) >= LOOKED_AT else None
 
 
 def of_prompt(prompt: object) -> str | None:

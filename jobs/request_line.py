@@ -52,7 +52,7 @@ def check(content: bytes, terms: Terms) -> Request | list[Finding]:
         parsed = parse(content, terms.limits)
     except NotJson as error:
         return [Finding(code="invalid_json_line", message=str(error))]
-    findings = list(_problems(parsed, terms))
+    findings = list(problems(parsed, terms))
     return findings or request_of(parsed, terms)
 
 
@@ -74,7 +74,8 @@ def request_of(parsed: dict[str, Any], terms: Terms) -> Request:
 # --- the request -----------------------------------------------------------------------------------------------------
 
 
-def _problems(request: dict[str, Any], terms: Terms) -> Iterator[Finding]:
+def problems(request: dict[str, Any], terms: Terms) -> Iterator[Finding]:
+    """Everything that is wrong with a JSON object as a request."""
     yield from _custom_id_problems(request, terms.limits)
     yield from _method_problems(request)
     yield from _url_problems(request)
