@@ -18,6 +18,7 @@ from ulid import ULID
 
 from broker.api.app import build_app
 from broker.control.accrue import Accruer
+from broker.control.answer import Answerer
 from broker.control.collect import Collector
 from broker.control.deliver import Deliverer
 from broker.control.finalise import Finaliser
@@ -26,6 +27,7 @@ from broker.control.place import Placer
 from broker.control.plan import Planner
 from broker.control.poll import Poller
 from broker.control.reconcile import Reconciler
+from broker.control.remember import Rememberer
 from broker.control.settle import Settler
 from broker.control.solver_process import SolverProcess
 from broker.control.validate import Validator
@@ -46,7 +48,20 @@ from jobs.objects import ObjectStore
 from markets import rentals
 
 log = structlog.get_logger()
-LOOPS = ("poll", "validate", "plan", "place", "reconcile", "settle", "accrue", "finalise", "collect", "deliver")
+LOOPS = (
+    "poll",
+    "validate",
+    "plan",
+    "place",
+    "reconcile",
+    "settle",
+    "accrue",
+    "answer",
+    "finalise",
+    "remember",
+    "collect",
+    "deliver",
+)
 
 
 async def serve(
@@ -152,6 +167,8 @@ def _steps(services: Services, deliverer: Deliverer) -> Mapping[str, tuple[float
         "accrue": (control.accrue_s, Accruer(services).step),
         "finalise": (control.finalise_s, Finaliser(services).step),
         "deliver": (services.settings.webhooks.deliver_s, deliverer.step),
+        "answer": (control.plan_s, Answerer(services).step),
+        "remember": (control.plan_s, Rememberer(services).step),
         "collect": (control.collect_s, Collector(services).step),
     }
 

@@ -18,6 +18,9 @@ NAMES = (
     "place.after_intent",
     "place.after_create",
     "upload.before_txn",
+    "begin.before_txn",
+    "answer.before_txn",
+    "answer.after_txn",
 )
 
 

@@ -36,7 +36,7 @@ class HttpSettings(Section):
 
 
 class JobsSettings(Section):
-    """Limits of a file and a batch, and the timing of leases and parts.
+    """Limits of a file and a batch, and the timing of leases and parts. Answers are remembered for reuse for `reuse_days`.
 
     `max_file_bytes` is of a file sent in one request, `max_upload_bytes` of one sent in parts (`/v1/uploads`).
     `file_lifetime_s`: after how many seconds a batch's input file expires when its owner does not say (as at OpenAI, 30
@@ -56,6 +56,7 @@ class JobsSettings(Section):
     part_seconds: float = 30
     part_bytes: int = 4 * 1024 * 1024
     lease_ttl_s: float = 60
+    reuse_days: int = 30
     max_attempts: int = 3
     default_output_tokens: int = 256
     default_window: str = "24h"

@@ -221,16 +221,10 @@ async def begin(
 
 
 def _shards(batch_id: str, specs: Sequence[ShardSpec], reserved: Reserved) -> Iterator[Shard]:
-    at = 0  # specs and reserved ranges both ascend: one pass over the two
     for spec in specs:
         stop = spec.first_idx + spec.lines
-        while at < len(reserved.lines) and reserved.lines[at][1] <= spec.first_idx:
-            at += 1
-        mine = []
-        for start, end in reserved.lines[at:]:
-            if start >= stop:
-                break
-            mine.append([max(start, spec.first_idx), min(end, stop)])
+        mine = ranges.within(reserved.lines, spec.first_idx, stop)
+        requests = spec.lines - ranges.count(ranges.within(reserved.invalid, spec.first_idx, stop))
         yield Shard(
             id=ids.shard_id(batch_id, spec.index),
             batch_id=batch_id,
@@ -240,13 +234,14 @@ def _shards(batch_id: str, specs: Sequence[ShardSpec], reserved: Reserved) -> It
             start=spec.start,
             stop=spec.stop,
             sha256=spec.sha256,
-            input_tokens=spec.input_tokens,
-            output_tokens=spec.output_tokens,
+            # as if all lines were requests, since what is left is estimated in proportion to lines
+            input_tokens=spec.input_tokens * spec.lines // max(1, requests),
+            output_tokens=spec.output_tokens * spec.lines // max(1, requests),
             done=[],
             in_flight=[],
             suspects={},
             prefix=spec.prefix,
-            reserved=mine,
+            reserved=[list(pair) for pair in mine],
             reserved_lines=ranges.count(mine),
             follows={str(line): reserved.follows[line] for line in ranges.lines_of(mine) if line in reserved.follows},
         )

@@ -154,6 +154,16 @@ async def give_to_workers(session: AsyncSession, batch_id: str, shard_id: str, l
     return True
 
 
+async def follow(session: AsyncSession, batch_id: str, shard_id: str, follows: dict[int, int]) -> None:
+    """Let these reserved lines of the shard wait for the lines that they repeat."""
+    if not follows:
+        return
+    await locked(session, batch_id)
+    shard = await session.get_one(Shard, shard_id, with_for_update=True, populate_existing=True)
+    reserved = set(ranges.lines_of(shard.reserved))
+    shard.follows = shard.follows | {str(line): leader for line, leader in follows.items() if line in reserved}
+
+
 def take_back(batch: Batch, shard: Shard, part: Part) -> None:
     """An own part was withdrawn: its lines wait for the broker again, and what it saved is not saved. A worker's part is
     left alone."""

@@ -10,13 +10,13 @@ import asyncio
 import hashlib
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
 from jobs import ranges
 from jobs.errors import ObjectCorrupt, ObjectMissing
-from jobs.final_plan import FinalPart, FinalShard
+from jobs.final_plan import FinalPart
 from jobs.line_names import name_of
 from jobs.objects import ObjectStore
 
@@ -66,7 +66,22 @@ class PartLine(msgspec.Struct, frozen=True):
 _part_lines = msgspec.json.Decoder(PartLine)
 
 
-async def custom_ids(store: ObjectStore, input_key: str, shard: FinalShard) -> dict[int, str | None]:
+class InputSlice(Protocol):
+    """Whole lines of an input: `lines` of them from `first_idx`, in bytes [start, stop), with this hex `sha256`."""
+
+    @property
+    def first_idx(self) -> int: ...
+    @property
+    def lines(self) -> int: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def stop(self) -> int: ...
+    @property
+    def sha256(self) -> str: ...
+
+
+async def custom_ids(store: ObjectStore, input_key: str, shard: InputSlice) -> dict[int, str | None]:
     """The custom_id of each line of the shard, from the input itself; None where it cannot be read (an invalid line that
     the batch skips).
 
@@ -150,6 +165,22 @@ def _verified(content: bytes, part: FinalPart, asked: AskedIds | None) -> list[P
     lines = _decoded(_unpacked(content))
     _check_lines(lines, part, asked)
     return lines
+
+
+async def read_object(store: ObjectStore, key: str, sha256: str) -> list[PartLine]:
+    """The lines of a part object, if it is the one that was committed under this hash. Raises Damaged, saying how."""
+    try:
+        content = await store.get(key)
+    except ObjectMissing as error:
+        raise Damaged("the object is missing") from error
+    return await asyncio.to_thread(_read, content, sha256)
+
+
+def _read(content: bytes, sha256: str) -> list[PartLine]:
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise Damaged(f"{len(content)} bytes with sha256 {found}, not {sha256}")
+    return _decoded(_unpacked(content))
 
 
 def _unpacked(content: bytes) -> bytes:

@@ -5,6 +5,7 @@ Every function takes ranges that `problem` finds nothing wrong with, and returns
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
 from jobs.types import Ranges
@@ -80,6 +81,20 @@ def intersection(left: Pairs, right: Pairs) -> Ranges:
         else:
             j += 1
     return tuple(common)
+
+
+def within(pairs: Ranges, start: int, stop: int) -> Ranges:
+    """The lines of `pairs` that lie in [start, stop), found by bisection: for one small span of many.
+
+    >>> within(((0, 3), (5, 9)), 2, 6)
+    ((2, 3), (5, 6))
+    """
+    at = bisect_right(pairs, start, key=lambda pair: pair[1])
+    found: list[tuple[int, int]] = []
+    while at < len(pairs) and pairs[at][0] < stop:
+        found.append((max(start, pairs[at][0]), min(stop, pairs[at][1])))
+        at += 1
+    return tuple(found)
 
 
 def intersects(left: Pairs, right: Pairs) -> bool:

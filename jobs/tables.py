@@ -54,7 +54,8 @@ class Batch(SQLModel, table=True):
     `model` is the profile that serves the batch, `asked_model` what its lines name. `paused_us` is set while no new line
     may start. `invalid` lines were answered at intake with what is wrong with them (part of `failed`); `reused` lines
     were answered without an engine, with the tokens and the money that this saved. `retry_of` is the batch whose open
-    lines these are. `events` is how many outbox events there are of it.
+    lines these are. `events` is how many outbox events there are of it. `revision` says which model exactly answers, if
+    that is pinned and the batch asked for reuse; then its answers are remembered once it has ended (`remembered_us`).
     """
 
     __tablename__ = "jobs_batch"
@@ -110,6 +111,8 @@ class Batch(SQLModel, table=True):
     line_order: str = "input"
     retry_of: str | None = Field(default=None, index=True)
     events: int = 0
+    revision: str | None = Field(default=None, index=True)
+    remembered_us: int | None = big(nullable=True)
 
 
 class BatchRequest(SQLModel, table=True):

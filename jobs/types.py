@@ -151,10 +151,14 @@ class LineUsage(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class Reserved(msgspec.Struct, frozen=True, kw_only=True):
-    """Lines of a batch that the broker answers itself. `follows`: those that wait for an earlier line (line → line)."""
+    """Lines of a batch that the broker answers itself. `follows`: those that wait for an earlier line (line → line).
+
+    `invalid` are those of `lines` that are no requests, and for which the shards' tokens count nothing.
+    """
 
     lines: Ranges = ()
     follows: dict[int, int] = {}
+    invalid: Ranges = ()
 
 
 class Commit(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ The memo accounts are a set that balances in itself, so that the real books bala
     Memo:Budget → Memo:Held               a hold is opened or extended: set aside before anything is spent
     Memo:Held → Memo:Drawn                an accrual uses what was set aside (beyond the hold: straight from the budget)
     Memo:Held → Memo:Budget, Memo:Drawn → Memo:Spent   the hold is resolved: the remainder is given back
+    Memo:Contra → Memo:Saved:<project>    an answer was reused: what it would have cost, which nobody owes or budgets
 
 The balance of `Memo:Budget:<project>` is therefore granted − accrued − unspent remainder of the open holds.
 """
@@ -35,7 +36,7 @@ _CHART = (
     f"Liabilities:(?:Accrued|Payable):{_NAME}",
     f"Assets:(?:Prepaid|Receivable):{_NAME}",
     f"Income:Refunds:{_NAME}",
-    f"Memo:(?:Budget|Held|Drawn|Spent):{_NAME}",
+    f"Memo:(?:Budget|Held|Drawn|Spent|Saved):{_NAME}",
     CONTRA,
 )
 _KNOWN = re.compile("|".join(f"(?:{pattern})" for pattern in _CHART))
@@ -98,11 +99,16 @@ def spent(project: str) -> str:
     return f"Memo:Spent:{component(project)}"
 
 
+def saved(project: str) -> str:
+    """What answers that were reused would have cost at the quoted price; no part of any budget."""
+    return f"Memo:Saved:{component(project)}"
+
+
 def memo_accounts(project: str | None) -> frozenset[str]:
     """The memo accounts that an event of `project` may touch."""
     if project is None:
         return frozenset()
-    return frozenset({budget(project), held(project), drawn(project), spent(project), CONTRA})
+    return frozenset({budget(project), held(project), drawn(project), spent(project), saved(project), CONTRA})
 
 
 def is_memo(account: str) -> bool:

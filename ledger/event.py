@@ -14,6 +14,7 @@ Kind = Literal[
     "hold.expire",
     "usage.accrue",
     "usage.waste",
+    "saving.reuse",
     "refund.expected",
     "refund.received",
     "invoice.match",

@@ -162,7 +162,10 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("output_expires_s", sa.BigInteger(), nullable=True))
         batch_op.add_column(sa.Column("retry_of", sa.String(), nullable=True))
         batch_op.add_column(sa.Column("events", sa.Integer(), nullable=False, server_default="0"))
+        batch_op.add_column(sa.Column("revision", sa.String(), nullable=True))
+        batch_op.add_column(sa.Column("remembered_us", sa.BigInteger(), nullable=True))
         batch_op.create_index("ix_jobs_batch_retry_of", ["retry_of"], unique=False)
+        batch_op.create_index("ix_jobs_batch_revision", ["revision"], unique=False)
 
     with op.batch_alter_table("jobs_lease") as batch_op:
         batch_op.add_column(sa.Column("told_us", sa.BigInteger(), nullable=True))
@@ -201,8 +204,11 @@ def downgrade() -> None:
         batch_op.drop_column("number")
 
     with op.batch_alter_table("jobs_batch") as batch_op:
+        batch_op.drop_index("ix_jobs_batch_revision")
         batch_op.drop_index("ix_jobs_batch_retry_of")
         batch_op.drop_column("events")
+        batch_op.drop_column("remembered_us")
+        batch_op.drop_column("revision")
         batch_op.drop_column("retry_of")
         batch_op.drop_column("output_expires_s")
         batch_op.drop_column("saved_nano")

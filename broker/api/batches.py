@@ -144,6 +144,7 @@ async def cancel(call: Call) -> shapes.Batch:
     async with call.services.database.transaction() as session:
         batch = await batches.cancel(session, call.project, call.path("batch_id"))
         shape = await whole_batch(session, batch)
+    call.services.nudge("answer")
     call.services.nudge("finalise")
     return shape
 

@@ -17,7 +17,7 @@ from broker.api.multipart import Form, receive
 from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
 from broker.project_limits import project_limits
-from jobs import files, ids, views
+from jobs import answers, files, ids, views
 from jobs.clock import MICROSECONDS, db_now
 from jobs.keys import input_key
 from jobs.objects import Chunks, Stored
@@ -139,6 +139,7 @@ async def delete_file(call: Call) -> shapes.Deleted:
     """Delete a file. Results of batches that read it stay."""
     async with call.services.database.transaction() as session:
         file = await files.delete(session, call.project, call.path("file_id"))
+        await answers.forget_file(session, file.id)
     # After the row: an object without a row does not exist, a row without its object would be a lie.
     await call.services.store.delete(file.object_key)
     await views.drop_views_of(call.services.store, call.services.database.transaction, file)

@@ -113,6 +113,7 @@ async def commit(call: Call, body: dict[str, Any]) -> dict[str, Any]:
     services.failpoints.reached("commit.before_ack")
     if answer.shard_done:
         services.nudge("finalise")
+        services.nudge("answer")
     return _answer(answer)
 
 

@@ -66,9 +66,8 @@ async def read_batch(client: Client, batch_id: str, query: dict[str, str | None]
     shares = {placement["rental"]: placement["usd"] for placement in placements}
     wanted = [rental for rental in shares if query["rental"] in (None, rental)]
     parts = [await read(client, {**query, "rental": rental}) for rental in wanted]
-    parts = parts or [
-        await read(client, {**query, "batch": batch_id})
-    ]  # no machine yet: the books are checked all the same
+    # what is booked for the batch itself (savings); without any machine, too, the books are checked
+    parts += [await read(client, {**query, "batch": batch_id})]
     return joined(parts) | {"batch": batch_id, "shares": {rental: shares[rental] for rental in wanted}}
 
 

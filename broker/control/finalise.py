@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from broker.control.saving import take_back_withdrawn
 from broker.services import Services
 from jobs import batches, results, views
 from jobs.errors import JobsError
@@ -42,6 +43,8 @@ class Finaliser:
             self.services.failpoints.reached("finalise.before_txn")
             async with self.services.database.transaction() as session:
                 batch = await results.finish(session, batch_id, composed)
+                if composed.damaged:
+                    await take_back_withdrawn(session, batch)
             if batch.status in TERMINAL:
                 await views.drop_views(self.services.store, batch.project, batch_id)
         except JobsError as failure:
@@ -50,4 +53,5 @@ class Finaliser:
         except OSError as failure:
             log.error("batch.finalise_failed", batch=batch_id, code="storage", error=str(failure))
             return
+        self.services.nudge("answer" if composed.damaged else "remember")
         log.info("batch.ended", batch=batch_id, status=batch.status, completed=batch.completed, failed=batch.failed)

@@ -7,11 +7,34 @@ from broker.project_limits import project_limits
 from broker.services import Services
 from broker.variants import ModelWishes, Variants, variants
 from jobs import lines
+from jobs.tables import Batch
 from jobs.types import Validation
 
 
-async def validate_file(services: Services, project: str, object_key: str, endpoint: str | None) -> Validation:
-    """Every finding and every shard of an input object, by the project's limits. Raises ObjectMissing."""
+async def validate_batch(services: Services, batch: Batch) -> Validation:
+    """A batch's input, read as the batch asked. Raises ObjectMissing."""
+    wishes = batch.wishes or {}
+    return await validate_file(
+        services,
+        batch.project,
+        batch.input_key,
+        batch.endpoint,
+        skip_invalid=bool(wishes.get("skip_invalid")),
+        reuse=bool(wishes.get("reuse")),
+    )
+
+
+async def validate_file(
+    services: Services,
+    project: str,
+    object_key: str,
+    endpoint: str | None,
+    *,
+    skip_invalid: bool = False,
+    reuse: bool = False,
+) -> Validation:
+    """Every finding and every shard of an input object, by the project's limits. With `skip_invalid` bad lines are no
+    findings; with `reuse` it is said which lines may be answered without an engine. Raises ObjectMissing."""
     jobs = services.settings.jobs
     async with services.database.transaction() as session:
         limits = await project_limits(session, services.settings, project)
@@ -23,6 +46,8 @@ async def validate_file(services: Services, project: str, object_key: str, endpo
         shard_bytes=jobs.shard_bytes,
         default_output_tokens=jobs.default_output_tokens,
         media_hosts=frozenset(jobs.media_hosts),
+        skip_invalid=skip_invalid,
+        reuse=reuse,
     )
 
 

@@ -11,6 +11,7 @@ from ulid import ULID
 
 from broker.api import shapes
 from broker.control.intake import served_by, validate_file
+from broker.control.own_answers import decide, left_for_workers
 from broker.control.snapshot import SECOND_US, TYPICAL_OUTPUT_PERCENT, max_nano, work_of
 from broker.control.variant_quotes import Quoted, quote_variants
 from broker.services import Services
@@ -20,7 +21,6 @@ from jobs.batches import Remaining
 from jobs.clock import db_now
 from jobs.errors import BadBatch
 from jobs.tables import Batch
-from jobs.types import Validation
 from jobs.window import expires_us
 from ledger.money import to_nano
 from solver.residency import INTERNAL, Policy, compile_countries, digest, with_confidentiality
@@ -49,7 +49,10 @@ async def quote(
         file = await files.get(session, project, file_id)
         policy = await policy_for(session, project, wishes)
         now_us = await db_now(session)
-    found = await validate_file(services, project, file.object_key, endpoint)
+    asked = wishes or shapes.BatchWishes()
+    found = await validate_file(
+        services, project, file.object_key, endpoint, skip_invalid=asked.skip_invalid, reuse=asked.reuse
+    )
     candidates = served_by(services, found, wishes)
     findings = [*found.findings, *candidates.findings]
     if findings or found.model is None or found.endpoint is None:
@@ -58,17 +61,17 @@ async def quote(
         raise BadBatch(
             f"{where}{first.message if first else 'no model'} ({len(findings)} findings in all)", param="input_file_id"
         )
-    asked = wishes or shapes.BatchWishes()
+    left = left_for_workers(found, decide(found))
     base = Work(
         id="quote",
         project=project,
         model="",
         precision="",
         endpoint=found.endpoint,
-        lines=found.lines,
-        input_tokens=found.input_tokens,
-        output_tokens_p50=-(-found.output_tokens * TYPICAL_OUTPUT_PERCENT // 100),
-        output_tokens_p90=found.output_tokens,
+        lines=left.lines,
+        input_tokens=left.input_tokens,
+        output_tokens_p50=-(-left.output_tokens * TYPICAL_OUTPUT_PERCENT // 100),
+        output_tokens_p90=left.output_tokens,
         deadline_us=expires_us(now_us, window, None if asked.deadline is None else asked.deadline * SECOND_US),
         max_nano=max_nano(asked.max_usd),
         priority=asked.priority,
@@ -90,9 +93,9 @@ async def quote(
     return answer
 
 
-async def quote_batch(services: Services, batch: Batch, found: Validation, profiles: Sequence[ModelProfile]) -> Quoted:
-    """The same for a batch that was just validated and has no shards yet: the profile that shall serve it, and why."""
-    left = Remaining(lines=found.lines, input_tokens=found.input_tokens, output_tokens=found.output_tokens)
+async def quote_batch(services: Services, batch: Batch, left: Remaining, profiles: Sequence[ModelProfile]) -> Quoted:
+    """The same for a batch that was just validated and has no shards yet: the profile that shall serve it, and why. `left`
+    is what of it workers are to do."""
     base = work_of(batch, left, precision="", spent_nano=0)
     return await quote_variants(services, profiles, lambda each: _with_profile(base, each), {})
 

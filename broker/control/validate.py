@@ -6,6 +6,8 @@ is held or spent, unless it asked to wait (`on_infeasible: "queue"`).
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -15,22 +17,40 @@ from ulid import ULID
 
 from broker.api import shapes
 from broker.approvals import approval_of, needed_because, propose, undecided
-from broker.control.intake import served_by, validate_file
+from broker.control import saving
+from broker.control.intake import served_by, validate_batch
+from broker.control.own_answers import Decided, decide, left_for_workers, look_up, prepare
+from broker.control.own_part_maker import OwnPartMaker
 from broker.control.quote import quote_batch, quote_row
+from broker.control.saving import Price, price_of
 from broker.control.snapshot import max_nano
-from broker.control.variant_quotes import PASSING
+from broker.control.variant_quotes import PASSING, Quoted
+from broker.model_revision import revision_of
 from broker.project_limits import project_limits
 from broker.services import Services
 from jobs import batches
+from jobs.batches import Remaining
 from jobs.clock import db_now
 from jobs.errors import JobsError, ObjectMissing
 from jobs.tables import Batch
-from jobs.types import Finding
+from jobs.types import Finding, Validation
 from ledger.money import to_nano
 from markets import price_book
 from solver.errors import SolverError
+from workers.profile import ModelProfile
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What was decided about a batch that may begin: who serves it for how much, what the broker answers itself, at which
+    price its savings count, and which model exactly answers (for reuse, where that is pinned)."""
+
+    quoted: Quoted
+    decided: Decided
+    price: Price
+    revision: str | None
 
 
 @dataclass
@@ -53,7 +73,7 @@ class Validator:
 
     async def _validate(self, batch: Batch) -> None:
         try:
-            found = await validate_file(self.services, batch.project, batch.input_key, batch.endpoint)
+            found = await validate_batch(self.services, batch)
         except ObjectMissing as missing:
             await self._fail(batch, [Finding(code="file_gone", message=str(missing), param="input_file_id")], 1)
             return
@@ -63,8 +83,8 @@ class Validator:
         if findings:
             await self._fail(batch, findings, max(found.findings_total, len(findings)))
             return
-        best = await quote_batch(self.services, batch, found, candidates.profiles)
-        blocking = blocking_findings(batch, best.explanation)
+        taken = await self._decide(batch, found, candidates.profiles)
+        blocking = blocking_findings(batch, taken.quoted.explanation)
         if blocking and (unheard := await self._unheard()):
             # what these markets have may be what it needs; it waits, and every plan says on what
             log.info("batch.undecided", batch=batch.id, markets=unheard, first=blocking[0].message)
@@ -72,14 +92,39 @@ class Validator:
         if blocking:
             await self._fail(batch, blocking, len(blocking))
             return
+        await self._begin(batch, found, taken)
+
+    async def _decide(self, batch: Batch, found: Validation, profiles: Sequence[ModelProfile]) -> Taken:
+        """Which lines the broker answers itself, which profile serves the others, and at what price."""
+        decided = await asyncio.to_thread(decide, found)
+        quoted = await quote_batch(self.services, batch, left_for_workers(found, decided), profiles)
+        price, revision = price_of(quoted.explanation.model_dump()), _revision(batch, quoted.profile)
+        if revision is not None:
+            decided = await look_up(self.services, batch, found, decided, revision)
+        if decided.known:
+            quoted = await self._quote_the_rest(batch, left_for_workers(found, decided), quoted)
+        return Taken(quoted, decided, price, revision)
+
+    async def _begin(self, batch: Batch, found: Validation, taken: Taken) -> None:
+        """Shards, quote and own parts, at once: whoever sees the batch in progress sees its bad lines answered."""
+        maker = OwnPartMaker(self.services.store, batch.input_key, taken.price, self.services.settings.jobs.part_bytes)
+        prepared = await prepare(maker, batch, found, taken.decided)
+        self.services.failpoints.reached("begin.before_txn")
+        quoted = taken.quoted
         async with self.services.database.transaction() as session:
             if await _was_changed(session, batch):
                 return
             now_us = await db_now(session)
-            session.add(quote_row(f"quote_{ULID()}", batch.project, batch.id, best.explanation, now_us))
-            if not await self._may_begin(session, batch, best.explanation, now_us):
+            session.add(quote_row(f"quote_{ULID()}", batch.project, batch.id, quoted.explanation, now_us))
+            if not await self._may_begin(session, batch, quoted.explanation, now_us):
                 return
-            await batches.begin(session, batch.id, found, model=best.profile.id)
+            begun = await batches.begin(session, batch.id, found, prepared.reserved, model=quoted.profile.id)
+            if begun.status == "in_progress":
+                begun.revision = taken.revision
+                for part in prepared.parts:
+                    await saving.commit(session, batch.project, part)
+        if prepared.parts:
+            self.services.nudge("finalise")
 
     async def _may_begin(
         self, session: AsyncSession, batch: Batch, explanation: shapes.Explanation, now_us: int
@@ -99,6 +144,14 @@ class Validator:
         await propose(session, batch, reason, now_us)
         return False
 
+    async def _quote_the_rest(self, batch: Batch, left: Remaining, whole: Quoted) -> Quoted:
+        """The quote without what is known already, with the same profile; that nothing is left to run needs no plan."""
+        if left.lines:
+            return await quote_batch(self.services, batch, left, [whole.profile])
+        nothing = {"lines": 0, "input_tokens": 0, "output_tokens": 0, "chosen": [], "reasons": [], "relaxations": []}
+        told = {**nothing, "feasible": True, "usd": "0", "waiting_on": None}
+        return Quoted(whole.profile, whole.explanation.model_copy(update=told))
+
     async def _unheard(self) -> list[str]:
         """The markets of which we do not know what they offer now: not asked yet, or the latest answer was a failure."""
         async with self.services.database.transaction() as session:
@@ -117,6 +170,16 @@ class Validator:
 async def _was_changed(session: AsyncSession, batch: Batch) -> bool:
     """Whether its limit, priority or deadline was set anew while it was looked at: then the next round looks again."""
     return (await batches.get(session, batch.project, batch.id)).version != batch.version
+
+
+def _revision(batch: Batch, profile: ModelProfile) -> str | None:
+    """Which model exactly will answer, for a batch that asked for reuse. None: then only its own repeats are reused."""
+    if not (batch.wishes or {}).get("reuse"):
+        return None
+    revision = revision_of(profile)
+    if revision is None:
+        log.info("batch.reuse_within_itself", batch=batch.id, model=profile.id, reason="its weights are not pinned")
+    return revision
 
 
 def blocking_findings(batch: Batch, explanation: shapes.Explanation) -> list[Finding]:

@@ -46,7 +46,7 @@ async def listen(client: AsyncOpenAI, batch_id: str, after: str | None = None) -
 async def begin(server: Any, batch_id: str) -> None:
     async with server.services.database.transaction() as session:
         key = (await session.get_one(Batch, batch_id)).input_key
-    found = await validate_file(server.services, key, "/v1/chat/completions")
+    found = await validate_file(server.services, "default", key, "/v1/chat/completions")
     async with server.services.database.transaction() as session:
         await batches.begin(session, batch_id, found)
 

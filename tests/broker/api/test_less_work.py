@@ -1,0 +1,299 @@
+"""Lines that need no engine: invalid ones are skipped on request, exact repeats are answered by what was computed before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from broker.control.answer import Answerer
+from broker.control.finalise import Finaliser
+from broker.control.remember import Rememberer
+from broker.control.validate import Validator
+from broker.services import Services
+from jobs.clock import db_now
+from markets import price_book
+from tests.support.line_worker import LineWorker
+from tests.support.wire_agent import offer
+
+
+def request(n: int, text: str, **body: Any) -> dict[str, Any]:
+    asked = {"model": "tiny", "messages": [{"role": "user", "content": text}], "max_tokens": 8, "temperature": 0}
+    return {"custom_id": f"line-{n}", "method": "POST", "url": "/v1/chat/completions", "body": asked | body}
+
+
+class Crash(Exception):
+    """Stands for the end of the process."""
+
+
+@dataclass
+class House:
+    """A broker without machines: its loops are stepped by hand, and a worker of the test computes the lines."""
+
+    server: Any
+    services: Services
+    worker: LineWorker
+
+    async def submit(self, *lines: str | dict[str, Any] | None, **wishes: Any) -> str:
+        """Upload and create; a text is a question, None a line that is no JSON. Then validation."""
+        rows = [
+            b"not json" if line is None else json.dumps(line if isinstance(line, dict) else request(n, line)).encode()
+            for n, line in enumerate(lines)
+        ]
+        return await self.submit_bytes(b"\n".join(rows) + b"\n", **wishes)
+
+    async def submit_bytes(self, content: bytes, **wishes: Any) -> str:
+        file_id = await self.server.upload(content)
+        body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        answer = await self.server.call("POST", "/v1/batches", json=body | {"x_broker": wishes})
+        assert answer.status == 200, answer.raw
+        await Validator(self.services).step()
+        return str(answer.json["id"])
+
+    async def step(self) -> None:
+        """What the loops do after a commit."""
+        await Answerer(self.services).step()
+        await Finaliser(self.services).step()
+        await Answerer(self.services).step()
+        await Rememberer(self.services).step()
+
+    async def run(self, batch_id: str, **how: Any) -> list[int]:
+        """Compute what is to be computed until the batch has ended; the lines that were computed."""
+        given: list[int] = []
+        for _ in range(4):
+            given += await self.worker.work(batch_id, **how)
+            await self.step()
+        return given
+
+    async def batch(self, batch_id: str) -> dict[str, Any]:
+        return dict((await self.server.call("GET", f"/v1/batches/{batch_id}")).json)
+
+    @contextmanager
+    def crash_at(self, point: str) -> Iterator[None]:
+        """The broker dies in the block, when it reaches this point."""
+
+        def reached(name: str) -> None:
+            if name == point:
+                raise Crash
+
+        healthy, self.services.failpoints.reached = self.services.failpoints.reached, reached  # type: ignore[method-assign]
+        with pytest.raises(Crash):
+            yield
+        self.services.failpoints.reached = healthy  # type: ignore[method-assign]
+
+    async def results(self, batch_id: str, kind: str = "output") -> dict[str, Any]:
+        """custom_id → line of the output or error file."""
+        file_id = (await self.batch(batch_id))[f"{kind}_file_id"]
+        raw = (await self.server.call("GET", f"/v1/files/{file_id}/content")).raw
+        return {line["custom_id"]: line for line in map(json.loads, raw.splitlines())}
+
+
+@pytest.fixture
+async def house(server: Any) -> AsyncIterator[House]:
+    tiny = replace(server.services.models["tiny"], revision="r1")
+    services = replace(server.services, models={"tiny": tiny})
+    async with services.database.transaction() as session:
+        await price_book.store_offers(session, "sandbox", [offer()], now_us=await db_now(session))
+    yield House(server, services, LineWorker(services))
+
+
+def bodies(results: dict[str, Any]) -> dict[str, str]:
+    return {name: line["response"]["body"]["id"] for name, line in results.items()}
+
+
+# --- invalid lines ---------------------------------------------------------------------------------------------------
+
+
+async def test_good_lines_run_and_bad_ones_fail_with_what_is_wrong_with_them(house: House) -> None:
+    batch_id = await house.submit("one", None, "two", skip_invalid=True)
+    assert await house.run(batch_id) == [0, 2], "no worker sees the bad line"
+    batch = await house.batch(batch_id)
+    assert (batch["status"], batch["request_counts"]) == ("completed", {"total": 3, "completed": 2, "failed": 1})
+    assert batch["x_broker"]["invalid"] == 1
+    [error] = (await house.results(batch_id, "error")).values()
+    assert (error["custom_id"], error["error"]["code"], error["error"]["line"]) == (None, "invalid_json_line", 2)
+
+
+async def test_without_asking_for_it_one_bad_line_fails_the_batch(house: House) -> None:
+    batch = await house.batch(await house.submit("one", None, "two"))
+    assert (batch["status"], [error["line"] for error in batch["errors"]["data"]]) == ("failed", [2])
+
+
+async def test_a_crash_between_the_own_parts_and_their_rows_is_made_good(house: House) -> None:
+    with house.crash_at("begin.before_txn"):
+        await house.submit("one", None, skip_invalid=True)
+    await Validator(house.services).step()
+    [batch] = (await house.server.call("GET", "/v1/batches")).json["data"]
+    assert (batch["status"], batch["request_counts"]["failed"]) == ("in_progress", 1)
+
+
+async def test_the_quote_is_of_what_runs(house: House) -> None:
+    whole = await house.batch(await house.submit("one", "two", "three", "four"))
+    half = await house.batch(await house.submit("one", None, "three", None, skip_invalid=True))
+    assert Decimal(half["x_broker"]["quote_usd"]) < Decimal(whole["x_broker"]["quote_usd"])
+
+
+# --- repeats inside a batch ------------------------------------------------------------------------------------------
+
+
+async def test_repeats_are_computed_once_and_answered_under_their_own_ids(house: House) -> None:
+    batch_id = await house.submit("same", "other", "same", "same", reuse=True)
+    assert await house.run(batch_id) == [0, 1]
+    answers = bodies(await house.results(batch_id))
+    assert answers["line-0"] == answers["line-2"] == answers["line-3"] != answers["line-1"]
+    batch = await house.batch(batch_id)
+    assert (batch["status"], batch["request_counts"]["completed"]) == ("completed", 4)
+    assert (batch["x_broker"]["reused"]["lines"], batch["x_broker"]["reused"]["output_tokens"]) == (2, 10)
+    assert batch["usage"]["output_tokens"] == 10, "only what an engine wrote"
+
+
+@pytest.mark.parametrize("point", ["answer.before_txn", "answer.after_txn"])
+async def test_a_crash_around_a_repeats_row_answers_it_once(house: House, point: str) -> None:
+    batch_id = await house.submit("same", "same", reuse=True)
+    await house.worker.work(batch_id)
+    with house.crash_at(point):
+        await Answerer(house.services).step()
+    await house.step()
+    batch = await house.batch(batch_id)
+    assert (batch["status"], batch["request_counts"]["completed"], batch["x_broker"]["reused"]["lines"]) == (
+        "completed",
+        2,
+        1,
+    )
+
+
+async def test_repeats_of_a_line_that_failed_are_run_themselves(house: House) -> None:
+    batch_id = await house.submit("same", "same", reuse=True)
+    assert await house.run(batch_id, failed=[0]) == [0, 1]
+    batch = await house.batch(batch_id)
+    assert (batch["status"], batch["request_counts"]["completed"], batch["request_counts"]["failed"]) == (
+        "completed",
+        1,
+        1,
+    )
+
+
+async def test_nothing_is_reused_unasked_and_nothing_that_is_drawn_by_chance(house: House) -> None:
+    assert await house.run(await house.submit("same", "same")) == [0, 1]
+    warm = [request(n, "same", temperature=0.7) for n in range(2)]
+    assert await house.run(await house.submit(*warm, reuse=True)) == [0, 1]
+
+
+async def test_a_cancelled_batch_answers_the_repeats_whose_leader_is_done(house: House) -> None:
+    batch_id = await house.submit("same", "other", "same", "other", reuse=True)
+    lease = await house.worker.lease(batch_id)
+    assert lease is not None
+    await house.worker.answer(lease, only=[0])
+    await house.server.call("POST", f"/v1/batches/{batch_id}/cancel")
+    await Answerer(house.services).step()
+    assert (await house.batch(batch_id))["request_counts"]["completed"] == 2
+
+
+# --- answers of earlier batches --------------------------------------------------------------------------------------
+
+
+async def test_what_the_project_had_answered_before_is_not_computed_again(house: House) -> None:
+    first = await house.submit("one", "two", reuse=True)
+    await house.run(first)
+    second = await house.submit("two", "three", "one", "two", reuse=True)
+    assert await house.run(second) == [1]
+    before, after = bodies(await house.results(first)), bodies(await house.results(second))
+    assert after["line-0"] == after["line-3"] == before["line-1"]
+    assert after["line-2"] == before["line-0"]
+    assert (await house.batch(second))["x_broker"]["reused"]["lines"] == 3
+
+
+async def test_a_batch_whose_answers_are_all_known_ends_without_a_worker(house: House) -> None:
+    await house.run(await house.submit("one", "two", reuse=True))
+    batch_id = await house.submit("two", "one", reuse=True)
+    await Finaliser(house.services).step()
+    batch = await house.batch(batch_id)
+    assert (batch["status"], batch["x_broker"]["quote_usd"]) == ("completed", "0")
+    assert house.worker.ran == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"revision": "r2"},  # other weights behind the same name
+        {"revision": None},  # nobody says which weights these are
+        {"args": ("--quantization", "fp8")},  # arguments change answers
+        {"precision": "fp8"},
+    ],
+)
+async def test_an_answer_of_another_model_revision_is_not_reused(house: House, other: dict[str, Any]) -> None:
+    await house.run(await house.submit("one", reuse=True))
+    house.services = replace(house.services, models={"tiny": replace(house.services.models["tiny"], **other)})
+    assert await house.run(await house.submit("one", reuse=True)) == [0]
+
+
+async def test_an_answer_of_another_project_is_not_reused(house: House) -> None:
+    await house.run(await house.submit("one", reuse=True))
+    house.server.admin_key = await house.server.key("submitter", "viewer", project="rival")
+    assert await house.run(await house.submit("one", reuse=True)) == [0]
+
+
+async def test_an_answer_from_where_this_batch_may_not_go_is_not_reused(house: House) -> None:
+    await house.run(await house.submit("one", reuse=True, residency=["de", "us"]))
+    assert await house.run(await house.submit("one", reuse=True, residency=["de"])) == [0]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"rot"), lambda path: path.unlink()])
+async def test_a_remembered_answer_that_is_lost_or_damaged_is_computed_again(
+    house: House, damage: Callable[[Any], None]
+) -> None:
+    await house.run(await house.submit("one", "one", reuse=True))
+    for path in (house.services.settings.data / "objects").rglob("*.jsonl.gz"):
+        damage(path)
+    batch_id = await house.submit("one", "one", reuse=True)
+    assert await house.run(batch_id) == [0]
+    assert (await house.batch(batch_id))["status"] == "completed"
+
+
+async def test_answers_of_a_deleted_file_are_forgotten(house: House) -> None:
+    first = await house.submit("one", reuse=True)
+    await house.run(first)
+    await house.server.call("DELETE", f"/v1/files/{(await house.batch(first))['output_file_id']}")
+    assert await house.run(await house.submit("one", reuse=True)) == [0]
+
+
+async def test_answers_are_forgotten_after_their_time(house: House) -> None:
+    await house.run(await house.submit("one", reuse=True))
+    house.services.database.clock_offset_us += 31 * 86_400 * 1_000_000
+    await Rememberer(house.services).step()
+    house.services.database.clock_offset_us = 0
+    assert await house.run(await house.submit("one", reuse=True)) == [0]
+
+
+# --- what it saved ---------------------------------------------------------------------------------------------------
+
+
+async def test_the_saving_is_booked_at_the_quoted_price_and_costs_stay_what_they_were(house: House) -> None:
+    batch_id = await house.submit("same", "same", "same", reuse=True)
+    await house.run(batch_id)
+    batch = (await house.batch(batch_id))["x_broker"]
+    books = (await house.server.call("GET", f"/v1/ledger/entries?batch={batch_id}")).json
+    [entry] = books["entries"]
+    assert (entry["kind"], entry["postings"][0]["account"]) == ("saving.reuse", "Memo:Saved:Default")
+    assert Decimal(entry["postings"][0]["amount"]) == Decimal(batch["reused"]["saved_usd"]) > 0
+    assert (batch["cost_usd"], books["balanced"]) == ("0", True)
+
+
+async def test_a_damaged_own_part_is_made_anew_and_its_saving_counts_once(house: House) -> None:
+    batch_id = await house.submit("same", "same", None, reuse=True, skip_invalid=True)
+    await house.worker.work(batch_id)
+    await Answerer(house.services).step()
+    for path in (house.services.settings.data / "objects").rglob("0-*.jsonl.gz"):
+        path.write_bytes(b"rot")
+    await Finaliser(house.services).step()
+    assert (await house.batch(batch_id))["status"] == "in_progress"
+    assert await house.run(batch_id) == []
+    batch = await house.batch(batch_id)
+    assert (batch["status"], batch["x_broker"]["invalid"], batch["x_broker"]["reused"]["lines"]) == ("completed", 1, 1)
+    books = (await house.server.call("GET", f"/v1/ledger/entries?batch={batch_id}")).json
+    assert Decimal(books["balances"]["Memo:Saved:Default"]) == Decimal(batch["x_broker"]["reused"]["saved_usd"])
