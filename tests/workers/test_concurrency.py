@@ -26,6 +26,10 @@ from workers.agent.concurrency import Load, steer
         (16, Load(in_flight=16, running=0, waiting=0), 16),
         # the engine ran out of cache memory and computes things twice
         (50, Load(in_flight=50, running=50, waiting=0, preempted=1), 40),
+        # nobody waits and the cache is less than half full: twice as many fit
+        (16, Load(in_flight=16, running=16, waiting=0, kv_usage=0.2), 32),
+        # half full: by a quarter, or the next step preempts
+        (16, Load(in_flight=16, running=16, waiting=0, kv_usage=0.5), 20),
         # the cache is full: the next line more would preempt
         (50, Load(in_flight=50, running=50, waiting=0, kv_usage=0.99), 50),
         # refused (429, 503): half
