@@ -9,8 +9,9 @@ WORKERS ?= 2
 
 UV = 0.13.9
 RUN = .venv/bin/python
+NODE = tests/conformance/node
 
-.PHONY: setup demo test lint chaos lock
+.PHONY: setup demo test conformance lint chaos lock lock-node
 .DELETE_ON_ERROR:
 
 setup: .venv/ok
@@ -35,6 +36,13 @@ demo: .venv/ok
 test: .venv/ok
 	$(RUN) -m pytest -q -n $(WORKERS) $(TESTS)
 
+# Other people's clients at length: the official Node client (needs node and npm), 300 MB uploads, every operation fuzzed.
+conformance: .venv/ok $(NODE)/node_modules/.package-lock.json
+	$(RUN) -m pytest -q -n $(WORKERS) -m conformance tests/conformance
+
+$(NODE)/node_modules/.package-lock.json: $(NODE)/package-lock.json
+	cd $(NODE) && npm ci --no-audit --no-fund --fetch-retries 5
+
 lint: .venv/ok
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -51,3 +59,7 @@ lock:
 	.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 		--all-extras --group dev pyproject.toml -o requirements.lock
 	! grep -n '://' requirements.lock
+
+lock-node:
+	cd $(NODE) && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
+	! grep -n '"resolved"' $(NODE)/package-lock.json

@@ -14,7 +14,7 @@ from sqlmodel import col
 
 from jobs import files, ids, outbox, ranges
 from jobs.clock import MICROSECONDS, db_now
-from jobs.errors import BadBatch, BadTransition, BatchNotFound, IdempotencyMismatch
+from jobs.errors import BadBatch, BadCursor, BadTransition, BatchNotFound, IdempotencyMismatch
 from jobs.files import Page, page_of
 from jobs.locks import serialise
 from jobs.tables import Batch, BatchRequest, Shard
@@ -167,11 +167,17 @@ async def get(session: AsyncSession, project: str, batch_id: str) -> Batch:
 async def list_batches(
     session: AsyncSession, project: str | None, *, after: str | None = None, limit: int = 20
 ) -> Page[Batch]:
-    """Newest first, older than `after`. Project None lists all projects (operators)."""
+    """Newest first, older than `after`. Project None lists all projects (operators).
+
+    Raises BadCursor when there is no batch `after` among them.
+    """
     statement = select(Batch)
     if project is not None:
         statement = statement.where(col(Batch.project) == project)
     if after is not None:
+        cursor = await session.get(Batch, after)
+        if cursor is None or project not in (None, cursor.project):
+            raise BadCursor(f"after is {after!r}, which is no batch here; use the last id of a page", param="after")
         statement = statement.where(col(Batch.id) < after)
     rows = await session.scalars(statement.order_by(col(Batch.id).desc()).limit(limit + 1))
     return page_of(list(rows), limit)

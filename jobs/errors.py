@@ -19,6 +19,12 @@ class FileNotFound(JobsError):
     code = "file_not_found"
 
 
+class BadCursor(JobsError):
+    """The list cannot go on from here."""
+
+    code = "invalid_cursor"
+
+
 class FileGone(JobsError):
     """The file was deleted or has expired."""
 

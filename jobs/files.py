@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from jobs.clock import db_now
-from jobs.errors import BadTransition, FileGone, FileNotFound
+from jobs.errors import BadCursor, BadTransition, FileGone, FileNotFound
 from jobs.tables import Batch, File
 from jobs.types import TERMINAL
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Page(list[T], Generic[T]):
-    """One page of a list, newest first; `has_more` when there are older ones behind its last entry."""
+    """One page of a list; `has_more` when there are others behind its last entry."""
 
     has_more: bool = False
 
@@ -76,9 +76,18 @@ async def get(session: AsyncSession, project: str, file_id: str) -> File:
 
 
 async def list_files(
-    session: AsyncSession, project: str, *, purpose: str | None = None, after: str | None = None, limit: int = 100
+    session: AsyncSession,
+    project: str,
+    *,
+    purpose: str | None = None,
+    after: str | None = None,
+    limit: int = 100,
+    newest_first: bool = True,
 ) -> Page[File]:
-    """Files that can still be read, newest first, older than `after`."""
+    """Files that can still be read, from the one that comes after `after`, which may be deleted by now.
+
+    Raises BadCursor when this project never had a file `after`.
+    """
     now_us = await db_now(session)
     statement = select(File).where(
         col(File.project) == project,
@@ -88,9 +97,14 @@ async def list_files(
     if purpose is not None:
         statement = statement.where(col(File.purpose) == purpose)
     if after is not None:
-        statement = statement.where(col(File.id) < after)
-    rows = await session.scalars(statement.order_by(col(File.id).desc()).limit(limit + 1))
-    return page_of(list(rows), limit)
+        cursor = await session.get(File, after)
+        if cursor is None or cursor.project != project:
+            raise BadCursor(
+                f"after is {after!r}, which is no file of this project; use the last id of a page", param="after"
+            )
+        statement = statement.where(col(File.id) < after if newest_first else col(File.id) > after)
+    order = col(File.id).desc() if newest_first else col(File.id)
+    return page_of(list(await session.scalars(statement.order_by(order).limit(limit + 1))), limit)
 
 
 async def expired(session: AsyncSession, limit: int = 100) -> list[File]:

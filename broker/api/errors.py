@@ -24,6 +24,7 @@ from solver import errors as solver
 STATUS: Mapping[type[Exception], int] = MappingProxyType(
     {
         jobs.FileNotFound: 404,
+        jobs.BadCursor: 400,
         jobs.FileGone: 404,  # not 410: the stock clients have a typed NotFoundError and nothing for 410
         jobs.FileTooLarge: 413,
         jobs.UploadNotFound: 404,

@@ -28,14 +28,14 @@ MAX_FILE = "limit max_file_bytes; send larger files in parts, with `/v1/uploads`
 
 
 class FileQuery(BaseModel):
-    """OpenAI's list parameters; others are ignored, as there. Newest first is the only order."""
+    """OpenAI's list parameters; others are ignored, as there."""
 
     model_config = ConfigDict(extra="ignore")
 
     after: str | None = Field(default=None, max_length=64)
     limit: int = Field(default=10_000, ge=1, le=10_000)
     purpose: str | None = Field(default=None, max_length=64)
-    order: Literal["desc"] = "desc"
+    order: Literal["asc", "desc"] = Field(default="desc", description="by creation; desc is newest first")
 
 
 async def upload_file(call: Call) -> shapes.File:
@@ -117,10 +117,15 @@ def clean_name(name: str) -> str:
 
 
 async def list_files(call: Call, query: FileQuery) -> shapes.FileList:
-    """List files, newest first."""
+    """List files, newest first unless `order` says otherwise."""
     async with call.services.database.transaction() as session:
         page = await files.list_files(
-            session, call.project, purpose=query.purpose, after=query.after, limit=query.limit
+            session,
+            call.project,
+            purpose=query.purpose,
+            after=query.after,
+            limit=query.limit,
+            newest_first=query.order == "desc",
         )
     return shapes.FileList(
         data=[file_shape(file) for file in page],

@@ -125,7 +125,8 @@ def _parameters(declared: Route, references: References, schemas: Mapping[str, A
         required = set(schema.get("required", ()))
         for name, field in schema.get("properties", {}).items():
             found.append({"name": name, "in": "query", "required": name in required, "schema": field})
-    for name, description in declared.headers.items():
+    conditions = RANGE_HEADERS if 416 in declared.errors else {}
+    for name, description in {**declared.headers, **conditions}.items():
         found.append(
             {"name": name, "in": "header", "required": False, "description": description, "schema": {"type": "string"}}
         )
@@ -153,11 +154,18 @@ def _json_body(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"required": True, "content": {"application/json": {"schema": schema}}}
 
 
+RANGE_HEADERS: Mapping[str, str] = {
+    "Range": "`bytes=a-b`: only this part",
+    "If-Range": "the ETag for which `Range` was meant; with another content the whole comes",
+    "If-None-Match": "an ETag; its content is not sent again (304)",
+}
 FILE_FORM: Mapping[str, Any] = {
     "type": "object",
     "properties": {
         "purpose": {"type": "string", "enum": ["batch"]},
         "file": {"type": "string", "format": "binary", "description": "JSON Lines, one request a line"},
+        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+        "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2592000},
     },
     "required": ["purpose", "file"],
 }
@@ -176,6 +184,7 @@ def _responses(declared: Route, references: References) -> dict[str, Any]:
             "description": "The range that was asked for.",
             "content": {kind: {} for kind in declared.produces},
         }
+        found["304"] = {"description": "It is what `If-None-Match` names; nothing is sent again."}
     for status, model in declared.also.items():
         found[str(status)] = {"description": DESCRIPTIONS[status]}
         if model is not None:

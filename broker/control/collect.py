@@ -1,4 +1,5 @@
-"""The collect loop: remove from the object store what no row needs any more: what uploads left over, and expired files.
+"""The collect loop: remove from the object store what no row needs any more: what uploads left over, expired files, and
+streams that a crash cut off.
 
 Rows speak first. What is removed here was already unreachable, so a crash at any point only means that it is done again.
 """
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 import structlog
 
 from broker.services import Services
-from jobs import files, uploads
+from jobs import files, uploads, views
+from jobs.clock import db_now
 from jobs.keys import upload_prefix
 
 log = structlog.get_logger()
@@ -24,10 +26,14 @@ class Collector:
         async with self.services.database.transaction() as session:
             over = await uploads.leftovers(session)
             expired = await files.expired(session)
+            now_us = await db_now(session)
+        if abandoned := await self.services.store.remove_abandoned(now_us):
+            log.info("objects.abandoned", removed=abandoned)
         for upload in over:
             await self._collect(upload.project, upload.id)
         for file in expired:
             await self.services.store.delete(file.object_key)
+            await views.drop_views_of(self.services.store, self.services.database.transaction, file)
             async with self.services.database.transaction() as session:
                 await files.removed(session, file.id)
 

@@ -7,7 +7,9 @@ import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
+from ulid import ULID
 
 from jobs.errors import ObjectCorrupt, ObjectExists, ObjectMissing
 from jobs.objects import ObjectStore
@@ -121,3 +123,52 @@ async def test_keys_lists_below_a_prefix(store: ObjectStore) -> None:
 async def test_a_key_that_is_no_clean_path_is_refused(store: ObjectStore, key: str) -> None:
     with pytest.raises(ValueError, match="not a clean relative path"):
         await store.put(key, b"")
+
+
+async def test_a_long_stream_is_never_held_in_memory(store: ObjectStore) -> None:
+    """obstore's own create-only mode holds all of it: 300 MB of upload were 300 MB of broker."""
+
+    async def stream() -> AsyncIterator[bytes]:
+        for number in range(256):
+            yield bytes([number]) * (256 * 1024)
+
+    before = psutil.Process().memory_info().rss
+    most = before
+
+    async def watched() -> AsyncIterator[bytes]:
+        nonlocal most
+        async for chunk in stream():
+            yield chunk
+            most = max(most, psutil.Process().memory_info().rss)
+
+    stored = await store.put_stream("p/long", watched())
+    assert stored.size == 64 * 1024 * 1024
+    assert most - before < 32 * 1024 * 1024
+    with pytest.raises(ObjectExists):
+        await store.put_stream("p/long", stream())
+
+
+async def test_two_streams_to_one_name_make_one_object(store: ObjectStore) -> None:
+    async def stream(letter: bytes) -> AsyncIterator[bytes]:
+        for _ in range(10):
+            await asyncio.sleep(0)
+            yield letter * 1000
+
+    outcomes = await asyncio.gather(
+        store.put_stream("p/x", stream(b"a")), store.put_stream("p/x", stream(b"b")), return_exceptions=True
+    )
+    assert sorted(type(each).__name__ for each in outcomes) == ["ObjectExists", "Stored"]
+    assert len(set(await store.get("p/x"))) == 1
+    assert [key async for key in store.keys("")] == ["p/x"]
+
+
+async def test_what_a_crash_left_of_a_stream_is_removed_after_a_day(tmp_path: Path) -> None:
+    store = ObjectStore.local(tmp_path)
+    left = tmp_path / ".incoming"
+    left.mkdir()
+    begun = ULID()
+    (left / f"{begun}").write_bytes(b"whole, but without its name")
+    (left / f"{begun}#1").write_bytes(b"half")
+    assert await store.remove_abandoned(begun.milliseconds * 1_000 + 3_600 * 1_000_000) == 0
+    assert await store.remove_abandoned(begun.milliseconds * 1_000 + 90_000 * 1_000_000) == 2
+    assert list(left.iterdir()) == []

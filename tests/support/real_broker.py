@@ -98,6 +98,10 @@ class RealBroker:
         self.openai = openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key)
         return process
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def _port(self) -> str:
         """A free one at first, then the same: the machines out there know it."""
         return self.url.rpartition(":")[2] or "0"

@@ -86,6 +86,29 @@ async def test_lists_page_through_everything_once_newest_first(client: AsyncOpen
     files = [await client.files.create(file=io.BytesIO(b"x"), purpose="batch") for _ in range(3)]
     assert [each.id async for each in client.files.list(limit=2)] == [each.id for each in files[::-1]] + [file.id]
     assert [each.id async for each in client.files.list(purpose="batch_output")] == []
+    assert [each.id async for each in client.files.list(limit=2, order="asc")] == [file.id, *(f.id for f in files)]
+
+
+async def test_a_list_that_is_deleted_while_it_is_read_is_read_to_its_end(client: AsyncOpenAI) -> None:
+    files = [await client.files.create(file=io.BytesIO(b"x"), purpose="batch") for _ in range(5)]
+    seen = []
+    async for each in client.files.list(limit=2):
+        await client.files.delete(each.id)
+        seen.append(each.id)
+    assert seen == [each.id for each in files[::-1]]
+
+
+async def test_a_list_after_nothing_is_an_error_and_not_an_empty_page(client: AsyncOpenAI, server: Any) -> None:
+    theirs = (await server.new_batch())["id"]  # of the project `default`, as ours
+    async with server.openai(await server.key("submitter", project="mine")) as stranger:
+        for asked in (
+            client.files.list(after="file-none"),
+            client.batches.list(after="x"),
+            stranger.batches.list(after=theirs),
+        ):
+            with pytest.raises(openai.BadRequestError) as refused:
+                await asked
+            assert (refused.value.param, refused.value.code) == ("after", "invalid_cursor")
 
 
 async def test_models_are_listed_and_read(client: AsyncOpenAI) -> None:
