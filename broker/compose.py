@@ -31,6 +31,7 @@ from broker.control.remember import Rememberer
 from broker.control.settle import Settler
 from broker.control.solver_process import SolverProcess
 from broker.control.validate import Validator
+from broker.control.watch import Watcher
 from broker.database import Database, sqlite_url
 from broker.failpoints import Failpoints
 from broker.keys import ensure_admin_key
@@ -61,6 +62,7 @@ LOOPS = (
     "remember",
     "collect",
     "deliver",
+    "watch",
 )
 
 
@@ -170,6 +172,7 @@ def _steps(services: Services, deliverer: Deliverer) -> Mapping[str, tuple[float
         "answer": (control.plan_s, Answerer(services).step),
         "remember": (control.plan_s, Rememberer(services).step),
         "collect": (control.collect_s, Collector(services).step),
+        "watch": (control.plan_s, Watcher(services).step),
     }
 
 

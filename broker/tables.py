@@ -94,6 +94,16 @@ class Waiting(SQLModel, table=True):
     since_us: int = micros()
 
 
+class WaitingTold(SQLModel, table=True):
+    """What was told last of why a batch that has not ended does not move: `cause` None is that it moves, `since_us` when
+    that began. It is told once for each change."""
+
+    __tablename__ = "broker_waiting_told"
+    batch: str = Field(primary_key=True)
+    cause: str | None = None
+    since_us: int = micros()
+
+
 class Worker(SQLModel, table=True):
     """The agent on a rental: its session, what it last said, and whether it shall drain.
 

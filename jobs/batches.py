@@ -316,9 +316,10 @@ class Remaining(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a batch is. `leases` are not expired; `shards_done` of `shards`."""
+    """How far a batch is. `lines_reserved` are open and no worker's; `leases` are not expired; `shards_done` of `shards`."""
 
     lines_done: int
+    lines_reserved: int
     shards: int
     shards_done: int
     leases: int
@@ -345,11 +346,25 @@ async def progress(session: AsyncSession, batch_ids: Sequence[str]) -> dict[str,
     is_done = case((col(Shard.state) == "done", 1), else_=0)
     is_live = case((and_(col(Shard.state) == "leased", col(Shard.lease_expires_us) > now_us), 1), else_=0)
     statement = (
-        select(col(Shard.batch_id), func.sum(Shard.done_lines), func.count(), func.sum(is_done), func.sum(is_live))
+        select(
+            col(Shard.batch_id),
+            func.sum(Shard.done_lines),
+            func.sum(Shard.reserved_lines),
+            func.count(),
+            func.sum(is_done),
+            func.sum(is_live),
+        )
         .where(col(Shard.batch_id).in_(batch_ids))
         .group_by(col(Shard.batch_id))
     )
-    found = {batch_id: Progress(lines_done=0, shards=0, shards_done=0, leases=0) for batch_id in batch_ids}
-    for batch_id, lines, shards, done, live in await session.execute(statement):
-        found[batch_id] = Progress(lines_done=int(lines), shards=shards, shards_done=int(done), leases=int(live))
+    nothing = Progress(lines_done=0, lines_reserved=0, shards=0, shards_done=0, leases=0)
+    found = dict.fromkeys(batch_ids, nothing)
+    for batch_id, lines, reserved, shards, done, live in await session.execute(statement):
+        found[batch_id] = Progress(
+            lines_done=int(lines),
+            lines_reserved=int(reserved),
+            shards=shards,
+            shards_done=int(done),
+            leases=int(live),
+        )
     return found

@@ -55,6 +55,14 @@ def upgrade() -> None:
         batch_op.create_index("ix_broker_delivery_next_us", ["next_us"], unique=False)
 
     op.create_table(
+        "broker_waiting_told",
+        sa.Column("batch", sa.String(), nullable=False),
+        sa.Column("cause", sa.String(), nullable=True),
+        sa.Column("since_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("batch"),
+    )
+
+    op.create_table(
         "broker_webhook",
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("project", sa.String(), nullable=False),
@@ -242,6 +250,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_broker_webhook_project")
 
     op.drop_table("broker_webhook")
+    op.drop_table("broker_waiting_told")
     with op.batch_alter_table("broker_delivery") as batch_op:
         batch_op.drop_index("ix_broker_delivery_next_us")
         batch_op.drop_index("ix_broker_delivery_batch")

@@ -5,48 +5,30 @@ Everything is read here, for a whole page of batches at once; nothing is decided
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlmodel import col
 
 from broker.api import shapes
+from broker.control.around import LIVE, Around, around, facts
 from broker.control.convert import usd
 from broker.control.explain import relaxation_shape
 from broker.control.placements import placements
-from broker.costs import BatchCost, batch_costs
-from broker.tables import Approval, Assignment, Quote, Waiting, Worker
+from broker.control.waiting import Wait, expected_end, waiting_now
+from broker.tables import Worker
 from jobs.clock import MICROSECONDS
 from jobs.tables import Batch
 from jobs.types import TERMINAL
 from markets.tables import RentalRow
 from solver.types import Relaxation
 
-LIVE = ("intended", "creating", "running")
-
-
-@dataclass
-class Around:
-    """What stands around one batch in the other rooms' tables."""
-
-    cost: BatchCost
-    quote: Quote | None = None
-    waiting: Waiting | None = None
-    approval: Approval | None = None
-    assignments: list[Assignment] = field(default_factory=list)
-    rentals: list[RentalRow] = field(default_factory=list)
-    workers: dict[str, Worker] = field(default_factory=dict)
-
 
 async def batch_shapes(session: AsyncSession, batches: Sequence[Batch]) -> list[shapes.Batch]:
     """The batches in their order."""
-    around = await _around(session, batches)
-    return [batch_shape(batch, around[batch.id]) for batch in batches]
+    known = await around(session, batches)
+    return [batch_shape(batch, known[batch.id]) for batch in batches]
 
 
 async def whole_batch(session: AsyncSession, batch: Batch) -> shapes.Batch:
@@ -56,50 +38,7 @@ async def whole_batch(session: AsyncSession, batch: Batch) -> shapes.Batch:
     return shape
 
 
-async def _around(session: AsyncSession, batches: Sequence[Batch]) -> dict[str, Around]:
-    ids = [batch.id for batch in batches]
-    costs = await batch_costs(session, ids)
-    found = {each: Around(costs[each]) for each in ids}
-    for waiting in await session.scalars(select(Waiting).where(col(Waiting.batch).in_(ids))):
-        found[waiting.batch].waiting = waiting
-    proposals = select(Approval).where(col(Approval.subject).in_(ids)).order_by(col(Approval.id))
-    for approval in await session.scalars(proposals):
-        found[approval.subject].approval = approval  # the newest one is set last
-    for assignment in await session.scalars(select(Assignment).where(col(Assignment.batch).in_(ids))):
-        found[assignment.batch].assignments.append(assignment)
-    quotes = select(Quote).where(col(Quote.batch).in_(ids)).order_by(col(Quote.created_us).desc())
-    for quote in await session.scalars(quotes):
-        found[quote.batch or ""].quote = quote  # the last one that is set is the first that was made
-    await _add_rentals(session, batches, found)
-    return found
-
-
-async def _add_rentals(session: AsyncSession, batches: Sequence[Batch], found: Mapping[str, Around]) -> None:
-    """To each batch the rentals that cost it something and those that could serve it now, with their workers."""
-    paid = {rental for each in found.values() for rental in each.cost.by_rental}
-    keys = {assignment.offer_key for each in found.values() for assignment in each.assignments}
-    live = col(RentalRow.state).in_(LIVE) & col(RentalRow.offer_key).in_(keys)
-    rows = (await session.scalars(select(RentalRow).where(col(RentalRow.id).in_(paid) | live))).all()
-    workers = {
-        w.rental: w for w in await session.scalars(select(Worker).where(col(Worker.rental).in_([r.id for r in rows])))
-    }
-    by_offer: defaultdict[tuple[str, str, str], list[RentalRow]] = defaultdict(list)
-    for row in rows:
-        by_offer[row.offer_key, row.project, row.model].append(row)
-    for batch in batches:
-        each = found[batch.id]
-        serving = [
-            r
-            for a in each.assignments
-            for r in by_offer[a.offer_key, batch.project, batch.model or ""]
-            if r.state in LIVE
-        ]
-        mine = {row.id: row for row in [*serving, *(row for row in rows if row.id in each.cost.by_rental)]}
-        each.rentals = sorted(mine.values(), key=lambda row: row.id)
-        each.workers = {rental: workers[rental] for rental in mine if rental in workers}
-
-
-def batch_shape(batch: Batch, around: Around) -> shapes.Batch:
+def batch_shape(batch: Batch, known: Around) -> shapes.Batch:
     """OpenAI's batch object with `x_broker`."""
     return shapes.Batch(
         id=batch.id,
@@ -125,26 +64,30 @@ def batch_shape(batch: Batch, around: Around) -> shapes.Batch:
         ),
         metadata=batch.metadata_,
         usage=_usage(batch),
-        x_broker=_broker(batch, around),
+        x_broker=_broker(batch, known),
     )
 
 
-def _broker(batch: Batch, around: Around) -> shapes.BatchBroker:
+def _broker(batch: Batch, known: Around) -> shapes.BatchBroker:
     wishes = batch.wishes or {}
-    moving = batch.status not in TERMINAL
-    waiting = around.waiting if moving else None
+    is_open = batch.status not in TERMINAL
+    plan_says = known.waiting if is_open else None
+    found = facts(batch, known)
+    wait = waiting_now(found)
     tokens = batch.used_input_tokens + batch.used_output_tokens
-    quote = around.quote
+    quote = known.quote
     return shapes.BatchBroker(
-        approval=around.approval.id if around.approval else None,
-        paused=batch.paused_us is not None and moving and batch.ending is None,
+        approval=known.approval.id if known.approval else None,
+        paused=batch.paused_us is not None and is_open and batch.ending is None,
         project=batch.project,
-        phase=phase(batch, around.rentals, around.workers),
-        waiting_on=waiting.waiting_on if waiting else None,
-        waiting_reasons=list(waiting.reasons) if waiting else [],
-        relaxations=[relaxation_shape(msgspec.convert(each, Relaxation)) for each in waiting.relaxations]
-        if waiting
-        else [],
+        phase=phase(batch, known.rentals, known.workers),
+        waiting_on=wait.on if wait else None,
+        # of a batch that moves: why a part of it has no place
+        waiting_reasons=list(wait.reasons if wait else plan_says.reasons if plan_says else ()),
+        relaxations=[
+            relaxation_shape(msgspec.convert(each, Relaxation)) for each in (plan_says.relaxations if plan_says else ())
+        ],
+        waiting=_waiting(wait, known) if wait else None,
         counts=shapes.LineCounts(
             total=batch.total,
             completed=batch.completed,
@@ -156,12 +99,12 @@ def _broker(batch: Batch, around: Around) -> shapes.BatchBroker:
         errors_total=batch.errors_total,
         reused=_reused(batch),
         tokens={"input": batch.used_input_tokens, "output": batch.used_output_tokens},
-        cost_usd=usd(around.cost.nano),
+        cost_usd=usd(known.cost.nano),
         quote_usd=None if quote is None or quote.cost_nano is None else usd(quote.cost_nano),
         quote_end=None if quote is None else _seconds(quote.end_us),
-        eta=_seconds(max((a.end_us for a in around.assignments), default=None)) if moving else None,
-        usd_per_million_tokens=usd(around.cost.nano * 1_000_000 // tokens) if tokens else None,
-        preemptions=preemptions(row for row in around.rentals if row.id in around.cost.by_rental),
+        eta=_seconds(expected_end(found, wait.on if wait else None)[0]) if is_open else None,
+        usd_per_million_tokens=usd(known.cost.nano * 1_000_000 // tokens) if tokens else None,
+        preemptions=preemptions(row for row in known.rentals if row.id in known.cost.by_rental),
         max_usd=wishes.get("max_usd"),
         deadline=_seconds(batch.deadline_us),
         residency=wishes.get("residency"),
@@ -177,6 +120,19 @@ def _broker(batch: Batch, around: Around) -> shapes.BatchBroker:
         skip_invalid=wishes.get("skip_invalid", False),
         reuse=wishes.get("reuse", False),
         retry_of=batch.retry_of,
+    )
+
+
+def _waiting(wait: Wait, known: Around) -> shapes.WaitingNow:
+    """`since` is when it was first told of the same cause: a machine that was replaced by another does not begin it anew."""
+    told = known.told
+    since_us = told.since_us if told is not None and told.cause == wait.on else wait.since_us
+    return shapes.WaitingNow(
+        on=wait.on,
+        reasons=list(wait.reasons),
+        since=since_us // MICROSECONDS,
+        eta=wait.eta_us // MICROSECONDS,
+        eta_basis=wait.eta_basis,
     )
 
 

@@ -183,9 +183,7 @@ class BatchBroker(BaseModel):
 
     project: str
     phase: str = Field(description="queued, provisioning, loading_model, running, finalizing, ended")
-    waiting_on: str | None = Field(
-        description="capacity, budget, residency, price_ceiling, quota, deadline, model; null when it moves"
-    )
+    waiting_on: str | None = Field(description="the same as waiting.on; null when it moves")
     waiting_reasons: list[str] = Field(default_factory=list)
     relaxations: list[Relaxation] = Field(default_factory=list)
     waiting: WaitingNow | None = None

@@ -37,6 +37,8 @@ SECOND_US = 1_000_000
 TYPICAL_OUTPUT_PERCENT = 60
 # Lines after which a batch's own mean is believed.
 ENOUGH_LINES = 20
+# How long a failed start counts against its offer.
+FAILED_MEMORY_US = 3600 * SECOND_US
 # Below this much measured engine time a speed is noise (one warm-up request), not a fact.
 ENOUGH_BUSY_MS = 5_000
 
@@ -61,8 +63,7 @@ async def freeze(
     works = [*await _works(session, services), *extra]
     listed = await price_book.offers(session, now_us=now_us, max_age_s={}, default_max_age_s=max_age_s(services))
     load_s = max((services.models[w.model].load_s for w in works if w.model in services.models), default=10)
-    held_back = await _held_back(session, now_us)
-    views, facts = _views(listed, held_back, load_s)
+    views, facts = _views(listed, await held_back(session, now_us), load_s)
     policies = await _policies(session, works)
     policies.update(extra_policies or {})
     snapshot = Snapshot(
@@ -152,23 +153,23 @@ def _typical_output(batch: Batch, lines: int, output_tokens: int) -> int:
 
 
 def _views(
-    listed: Sequence[Listed], held_back: Mapping[str, str], load_s: int
+    listed: Sequence[Listed], failing: Mapping[str, str], load_s: int
 ) -> tuple[list[OfferView], dict[str, Facts]]:
     views, facts = [], {}
     for each in listed:
-        excluded = each.excluded or held_back.get(str(each.offer.key))
+        excluded = each.excluded or failing.get(str(each.offer.key))
         view, fact = offer_view(each.offer, excluded=excluded, load_s=load_s)
         views.append(view)
         facts[view.facts_hash] = fact
     return views, facts
 
 
-async def _held_back(session: AsyncSession, now_us: int) -> dict[str, str]:
+async def held_back(session: AsyncSession, now_us: int) -> dict[str, str]:
     """Offers on which renting or starting failed a moment ago: 15 s after the first failure, doubling to 16 min.
 
     A capacity error is a market signal, not a reason to ask again at once.
     """
-    horizon = now_us - 3600 * SECOND_US
+    horizon = now_us - FAILED_MEMORY_US
     refused = (col(RentalRow.state) == "failed") & col(RentalRow.release_us).is_(None)
     # its machine ended by itself before there was a worker: it would do so again
     died_early = col(Worker.ready_us).is_(None) & col(RentalRow.end_reason).in_(("exited", "failed"))
