@@ -16,7 +16,7 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from jobs import ranges, suspects
+from jobs import affinity, ranges, suspects
 from jobs.clock import MICROSECONDS, db_now
 from jobs.errors import LeaseLost, LeaseUnknown
 from jobs.state import starts_lines
@@ -40,7 +40,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def lease(session: AsyncSession, *, placement_id: str, batch_ids: Sequence[str], ttl_s: float) -> Lease | None:
-    """The next free shard of the given batches, in the given order; None when there is none.
+    """The next free shard of the given batches, in the given order; None when there is none. Of a batch's shards one whose
+    prefix the placement keeps warm comes first (jobs/affinity.py).
 
     Free is: pending, or leased and expired, with an open line that is not reserved. A placement may hold several
     leases. Raises LeaseLost for a revoked placement.
@@ -54,13 +55,13 @@ async def lease(session: AsyncSession, *, placement_id: str, batch_ids: Sequence
             continue
         if not starts_lines(batch.status, batch.ending, batch.paused_us):
             continue
-        shard = await _next_shard(session, batch_id, now_us)
+        shard = await _next_shard(session, placement_id, batch_id, now_us)
         if shard is not None:
             return await _grant(session, batch, shard, placement_id=placement_id, ttl_s=ttl_s, now_us=now_us)
     return None
 
 
-async def _next_shard(session: AsyncSession, batch_id: str, now_us: int) -> Shard | None:
+async def _next_shard(session: AsyncSession, placement_id: str, batch_id: str, now_us: int) -> Shard | None:
     statement = (
         select(Shard)
         .where(
@@ -71,9 +72,9 @@ async def _next_shard(session: AsyncSession, batch_id: str, now_us: int) -> Shar
                 and_(col(Shard.state) == "leased", col(Shard.lease_expires_us) <= now_us),
             ),
         )
-        .order_by(col(Shard.number))
+        .order_by(affinity.rank(placement_id, batch_id, now_us), col(Shard.number))
         .limit(1)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, of=Shard)
         .execution_options(populate_existing=True)
     )
     found: Shard | None = await session.scalar(statement)
