@@ -28,7 +28,7 @@ from broker.control.variant_quotes import PASSING, Quoted
 from broker.model_revision import revision_of
 from broker.project_limits import project_limits
 from broker.services import Services
-from jobs import batches
+from jobs import batches, tag_rows
 from jobs.batches import Remaining
 from jobs.clock import db_now
 from jobs.errors import JobsError, ObjectMissing
@@ -121,6 +121,7 @@ class Validator:
             begun = await batches.begin(session, batch.id, found, prepared.reserved, model=quoted.profile.id)
             if begun.status == "in_progress":
                 begun.revision = taken.revision
+                tag_rows.record(session, batch.id, found.tags)
                 for part in prepared.parts:
                     await saving.commit(session, batch.project, part)
         if prepared.parts:

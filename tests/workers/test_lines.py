@@ -59,6 +59,12 @@ def test_the_longest_line_goes_first() -> None:
     assert [line.custom_id for line in lines] == ["long answer", "new style", "long prompt", "short"]
 
 
+def test_what_stands_beside_the_body_is_not_sent() -> None:
+    tagged = request_line("a", "x") | {"x_broker": {"tags": {"agent": "planner"}}}
+    [line] = read_shard(rows(tagged), first_idx=0, lines=1, served_model=None, skip=())
+    assert b"planner" not in line.body
+
+
 def test_done_lines_are_skipped_and_numbers_are_those_of_the_input_file() -> None:
     content = rows(*(request_line(f"c-{n}", "x") for n in range(5)))
     lines = read_shard(content, first_idx=100, lines=5, served_model=None, skip={101, 104})
