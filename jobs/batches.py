@@ -34,6 +34,7 @@ class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
     `output_expires_s` is how long the batch's files live, from when each is made; None is until they are deleted.
     `idempotency_key` is the client's header. `retry_count` is the SDK's `x-stainless-retry-count`: a repeat (≥ 1) of
     the same request by the same principal within 15 minutes is the same batch, although the SDK sends no key.
+    `identity` says what makes two requests the same where the input file is made anew by each (`retry_of` a batch).
     """
 
     id: str
@@ -51,6 +52,8 @@ class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
     output_expires_s: int | None = None
     idempotency_key: str | None = None
     retry_count: int = 0
+    retry_of: str | None = None
+    identity: str | None = None
 
 
 async def create(session: AsyncSession, new: NewBatch) -> tuple[Batch, bool]:
@@ -59,14 +62,11 @@ async def create(session: AsyncSession, new: NewBatch) -> tuple[Batch, bool]:
     Raises FileNotFound, FileGone, BadBatch (naming the parameter), and IdempotencyMismatch when the key was used with
     another request.
     """
-    body_sha256 = _body_sha256(new)
-    # A retry may arrive while the first request is still at work, on another replica: then it waits for it here.
-    await serialise(session, "batch", new.project, new.idempotency_key or f"{new.principal}\n{body_sha256}")
-    now_us = await db_now(session)
-    earlier = await _earlier(session, new, body_sha256, now_us)
+    earlier = await repeated(session, new)
     if earlier is not None:
         log.info("batch.repeated", batch=earlier.id, project=new.project)
         return earlier, False
+    body_sha256, now_us = _body_sha256(new), await db_now(session)
     file = await files.get(session, new.project, new.input_file_id)
     if file.purpose != "batch":
         raise BadBatch(
@@ -91,6 +91,7 @@ async def create(session: AsyncSession, new: NewBatch) -> tuple[Batch, bool]:
         priority=new.priority,
         line_order=new.line_order,
         output_expires_s=new.output_expires_s,
+        retry_of=new.retry_of,
     )
     session.add(batch)
     await session.flush()
@@ -109,7 +110,17 @@ async def create(session: AsyncSession, new: NewBatch) -> tuple[Batch, bool]:
     return batch, True
 
 
+async def repeated(session: AsyncSession, new: NewBatch) -> Batch | None:
+    """The batch that this request was answered with before; None when it is new. Until the transaction ends, a repeat
+    on another replica waits here. Raises IdempotencyMismatch when the key was used with another request."""
+    body_sha256 = _body_sha256(new)
+    await serialise(session, "batch", new.project, new.idempotency_key or f"{new.principal}\n{body_sha256}")
+    return await _earlier(session, new, body_sha256, await db_now(session))
+
+
 def _body_sha256(new: NewBatch) -> str:
+    if new.identity is not None:
+        return hashlib.sha256(new.identity.encode()).hexdigest()
     body = (new.input_file_id, new.endpoint, new.completion_window, new.metadata, new.wishes, new.output_expires_s)
     return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()
 

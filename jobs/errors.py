@@ -67,6 +67,18 @@ class BadTransition(JobsError):
     code = "invalid_state"
 
 
+class NothingToRetry(JobsError):
+    """No line of the batch is to be done again."""
+
+    code = "nothing_to_retry"
+
+
+class InputGone(JobsError):
+    """The input file was deleted or has expired, so its lines cannot be read again."""
+
+    code = "input_gone"
+
+
 class IdempotencyMismatch(JobsError):
     """This idempotency key was used with a different request; use a new key for a new request."""
 

@@ -78,7 +78,7 @@ def _asked(call: Call, body: shapes.BatchCreate, project: str) -> batches.NewBat
         line_order=wishes.order,
         output_expires_s=body.output_expires_after.seconds if body.output_expires_after else None,
         idempotency_key=idempotency_key(call.request),
-        retry_count=_retry_count(call.request),
+        retry_count=retry_count(call.request),
     )
 
 
@@ -101,7 +101,7 @@ def idempotency_key(request: web.Request) -> str | None:
     return key
 
 
-def _retry_count(request: web.Request) -> int:
+def retry_count(request: web.Request) -> int:
     """Which attempt of an SDK this is; what is not a number is not an SDK's."""
     text = request.headers.get("x-stainless-retry-count", "")
     return int(text) if re.fullmatch(r"[0-9]{1,4}", text) else 0

@@ -35,7 +35,8 @@ def bind(declared: Route, services: Services, wire: WireSchemas) -> AiohttpHandl
         if declared.query is not None:
             arguments["query"] = parse_query(declared.query, request)
         if declared.has_json_body:
-            document = await json_document(request)
+            is_absent = declared.is_body_optional and not request.can_read_body
+            document = {} if is_absent else await json_document(request)
             arguments["body"] = _checked(declared, wire, document)
         elif declared.consumes is not None:
             require_media_type(request, declared.consumes)

@@ -32,6 +32,8 @@ STATUS: Mapping[type[Exception], int] = MappingProxyType(
         jobs.BatchNotFound: 404,
         jobs.BadBatch: 400,
         jobs.BadTransition: 422,
+        jobs.NothingToRetry: 422,
+        jobs.InputGone: 422,  # not 404: the batch is there
         jobs.IdempotencyMismatch: 422,
         jobs.LeaseUnknown: 404,
         jobs.LeaseLost: 422,

@@ -142,7 +142,8 @@ def _body(declared: Route, references: References) -> dict[str, Any] | None:
     if declared.wire_request is not None:
         return _json_body({"$ref": REF.format(model=_wire_name(declared.wire_request))})
     if declared.request is not None:
-        return _json_body(references[(declared.request, "validation")])
+        body = _json_body(references[(declared.request, "validation")])
+        return {**body, "required": not declared.is_body_optional}
     if declared.consumes == "multipart/form-data":
         return {"required": True, "content": {"multipart/form-data": {"schema": FORMS[declared.path]}}}
     if declared.consumes is not None:

@@ -57,9 +57,9 @@ class Route:
 
     `access`: who is asked for what: an API key with one of `roles` (admin may always), a worker's session token, its
     bootstrap token, a signature inside the path, or nothing. `consumes` names the media type of a body that is not one
-    JSON document, `produces` those of an answer that is streamed. `also`
-    are answers of other statuses that are no error envelopes (None: without a body). `wire_*` are names of worker wire
-    schemas.
+    JSON document, `produces` those of an answer that is streamed; `is_body_optional`: no body at all is an empty object.
+    `also` are answers of other statuses that are no error envelopes (None: without a body). `wire_*` are names of worker
+    wire schemas.
     """
 
     method: str
@@ -73,6 +73,7 @@ class Route:
     operation: str
     status: int
     request: type[BaseModel] | None
+    is_body_optional: bool
     query: type[BaseModel] | None
     response: type[BaseModel] | None
     consumes: str | None
@@ -113,6 +114,7 @@ def route(
     errors: tuple[int, ...] = (),
     also: Mapping[int, type[BaseModel] | None] | None = None,
     headers: Mapping[str, str] | None = None,
+    is_body_optional: bool = False,
 ) -> Route:
     """Declare a route. `response` is for handlers that build their HTTP answer themselves.
 
@@ -146,6 +148,7 @@ def route(
         operation=f"{tag}.{handler.__name__}",
         status=status,
         request=request,
+        is_body_optional=is_body_optional,
         query=query,
         response=response,
         consumes=consumes,
