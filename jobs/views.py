@@ -15,9 +15,11 @@ from sqlalchemy import or_, select
 from sqlmodel import col
 
 from jobs.composer import Composer
+from jobs.errors import ObjectCorrupt
 from jobs.final_plan import LineOrder, load_plan
 from jobs.keys import view_key, view_prefix
 from jobs.objects import ObjectStore
+from jobs.part_objects import Damaged
 from jobs.part_rows import PartRows, Transaction
 from jobs.tables import Batch, File
 from jobs.types import TERMINAL
@@ -60,8 +62,8 @@ async def compose_view(
     """Write the view of the batch as it is now, and remove what it replaces. A view that is there already is kept.
 
     Damaged parts of a batch that has not ended are left out; the finaliser will withdraw them. Raises CountsDisagree,
-    Damaged (a part of a batch that has ended), ObjectMissing and ObjectCorrupt (its input, while it has not ended), and
-    BadTransition when the batch changed while it was composed.
+    ObjectCorrupt (a part of a batch that has ended, or the input of one that has not), ObjectMissing (the latter), and
+    BadTransition when parts were withdrawn while it was composed.
     """
     async with transaction() as session:
         batch = await session.get_one(Batch, batch_id)
@@ -72,7 +74,10 @@ async def compose_view(
     if view.lines == 0:
         return view
     composer = Composer(store, plan, PartRows(transaction, plan), skip_damaged=is_open)
-    await store.put_same(view.key, composer.output if kind == "output" else composer.errors)
+    try:
+        await store.put_same(view.key, composer.output if kind == "output" else composer.errors)
+    except Damaged as damage:
+        raise ObjectCorrupt(f"a part of batch {batch_id}, which has ended, is damaged: {damage}") from damage
     await drop_views(store, view.project, batch_id, kind=kind, order=order, keep=view.key)
     async with transaction() as session:
         has_ended = (await session.get_one(Batch, batch_id)).status in TERMINAL

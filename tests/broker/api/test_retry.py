@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import func, select, update
 
 from broker.control.finalise import Finaliser
-from broker.control.intake import validate_file
 from jobs.tables import Batch
 from tests.support.wire_agent import Agent
 
@@ -106,14 +105,6 @@ async def test_repeating_a_retry_makes_one_batch(server: Any, cancelled: str) ->
 async def test_a_retry_needs_no_body(server: Any, cancelled: str) -> None:
     made = await server.call("POST", f"/v1/batches/{cancelled}/retry")
     assert (made.status, made.json["x_retry"]["undone"]) == (200, 2)
-
-
-async def test_a_retried_batch_can_be_validated_and_run(server: Any, cancelled: str) -> None:
-    made = (await retry(server, cancelled)).json
-    async with server.services.database.transaction() as session:
-        batch = await session.get_one(Batch, made["id"])
-    found = await validate_file(server.services, batch.input_key, batch.endpoint)
-    assert (found.findings, found.lines) == ((), 3)
 
 
 async def test_a_batch_that_has_not_ended_cannot_be_done_again(server: Any, ready: tuple[Agent, str]) -> None:
