@@ -62,7 +62,7 @@ class EventFeed:
                 await self._poller
 
     def _committed(self, session: AsyncSession) -> None:
-        for batch_id in outbox.told(session):
+        for batch_id, _ in outbox.told(session):
             self._wake(batch_id)
 
     def _wake(self, batch_id: str) -> None:

@@ -79,6 +79,12 @@ def signing_secrets(webhook: Webhook, *, sealing: bytes, now_us: int) -> list[st
 async def disable(session: AsyncSession, webhook: Webhook, reason: str, now_us: int) -> None:
     """Send it nothing more, and give up what is on its way. It says why until it is enabled again."""
     webhook.disabled_us, webhook.disabled_reason = now_us, reason
+    await give_up(session, webhook, now_us)
+
+
+async def give_up(session: AsyncSession, webhook: Webhook, now_us: int) -> None:
+    """Send nothing more of what is on its way to a webhook that is disabled."""
+    reason = webhook.disabled_reason
     await session.execute(
         update(Delivery)
         .where(col(Delivery.webhook) == webhook.id, col(Delivery.next_us).is_not(None))
@@ -94,8 +100,12 @@ def enable(webhook: Webhook) -> None:
 
 async def remove(session: AsyncSession, webhook: Webhook) -> None:
     """Forget it and what was sent to it."""
-    await session.execute(delete(Delivery).where(col(Delivery.webhook) == webhook.id))
+    await forget_deliveries(session, webhook.id)
     await session.delete(webhook)
+
+
+async def forget_deliveries(session: AsyncSession, webhook_id: str) -> None:
+    await session.execute(delete(Delivery).where(col(Delivery.webhook) == webhook_id))
 
 
 def _new_secret(webhook: Webhook, sealing: bytes) -> str:

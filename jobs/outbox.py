@@ -45,11 +45,11 @@ def append(session: AsyncSession, batch: Batch, kind: str, payload: dict[str, An
             created_us=now_us,
         )
     )
-    session.info.setdefault(_TOLD, set()).add(batch.id)
+    session.info.setdefault(_TOLD, set()).add((batch.id, kind))
 
 
-def told(session: AsyncSession) -> frozenset[str]:
-    """The batches of which this session's transaction wrote events."""
+def told(session: AsyncSession) -> frozenset[tuple[str, str]]:
+    """Of which batch which kinds of events this session's transaction wrote."""
     return frozenset(session.info.get(_TOLD, ()))
 
 

@@ -124,10 +124,17 @@ class Deliverer:
 
     async def _claim(self, session: AsyncSession, webhook_id: str) -> Attempt | None:
         now_us = await db_now(session)
-        webhook = await session.get(Webhook, webhook_id)
+        webhook = await session.get(Webhook, webhook_id, with_for_update=True)
+        # Deleted or disabled while an event was expanded for it: without this the delivery would stay due for ever.
+        if webhook is None:
+            await webhooks.forget_deliveries(session, webhook_id)
+            return None
+        if webhook.disabled_us is not None:
+            await webhooks.give_up(session, webhook, now_us)
+            return None
         takes_us = round(self.services.settings.webhooks.timeout_s * MICROSECONDS)
         claimed = await deliveries.claim(session, webhook_id, takes_us=takes_us, now_us=now_us)
-        if webhook is None or claimed is None:
+        if claimed is None:
             return None
         event = await deliveries.event_of(session, claimed)
         if event is None:

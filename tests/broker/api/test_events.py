@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +14,9 @@ from openai import AsyncOpenAI, AsyncStream
 
 from broker.api.app import build_app
 from broker.control.finalise import Finaliser
-from broker.control.intake import validate_file
+from broker.database import Database
 from broker.settings import HttpSettings, Settings
 from jobs import batches
-from jobs.tables import Batch
 from tests.support.wire_agent import Agent
 
 ENDED = ["batch.validating", "batch.in_progress", "part.committed", "batch.finalizing", "batch.completed"]
@@ -43,18 +41,10 @@ async def listen(client: AsyncOpenAI, batch_id: str, after: str | None = None) -
     return await client.get(path, cast_to=object, stream=True, stream_cls=AsyncStream[Any], options=options)
 
 
-async def begin(server: Any, batch_id: str) -> None:
-    async with server.services.database.transaction() as session:
-        key = (await session.get_one(Batch, batch_id)).input_key
-    found = await validate_file(server.services, "default", key, "/v1/chat/completions")
-    async with server.services.database.transaction() as session:
-        await batches.begin(session, batch_id, found)
-
-
-async def cancelled(server: Any, batch_id: str) -> None:
-    """Cancel and finalise: two more events."""
-    await server.call("POST", f"/v1/batches/{batch_id}/cancel")
-    await Finaliser(server.services).step()
+async def cancel(database: Database, batch_id: str) -> None:
+    """Something happens to the batch: one more event."""
+    async with database.transaction() as session:
+        await batches.cancel(session, "default", batch_id)
 
 
 async def complete(server: Any, agent: Agent) -> None:
@@ -90,7 +80,9 @@ async def test_a_stream_resumes_after_any_event_without_loss_or_repetition(
     assert answer.status == 204, "an EventSource asks again and again until it is told 204"
 
 
-async def test_heartbeats_keep_a_silent_stream_open_and_break_no_decoder(client: Any, server: Any) -> None:
+async def test_heartbeats_keep_a_silent_stream_open_and_break_no_decoder(
+    client: Any, server: Any, database: Database
+) -> None:
     """The openai decoder dispatches an empty event at every blank line after it has seen an id."""
     batch = await server.new_batch()
     headers = {"Authorization": f"Bearer {server.admin_key}", "Accept": "text/event-stream"}
@@ -103,8 +95,8 @@ async def test_heartbeats_keep_a_silent_stream_open_and_break_no_decoder(client:
             beats += line.startswith(b":")
             if beats == 5:
                 break
-    await begin(server, batch["id"])
-    assert (await anext(stream))["type"] == "batch.in_progress"
+    await cancel(database, batch["id"])
+    assert (await anext(stream))["type"] == "batch.cancelling"
     await stream.close()
 
 
@@ -155,7 +147,7 @@ async def test_a_key_listens_to_so_many_streams_and_a_listener_that_leaves_frees
     await third.close()
 
 
-async def test_a_revoked_key_is_told_nothing_more(client: Any, server: Any) -> None:
+async def test_a_revoked_key_is_told_nothing_more(client: Any, server: Any, database: Database) -> None:
     made = (await server.call("POST", "/v1/admin/keys", json={"principal": "ada", "roles": ["viewer"],
                                                               "project": "default"})).json  # fmt: skip
     batch = await server.new_batch()
@@ -163,20 +155,20 @@ async def test_a_revoked_key_is_told_nothing_more(client: Any, server: Any) -> N
         stream = await listen(theirs, batch["id"])
         assert (await anext(stream))["type"] == "batch.validating"
         await server.call("DELETE", f"/v1/admin/keys/{made['id']}")
-        await begin(server, batch["id"])
+        await cancel(database, batch["id"])
         assert [event async for event in stream] == []
 
 
-async def test_what_another_replica_writes_is_heard(client: Any, server: Any, database: Any) -> None:
+async def test_what_another_replica_writes_is_heard(client: Any, server: Any, database: Database) -> None:
     """Another process's commits wake nobody here; the poller finds them."""
     batch = await server.new_batch()
     stream = await listen(client, batch["id"])
     assert (await anext(stream))["type"] == "batch.validating"
-    replica = replace(server, services=replace(server.services, database=type(database)(database.url)))
-    await begin(replica, batch["id"])
-    assert (await anext(stream))["type"] == "batch.in_progress"
+    replica = Database(database.url)
+    await cancel(replica, batch["id"])
+    assert (await anext(stream))["type"] == "batch.cancelling"
     await stream.close()
-    await replica.services.database.close()
+    await replica.close()
 
 
 async def test_a_stopping_server_ends_its_streams_at_once(client: Any, server: Any, services_app: Any) -> None:

@@ -19,9 +19,11 @@ from sqlalchemy import text
 
 from broker.control.deliver import Deliverer
 from broker.control.finalise import Finaliser
+from broker.deliveries import due, expand
 from broker.settings import Settings, WebhookSettings
 from broker.webhook_sender import WebhookSender
 from jobs import batches
+from jobs.clock import db_now
 from jobs.types import Finding
 from tests.support.wire_agent import Agent, offer, part_bytes, running_batch
 
@@ -407,6 +409,26 @@ async def test_a_secret_that_does_not_open_disables_its_webhook(
     assert len(receiver.got) == 1
     state = (await server.call("GET", f"/v1/webhook_endpoints/{other.id}")).json["x_broker"]
     assert "rotate it" in state["disabled_reason"]
+
+
+async def test_what_was_expanded_for_a_webhook_that_is_deleted_or_disabled_is_not_sent(
+    client: AsyncOpenAI, server: Any, receive: Receive, deliverer: Deliverer
+) -> None:
+    """On PostgreSQL an event may be expanded beside a deletion; its delivery must not stay due for ever."""
+    receiver = await receive()
+    gone, off = await hook(client, receiver.url), await hook(client, receiver.url)
+    await fail(server)
+    async with server.services.database.transaction() as session:
+        now_us = await db_now(session)
+        assert await expand(session, now_us, 100) == 2
+        await session.execute(text("DELETE FROM broker_webhook WHERE id = :id"), {"id": gone.id})
+        switched = text("UPDATE broker_webhook SET disabled_us = 1, disabled_reason = 'by ada' WHERE id = :id")
+        await session.execute(switched, {"id": off.id})
+    await deliver(deliverer)
+    async with server.services.database.transaction() as session:
+        assert await due(session, now_us + HOUR_US, 10) == []
+    assert receiver.got == []
+    assert [each["last_error"] for each in await deliveries(server, off.id)] == ["the webhook was disabled: by ada"]
 
 
 async def test_what_is_old_and_over_is_forgotten_and_nothing_else(
