@@ -14,11 +14,15 @@ from broker.cli import (
     completion,
     demo,
     doctor,
+    events,
     hosts,
     ledger,
+    lines,
     logs,
     market,
+    projects,
     results,
+    retry,
     serve,
     submit,
 )
@@ -40,6 +44,10 @@ COMMANDS: dict[str, Command] = {
     "list": batches.show_list,
     "results": results.results,
     "explain": batches.explain,
+    "lines": lines.lines,
+    "shards": lines.shards,
+    "events": events.events,
+    "retry": retry.retry,
     "pause": batch_changes.pause,
     "resume": batch_changes.resume,
     "change": batch_changes.change,
@@ -52,7 +60,7 @@ COMMANDS: dict[str, Command] = {
     "demo": demo.demo,
     "completion": completion.completion,
 }
-GROUPS = {"models": market.models, "ledger": ledger.ledger, "budget": budget.budget}
+GROUPS = {"models": market.models, "ledger": ledger.ledger, "budget": budget.budget, "projects": projects.projects}
 
 for name, command in COMMANDS.items():
     app.command(name)(spread(command))

@@ -23,6 +23,7 @@ from broker.cli.request_lines import CHAT, Input, batch_input
 from broker.cli.wishes import Wishes, WishOptions, pairs
 
 Document = dict[str, Any]
+WINDOW = "24h"  # OpenAI's only one
 
 File = Annotated[
     Path,
@@ -101,7 +102,7 @@ async def ask_quote(client: Client, file_id: str, endpoint: str | None, asked: W
     body = {
         "input_file_id": file_id,
         "endpoint": endpoint,
-        "completion_window": asked.window,
+        "completion_window": asked.window or WINDOW,
         "x_broker": asked.broker,
     }
     return await client.post("/v1/quotes", body)
@@ -183,7 +184,7 @@ async def create(client: Client, submission: Submission, offered: Offered, strea
     body = {
         "input_file_id": offered.file_id,
         "endpoint": offered.endpoint or CHAT,
-        "completion_window": submission.asked.window,
+        "completion_window": submission.asked.window or WINDOW,
         "metadata": submission.metadata or None,
         "x_broker": submission.asked.broker,
     }

@@ -20,17 +20,18 @@ Order = Literal["input", "completion"]
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the options said, checked, as the API wants it: the window, and `x_broker`."""
+    """What the options said, checked, as the API wants it: the window (None: not said), and `x_broker`."""
 
-    window: str
+    window: str | None
     broker: Document
 
 
 @dataclass(frozen=True, kw_only=True)
 class WishOptions:
-    """Every wish of a batch as an option. `asked()` checks them."""
+    """Every wish of a batch as an option; one that is not made has the broker's default, or, for `retry`, the value of the
+    first batch. `asked()` checks them."""
 
-    within: Annotated[str, typer.Option(help="How long it may take: 90m, 6h, 2d.")] = "24h"
+    within: Annotated[str | None, typer.Option(help="How long it may take: 90m, 6h, 2d; 24h if not said.")] = None
     deadline: Annotated[
         str | None, typer.Option(help="When it must be done: ISO 8601 with an offset, or unix seconds.")
     ] = None
@@ -47,9 +48,13 @@ class WishOptions:
     engine_profile: Annotated[
         str | None, typer.Option(help="The one configured profile that must serve it; see `broker models`.")
     ] = None
-    priority: Annotated[int, typer.Option(min=-100, max=100, help="Higher goes first when not all can.")] = 0
+    priority: Annotated[
+        int | None, typer.Option(min=-100, max=100, help="Higher goes first when not all can; 0 if not said.")
+    ] = None
     tag: Annotated[list[str] | None, typer.Option("--tag", help="KEY=VALUE, as often as needed.")] = None
-    order: Annotated[Order, typer.Option(help="Order of the answers in the output file.")] = "input"
+    order: Annotated[Order | None, typer.Option(help="Order of the answers in the output file; input if not said.")] = (
+        None
+    )
     skip_invalid: Annotated[
         bool, typer.Option("--skip-invalid", help="Run the good lines of a file that has bad ones.")
     ] = False
@@ -63,7 +68,7 @@ class WishOptions:
 
     def asked(self) -> Wishes:
         """Raises Failure (usage) naming the option and its value."""
-        if not re.fullmatch(r"[1-9]\d{0,5}[mhd]", self.within):
+        if self.within is not None and not re.fullmatch(r"[1-9]\d{0,5}[mhd]", self.within):
             raise Failure(f"--within {self.within!r}: want a number and m, h or d, such as 6h", USAGE)
         wished = {
             "deadline": None if self.deadline is None else unix_seconds(self.deadline),
@@ -73,7 +78,7 @@ class WishOptions:
             "models": names("--models", self.models),
             "precision": names("--precision", self.precision),
             "engine_profile": self.engine_profile,
-            "priority": self.priority or None,
+            "priority": self.priority,
             "tags": pairs("--tag", self.tag) or None,
             "order": self.order,
             "skip_invalid": self.skip_invalid or None,

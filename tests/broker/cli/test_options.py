@@ -70,7 +70,7 @@ def test_every_wish_of_a_batch_has_an_option() -> None:
 
 
 def test_wishes_that_were_not_made_are_left_to_the_broker() -> None:
-    assert WishOptions().asked().broker == {"order": "input"}
+    assert (WishOptions().asked().window, WishOptions().asked().broker) == (None, {})
     assert replace(EVERYTHING, tag=None).asked().broker.keys() == EVERYTHING.asked().broker.keys() - {"tags"}
 
 
