@@ -76,10 +76,10 @@ def why_waiting(batch: Document, now: float) -> Iterator[str]:
 
 def state(batch: Document) -> str:
     """One word: how a batch ended, or what it does."""
-    ours = batch["x_broker"]
-    if batch["status"] != "in_progress":
-        return str(batch["status"])
-    return "paused" if ours["paused"] else str(ours["phase"])
+    ours, status = batch["x_broker"], str(batch["status"])
+    if status not in ("validating", "in_progress"):
+        return status
+    return "paused" if ours["paused"] else str(ours["phase"]) if status == "in_progress" else status
 
 
 def counts(batch: Document) -> str:

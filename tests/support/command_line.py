@@ -46,9 +46,10 @@ def broker(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Com
     )
 
 
-def quick(*arguments: str) -> subprocess.CompletedProcess[str]:
+def quick(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """The same inside this process: what a command says and how it ends, without the second that Python needs to start."""
-    done = CliRunner().invoke(app, arguments, env={name: None for name in os.environ if name.startswith("BROKER_")})
+    hidden = {name: None for name in os.environ if name.startswith("BROKER_")}
+    done = CliRunner().invoke(app, arguments, env=hidden | {"FORCE_COLOR": "1"} | (env or {}))
     failure = done.exception if isinstance(done.exception, Failure) else None
     if done.exception and failure is None and not isinstance(done.exception, SystemExit):
         raise done.exception

@@ -12,7 +12,7 @@ import pytest
 
 from broker.demo.kill import end_leftovers
 from broker.owner import owner
-from tests.support.command_line import broker, offers, prompts, start, stop, submit
+from tests.support.command_line import broker, offers, prompts, quick, start, stop, submit
 
 
 def test_serve_says_where_it_is_and_its_key_once_and_ends_cleanly(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_submit_watches_a_batch_to_its_end_and_results_has_each_answer_once(data
     shown = broker("status", batch["id"], "--data", str(data))
     assert shown.returncode == 0
     assert "completed (ended), 40/40 lines" in shown.stdout
-    explained = json.loads(broker("explain", batch["id"], "--data", str(data), "--json").stdout)
+    explained = json.loads(quick("explain", batch["id"], "--data", str(data), "--json").stdout)
     assert sum(step["count"] for step in explained["funnel"]) == explained["offers"] > 0
 
 
@@ -90,7 +90,7 @@ def test_lines_that_failed_make_exit_code_3_and_come_with_reasons(data: Path, tm
     errors = tmp_path / "errors.jsonl"
     batch_id = document["batch"]["id"]
     out = str(tmp_path / "answers.jsonl")
-    saved = broker("results", batch_id, "-o", out, "--errors", str(errors), "--data", str(data))
+    saved = quick("results", batch_id, "-o", out, "--errors", str(errors), "--data", str(data))
     assert saved.returncode == 3
     (failed,) = [json.loads(line) for line in errors.read_text().splitlines()]
     assert failed["custom_id"] == "line-2"
@@ -99,7 +99,7 @@ def test_lines_that_failed_make_exit_code_3_and_come_with_reasons(data: Path, tm
 
 def test_a_country_where_nothing_is_offered_is_exit_code_7(data: Path, tmp_path: Path) -> None:
     file = prompts(tmp_path, "hello")
-    quoted = broker("quote", file, "--model", "scripted", "--residency", "KP", "--data", str(data), "--json")
+    quoted = quick("quote", file, "--model", "scripted", "--residency", "KP", "--data", str(data), "--json")
     assert quoted.returncode == 7
     assert json.loads(quoted.stdout)["waiting_on"] == "residency"
     code, document = submit(data, file, "--residency", "KP")
@@ -110,7 +110,7 @@ def test_a_country_where_nothing_is_offered_is_exit_code_7(data: Path, tmp_path:
 
 def test_too_little_money_is_exit_code_6(data: Path, tmp_path: Path) -> None:
     file = prompts(tmp_path, "hello")
-    quoted = broker("quote", file, "--model", "scripted", "--max-usd", "0.000000001", "--data", str(data))
+    quoted = quick("quote", file, "--model", "scripted", "--max-usd", "0.000000001", "--data", str(data))
     assert quoted.returncode == 6, quoted.stdout
     assert submit(data, file, "--max-usd", "0.000000001")[0] == 6
 
@@ -119,7 +119,7 @@ def test_bad_lines_are_all_named_and_exit_code_3(data: Path, tmp_path: Path) -> 
     good = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "scripted"}}
     file = tmp_path / "bad.jsonl"
     file.write_text("\n".join([json.dumps(good), "{broken", json.dumps(good | {"method": "GET"})]) + "\n")
-    done = broker("submit", str(file), "--data", str(data))
+    done = quick("submit", str(file), "--data", str(data))
     assert done.returncode == 3, done.stdout + done.stderr
     assert "line 2: " in done.stdout
     assert "line 3: " in done.stdout
@@ -130,12 +130,12 @@ def test_a_cancelled_batch_is_exit_code_5_and_keeps_what_it_has(data: Path, tmp_
     code, document = submit(data, file, "--detach")
     assert code == 0
     batch_id = document["batch"]["id"]
-    assert broker("results", batch_id, "--data", str(data)).returncode == 1, "under way: nothing to read"
-    assert broker("cancel", batch_id, "--data", str(data)).returncode == 0
-    watched = broker("status", batch_id, "-w", "--data", str(data))
+    assert quick("results", batch_id, "--data", str(data)).returncode == 1, "under way: nothing to read"
+    assert quick("cancel", batch_id, "--data", str(data)).returncode == 0
+    watched = quick("status", batch_id, "-w", "--data", str(data))
     assert watched.returncode == 5, watched.stdout + watched.stderr
-    assert broker("results", batch_id, "--data", str(data)).returncode == 5
-    assert broker("results", batch_id, "--partial", "--data", str(data)).stdout == ""
+    assert quick("results", batch_id, "--data", str(data)).returncode == 5
+    assert quick("results", batch_id, "--partial", "--data", str(data)).stdout == ""
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,9 @@ def test_a_cancelled_batch_is_exit_code_5_and_keeps_what_it_has(data: Path, tmp_
     ["list", "offers", "models", "doctor", "ledger show", "offers --country DE", "offers --market sandbox"],
 )
 def test_every_command_prints_one_json_document_or_tsv(data: Path, command: str) -> None:
-    document = broker(*command.split(), "--data", str(data), "--json")
+    document = quick(*command.split(), "--data", str(data), "--json")
     assert isinstance(json.loads(document.stdout), dict)
-    table = broker(*command.split(), "--data", str(data))
+    table = quick(*command.split(), "--data", str(data))
     assert table.returncode == document.returncode == 0, table.stdout + table.stderr
     assert "\t" in table.stdout
     assert "\x1b" not in table.stdout
@@ -162,9 +162,9 @@ def test_offers_are_sorted_by_price_and_unusable_ones_come_last_with_a_reason(da
 
 def test_the_ledger_is_exported_and_balances(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "ledger.csv"
-    assert broker("ledger", "export", "-o", str(out), "--data", str(data)).returncode == 0
+    assert quick("ledger", "export", "-o", str(out), "--data", str(data)).returncode == 0
     assert out.read_text().startswith("seq,")
-    shown = broker("ledger", "show", "--data", str(data))
+    shown = quick("ledger", "show", "--data", str(data))
     assert shown.returncode == 0
     assert "the books balance" in shown.stdout
 
@@ -173,11 +173,11 @@ def test_the_ledger_of_a_batch_is_that_of_its_machines_and_names_its_share(data:
     code, document = submit(data, prompts(tmp_path, "one", "two"))
     assert code == 0
     batch_id = document["batch"]["id"]
-    books = json.loads(broker("ledger", "show", "--batch", batch_id, "--data", str(data), "--json").stdout)
+    books = json.loads(quick("ledger", "show", "--batch", batch_id, "--data", str(data), "--json").stdout)
     kinds = {entry["kind"] for entry in books["entries"]}
     assert "hold.open" in kinds
     assert {entry["rental"] for entry in books["entries"]} == set(books["shares"]) != set()
-    shown = broker("ledger", "show", "--batch", batch_id, "--data", str(data))
+    shown = quick("ledger", "show", "--batch", batch_id, "--data", str(data))
     assert f"is the share of {batch_id}" in shown.stdout
 
 
@@ -209,7 +209,7 @@ def test_a_server_elsewhere_is_named_by_the_environment(data: Path, tmp_path: Pa
 def test_usage_errors_are_exit_code_2_and_say_what_is_wrong(
     tmp_path: Path, arguments: list[str], code: int, says: str
 ) -> None:
-    done = broker(*arguments, env={"BROKER_DATA": str(tmp_path)})
+    done = quick(*arguments, env={"BROKER_DATA": str(tmp_path)})
     assert (done.returncode, done.stdout) == (code, "")
     assert says in done.stderr
     assert not (tmp_path / "broker.log").exists(), "nothing is started for a command that makes no sense"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command_line import Terminal, broker, client, prompts, submit
+from tests.support.command_line import Terminal, client, prompts, quick, submit
 
 QUESTION = "Submit it? [y/N]"
 
@@ -25,12 +25,12 @@ def left(data: Path) -> tuple[set[str], set[str]]:
 @pytest.mark.parametrize("command", [("quote",), ("submit", "--dry-run")])
 def test_a_dry_run_is_a_quote_and_leaves_nothing(data: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
     before = left(data)
-    done = broker(*command, prompts(tmp_path, "hello"), *at(data), "--json")
+    done = quick(*command, prompts(tmp_path, "hello"), *at(data), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["object"] == "quote"
     assert left(data) == before
     for code, wish in ((6, ("--max-usd", "0.000000001")), (7, ("--residency", "KP"))):
-        assert broker(*command, prompts(tmp_path, "hello"), *at(data), *wish).returncode == code
+        assert quick(*command, prompts(tmp_path, "hello"), *at(data), *wish).returncode == code
     assert left(data) == before
 
 
@@ -85,6 +85,6 @@ def test_ctrl_c_while_watching_leaves_the_batch_running(data: Path, tmp_path: Pa
 def test_a_batch_is_of_the_project_that_the_command_names(data: Path, tmp_path: Path) -> None:
     code, document = submit(data, prompts(tmp_path, "hello"), "--project", "default", "--detach")
     assert (code, document["batch"]["x_broker"]["project"]) == (0, "default")
-    unknown = broker("list", "--data", str(data), "--project", "nobodys")
+    unknown = quick("list", "--data", str(data), "--project", "nobodys")
     assert unknown.returncode == 1
     assert "No project 'nobodys'" in unknown.stderr

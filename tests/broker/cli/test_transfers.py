@@ -11,7 +11,7 @@ import pytest
 
 from broker.cli.input_upload import PART_BYTES
 from broker.owner import owner
-from tests.support.command_line import broker, client, prompts, submit
+from tests.support.command_line import broker, client, prompts, quick, submit
 from tests.support.torn_proxy import torn_proxy
 
 LINE_BYTES = 900_000
@@ -71,7 +71,7 @@ def answered(data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_torn_download_goes_on_where_it_broke(
     data: Path, url: str, env: dict[str, str], answered: str, tmp_path: Path
 ) -> None:
-    whole = broker("results", answered, "--data", str(data)).stdout
+    whole = quick("results", answered, "--data", str(data)).stdout
     assert whole.count("\n") == 60
     out = tmp_path / "answers.jsonl"
     size = len(whole.encode())
@@ -87,7 +87,7 @@ def test_a_torn_download_goes_on_where_it_broke(
 def test_a_download_that_never_ends_leaves_no_half_file_and_is_taken_up_by_the_next_command(
     data: Path, url: str, env: dict[str, str], answered: str, tmp_path: Path
 ) -> None:
-    whole = broker("results", answered, "--data", str(data)).stdout
+    whole = quick("results", answered, "--data", str(data)).stdout
     out = tmp_path / "answers.jsonl"
     cuts = [len(whole) // 2] + [0] * 20
     with torn_proxy(url, cuts, upwards=False) as proxy:
@@ -97,7 +97,7 @@ def test_a_download_that_never_ends_leaves_no_half_file_and_is_taken_up_by_the_n
     (half,) = tmp_path.iterdir()
     assert half.name.startswith(".answers.jsonl.") and half.name.endswith(".part")
     half.write_bytes(half.read_bytes()[:-1] + b"?")  # to see that its bytes are not fetched again
-    assert broker("results", answered, "-o", str(out), "--data", str(data)).returncode == 0
+    assert quick("results", answered, "-o", str(out), "--data", str(data)).returncode == 0
     assert [file.name for file in tmp_path.iterdir()] == ["answers.jsonl"]
     assert sum(a != b for a, b in zip(out.read_text(), whole, strict=True)) == 1
 
@@ -105,6 +105,6 @@ def test_a_download_that_never_ends_leaves_no_half_file_and_is_taken_up_by_the_n
 def test_half_a_file_of_another_state_is_not_mixed_with_this_one(data: Path, answered: str, tmp_path: Path) -> None:
     out = tmp_path / "answers.jsonl"
     (tmp_path / f".answers.jsonl.{'0' * 64}.part").write_text("something else\n")
-    assert broker("results", answered, "-o", str(out), "--data", str(data)).returncode == 0
-    assert out.read_text() == broker("results", answered, "--data", str(data)).stdout
+    assert quick("results", answered, "-o", str(out), "--data", str(data)).returncode == 0
+    assert out.read_text() == quick("results", answered, "--data", str(data)).stdout
     assert [file.name for file in tmp_path.iterdir()] == ["answers.jsonl"]
