@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from broker.cli.client import Client
 from broker.cli.completion import batch_ids
 from broker.cli.options import Target
 from broker.cli.output import document, moment, table, usd
+from broker.cli.wishes import pairs
 
 Document = dict[str, Any]
 BatchId = Annotated[str, typer.Argument(help="The batch's id.", metavar="BATCH", autocompletion=batch_ids)]
@@ -20,19 +22,28 @@ PAGE = 100
 
 
 def show_list(
-    target: Target, limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 20
+    target: Target,
+    *,
+    status: Annotated[list[str] | None, typer.Option(help="Only of this status; may be given several times.")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="Only with this KEY=VALUE.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 20,
 ) -> None:
-    """The newest batches."""
+    """The newest batches. `paused` is a status here, too."""
+    tags = pairs("--tag", tag)
+
+    def is_wanted(batch: Document) -> bool:
+        has = batch["x_broker"]["tags"].items()
+        return (not status or bool({batch["status"], report.state(batch)} & set(status))) and tags.items() <= has
 
     async def work(client: Client) -> int:
-        batches = await _newest(client, limit)
+        batches = await _newest(client, limit, is_wanted)
         if target.json:
             document({"object": "list", "data": batches})
             return exits.OK
         rows = [
             (
                 batch["id"],
-                batch["status"],
+                report.state(batch) if batch["x_broker"]["paused"] else batch["status"],
                 report.counts(batch),
                 batch["model"] or "-",
                 usd(batch["x_broker"]["cost_usd"]),
@@ -47,16 +58,14 @@ def show_list(
     target.run(work)
 
 
-async def _newest(client: Client, limit: int) -> list[Document]:
+async def _newest(client: Client, limit: int, is_wanted: Callable[[Document], bool]) -> list[Document]:
+    """The broker has no filters: its list is read until enough are found."""
     found: list[Document] = []
-    after: str | None = None
-    while len(found) < limit:
-        page = await client.get("/v1/batches", {"limit": min(PAGE, limit - len(found)), "after": after})
-        found += page["data"]
-        after = page["last_id"]
-        if not page["has_more"]:
-            break
-    return found
+    page: Document = {"last_id": None, "has_more": True}
+    while page["has_more"] and len(found) < limit:
+        page = await client.get("/v1/batches", {"limit": PAGE, "after": page["last_id"]})
+        found += filter(is_wanted, page["data"])
+    return found[:limit]
 
 
 def status(
@@ -65,11 +74,14 @@ def status(
     *,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow it until it has ended.")] = False,
 ) -> None:
-    """Where a batch stands. The exit code tells how it ended; 0 while it is under way."""
+    """Where a batch stands. The exit code tells how it ended; 0 while it is under way.
+
+    With -w it is followed to its end; Ctrl-C (exit 130) stops the watching, never the batch.
+    """
 
     async def work(client: Client) -> int:
         if watch:
-            await live.follow(client, batch_id, sys.stderr if target.json else sys.stdout)
+            await live.watch(client, batch_id, sys.stderr if target.json else sys.stdout)
         batch = await client.get(f"/v1/batches/{batch_id}")
         placements = (await client.get(f"/v1/batches/{batch_id}/placements"))["data"]
         if target.json:

@@ -9,7 +9,7 @@ import typer
 
 from broker.cli import exits
 from broker.cli.client import Client
-from broker.cli.option_groups import spread
+from broker.cli.option_groups import declare
 from broker.cli.options import Target
 from broker.cli.output import document, line, table, usd
 
@@ -55,8 +55,7 @@ def grant(
     target.run(work)
 
 
-budget = typer.Typer(
-    no_args_is_help=True, help="Budgets: what a project may commit; without a grant there is no limit."
+budget = declare(
+    typer.Typer(no_args_is_help=True, help="Budgets: what a project may commit; without a grant there is no limit."),
+    {"show": show, "grant": grant},
 )
-budget.command()(spread(show))
-budget.command()(spread(grant))

@@ -14,7 +14,7 @@ from broker.cli import exits
 from broker.cli.client import Client
 from broker.cli.completion import batch_ids
 from broker.cli.exits import ERROR, USAGE, Failure
-from broker.cli.option_groups import spread
+from broker.cli.option_groups import declare
 from broker.cli.options import Target
 from broker.cli.output import document, line, table, usd
 
@@ -151,6 +151,7 @@ async def save_csv(client: Client, out: Path | None) -> int:
     return max(0, lines - 1)
 
 
-ledger = typer.Typer(no_args_is_help=True, help="The books: every hold, accrual and correction.")
-ledger.command()(spread(show))
-ledger.command()(spread(export))
+ledger = declare(
+    typer.Typer(no_args_is_help=True, help="The books: every hold, accrual and correction."),
+    {"show": show, "export": export},
+)

@@ -9,9 +9,10 @@ import typer
 
 from broker.cli import exits
 from broker.cli.batches import BatchId
-from broker.cli.client import Client, Query
+from broker.cli.client import Client
 from broker.cli.options import Target
 from broker.cli.output import document, line, moment, table
+from broker.cli.pages import pages
 
 Document = dict[str, Any]
 # The words of broker/api/result_shapes.py, which the commands do not load; a test holds the two beside each other.
@@ -31,8 +32,8 @@ def lines(
     """What became of each line: its answer's tokens and place, or why it has none."""
 
     async def work(client: Client) -> int:
-        query = {"status": status, "after": after}
-        found = await pages(client, f"/v1/batches/{batch_id}/lines", query, "last_line", limit)
+        path, query = f"/v1/batches/{batch_id}/lines", {"status": status, "after": after}
+        found = await pages(client, path, limit=limit, query=query, last="last_line", most=PAGE)
         if target.json:
             document(found)
             return exits.OK
@@ -54,7 +55,8 @@ def shards(
     """The runs of lines that are leased as one: how far each is, and which machine holds it."""
 
     async def work(client: Client) -> int:
-        found = await pages(client, f"/v1/batches/{batch_id}/shards", {"after": after}, "last_shard", limit)
+        path = f"/v1/batches/{batch_id}/shards"
+        found = await pages(client, path, limit=limit, query={"after": after}, last="last_shard", most=PAGE)
         if target.json:
             document(found)
             return exits.OK
@@ -64,18 +66,6 @@ def shards(
         return exits.OK
 
     target.run(work)
-
-
-async def pages(client: Client, path: str, query: Query, last: str, limit: int) -> Document:
-    """At most `limit` of a list whose pages say in `last` where they end; one document, as if it were one page."""
-    found: Document = {"object": "list", "data": [], last: None, "has_more": True}
-    while found["has_more"] and len(found["data"]) < limit:
-        page = await client.get(path, {**query, "limit": min(PAGE, limit - len(found["data"]))})
-        found["data"] += page["data"]
-        found["has_more"] = page["has_more"] and page[last] is not None
-        found[last] = page[last] if page[last] is not None else found[last]
-        query = {**query, "after": found[last]}
-    return found
 
 
 def _more(found: Document, last: str) -> None:

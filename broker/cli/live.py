@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -26,6 +27,15 @@ Look = Callable[[Document, Sequence[Document]], str | None]
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 LOOK_S = 0.5
 PLAIN_LINE_S = 5.0
+
+
+async def watch(client: Client, batch_id: str, stream: IO[str]) -> Document:
+    """Follow a batch to its end. Ctrl-C stops the watching, never the batch: it says how to come back."""
+    try:
+        return await follow(client, batch_id, stream)
+    except asyncio.CancelledError:
+        line(f"the batch goes on; come back with: broker status {batch_id} -w", sys.stderr)
+        raise
 
 
 async def follow(client: Client, batch_id: str, stream: IO[str] | None, look: Look | None = None) -> Document:

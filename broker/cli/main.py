@@ -25,9 +25,10 @@ from broker.cli import (
     retry,
     serve,
     submit,
+    webhooks,
 )
 from broker.cli.exits import Failure
-from broker.cli.option_groups import Command, spread
+from broker.cli.option_groups import Command, declare
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,10 +61,15 @@ COMMANDS: dict[str, Command] = {
     "demo": demo.demo,
     "completion": completion.completion,
 }
-GROUPS = {"models": market.models, "ledger": ledger.ledger, "budget": budget.budget, "projects": projects.projects}
+GROUPS = {
+    "webhooks": webhooks.webhooks,
+    "projects": projects.projects,
+    "budget": budget.budget,
+    "ledger": ledger.ledger,
+    "models": market.models,
+}
 
-for name, command in COMMANDS.items():
-    app.command(name)(spread(command))
+declare(app, COMMANDS)
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
 

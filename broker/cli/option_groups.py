@@ -7,17 +7,26 @@ of them.
 
     def cancel(batch_id: BatchId, target: Target) -> None: ...
 
-    app.command()(spread(cancel))    # `cancel BATCH --url …`; the function is called with a Target
+    declare(app, {"cancel": cancel})    # `cancel BATCH --url …`; the function is called with a Target
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
+import typer
+
 Command = Callable[..., None]
+
+
+def declare(app: typer.Typer, commands: Mapping[str, Command]) -> typer.Typer:
+    """`app` with these commands, by name."""
+    for name, command in commands.items():
+        app.command(name)(spread(command))
+    return app
 
 
 def spread(command: Command) -> Command:

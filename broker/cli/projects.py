@@ -9,7 +9,7 @@ import typer
 from broker.cli import exits
 from broker.cli.client import Client
 from broker.cli.exits import USAGE, Failure
-from broker.cli.option_groups import spread
+from broker.cli.option_groups import declare
 from broker.cli.options import Target
 from broker.cli.output import document, line, table, usd
 from broker.cli.wishes import decimal_usd, pairs
@@ -75,6 +75,7 @@ def _show(project: Document, *, json: bool) -> None:
     line("no batch needs approval" if above is None else f"batches above {usd(above)} need approval{whose}")
 
 
-projects = typer.Typer(no_args_is_help=True, help="Projects: limits, and from what cost on a second person decides.")
-projects.command()(spread(show))
-projects.command("set")(spread(change))
+projects = declare(
+    typer.Typer(no_args_is_help=True, help="Projects: limits, and from what cost on a second person decides."),
+    {"show": show, "set": change},
+)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import uuid
 from contextlib import AbstractContextManager, AsyncExitStack
@@ -208,12 +207,8 @@ async def _quoted(
 
 
 async def watch(client: Client, batch_id: str, stream: IO[str]) -> Document:
-    """Follow a batch to its end and say what became of it. Ctrl-C stops the watching, never the batch."""
-    try:
-        batch = await live.follow(client, batch_id, stream)
-    except asyncio.CancelledError:
-        line(f"the batch goes on; come back with: broker status {batch_id} -w", sys.stderr)
-        raise
+    """Follow a batch to its end and say what became of it."""
+    batch = await live.watch(client, batch_id, stream)
     for text in report.errors(batch):
         line(text, stream)
     if batch["output_file_id"]:

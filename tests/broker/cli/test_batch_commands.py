@@ -12,7 +12,7 @@ import pytest
 from broker.api.result_shapes import LineStatus
 from broker.cli import lines
 from broker.owner import owner
-from tests.support.command_line import client, prompts, quick, submit, until
+from tests.support.command_line import Terminal, client, prompts, quick, submit, until
 from tests.support.torn_proxy import torn_proxy
 
 
@@ -133,3 +133,20 @@ def test_what_makes_no_sense_is_usage(tmp_path: Path, arguments: tuple[str, ...]
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr
     assert not (tmp_path / "none").exists(), "nothing is started for a command that makes no sense"
+
+
+def test_batches_are_listed_by_what_they_are(data: Path, mixed: str, hanging: str) -> None:
+    quick("pause", hanging, "--data", str(data))
+    assert hanging in {each["id"] for each in at(data, "list", "--status", "paused")["data"]}
+    done = {each["id"] for each in at(data, "list", "--status", "completed", "--limit", "1000")["data"]}
+    assert mixed in done and hanging not in done
+    assert at(data, "list", "--tag", "team=nobody")["data"] == []
+
+
+def test_ctrl_c_in_status_stops_the_watching_and_says_how_to_come_back(data: Path, hanging: str) -> None:
+    terminal = Terminal("status", hanging, "-w", "--data", str(data))
+    terminal.reads("/4 lines")
+    terminal.interrupt()
+    assert terminal.ended() == 130
+    assert f"come back with: broker status {hanging} -w" in terminal.shown
+    assert at(data, "status", hanging)["batch"]["status"] in ("validating", "in_progress")
