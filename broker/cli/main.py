@@ -16,6 +16,7 @@ from broker.cli import (
     doctor,
     events,
     hosts,
+    keys,
     ledger,
     lines,
     logs,
@@ -64,6 +65,7 @@ COMMANDS: dict[str, Command] = {
 GROUPS = {
     "webhooks": webhooks.webhooks,
     "projects": projects.projects,
+    "keys": keys.keys,
     "budget": budget.budget,
     "ledger": ledger.ledger,
     "models": market.models,

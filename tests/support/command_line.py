@@ -105,6 +105,14 @@ def submit(data: Path, file: str, *more: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(done.stdout)
 
 
+def new_key(data: Path, principal: str, project: str, *roles: str) -> str:
+    """A key of this principal in this project, which is made with its first key."""
+    wanted = [word for role in roles for word in ("--role", role)]
+    done = quick("keys", "create", principal, *wanted, "--project", project, "--data", str(data), "--json")
+    assert done.returncode == 0, done.stderr
+    return str(json.loads(done.stdout)["key"])
+
+
 def client(data: Path) -> openai.OpenAI:
     """The stock client, for the broker that lives in `data`."""
     live = owner(data)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from broker.demo.kill import end_leftovers
 from broker.owner import owner
-from tests.support.command_line import broker, offers, prompts, quick, start, stop, submit
+from tests.support.command_line import broker, new_key, offers, prompts, quick, start, stop, submit
 
 
 def test_serve_says_where_it_is_and_its_key_once_and_ends_cleanly(tmp_path: Path) -> None:
@@ -219,26 +217,12 @@ def test_a_granted_budget_is_shown_with_what_is_held(data: Path) -> None:
     """In a project of its own: a budget would stop the other tests' batches."""
     address = owner(data)
     assert address is not None
-    key = requests_key(data, project="funded")
+    key = new_key(data, "finance", "funded", "finance")
     where = {"BROKER_URL": str(address.url), "BROKER_API_KEY": key, "BROKER_DATA": str(data)}
-    granted = json.loads(broker("budget", "grant", "funded", "12.50", "--json", env=where).stdout)
+    granted = json.loads(quick("budget", "grant", "funded", "12.50", "--json", env=where).stdout)
     assert granted == {"project": "funded", "remaining_usd": "12.5", "held_usd": "0"}
-    shown = broker("budget", "show", env=where).stdout.splitlines()
+    shown = quick("budget", "show", env=where).stdout.splitlines()
     assert shown == ["project\tremaining\theld", "funded\t$12.50\t$0.00"]
-    refused = broker("budget", "grant", "default", "1", env=where)
+    refused = quick("budget", "grant", "default", "1", env=where)
     assert refused.returncode == 1
     assert "project_not_found" in refused.stderr
-
-
-def requests_key(data: Path, *, project: str) -> str:
-    """A finance key of a project, made with the admin key that the data folder has."""
-    live = owner(data)
-    assert live is not None
-    request = urllib.request.Request(
-        f"{live.url}/v1/admin/keys",
-        data=json.dumps({"principal": "finance", "project": project, "roles": ["finance"]}).encode(),
-        headers={"Authorization": f"Bearer {live.key}", "Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request) as answer:
-        made: dict[str, Any] = json.load(answer)
-    return str(made["key"])
