@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
-from tests.support.agent_process import scripted_profile
+from tests.support.agent_process import SCRIPTED, scripted_profile
 from tests.support.fake_broker import FakeBroker, request_line
 from tests.support.scripted_engine import executions
 from tests.workers.conftest import StartAgent, StartBroker
+from workers.profile import ModelProfile
 
 
 def error_of(broker: FakeBroker, idx: int) -> dict[str, Any]:
@@ -179,3 +183,29 @@ async def test_a_line_that_already_killed_three_workers_is_not_run_again(
     assert error_of(broker, 1)["code"] == "worker_crash"
     assert executions(log) == {"say 0": 1, "say 2": 1, "say 3": 1}
     assert broker.usage[2][5] == 2, "the attempt that a former worker spent counts"
+
+
+async def test_a_server_elsewhere_is_driven_by_aiohttp_with_the_same_verdicts(
+    start_broker: StartBroker, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    log = tmp_path / "executions"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.2", 0))  # not an address that the agent takes for its own machine's
+        port = probe.getsockname()[1]
+    server = await asyncio.create_subprocess_exec(
+        sys.executable, str(SCRIPTED), "--host", "127.0.0.2", "--port", str(port), "--log", str(log), "--key", "secret"
+    )
+    try:
+        url = f"http://127.0.0.2:{port}/v1"
+        profile = ModelProfile(id="remote", engine="url", base_url=url, api_key="secret", parallel=4)
+        broker = await start_broker(profile)
+        prompts = ["fine", "ERROR500", "FLAKY", "BAD400", "DROP"]
+        broker.add_shard([request_line(f"c-{n}", prompt) for n, prompt in enumerate(prompts)])
+        agent = await start_agent(broker, profile)
+        assert await agent.exit_status(60) == 0, agent.stderr()
+    finally:
+        server.kill()
+        await server.wait()
+    status = [broker.done[n]["status"] for n in range(len(prompts))]
+    assert status == ["completed", "failed", "completed", "failed", "failed"]
+    assert [executions(log)[prompt] for prompt in prompts] == [1, 3, 2, 1, 3]

@@ -22,7 +22,9 @@ from workers.agent.concurrency import Load, steer
         (64, Load(in_flight=64, running=2, waiting=62), 32),
         # the limit is not what leaves holes: there are no more lines to send
         (16, Load(in_flight=3, running=3, waiting=0), 16),
-        # the sample is older than the requests
+        # the sample is older than most of the requests
+        (32, Load(in_flight=32, running=16, waiting=0, kv_usage=0.1), 32),
+        # or than all of them
         (16, Load(in_flight=16, running=0, waiting=0), 16),
         # the engine ran out of cache memory and computes things twice
         (50, Load(in_flight=50, running=50, waiting=0, preempted=1), 40),

@@ -16,6 +16,7 @@ FAST_GROWTH = 1.0
 HALF_FULL = 0.5
 PREEMPTION_CUT = 0.8
 CACHE_FULL = 0.98
+UP_TO_DATE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,5 +52,9 @@ def steer(limit: int, load: Load, *, start: int, maximum: int) -> int:
 
 
 def _is_at_its_limit(limit: int, load: Load) -> bool:
-    """Whether it is the limit that leaves holes in the engine's batch, and the cache has room for more."""
-    return load.in_flight >= 0.9 * limit and (load.kv_usage is None or load.kv_usage < CACHE_FULL)
+    """Whether it is the limit that leaves holes in the engine's batch, and the cache has room for more.
+
+    Not when the engine has yet to see much of what is in flight: its figures are older than the requests.
+    """
+    is_up_to_date = (load.running or 0) + (load.waiting or 0) >= UP_TO_DATE * load.in_flight
+    return is_up_to_date and load.in_flight >= 0.9 * limit and (load.kv_usage is None or load.kv_usage < CACHE_FULL)

@@ -26,6 +26,9 @@ from workers.agent.pool import Pool
 from workers.agent.spec import EngineSpec
 
 _STEER_S = 1.0
+# So often in the first seconds after the engine was empty: its batch is still more hole than batch.
+_FAST_STEER_S = 0.25
+_FILLING_S = 10.0
 _LONGEST_PAUSE_S = 5.0
 # After a crash, requests still open get this long to notice it.
 _NOTICE_CRASH_S = 2.0
@@ -261,10 +264,11 @@ class Driver:
         return [(request.lease, request.line) for request in dropped]
 
     async def _steer(self) -> None:
-        """Once a second: look at the engine's queue and set the limit."""
+        """Once a second, and more often at first: look at the engine's queue and set the limit."""
         preempted_before: float | None = None
         while True:
-            await asyncio.sleep(_STEER_S)
+            is_filling = bool(self._open) and time.monotonic() - self._busy_since < _FILLING_S
+            await asyncio.sleep(_FAST_STEER_S if is_filling else _STEER_S)
             if self.engine.has_exited:
                 continue
             self.metrics = await self.engine.metrics()
