@@ -38,8 +38,8 @@ def main(argv: list[str]) -> int:
     else:
         environment = VllmEnvironment(given.state)
         environment.make()
-        sides = VllmPairs(environment, given.lines, given.tokens, given.threads, given.part_seconds)
-        told = asyncio.run(sides.measure(given.pairs))
+        pairs = VllmPairs(environment, given.lines, given.tokens, given.threads, given.part_seconds)
+        told = asyncio.run(pairs.measure(given.pairs))
     print(json.dumps(told))
     return 0
 
