@@ -40,20 +40,22 @@ def written_keys(stretch: bytes, ends: list[int]) -> list[int]:
     >>> written_keys(text, line_ends(text))
     [3, 0]
     """
-    octets = _bytes(stretch)
+    octets = np.frombuffer(stretch, dtype=np.uint8)
     colons = np.flatnonzero(octets == _COLON)
-    before = _last_non_blank(octets, colons - 1)
-    are_keys = (octets[before] == _QUOTE) | _IS_BLANK[octets[before]]
-    maybe_escaped = are_keys & (octets[before - 1] == _BACKSLASH)
-    if maybe_escaped.any():
-        suspects = np.flatnonzero(maybe_escaped)
-        are_keys[suspects] = _are_unescaped(octets, before[suspects])
-    counts: list[int] = np.bincount(np.searchsorted(ends, colons[are_keys]), minlength=len(ends)).tolist()
+    before = octets[colons - 1]
+    are_keys = before == _QUOTE
+    quotes = colons - 1
+    apart = np.flatnonzero(_IS_BLANK[before])
+    if len(apart):
+        quotes[apart] = _last_non_blank(octets, quotes[apart])
+        before = octets[quotes[apart]]
+        are_keys[apart] = (before == _QUOTE) | _IS_BLANK[before]
+    keys = quotes[are_keys]
+    suspects = np.flatnonzero(octets[keys - 1] == _BACKSLASH)
+    if len(suspects):
+        keys = np.delete(keys, suspects[~_are_unescaped(octets, keys[suspects])])
+    counts: list[int] = np.diff(np.searchsorted(keys, ends), prepend=0).tolist()
     return counts
-
-
-def _bytes(stretch: bytes) -> Bytes:
-    return np.frombuffer(stretch, dtype=np.uint8)
 
 
 def _last_non_blank(octets: Bytes, at: Positions) -> Positions:

@@ -140,7 +140,7 @@ class Validator:
                 return
             stop = start + min(end + 1, len(stretch))
             row = whole[begin:end]
-            quick = self._quick.read(row, written, may_hold_returns=may_hold_returns)
+            quick = self._quick.read(row, written, may_hold_returns)
             self._take_line(row, quick, start + begin, stop)
             if self.is_hopeless:
                 return
@@ -210,13 +210,7 @@ class Validator:
         self._input_tokens += request.input_tokens
         self._output_tokens += request.output_tokens
         idx = self._lines - 1
-        self._cutter.add(
-            start,
-            stop,
-            input_tokens=request.input_tokens,
-            output_tokens=request.output_tokens,
-            prefix=request.prefix,
-        )
+        self._cutter.add(start, stop, request.input_tokens, request.output_tokens, request.prefix)
         if request.digest is not None:
             self._repeats.add(idx, request.digest)
         if request.tags:

@@ -7,7 +7,6 @@ and what is left is compared with the same rules. In doubt the answer is None.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
 import msgspec
@@ -21,6 +20,7 @@ KEYS_OF_LINE = 4  # custom_id, method, url, body
 KEYS_OF_MESSAGE = 2
 DEPTH_OF_CHAT = 4  # line, body, messages, message
 REMEMBERED_SHAPES = 1_000
+NO_TAGS: dict[str, str] = {}
 TOO_DEEP = -(1 << 60)  # a number of keys that no line has
 # Keys whose values are bounded, or must be off or of a certain kind.
 _LOOKED_AT = frozenset(
@@ -33,11 +33,20 @@ class _Message(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     content: str
 
 
+_SCALARS: dict[str, Any] = {
+    "model": str,
+    **dict.fromkeys(("n", "max_tokens", "max_completion_tokens", "seed", "top_k", "top_logprobs"), int | None),
+    **dict.fromkeys(("temperature", "top_p", "frequency_penalty", "presence_penalty", "min_p"), int | float | None),
+    **dict.fromkeys(("stream", "logprobs", "store", "parallel_tool_calls"), bool | None),
+    **dict.fromkeys(("user", "reasoning_effort", "service_tier"), str | None),
+}
+_OPEN = request_keys.ALLOWED[CHAT] - _SCALARS.keys() - {"messages"}
 # Keys that it does not name are skipped, and missed when keys are counted.
 _Chat = TypedDict(  # type: ignore[misc]
     "_Chat",
     {"messages": list[_Message], "model": str}
-    | dict.fromkeys(request_keys.ALLOWED[CHAT] - {"messages", "model"}, NotRequired[Any]),
+    | {key: NotRequired[kind] for key, kind in _SCALARS.items() if key != "model"}
+    | dict.fromkeys(_OPEN, NotRequired[Any]),
 )
 
 
@@ -52,15 +61,35 @@ _CHAT_LINE = msgspec.json.Decoder(_ChatLine)
 _ANY = msgspec.json.Decoder()
 
 
+class _Shape(msgspec.Struct, frozen=True):
+    """What there is to look at in bodies with the same keys: values that may hold objects, and values that are limited.
+
+    `limit` is the key that says how much may be written.
+    """
+
+    open: tuple[str, ...]
+    limited: tuple[str, ...]
+    limit: str | None
+    has_n: bool
+
+    @classmethod
+    def of(cls, keys: tuple[str, ...]) -> _Shape:
+        limit = next((name for name in estimates.OUTPUT_LIMITS if name in keys), None)
+        limited = tuple(_LOOKED_AT.intersection(keys))
+        return cls(tuple(_OPEN.intersection(keys)), limited, limit, "n" in keys)
+
+
 class QuickReader:
     """Reads lines of one file, all held to the same terms."""
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
         self._longest_name = min(terms.limits.max_custom_id_chars, LONGEST_NAME)
-        self._shapes: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._depth_inside = terms.limits.max_depth - 2  # of a value in a body
+        self._is_flat = terms.limits.max_depth < DEPTH_OF_CHAT
+        self._shapes: dict[tuple[str, ...], _Shape] = {}
 
-    def read(self, row: bytes | memoryview, keys: int, *, may_hold_returns: bool = True) -> Request | None:
+    def read(self, row: bytes | memoryview, keys: int, may_hold_returns: bool = True) -> Request | None:
         """The request in a line without its newline, whose objects write `keys` keys at the most; None if a closer look is
         needed. `may_hold_returns`: whether there may be a carriage return in it, which is allowed at its end alone.
         """
@@ -73,31 +102,52 @@ class QuickReader:
         body: dict[str, Any] = line.body  # type: ignore[assignment]
         messages: list[_Message] = body["messages"]
         name = line.custom_id
-        if not (
-            messages
-            and self._terms.limits.max_depth >= DEPTH_OF_CHAT
-            and line.url == CHAT
-            and line.method == "POST"
-            and 0 < len(name) <= self._longest_name
-            and "\0" not in name
-            and body["model"]
-            and self._is_fine(body, keys - KEYS_OF_LINE - len(body) - KEYS_OF_MESSAGE * len(messages))
+        model = body["model"]
+        shape = self._shapes.get(tuple(body)) or self._shape(tuple(body))
+        inside = keys - KEYS_OF_LINE - len(body) - KEYS_OF_MESSAGE * len(messages)
+        for key in shape.open:
+            value = body[key]
+            if value.__class__ is dict or value.__class__ is list:
+                inside -= _count(value, self._depth_inside)
+        for key in shape.limited:
+            if not self._is_allowed(key, body[key]):
+                return self._read_any(row, keys)
+        if (
+            inside
+            or self._is_flat
+            or not (name and model and messages)
+            or line.url != CHAT
+            or line.method != "POST"
+            or len(name) > self._longest_name
+            or "\0" in name
         ):
             return self._read_any(row, keys)
-        return self._request(name, body, messages)
+        chars, texts = 0, []
+        for message in messages:
+            text = message.content
+            texts.append(text)
+            chars += len(message.role) + len(text)
+        output = (body[shape.limit] if shape.limit else None) or self._terms.default_output_tokens
+        return Request(
+            name,
+            CHAT,
+            model,
+            estimates.of_chat(chars, len(texts)),
+            output * (body["n"] or 1) if shape.has_n else output,
+            prefix.of_texts(messages[0].role, texts),
+            self._digest(body) if self._terms.reuse else None,
+            NO_TAGS,
+        )
 
-    def _is_fine(self, body: Mapping[str, Any], keys_inside: int) -> bool:
-        """Whether the rest of a chat's body holds just so many keys, and nothing that is refused."""
-        shape = tuple(body)
-        looked_at = self._shapes.get(shape)
-        if looked_at is None:
-            looked_at = tuple(_LOOKED_AT.intersection(shape))
-            if len(self._shapes) < REMEMBERED_SHAPES:
-                self._shapes[shape] = looked_at
-        for value in body.values():
-            if value.__class__ is dict or (value.__class__ is list and value is not body["messages"]):
-                keys_inside -= _count(value, self._terms.limits.max_depth - 2)
-        return keys_inside == 0 and all(self._is_allowed(name, body[name]) for name in looked_at)
+    def _digest(self, body: dict[str, Any]) -> bytes | None:
+        return repeatable.digest(body, CHAT) if repeatable.is_repeatable(body, CHAT) else None
+
+    def _shape(self, keys: tuple[str, ...]) -> _Shape:
+        shape = _Shape.of(keys)
+        # two names for the limit, of which the first may be null: left to the general way of asking
+        if len(self._shapes) < REMEMBERED_SHAPES:
+            self._shapes[keys] = shape
+        return shape
 
     def _is_allowed(self, name: str, value: object) -> bool:
         if value is None:
@@ -111,22 +161,6 @@ class QuickReader:
         if name == "chat_template_kwargs":
             return request_keys.is_harmless_template_kwargs(value)
         return value is False  # stream, stream_options
-
-    def _request(self, name: str, body: dict[str, Any], messages: list[_Message]) -> Request:
-        chars = sum([len(message.role) + len(message.content) for message in messages])
-        digest = None
-        if self._terms.reuse and repeatable.is_repeatable(body, CHAT):
-            digest = repeatable.digest(body, CHAT)
-        return Request(
-            custom_id=name,
-            url=CHAT,
-            model=body["model"],
-            input_tokens=estimates.of_chat(chars, len(messages)),
-            output_tokens=estimates.output_tokens(body, CHAT, self._terms.default_output_tokens),
-            prefix=prefix.of_texts(messages[0].role, [message.content for message in messages]),
-            digest=digest,
-            tags={},
-        )
 
     def _read_any(self, row: bytes | memoryview, keys: int) -> Request | None:
         """Any line, by the slow way's own rules: only reading it is quicker."""

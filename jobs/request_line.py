@@ -20,7 +20,7 @@ ENDPOINTS: tuple[str, ...] = get_args(Endpoint)
 SEVERAL = ("n", "best_of")
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class Request(msgspec.Struct, frozen=True):
     """What the validator needs to know of a good line. Tokens are estimates.
 
     `prefix` identifies the shared beginning of the prompt; `digest` is given for lines whose answer may be reused, when

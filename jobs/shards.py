@@ -41,21 +41,25 @@ class Cutter:
         self._hash()
         self._view, self._view_start = memoryview(stretch), start
 
-    def add(self, start: int, stop: int, *, input_tokens: int, output_tokens: int, prefix: str | None) -> None:
+    def add(self, start: int, stop: int, input_tokens: int, output_tokens: int, prefix: str | None) -> None:
         """The next line, line ending included, at bytes [start, stop) of the file."""
-        self._admit(start, stop, self._prefixes.changes_with(prefix))
+        if not self._lines:
+            self._open(start)
+        elif self._is_full(stop, self._prefixes.changes_with(prefix)):
+            self._cut()
+            self._open(start)
+        self._stop = stop
+        self._lines += 1
         self._input_tokens += input_tokens
         self._output_tokens += output_tokens
         self._prefixes.add(prefix)
 
     def add_unsent(self, start: int, stop: int) -> None:
         """A line that no engine gets: it lies in the shard, costs nothing and has no prefix."""
-        self._admit(start, stop, False)
-
-    def _admit(self, start: int, stop: int, is_change: bool) -> None:
-        if self._lines and self._is_full(stop, is_change):
-            self._cut()
         if not self._lines:
+            self._open(start)
+        elif self._is_full(stop, False):
+            self._cut()
             self._open(start)
         self._stop = stop
         self._lines += 1
