@@ -46,8 +46,8 @@ def line(number: int, size: int) -> bytes:
     """Request line `number` of about `size` bytes, newline included."""
     source = random.Random(number)
     room = max(40, size - 400)
-    # ten prompts of a system, as if ten agents had written the file
-    system = prose(random.Random(f"system {number % 10}"), room // 3)
+    # ten prompts of a system, as if ten agents had written the file, fifty lines at a time
+    system = prose(random.Random(f"system {number // 50 % 10}"), room // 3)
     body: dict[str, Any] = {"model": "tiny", "messages": [{"role": "system", "content": system}]}
     turns = 1 if number % 10 < 7 else 5
     for turn in range(turns):

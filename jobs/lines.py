@@ -80,8 +80,6 @@ class Validator:
         self._quick = QuickReader(terms)
         self._received = 0
         self._lines = 0
-        self._input_tokens = 0
-        self._output_tokens = 0
         self.is_hopeless = False
 
     def feed(self, chunk: bytes) -> None:
@@ -101,15 +99,16 @@ class Validator:
         if not self.is_hopeless:
             self._judge_the_whole()
         has_failed = self._findings_total > 0
+        shards = self._cutter.finish()
         return Validation(
             findings=tuple(self._findings),
             findings_total=self._findings_total,
             model=self._agreed.model,
             endpoint=self._agreed.url,
             lines=self._lines,
-            input_tokens=self._input_tokens,
-            output_tokens=self._output_tokens,
-            shards=() if has_failed else self._cutter.finish(),
+            input_tokens=sum(shard.input_tokens for shard in shards),
+            output_tokens=sum(shard.output_tokens for shard in shards),
+            shards=() if has_failed else shards,
             invalid=() if has_failed else tuple(self._invalid),
             repeatable=self._repeats.found() if self._terms.reuse and not has_failed else None,
             tags={} if has_failed else self._tags.ranges(),
@@ -133,18 +132,30 @@ class Validator:
         ends = line_ends(stretch)
         keys = written_keys(stretch, ends)
         may_hold_returns = b"\r" in stretch
+        whole, last = memoryview(stretch), len(stretch)
         begin = 0
-        whole = memoryview(stretch)
         for end, written in zip(ends, keys, strict=True):
             if not self._count_line():
                 return
-            stop = start + min(end + 1, len(stretch))
-            row = whole[begin:end]
-            quick = self._quick.read(row, written, may_hold_returns)
-            self._take_line(row, quick, start + begin, stop)
+            request = self._quick.read(whole[begin:end], written, may_hold_returns)
+            stop = start + (end + 1 if end < last else last)
+            if request is None or not self._is_clear(request, end - begin):
+                self._take_slowly(stretch[begin:end].removesuffix(b"\r"), start + begin, stop)
+            else:
+                self._take_request(request, start + begin, stop)
             if self.is_hopeless:
                 return
             begin = end + 1
+
+    def _is_clear(self, request: Request, size: int) -> bool:
+        """Whether nothing is wrong with the line as one of this file: its size, what all agree on, and its name."""
+        agreed = self._agreed
+        return (
+            request.model == agreed.model
+            and request.url == agreed.url
+            and size <= self._limits.max_line_bytes
+            and self._names.first_use(request.custom_id, self._lines) == self._lines
+        )
 
     def begin_long(self, beginning: bytes, start: int) -> None:
         if not self._lines and (one_document := is_one_document(beginning)):
@@ -173,15 +184,6 @@ class Validator:
 
     # --- lines to findings ---
 
-    def _take_line(self, row: memoryview, request: Request | None, start: int, stop: int) -> None:
-        """One line without its newline; with it, it fills bytes [start, stop) of the file. `request`: if that is clear."""
-        if request is not None and len(row) <= self._limits.max_line_bytes and self._agreed.agrees(request):
-            first = self._names.first_use(request.custom_id, self._lines)
-            if first == self._lines:
-                self._take_request(request, start, stop)
-                return
-        self._take_slowly(bytes(row).removesuffix(b"\r"), start, stop)
-
     def _take_slowly(self, content: bytes, start: int, stop: int) -> None:
         if len(content) > self._limits.max_line_bytes:
             self._cutter.begin_alone(start)
@@ -207,14 +209,11 @@ class Validator:
         return [*self._agreed.disagreements(request, self._lines), *self._duplicate(request)]
 
     def _take_request(self, request: Request, start: int, stop: int) -> None:
-        self._input_tokens += request.input_tokens
-        self._output_tokens += request.output_tokens
-        idx = self._lines - 1
         self._cutter.add(start, stop, request.input_tokens, request.output_tokens, request.prefix)
         if request.digest is not None:
-            self._repeats.add(idx, request.digest)
+            self._repeats.add(self._lines - 1, request.digest)
         if request.tags:
-            self._tags.add(idx, request.tags)
+            self._tags.add(self._lines - 1, request.tags)
             if self._tags.is_full:
                 limit = self._limits.max_tag_values
                 message = f"the lines have more than {limit} different tags (limit max_tag_values); use fewer values"
@@ -268,9 +267,6 @@ class _Agreed:
         self.url = endpoint
         self._given = endpoint is not None
         self._first = 0
-
-    def agrees(self, request: Request) -> bool:
-        return request.model == self.model and request.url == self.url
 
     def disagreements(self, request: Request, line: int) -> list[Finding]:
         if self.model is None:

@@ -64,19 +64,19 @@ _ANY = msgspec.json.Decoder()
 class _Shape(msgspec.Struct, frozen=True):
     """What there is to look at in bodies with the same keys: values that may hold objects, and values that are limited.
 
-    `limit` is the key that says how much may be written.
+    `limit` is the key that says how much may be written, if there is one; `is_common`: that is all there is to know of it.
     """
 
     open: tuple[str, ...]
     limited: tuple[str, ...]
     limit: str | None
-    has_n: bool
+    is_common: bool
 
     @classmethod
     def of(cls, keys: tuple[str, ...]) -> _Shape:
         limit = next((name for name in estimates.OUTPUT_LIMITS if name in keys), None)
         limited = tuple(_LOOKED_AT.intersection(keys))
-        return cls(tuple(_OPEN.intersection(keys)), limited, limit, "n" in keys)
+        return cls(tuple(_OPEN.intersection(keys)), limited, limit, "n" not in keys)
 
 
 class QuickReader:
@@ -96,9 +96,13 @@ class QuickReader:
         if may_hold_returns and b"\r" in bytes(row[:-1]):
             return None
         try:
-            line = _CHAT_LINE.decode(row)
+            request = self._understood(_CHAT_LINE.decode(row), keys)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return self._read_any(row, keys)
+            request = None
+        return request or self._read_any(row, keys)
+
+    def _understood(self, line: _ChatLine, keys: int) -> Request | None:
+        """The request that a plain chat is, if nothing is wrong with it."""
         body: dict[str, Any] = line.body  # type: ignore[assignment]
         messages: list[_Message] = body["messages"]
         name = line.custom_id
@@ -111,7 +115,7 @@ class QuickReader:
                 inside -= _count(value, self._depth_inside)
         for key in shape.limited:
             if not self._is_allowed(key, body[key]):
-                return self._read_any(row, keys)
+                return None
         if (
             inside
             or self._is_flat
@@ -121,19 +125,23 @@ class QuickReader:
             or len(name) > self._longest_name
             or "\0" in name
         ):
-            return self._read_any(row, keys)
+            return None
         chars, texts = 0, []
         for message in messages:
             text = message.content
             texts.append(text)
             chars += len(message.role) + len(text)
-        output = (body[shape.limit] if shape.limit else None) or self._terms.default_output_tokens
+        default = self._terms.default_output_tokens
+        if shape.is_common and (limit := body[shape.limit] if shape.limit else default) is not None:
+            output = limit
+        else:
+            output = estimates.output_tokens(body, CHAT, default)
         return Request(
             name,
             CHAT,
             model,
             estimates.of_chat(chars, len(texts)),
-            output * (body["n"] or 1) if shape.has_n else output,
+            output,
             prefix.of_texts(messages[0].role, texts),
             self._digest(body) if self._terms.reuse else None,
             NO_TAGS,
@@ -144,7 +152,6 @@ class QuickReader:
 
     def _shape(self, keys: tuple[str, ...]) -> _Shape:
         shape = _Shape.of(keys)
-        # two names for the limit, of which the first may be null: left to the general way of asking
         if len(self._shapes) < REMEMBERED_SHAPES:
             self._shapes[keys] = shape
         return shape

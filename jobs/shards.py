@@ -43,11 +43,8 @@ class Cutter:
 
     def add(self, start: int, stop: int, input_tokens: int, output_tokens: int, prefix: str | None) -> None:
         """The next line, line ending included, at bytes [start, stop) of the file."""
-        if not self._lines:
-            self._open(start)
-        elif self._is_full(stop, self._prefixes.changes_with(prefix)):
-            self._cut()
-            self._open(start)
+        if not self._lines or self._is_full(stop, self._prefixes.changes_with(prefix)):
+            self._begin(start)
         self._stop = stop
         self._lines += 1
         self._input_tokens += input_tokens
@@ -56,13 +53,15 @@ class Cutter:
 
     def add_unsent(self, start: int, stop: int) -> None:
         """A line that no engine gets: it lies in the shard, costs nothing and has no prefix."""
-        if not self._lines:
-            self._open(start)
-        elif self._is_full(stop, False):
-            self._cut()
-            self._open(start)
+        if not self._lines or self._is_full(stop, False):
+            self._begin(start)
         self._stop = stop
         self._lines += 1
+
+    def _begin(self, start: int) -> None:
+        if self._lines:
+            self._cut()
+        self._open(start)
 
     def _is_full(self, stop: int, is_change: bool) -> bool:
         if self._lines >= self._max_lines or stop - self._start > self._max_bytes:

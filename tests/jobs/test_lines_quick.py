@@ -38,6 +38,8 @@ GOOD = [
     line(),
     line() + b"\r",
     line(body={"n": 2, "max_tokens": 5, "stream": False, "temperature": 0}),
+    line(body={"max_completion_tokens": None, "max_tokens": 5}),
+    line(body={"max_completion_tokens": 7, "max_tokens": 5, "n": None}),
     line(body=system("s" * 2_000)),
     line(body=system("short")),
     line(body={"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]}),
