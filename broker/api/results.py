@@ -12,7 +12,7 @@ from broker.api.problems import unavailable
 from broker.api.registry import Call, Route, route
 from jobs import batches, files, line_list, shard_list, views
 from jobs.clock import MICROSECONDS
-from jobs.errors import ObjectMissing
+from jobs.errors import BadTransition, ObjectMissing
 from jobs.final_plan import LineOrder
 from jobs.tables import Batch, File, Shard
 from jobs.views import Kind, View
@@ -50,14 +50,18 @@ async def _published(session: AsyncSession, batch: Batch, kind: Kind) -> File | 
 
 async def _serve_view(call: Call, batch: Batch, kind: Kind, order: LineOrder) -> web.StreamResponse:
     for _ in range(ATTEMPTS):
-        view = await _composed(call, batch, kind, order)
-        if view.lines == 0:
-            return web.Response(content_type=JSONL, headers={"ETag": f'"{view.state_sha256}"'})
         try:
-            size = await call.services.store.size(view.key)
-            return await serve_object(call, _content(batch, kind, view.key, view.state_sha256, size))
-        except ObjectMissing:
-            log.info("view.replaced", batch=batch.id, key=view.key)  # a newer one, before this one was opened
+            view = await _composed(call, batch, kind, order)
+        except BadTransition as changed:
+            log.info("view.outdated", batch=batch.id, reason=str(changed))  # parts of it were withdrawn meanwhile
+        else:
+            if view.lines == 0:
+                return web.Response(content_type=JSONL, headers={"ETag": f'"{view.state_sha256}"'})
+            try:
+                size = await call.services.store.size(view.key)
+                return await serve_object(call, _content(batch, kind, view.key, view.state_sha256, size))
+            except ObjectMissing:
+                log.info("view.replaced", batch=batch.id, key=view.key)  # a newer one, before this one was opened
         async with call.services.database.transaction() as session:
             batch = await batches.get(session, call.project, batch.id)
     raise unavailable("results_changing", "The batch moved on several times while its results were read; ask again.")
