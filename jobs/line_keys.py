@@ -74,6 +74,8 @@ def _are_unescaped(octets: Bytes, quotes: Positions) -> Marks:
     at = quotes - 1
     running = (octets[at] == _BACKSLASH) & (at >= 0)
     for _ in range(LOOKED_BACK):
+        if not running.any():
+            break
         backslashes += running
         at = at - running
         running &= (octets[at] == _BACKSLASH) & (at >= 0)

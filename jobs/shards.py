@@ -43,7 +43,7 @@ class Cutter:
 
     def add(self, start: int, stop: int, input_tokens: int, output_tokens: int, prefix: str | None) -> None:
         """The next line, line ending included, at bytes [start, stop) of the file."""
-        if not self._lines or self._is_full(stop, self._prefixes.changes_with(prefix)):
+        if not self._lines or self._is_full(stop) or (self._is_long() and self._prefixes.changes_with(prefix)):
             self._begin(start)
         self._stop = stop
         self._lines += 1
@@ -53,7 +53,7 @@ class Cutter:
 
     def add_unsent(self, start: int, stop: int) -> None:
         """A line that no engine gets: it lies in the shard, costs nothing and has no prefix."""
-        if not self._lines or self._is_full(stop, False):
+        if not self._lines or self._is_full(stop):
             self._begin(start)
         self._stop = stop
         self._lines += 1
@@ -63,10 +63,12 @@ class Cutter:
             self._cut()
         self._open(start)
 
-    def _is_full(self, stop: int, is_change: bool) -> bool:
-        if self._lines >= self._max_lines or stop - self._start > self._max_bytes:
-            return True
-        return is_change and (self._lines >= self._early_lines or self._stop - self._start >= self._early_bytes)
+    def _is_full(self, stop: int) -> bool:
+        return self._lines >= self._max_lines or stop - self._start > self._max_bytes
+
+    def _is_long(self) -> bool:
+        """Whether a change of prefix is reason enough to cut."""
+        return self._lines >= self._early_lines or self._stop - self._start >= self._early_bytes
 
     def begin_alone(self, start: int) -> None:
         """A line that shares its shard with no other, because no worker shall ever be sent it."""
