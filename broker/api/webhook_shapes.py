@@ -22,6 +22,8 @@ EventType = Literal[
     "batch.paused",
     "batch.resumed",
     "batch.changed",
+    "batch.approved",
+    "batch.rejected",
     "batch.waiting",
 ]
 DEFAULT: tuple[EventType, ...] = ("batch.completed", "batch.failed", "batch.expired", "batch.cancelled")

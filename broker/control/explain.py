@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from broker.api import shapes
+from broker.approvals import approval_of
 from broker.control.convert import usd
 from broker.tables import STOPPED, Assignment, PlanRow, Quote, Waiting
 from jobs.tables import Batch
@@ -31,6 +32,10 @@ async def explanation(session: AsyncSession, batch_id: str) -> shapes.Explanatio
 
 async def _word(session: AsyncSession, batch_id: str) -> shapes.Explanation:
     batch = await session.get_one(Batch, batch_id)
+    approval = await approval_of(session, batch_id)
+    if approval is not None and approval.outcome is None and batch.status == "validating":
+        unplanned = _unplanned(batch.total, batch.input_tokens, batch.output_tokens, [approval.reason])
+        return unplanned.model_copy(update={"waiting_on": "approval"})
     stopped = await session.get(Waiting, batch_id)
     if stopped is not None and stopped.plan == STOPPED:
         unplanned = _unplanned(batch.total, batch.input_tokens, batch.output_tokens, list(stopped.reasons))

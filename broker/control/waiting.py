@@ -119,12 +119,22 @@ def expected_end(facts: Facts, on: str | None = None) -> tuple[int, Basis]:
     follows_plan = on in (None, "start", "planning", "capacity") and planned_us is not None
     if follows_plan and planned_us is not None and facts.now_us < planned_us < facts.expires_us:
         return planned_us, "plan"
-    if on != "deadline" and facts.quoted_us is not None:
+    whole_us = facts.quoted_us if facts.quoted_us is not None else _paced_us(facts)
+    if on != "deadline" and whole_us is not None:
         share = facts.open_lines / facts.lines if facts.lines else 1.0
-        relaxed_us = facts.now_us + round(facts.quoted_us * share)
+        relaxed_us = facts.now_us + round(whole_us * share)
         if relaxed_us < facts.expires_us:
             return relaxed_us, "relaxed"
     return max(facts.now_us, facts.expires_us), "deadline"
+
+
+def _paced_us(facts: Facts) -> int | None:
+    """How long the whole batch takes at its pace so far; None before its first answer. For a batch that nobody could quote
+    (its markets had not been heard of when it began)."""
+    done = facts.lines - facts.open_lines
+    if facts.in_progress_us is None or done <= 0:
+        return None
+    return ((facts.paused_us or facts.now_us) - facts.in_progress_us) * facts.lines // done
 
 
 def _cause(facts: Facts) -> Cause | None:

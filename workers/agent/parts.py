@@ -129,7 +129,8 @@ def is_due(lease: HeldLease, limits: PartLimits, now: float, *, flush: bool) -> 
 
 @dataclass(slots=True, eq=False)
 class Parts:
-    """Cuts and commits, one part at a time for each lease. `run` works until cancelled.
+    """Cuts and commits, one part at a time for each lease. `run` works until cancelled. `on_let_go` is called when the last
+    finished line of a lost lease is committed.
 
     It raises Dismissed (401, 403, revoked) and ProtocolDefect (parts refused again and again).
     """
@@ -140,6 +141,7 @@ class Parts:
     failpoints: Failpoints
     counters: Counter[str]
     on_change: Callable[[], None]
+    on_let_go: Callable[[], None]
     durations: deque[float] = field(default_factory=lambda: deque(maxlen=50))
     is_running: bool = False
     _flush: bool = False
@@ -193,6 +195,8 @@ class Parts:
                 self.pool.close(lease)
                 event("lease.closed", shard=lease.shard_id, epoch=lease.epoch)
                 self.on_change()
+                if lease.is_lost and not lease.is_void:
+                    self.on_let_go()
         if not self._commits and not any(lease.finished for lease in self.pool.leases):
             self._settled.set()
 

@@ -116,7 +116,6 @@ class _Agent:
             on_finished=self._on_finished,
             has_room=lambda: parts.has_room,
         )
-        parts = Parts(self._wire, pool, welcome.part, self._failpoints, driver.counters, self._on_change)
         heartbeat = Heartbeat(
             wire=self._wire,
             pool=pool,
@@ -124,6 +123,16 @@ class _Agent:
             interval_s=welcome.heartbeat_s,
             on_drain=lambda in_s: self._drain("drain", in_s),
             on_renewed=self._on_change,
+        )
+        parts = Parts(
+            wire=self._wire,
+            pool=pool,
+            limits=welcome.part,
+            failpoints=self._failpoints,
+            counters=driver.counters,
+            on_change=self._on_change,
+            # its shard may be another's from then on: the broker should not have to wait for the next beat
+            on_let_go=heartbeat.beat_now,
         )
         intake = Intake(self._wire, pool, driver, welcome.engine.served_model, self._on_change)
         self._wake_driver, self._wakers = driver.wake, [parts.wake, intake.wake]

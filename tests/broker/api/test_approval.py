@@ -57,6 +57,10 @@ async def test_nothing_is_planned_rented_or_leased_before_a_second_person_approv
     batch = await proposed(town)
     assert (batch["status"], batch["x_broker"]["approval"][:9]) == ("validating", "approval_")
     assert [await rows(town, table) for table in (Shard, Assignment, RentalRow)] == [0, 0, 0]
+    assert batch["x_broker"]["waiting"]["on"] == "approval"
+    told = (await town.call("GET", LIFE.format(batch["id"], "explain"))).json
+    assert (told["waiting_on"], told["reasons"]) == ("approval", batch["x_broker"]["waiting"]["reasons"])
+    assert [each["profile"] for each in told["variants"]] == ["tiny"]
     ben = await town.key("finance", principal="ben")
     for _ in range(2):
         approved = await town.call("POST", LIFE.format(batch["id"], "approve"), key=ben)

@@ -119,6 +119,8 @@ def test_it_waits_on_what_the_table_says(known: Facts, on: str, says: str) -> No
         (facts(planned_end_us=NOW + 5), "budget", LATER, "deadline"),  # that plan is not carried out
         (facts(planned_end_us=NOW - 5, quoted_us=100), None, NOW + 100, "relaxed"),  # it should have ended by now
         (facts(quoted_us=100, open_lines=5), "paused", NOW + 50, "relaxed"),  # half is done
+        # nobody quoted it: five of ten lines took 100 µs before the pause
+        (facts(open_lines=5, in_progress_us=100, paused_us=200), "paused", NOW + 100, "relaxed"),
         (facts(quoted_us=LATER), "capacity", LATER, "deadline"),  # it ends at its deadline in any case
         (facts(quoted_us=100), "deadline", LATER, "deadline"),
         (facts(), "planning", LATER, "deadline"),
