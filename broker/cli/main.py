@@ -12,6 +12,7 @@ from broker.cli import (
     batches,
     budget,
     completion,
+    costs,
     demo,
     doctor,
     events,
@@ -50,6 +51,7 @@ COMMANDS: dict[str, Command] = {
     "shards": lines.shards,
     "events": events.events,
     "retry": retry.retry,
+    "costs": costs.costs,
     "pause": batch_changes.pause,
     "resume": batch_changes.resume,
     "change": batch_changes.change,
@@ -63,6 +65,7 @@ COMMANDS: dict[str, Command] = {
     "completion": completion.completion,
 }
 GROUPS = {
+    "tags": costs.tags,
     "webhooks": webhooks.webhooks,
     "projects": projects.projects,
     "keys": keys.keys,

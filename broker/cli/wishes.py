@@ -89,8 +89,9 @@ class WishOptions:
         return Wishes(self.within, {name: value for name, value in wished.items() if value is not None})
 
 
-def unix_seconds(text: str) -> int:
-    """
+def unix_seconds(text: str, option: str = "--deadline") -> int:
+    """A time as a person gives it. Raises Failure (usage) naming the option.
+
     >>> unix_seconds("2026-11-22T12:00:00+01:00"), unix_seconds("1795345200")
     (1795345200, 1795345200)
     """
@@ -99,9 +100,9 @@ def unix_seconds(text: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as wrong:
-        raise Failure(f"--deadline {text!r}: {wrong}", USAGE) from wrong
+        raise Failure(f"{option} {text!r}: {wrong}", USAGE) from wrong
     if moment.tzinfo is None:
-        raise Failure(f"--deadline {text!r}: say which zone, such as {text}Z or {text}+01:00", USAGE)
+        raise Failure(f"{option} {text!r}: say which zone, such as {text}Z or {text}+01:00", USAGE)
     return int(moment.timestamp())
 
 
