@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from broker.api import shapes
+from broker.api import quote_shapes, shapes
 from broker.api.auth import wished_project
 from broker.api.batch_view import batch_shapes, whole_batch
 from broker.api.problems import bad_request
@@ -149,7 +149,7 @@ async def cancel(call: Call) -> shapes.Batch:
     return shape
 
 
-async def explain(call: Call) -> shapes.Explanation:
+async def explain(call: Call) -> quote_shapes.Explanation:
     """What the newest plan chose for this batch, what it rejected, and why."""
     async with call.services.database.transaction() as session:
         batch = await _mine(session, call)
@@ -163,7 +163,7 @@ async def list_placements(call: Call) -> shapes.Placements:
         return shapes.Placements(data=await placed.placements(session, batch.id))
 
 
-async def create_quote(call: Call, body: shapes.QuoteCreate) -> shapes.Quote:
+async def create_quote(call: Call, body: quote_shapes.QuoteCreate) -> quote_shapes.Quote:
     """A dry run of a batch: cost, end, placement, and what was rejected; nothing is created or held."""
     deadline_us(body.x_broker.deadline if body.x_broker else None)
     project = wished_project(call, body.x_broker.project if body.x_broker else None)

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.api import shapes
+from broker.api import quote_shapes, shapes
 from broker.approvals import approval_of
 from broker.control.convert import usd
 from broker.tables import STOPPED, Assignment, PlanRow, Quote, Waiting
@@ -20,17 +20,19 @@ from solver.types import Choice, Plan, Relaxation, Snapshot, Work
 SECOND_US = 1_000_000
 
 
-async def explanation(session: AsyncSession, batch_id: str) -> shapes.Explanation:
+async def explanation(session: AsyncSession, batch_id: str) -> quote_shapes.Explanation:
     """The newest plan's word on the batch, with the profiles that were quoted before it began. Before any plan mentions it,
     an explanation that says just that."""
     told = await _word(session, batch_id)
     first = select(Quote).where(col(Quote.batch) == batch_id).order_by(col(Quote.created_us)).limit(1)
     quote = await session.scalar(first)
-    variants = [shapes.VariantQuote.model_validate(each) for each in quote.body.get("variants", ())] if quote else []
+    variants = (
+        [quote_shapes.VariantQuote.model_validate(each) for each in quote.body.get("variants", ())] if quote else []
+    )
     return told.model_copy(update={"variants": variants})
 
 
-async def _word(session: AsyncSession, batch_id: str) -> shapes.Explanation:
+async def _word(session: AsyncSession, batch_id: str) -> quote_shapes.Explanation:
     batch = await session.get_one(Batch, batch_id)
     approval = await approval_of(session, batch_id)
     if approval is not None and approval.outcome is None and batch.status == "validating":
@@ -66,13 +68,13 @@ async def _newest_plan(session: AsyncSession, batch_id: str) -> PlanRow | None:
 
 def explain(
     work_id: str, snapshot: Snapshot, plan: Plan, *, plan_id: str | None, planned_us: int | None
-) -> shapes.Explanation:
+) -> quote_shapes.Explanation:
     """One work's part of a plan in words and numbers for people. Raises KeyError when the snapshot has no such work."""
     work = {w.id: w for w in snapshot.works}[work_id]
     shares = sorted((a for a in plan.assignments if a.work_id == work_id), key=lambda a: a.order)
     choices = {c.offer_key: c for c in plan.choices if c.work_id == work_id}
     unplaced = next((u for u in plan.unplaced if u.work_id == work_id), None)
-    return shapes.Explanation(
+    return quote_shapes.Explanation(
         feasible=bool(shares),
         plan=plan_id,
         planned_at=None if planned_us is None else planned_us // SECOND_US,
@@ -81,7 +83,8 @@ def explain(
         output_tokens=work.output_tokens_p50,
         offers=len(snapshot.offers),
         funnel=[
-            shapes.FunnelStep(rule=r.rule, count=r.count, example=r.example) for r in plan.funnels.get(work_id, ())
+            quote_shapes.FunnelStep(rule=r.rule, count=r.count, example=r.example)
+            for r in plan.funnels.get(work_id, ())
         ],
         chosen=[_chosen(share, choices.get(share.offer_key), work) for share in shares],
         usd=usd(sum(share.cost_nano for share in shares)) if shares else None,
@@ -92,12 +95,12 @@ def explain(
     )
 
 
-def _chosen(share: PlannedShare, choice: Choice | None, work: Work) -> shapes.Chosen:
+def _chosen(share: PlannedShare, choice: Choice | None, work: Work) -> quote_shapes.Chosen:
     tokens = work.input_tokens + work.output_tokens_p50
     mine = tokens * share.share_ppm // 1_000_000
     per_million = share.cost_nano * 1_000_000 // mine if mine else 0
     best = choice.next_best_nano_per_million if choice else None
-    return shapes.Chosen(
+    return quote_shapes.Chosen(
         offer_key=share.offer_key,
         share=format(Decimal(share.share_ppm).scaleb(-6).normalize(), "f"),
         usd=usd(share.cost_nano),
@@ -121,8 +124,8 @@ def relaxation_shape(relaxation: Relaxation) -> shapes.Relaxation:
     )
 
 
-def _unplanned(lines: int, input_tokens: int, output_tokens: int, reasons: list[str]) -> shapes.Explanation:
-    return shapes.Explanation(
+def _unplanned(lines: int, input_tokens: int, output_tokens: int, reasons: list[str]) -> quote_shapes.Explanation:
+    return quote_shapes.Explanation(
         feasible=False,
         plan=None,
         planned_at=None,

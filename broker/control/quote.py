@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 from ulid import ULID
 
-from broker.api import shapes
+from broker.api import quote_shapes, shapes
 from broker.control.intake import served_by, validate_file
 from broker.control.own_answers import decide, left_for_workers
 from broker.control.snapshot import SECOND_US, TYPICAL_OUTPUT_PERCENT, max_nano, work_of
@@ -39,7 +39,7 @@ async def quote(
     endpoint: str | None,
     window: str,
     wishes: shapes.BatchWishes | None,
-) -> shapes.Quote:
+) -> quote_shapes.Quote:
     """Plan the file as if it were a batch created now, beside all that is queued.
 
     Raises JobsError subclasses for a bad file, window or line (the first finding in the message), UnknownCountry for a
@@ -80,7 +80,7 @@ async def quote(
     best = await quote_variants(
         services, candidates.profiles, lambda each: _with_profile(base, each), {base.policy_hash: policy}
     )
-    answer = shapes.Quote(
+    answer = quote_shapes.Quote(
         **best.explanation.model_dump(),
         id=f"quote_{ULID()}",
         model=found.model,
@@ -117,7 +117,9 @@ async def policy_for(session: AsyncSession, project: str, wishes: shapes.BatchWi
     return policy
 
 
-def quote_row(quote_id: str, project: str, batch_id: str | None, explanation: shapes.Explanation, now_us: int) -> Quote:
+def quote_row(
+    quote_id: str, project: str, batch_id: str | None, explanation: quote_shapes.Explanation, now_us: int
+) -> Quote:
     """What was promised, for comparison with what became of it."""
     return Quote(
         id=quote_id,

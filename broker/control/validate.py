@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 from ulid import ULID
 
-from broker.api import shapes
+from broker.api import quote_shapes, shapes
 from broker.approvals import approval_of, needed_because, propose, undecided
 from broker.control import saving
 from broker.control.intake import served_by, validate_batch
@@ -128,7 +128,7 @@ class Validator:
             self.services.nudge("finalise")
 
     async def _may_begin(
-        self, session: AsyncSession, batch: Batch, explanation: shapes.Explanation, now_us: int
+        self, session: AsyncSession, batch: Batch, explanation: quote_shapes.Explanation, now_us: int
     ) -> bool:
         """Whether nobody has to approve the batch, or somebody has. If not, it is proposed now and stays as it is."""
         earlier = await approval_of(session, batch.id)
@@ -183,7 +183,7 @@ def _revision(batch: Batch, profile: ModelProfile) -> str | None:
     return revision
 
 
-def blocking_findings(batch: Batch, explanation: shapes.Explanation) -> list[Finding]:
+def blocking_findings(batch: Batch, explanation: quote_shapes.Explanation) -> list[Finding]:
     """What makes the batch impossible, as findings; none when it is feasible, may wait, or waits for a passing cause."""
     if explanation.feasible or explanation.waiting_on in PASSING:
         return []

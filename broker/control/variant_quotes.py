@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from broker.api import shapes
+from broker.api import quote_shapes
 from broker.control.explain import explain
 from broker.control.snapshot import freeze
 from broker.services import Services
@@ -24,7 +24,7 @@ class Quoted:
     """A profile and what the work would come to with it."""
 
     profile: ModelProfile
-    explanation: shapes.Explanation
+    explanation: quote_shapes.Explanation
 
 
 async def quote_variants(
@@ -51,16 +51,16 @@ def cheapest(quoted: Sequence[Quoted]) -> Quoted:
     return min(quoted, key=lambda each: each.explanation.waiting_on not in PASSING)
 
 
-async def _dry_run(services: Services, work: Work, policies: Mapping[str, Policy]) -> shapes.Explanation:
+async def _dry_run(services: Services, work: Work, policies: Mapping[str, Policy]) -> quote_shapes.Explanation:
     async with services.database.transaction() as session:
         frozen = await freeze(session, services, now_us=await db_now(session), extra=[work], extra_policies=policies)
     plan = await services.solver.solve(frozen.snapshot)
     return explain(work.id, frozen.snapshot, plan, plan_id=None, planned_us=frozen.snapshot.now_us)
 
 
-def _told(quoted: Quoted, *, is_chosen: bool) -> shapes.VariantQuote:
+def _told(quoted: Quoted, *, is_chosen: bool) -> quote_shapes.VariantQuote:
     explanation = quoted.explanation
-    return shapes.VariantQuote(
+    return quote_shapes.VariantQuote(
         profile=quoted.profile.id,
         model=quoted.profile.public_name,
         precision=quoted.profile.precision,

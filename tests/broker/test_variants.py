@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker.api import shapes
+from broker.api import quote_shapes
 from broker.control.variant_quotes import Quoted, cheapest
 from broker.variants import ModelWishes, variants
 from workers.profile import ModelProfile
@@ -78,7 +78,7 @@ def test_when_nothing_is_left_it_says_which_wish_removed_which_profile(
 
 
 def quoted(name: str, usd: str | None, waiting_on: str | None = None) -> Quoted:
-    explanation = shapes.Explanation(
+    explanation = quote_shapes.Explanation(
         feasible=usd is not None,
         plan=None,
         planned_at=None,

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from broker.api import shapes
+from broker.api import quote_shapes, shapes
 from broker.cli import live, report
 
 NOW = 1_795_305_600
@@ -138,7 +138,7 @@ def test_every_bad_line_is_reported() -> None:
 
 
 def test_an_explanation_shows_the_funnel_and_the_cheaper_offers_that_were_excluded() -> None:
-    chosen = shapes.Chosen(
+    chosen = quote_shapes.Chosen(
         offer_key="offer-b",
         share="0.75",
         usd="0.0009",
@@ -150,10 +150,10 @@ def test_an_explanation_shows_the_funnel_and_the_cheaper_offers_that_were_exclud
         sentence="offer-b is the cheapest that the policy allows",
     )
     steps = [
-        shapes.FunnelStep(rule="residency", count=5, example="offer-a: US is not in eu"),
-        shapes.FunnelStep(rule="eligible", count=2, example=None),
+        quote_shapes.FunnelStep(rule="residency", count=5, example="offer-a: US is not in eu"),
+        quote_shapes.FunnelStep(rule="eligible", count=2, example=None),
     ]
-    plan = shapes.Explanation(
+    plan = quote_shapes.Explanation(
         feasible=True,
         plan="plan_1",
         planned_at=NOW,

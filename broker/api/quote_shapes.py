@@ -1,0 +1,83 @@
+"""Bodies of quotes and explanations: what a batch would cost or costs, where it would run or runs, and what was rejected."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from broker.api.shapes import BatchWishes, Own, Relaxation
+
+
+class QuoteCreate(Own):
+    """A dry run: an uploaded file with the wishes of a batch; nothing is created or held."""
+
+    input_file_id: str
+    endpoint: str | None = None
+    completion_window: str = "24h"
+    x_broker: BatchWishes | None = None
+
+
+class FunnelStep(BaseModel):
+    """How many offers a rule removed; the last step is `eligible`. The counts sum to the number of offers."""
+
+    rule: str
+    count: int
+    example: str | None
+
+
+class Chosen(BaseModel):
+    offer_key: str
+    share: str = Field(description="fraction of the work, decimal")
+    usd: str
+    end: int
+    usd_per_million_tokens: str
+    next_best: str | None
+    next_best_usd_per_million_tokens: str | None
+    cheaper_excluded: list[tuple[str, str]] = Field(description="cheaper offers and the rule that excluded each")
+    sentence: str
+
+
+class VariantQuote(BaseModel):
+    """A profile that may serve the batch, and what that would come to."""
+
+    profile: str
+    model: str
+    precision: str
+    chosen: bool
+    feasible: bool
+    usd: str | None
+    end: int | None
+    waiting_on: str | None
+    reason: str | None = Field(description="why it is not feasible")
+
+
+class Explanation(BaseModel):
+    """What the plan chose for a work, what it rejected and why; or why nothing was feasible."""
+
+    feasible: bool
+    plan: str | None
+    planned_at: int | None
+    lines: int
+    input_tokens: int
+    output_tokens: int
+    offers: int
+    funnel: list[FunnelStep]
+    chosen: list[Chosen]
+    usd: str | None
+    end: int | None
+    waiting_on: str | None
+    reasons: list[str]
+    relaxations: list[Relaxation]
+    variants: list[VariantQuote] = Field(
+        default_factory=list, description="the profiles that may serve it, as quoted before it began"
+    )
+
+
+class Quote(Explanation):
+    id: str
+    object: Literal["quote"] = "quote"
+    model: str
+    served_model: str = Field(description="the configured profile that would answer")
+    endpoint: str
+    expires_at: int
