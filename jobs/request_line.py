@@ -6,6 +6,7 @@ The codes are OpenAI's where it has one.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, get_args
 
 import msgspec
@@ -18,6 +19,7 @@ from jobs.types import Endpoint, Finding, Limits
 
 ENDPOINTS: tuple[str, ...] = get_args(Endpoint)
 SEVERAL = ("n", "best_of")
+MOST_FINDINGS = 20  # of one line: it may have a hundred thousand unknown keys
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -47,12 +49,12 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check(content: bytes, terms: Terms) -> Request | list[Finding]:
-    """The request in `content` (a line without its line ending), or everything that is wrong with it."""
+    """The request in `content` (a line without its line ending), or what is wrong with it, `MOST_FINDINGS` at the most."""
     try:
         parsed = parse(content, terms.limits)
     except NotJson as error:
         return [Finding(code="invalid_json_line", message=str(error))]
-    findings = list(problems(parsed, terms))
+    findings = list(islice(problems(parsed, terms), MOST_FINDINGS))
     return findings or request_of(parsed, terms)
 
 

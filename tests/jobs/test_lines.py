@@ -167,6 +167,28 @@ async def test_every_problem_of_every_line_is_found() -> None:
     assert verdict.findings[-1].message == 'custom_id "id-0" was already used on line 1; make each custom_id unique'
 
 
+HEAVY = [
+    b"[" * 40 + b'"' + rb"\"" * 400_000 + b"[" * 40,  # a string that never ends, with a quote wherever one might begin
+    b'{"custom_id": "' + rb"\"" * 400_000,
+    b'{"a": "' + b"\\" * 900_000 + b'": 1}',
+    b'{"a"' + b" " * 900_000 + b": 1}",
+    b'{"a": "' + b":" * 900_000 + b'"}',
+    b'{"a":' * 150_000,
+]
+
+
+@pytest.mark.parametrize("content", HEAVY)
+async def test_a_line_made_to_be_slow_is_read_in_no_time(content: bytes) -> None:
+    """Read in the square of its length, any of these would take hours: the runner's own limit fails the test."""
+    verdict = await check(content, limits=Limits(), size=1 << 20)
+    assert verdict.findings_total > 0
+
+
+async def test_a_line_of_unknown_keys_is_not_a_finding_each() -> None:
+    verdict = await check(line(body={f"k{n}": n for n in range(60)}), limits=Limits())
+    assert (verdict.findings_total, verdict.findings[0].code) == (20, "unsupported_parameter")
+
+
 async def test_findings_beyond_the_limit_are_counted() -> None:
     verdict = await check(b"x\n" * 15, limits=msgspec.structs.replace(LIMITS, max_findings=4))
     assert (len(verdict.findings), verdict.findings_total) == (4, 15)
