@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from broker.services import Services
-from jobs import files, uploads, views
+from jobs import answers, files, uploads, views
 from jobs.clock import db_now
 from jobs.keys import upload_prefix
 
@@ -36,6 +36,7 @@ class Collector:
             await views.drop_views_of(self.services.store, self.services.database.transaction, file)
             async with self.services.database.transaction() as session:
                 await files.removed(session, file.id)
+                await answers.forget_file(session, file.id)
 
     async def _collect(self, project: str, upload_id: str) -> None:
         """Everything that the upload wrote goes, except the file that it became; also what a crash left without a row."""

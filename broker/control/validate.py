@@ -97,12 +97,14 @@ class Validator:
     async def _decide(self, batch: Batch, found: Validation, profiles: Sequence[ModelProfile]) -> Taken:
         """Which lines the broker answers itself, which profile serves the others, and at what price."""
         decided = await asyncio.to_thread(decide, found)
-        quoted = await quote_batch(self.services, batch, left_for_workers(found, decided), profiles)
+        left = await asyncio.to_thread(left_for_workers, found, decided)
+        quoted = await quote_batch(self.services, batch, left, profiles)
         price, revision = price_of(quoted.explanation.model_dump()), _revision(batch, quoted.profile)
         if revision is not None:
             decided = await look_up(self.services, batch, found, decided, revision)
         if decided.known:
-            quoted = await self._quote_the_rest(batch, left_for_workers(found, decided), quoted)
+            left = await asyncio.to_thread(left_for_workers, found, decided)
+            quoted = await self._quote_the_rest(batch, left, quoted)
         return Taken(quoted, decided, price, revision)
 
     async def _begin(self, batch: Batch, found: Validation, taken: Taken) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -34,6 +34,7 @@ class House:
     server: Any
     services: Services
     worker: LineWorker
+    also: dict[str, Any] = field(default_factory=dict)  # of the request that creates a batch
 
     async def submit(self, *lines: str | dict[str, Any] | None, **wishes: Any) -> str:
         """Upload and create; a text is a question, None a line that is no JSON. Then validation."""
@@ -46,7 +47,7 @@ class House:
     async def submit_bytes(self, content: bytes, **wishes: Any) -> str:
         file_id = await self.server.upload(content)
         body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-        answer = await self.server.call("POST", "/v1/batches", json=body | {"x_broker": wishes})
+        answer = await self.server.call("POST", "/v1/batches", json=body | self.also | {"x_broker": wishes})
         assert answer.status == 200, answer.raw
         await Validator(self.services).step()
         return str(answer.json["id"])

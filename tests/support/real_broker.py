@@ -44,6 +44,7 @@ heartbeat_s = 0.5
 
 [models.{model}]
 engine = "command"
+revision = "1"
 argv = ["{python}", "{engine}", "--port", "{{port}}", "--latency", "{latency}", "--log", "{folder}/executions.log"]
 parallel = 4
 load_s = 1

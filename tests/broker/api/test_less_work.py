@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from broker.control.answer import Answerer
+from broker.control.collect import Collector
 from broker.control.finalise import Finaliser
 from broker.control.remember import Rememberer
 from broker.control.validate import Validator
@@ -186,6 +187,14 @@ async def test_answers_of_a_deleted_file_are_forgotten(house: House) -> None:
     first = await house.submit("one", reuse=True)
     await house.run(first)
     await house.server.call("DELETE", f"/v1/files/{(await house.batch(first))['output_file_id']}")
+    assert await house.run(await house.submit("one", reuse=True)) == [0]
+
+
+async def test_answers_whose_results_have_expired_are_forgotten(house: House) -> None:
+    house.also = {"output_expires_after": {"anchor": "created_at", "seconds": 3600}}
+    await house.run(await house.submit("one", reuse=True))
+    house.services.database.clock_offset_us += 2 * 3600 * 1_000_000
+    await Collector(house.services).step()
     assert await house.run(await house.submit("one", reuse=True)) == [0]
 
 
