@@ -17,6 +17,9 @@ def print_explanation(plan: Document, stream: IO[str]) -> None:
     for choice in plan["chosen"]:
         for text in _choice(choice):
             line(text, stream)
+    if len(plan["variants"]) > 1:
+        line("profiles that may serve it:", stream)
+        table(VARIANT_COLUMNS, [_variant_row(each) for each in plan["variants"]], stream)
     excluded = [pair for choice in plan["chosen"] for pair in choice["cheaper_excluded"]]
     if excluded:
         line("cheaper, and excluded:", stream)
@@ -45,6 +48,15 @@ def _choice(choice: Document) -> Iterator[str]:
     )
     if choice["sentence"]:
         yield f"  {choice['sentence']}"
+
+
+VARIANT_COLUMNS = ("profile", "model", "precision", "", "$", "done by", "why not")
+
+
+def _variant_row(each: Document) -> tuple[str, ...]:
+    why_not = "-" if each["feasible"] else f"{each['waiting_on'] or 'infeasible'}: {each['reason'] or ''}"
+    mark = "chosen" if each["chosen"] else ""
+    return each["profile"], each["model"], each["precision"], mark, usd(each["usd"]), moment(each["end"]), why_not
 
 
 def waiting(waiting_on: str | None, reasons: Sequence[str], relaxations: Sequence[Document]) -> Iterator[str]:

@@ -178,3 +178,22 @@ def test_an_explanation_shows_the_funnel_and_the_cheaper_offers_that_were_exclud
     assert "offer-a\tresidency: US is not in eu" in lines
     assert "residency\t5\toffer-a: US is not in eu" in lines
     assert "eligible\t2\t" in lines
+
+
+def test_profiles_that_were_compared_are_shown_with_the_reason_against_each() -> None:
+    told = {
+        "model": "m",
+        "end": NOW,
+        "usd": "0.5",
+        "chosen": True,
+        "feasible": True,
+        "waiting_on": None,
+        "reason": None,
+    }
+    dear = told | {"chosen": False, "feasible": False, "usd": None, "waiting_on": "capacity", "reason": "sold out"}
+    variants = [told | {"profile": "m-fp8", "precision": "fp8"}, dear | {"profile": "m", "precision": "bf16"}]
+    plan = {"feasible": False, "chosen": [], "funnel": [], "waiting_on": None, "reasons": [], "relaxations": []}
+    stream = io.StringIO()
+    report.print_explanation(plan | {"lines": 1, "input_tokens": 1, "output_tokens": 1, "variants": variants}, stream)
+    assert "m-fp8\tm\tfp8\tchosen\t$0.50\t2026-11-22 00:00:00Z\t-" in stream.getvalue()
+    assert "m\tm\tbf16\t\t-\t2026-11-22 00:00:00Z\tcapacity: sold out" in stream.getvalue()
