@@ -5,6 +5,8 @@ The names of parts and results are unique by what is in them, so that one name o
 
 from __future__ import annotations
 
+import re
+
 
 def input_key(project: str, file_id: str) -> str:
     """Where an uploaded file lies."""
@@ -29,6 +31,20 @@ def composed_key(project: str, upload_id: str, order_sha256: str) -> str:
 def part_key(project: str, batch_id: str, shard_id: str, *, epoch: int, seq: int, sha256: str) -> str:
     """Where the part `seq` of a lease goes: the one key that its worker may write."""
     return f"{project}/{batch_id}/parts/{shard_id}/{epoch}-{seq}-{sha256}.jsonl.gz"
+
+
+_PART_KEY = re.compile(
+    r"[\w.-]{1,64}/[\w-]{1,64}/parts/[\w-]{1,80}/\d{1,19}-\d{1,19}-[0-9a-f]{64}\.jsonl\.gz", re.ASCII
+)
+
+
+def is_part_key(key: str) -> bool:
+    """Whether this could be the name of a part at all: what a worker sends is not asked of a store unseen.
+
+    >>> is_part_key(part_key("p", "batch_1", "shard_1", epoch=1, seq=0, sha256="0" * 64)), is_part_key("p/files/file-1/x")
+    (True, False)
+    """
+    return _PART_KEY.fullmatch(key) is not None
 
 
 def result_key(project: str, batch_id: str, kind: str, plan_sha256: str) -> str:

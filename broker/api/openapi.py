@@ -208,14 +208,24 @@ def _success(declared: Route, references: References) -> dict[str, Any]:
     }
     if declared.response is not None:
         answer["content"] = {"application/json": {"schema": references[(declared.response, "serialization")]}}
-        answer["content"] |= {kind: {"schema": {"type": "string"}} for kind in declared.produces}
+        answer["content"] |= _produced(declared)
     elif declared.wire_response is not None:
         answer["content"] = {
             "application/json": {"schema": {"$ref": REF.format(model=_wire_name(declared.wire_response))}}
         }
     elif declared.produces:
-        answer["content"] = {kind: {"schema": {"type": "string"}} for kind in declared.produces}
+        answer["content"] = _produced(declared)
     return answer
+
+
+def _produced(declared: Route) -> dict[str, Any]:
+    return {kind: {"schema": PRODUCED.get(kind, {"type": "string"})} for kind in declared.produces}
+
+
+PRODUCED: Mapping[str, Mapping[str, Any]] = {
+    "application/json": {"type": "object"},
+    "text/event-stream": {"description": "server-sent events, each with `id`, `event` and `data`"},
+}
 
 
 def _wire_name(name: str) -> str:

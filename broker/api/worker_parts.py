@@ -13,7 +13,7 @@ import structlog
 from aiohttp import web
 
 from broker.api.files import Part, stream_object
-from broker.api.problems import Problem, conflict
+from broker.api.problems import Problem, conflict, not_found
 from broker.api.registry import Call, Route, route
 from broker.api.worker import OBJECT_TTL_S, plain
 from broker.measurements import measured_work
@@ -21,7 +21,7 @@ from broker.tables import Worker
 from jobs import commits, leases
 from jobs.clock import MICROSECONDS, db_now
 from jobs.errors import ObjectExists, ObjectMissing
-from jobs.keys import part_key
+from jobs.keys import is_part_key, part_key
 from jobs.signing import Permission, sign, verify
 from jobs.types import Commit, CommitAnswer
 from markets.tables import RentalRow
@@ -37,7 +37,11 @@ async def object_get(call: Call) -> web.StreamResponse:
     """The bytes that a lease names, of exactly one shard."""
     permission = await _permission(call, "GET")
     part = Part(int(permission.extra["start"]), int(permission.extra["stop"]), False)
-    return await stream_object(call, permission.key, part, {"Content-Type": "application/jsonl"})
+    try:
+        return await stream_object(call, permission.key, part, {"Content-Type": "application/jsonl"})
+    except ObjectMissing as error:
+        # The permission outlives the batch: when its input was deleted since, the worker lets the shard go.
+        raise not_found("object_gone", "This object was deleted after its permission was given.") from error
 
 
 async def part_target(call: Call, body: dict[str, Any]) -> dict[str, Any]:
@@ -128,10 +132,13 @@ async def _seen(call: Call, asked: Commit) -> None:
 
     Outside the transaction, because it is I/O; objects are immutable, so what was seen stays true.
     """
+    missing = conflict("part_missing", f"No object {asked.key[:300]!r}: PUT the part before its commit.", "key")
+    if not is_part_key(asked.key):
+        raise missing
     try:
         size = await call.services.store.size(asked.key)
-    except (ObjectMissing, ValueError) as error:
-        raise conflict("part_missing", f"No object {asked.key!r}: PUT the part before its commit.", "key") from error
+    except ObjectMissing as error:
+        raise missing from error
     if size != asked.size:
         raise conflict(
             "part_differs", f"Object {asked.key!r} does not have the {asked.size} bytes that the commit claims.", "size"

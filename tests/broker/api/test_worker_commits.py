@@ -172,3 +172,12 @@ async def test_a_preempted_rental_counts_as_a_preemption_of_its_batch(server: An
     assert [(each["rental"], each["lines"], each["end_reason"]) for each in placed] == [(agent.rental, 2, "preempted")]
     async with server.services.database.transaction() as session:
         assert (await session.get_one(RentalRow, agent.rental)).release_us is None
+
+
+@pytest.mark.parametrize("key", ["", "/", "x" * 300, "default/files/file-X/under-a-file", "a/b#1", "\u00e9" * 200])
+async def test_a_key_that_no_part_can_have_is_never_asked_of_the_store(ready: tuple[Agent, str], key: str) -> None:
+    """A folder answers such names with errors of its own, which were 500."""
+    agent, _ = ready
+    body = {"epoch": 1, "nonce": "n", "seq": 0, "key": key, "size": 0, "sha256": "0" * 64, "lines": [], "usage": []}
+    answer = await agent.post("shards/shard_x/commits", {**body, "counters": {}})
+    assert (answer.status, answer.code) == (422, "part_missing")
