@@ -31,10 +31,10 @@ class ModelProfile:
     (`url`) the name under which the remote server knows the model.
 
     `context` is tokens of prompt and answer a request, `parallel` the requests computed together where the engine wants
-    that fixed, else the driver's first guess. `endpoints` are the paths that batches may use; with `/v1/embeddings` among
-    them llama.cpp is started in its embedding mode. `tokens_per_s` is (input, output) by accelerator name. `image`,
-    `entrypoint` (default: `python3`) and `shm_mib` are for launches in containers. `metrics` maps our names to
-    Prometheus samples for engines that we do not know (`command`).
+    that fixed, else the driver's first guess (vLLM: at least 64). `endpoints` are the paths that batches may use; with
+    `/v1/embeddings` among them llama.cpp is started in its embedding mode. `tokens_per_s` is (input, output) by
+    accelerator name. `image`, `entrypoint` (default: `python3`) and `shm_mib` are for launches in containers.
+    `metrics` maps our names to Prometheus samples for engines that we do not know (`command`).
     """
 
     id: str

@@ -28,7 +28,10 @@ from workers.agent.spec import EngineSpec
 _STEER_S = 1.0
 # So often in the first seconds after the engine was empty: its batch is still more hole than batch.
 _FAST_STEER_S = 0.25
-_FILLING_S = 10.0
+_FILLING_S = 4.0
+# And so seldom once the limit has stayed as it is for a while: vLLM spends 10 ms and more on a page of metrics.
+_CALM_STEER_S = 4.0
+_CALM_AFTER = 5
 _LONGEST_PAUSE_S = 5.0
 # After a crash, requests still open get this long to notice it.
 _NOTICE_CRASH_S = 2.0
@@ -264,11 +267,13 @@ class Driver:
         return [(request.lease, request.line) for request in dropped]
 
     async def _steer(self) -> None:
-        """Once a second, and more often at first: look at the engine's queue and set the limit."""
+        """Once a second, more often at first and less when nothing changes: look at the queue and set the limit."""
         preempted_before: float | None = None
+        unchanged = 0
         while True:
             is_filling = bool(self._open) and time.monotonic() - self._busy_since < _FILLING_S
-            await asyncio.sleep(_FAST_STEER_S if is_filling else _STEER_S)
+            is_calm = unchanged >= _CALM_AFTER
+            await asyncio.sleep(_FAST_STEER_S if is_filling else _CALM_STEER_S if is_calm else _STEER_S)
             if self.engine.has_exited:
                 continue
             self.metrics = await self.engine.metrics()
@@ -283,7 +288,9 @@ class Driver:
             )
             preempted_before, self._refused = preempted, 0
             limit = steer(self.limit, load, start=self.spec.concurrency_start, maximum=self.spec.concurrency_max)
+            unchanged += 1
             if limit != self.limit:
+                unchanged = 0
                 event("driver.steered", limit=limit, before=self.limit, waiting=load.waiting, running=load.running)
                 self.limit = limit
                 self._wake.set()

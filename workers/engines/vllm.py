@@ -21,6 +21,8 @@ METRICS = {
 }
 # vLLM's own run-batch keeps at least this many in flight; the driver steers below it
 _MOST_IN_FLIGHT = 1024
+# What does not fit waits in its own queue and costs nothing; an engine that starts with a few is idle for seconds
+_FIRST_GUESS = 64
 _DTYPES = {
     "bf16": "bfloat16",
     "bfloat16": "bfloat16",
@@ -56,7 +58,10 @@ def spec(profile: ModelProfile) -> dict[str, Any]:
         # a profile's load_s is what the planner counts with; a slow disk or a first compilation takes much longer
         "start_timeout_s": 600 + 10 * profile.load_s,
         "stop_grace_s": 15,
-        "concurrency": {"start": profile.parallel, "max": max(profile.parallel, _MOST_IN_FLIGHT)},
+        "concurrency": {
+            "start": max(profile.parallel, _FIRST_GUESS),
+            "max": max(profile.parallel, _MOST_IN_FLIGHT),
+        },
         "request_timeout_s": profile.request_timeout_s,
         "metrics_path": "/metrics",
         "metrics": METRICS,
