@@ -11,7 +11,7 @@ import pytest
 
 from broker.cli.input_upload import PART_BYTES
 from broker.owner import owner
-from tests.support.command_line import broker, client, prompts, quick, submit
+from tests.support.command_line import broker, client, new_key, prompts, quick, submit
 from tests.support.torn_proxy import torn_proxy
 
 LINE_BYTES = 900_000
@@ -57,6 +57,17 @@ def test_a_file_larger_than_a_part_goes_up_in_parts_and_a_torn_connection_costs_
     (batch,) = [json.loads(done.stdout)["batch"]]
     assert client(data).files.retrieve(batch["input_file_id"]).bytes == large.stat().st_size
     assert client(data).files.content(batch["input_file_id"]).read() == large.read_bytes()
+
+
+def test_a_file_above_the_limit_of_one_request_goes_up_in_parts(data: Path, url: str, tmp_path: Path) -> None:
+    key = new_key(data, "capped", "capped", "submitter")
+    limited = quick("projects", "set", "capped", "--limit", "max_file_bytes=100000", "--data", str(data))
+    assert limited.returncode == 0, limited.stderr
+    file = prompts(tmp_path, *(f"question {number} " + "word " * 1000 for number in range(600)))
+    env = {"BROKER_URL": url, "BROKER_API_KEY": key}
+    done = broker("quote", file, "--model", "scripted", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["lines"] == 600
 
 
 @pytest.fixture(scope="module")
