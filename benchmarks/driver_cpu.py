@@ -169,7 +169,13 @@ async def _driven(url: str, requests: int, concurrency: int) -> Spent:
             has_room=lambda: parts.has_room,
         )
         parts = Parts(
-            TakesAll(session, "http://127.0.0.1", "-"), pool, _PART, Failpoints(None), driver.counters, on_change
+            wire=TakesAll(session, "http://127.0.0.1", "-"),
+            pool=pool,
+            limits=_PART,
+            failpoints=Failpoints(None),
+            counters=driver.counters,
+            on_change=on_change,
+            on_let_go=lambda: None,
         )
         lease = HeldLease("shard", 1, "n", 3600.0, _ENDPOINT, "/parts", time.monotonic())
         lease.admit(lines, {}, alone_from=2)
