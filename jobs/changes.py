@@ -61,7 +61,7 @@ async def change(session: AsyncSession, project: str, batch_id: str, wanted: Cha
     changed = {name: value for name, value in after.items() if value != before[name]}
     if changed:
         batch.version += 1
-        outbox.append(session, batch, "batch.changed", {**changed, "version": batch.version}, now_us)
+        outbox.append(session, batch, "batch.changed", {**_told(changed), "version": batch.version}, now_us)
         log.info("batch.changed", batch=batch.id, version=batch.version, **changed)
     return batch
 
@@ -94,6 +94,17 @@ def _changeable(batch: Batch) -> dict[str, Any]:
         "expires_us": batch.expires_us,
         "deadline_us": batch.deadline_us,
     }
+
+
+def _told(changed: dict[str, Any]) -> dict[str, Any]:
+    """As the API names it, with its times in unix seconds."""
+    names = {"expires_us": "expires_at", "deadline_us": "deadline"}
+    times = {
+        name: None if changed[us] is None else changed[us] // MICROSECONDS
+        for us, name in names.items()
+        if us in changed
+    }
+    return {name: value for name, value in changed.items() if name not in names} | times
 
 
 async def _turn(session: AsyncSession, project: str, batch_id: str, event: str) -> Batch:

@@ -35,7 +35,7 @@ def parse(content: bytes, limits: Limits) -> dict[str, Any]:
             f"not valid JSON: {error.msg} at character {error.pos + 1}; write one JSON object a line"
         ) from error
     except ValueError as error:  # int() refuses thousands of digits
-        raise NotJson(f"a number in it cannot be read: {error}") from error
+        raise NotJson("a number in it has thousands of digits; write one below 1e308") from error
     if not isinstance(parsed, dict):
         raise NotJson(f"a {_kind(parsed)}, not a JSON object; write one JSON object a line")
     if _ESCAPED_SURROGATE.search(content):

@@ -44,8 +44,14 @@ async def validate(
 
     Parsing runs in a thread chunk by chunk, so that the event loop stays free.
     """
-    terms = Terms(limits=limits, default_output_tokens=default_output_tokens, reuse=reuse, media_hosts=media_hosts)
-    validator = Validator(terms, shard_lines, shard_bytes, endpoint=endpoint, skip_invalid=skip_invalid)
+    terms = Terms(
+        limits=limits,
+        default_output_tokens=default_output_tokens,
+        endpoint=endpoint,
+        reuse=reuse,
+        media_hosts=media_hosts,
+    )
+    validator = Validator(terms, shard_lines, shard_bytes, skip_invalid=skip_invalid)
     async for chunk in chunks:
         await asyncio.to_thread(validator.feed, chunk)
         if validator.is_hopeless:
@@ -62,7 +68,6 @@ class Validator:
         shard_lines: int,
         shard_bytes: int,
         *,
-        endpoint: str | None = None,
         skip_invalid: bool = False,
     ) -> None:
         self._terms = terms
@@ -70,7 +75,7 @@ class Validator:
         self._skips = skip_invalid
         self._splitter = Splitter(self, terms.limits.max_line_bytes)
         self._cutter = Cutter(shard_lines, shard_bytes)
-        self._agreed = _Agreed(endpoint)
+        self._agreed = _Agreed(terms.endpoint)
         self._findings: list[Finding] = []
         self._findings_total = 0
         self._invalid: list[InvalidLine] = []
@@ -265,7 +270,6 @@ class _Agreed:
     def __init__(self, endpoint: str | None) -> None:
         self.model: str | None = None
         self.url = endpoint
-        self._given = endpoint is not None
         self._first = 0
 
     def disagreements(self, request: Request, line: int) -> list[Finding]:
@@ -274,8 +278,7 @@ class _Agreed:
             self.url = self.url or request.url
         found = []
         if request.url != self.url:
-            whose = "the batch's endpoint is" if self._given else f"line {self._first} has"
-            message = f"url {shown(request.url)} differs: {whose} {self.url}; a batch has one endpoint"
+            message = f"url {shown(request.url)} differs: line {self._first} has {self.url}; a batch has one endpoint"
             found.append(Finding(code="invalid_url", message=message, param="url"))
         if request.model != self.model:
             agreed = f"line {self._first} has {shown(self.model)}"

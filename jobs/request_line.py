@@ -40,10 +40,11 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """What lines are held to, and what is wanted of them: the same for the whole file."""
+    """What lines are held to, and what is wanted of them: the same for the whole file. `endpoint`: the batch's, if known."""
 
     limits: Limits
     default_output_tokens: int
+    endpoint: str | None = None
     reuse: bool = False
     media_hosts: frozenset[str] = frozenset()
 
@@ -80,7 +81,8 @@ def problems(request: dict[str, Any], terms: Terms) -> Iterator[Finding]:
     """Everything that is wrong with a JSON object as a request."""
     yield from _custom_id_problems(request, terms.limits)
     yield from _method_problems(request)
-    yield from _url_problems(request)
+    url_problems = list(_url_problems(request, terms.endpoint))
+    yield from url_problems
     if "x_broker" in request:
         yield from line_tags.problems(request["x_broker"], terms.limits)
     if "body" not in request:
@@ -88,7 +90,8 @@ def problems(request: dict[str, Any], terms: Terms) -> Iterator[Finding]:
     elif not isinstance(request["body"], dict):
         yield _wrong("body", request["body"], "an object")
     else:
-        yield from _body_problems(request["body"], request.get("url"), terms)
+        # Of a line that is at the wrong endpoint, nobody wants to hear what is wrong with its body there.
+        yield from _body_problems(request["body"], None if url_problems else request["url"], terms)
 
 
 def _custom_id_problems(request: dict[str, Any], limits: Limits) -> Iterator[Finding]:
@@ -116,11 +119,14 @@ def _method_problems(request: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(code="invalid_method", message=f'method {shown(request["method"])} is not "POST"', param="method")
 
 
-def _url_problems(request: dict[str, Any]) -> Iterator[Finding]:
+def _url_problems(request: dict[str, Any], endpoint: str | None) -> Iterator[Finding]:
     if "url" not in request:
         yield _missing("url", f"write one of {', '.join(ENDPOINTS)}")
     elif not isinstance(request["url"], str) or request["url"] not in ENDPOINTS:
         message = f"url {shown(request['url'])} {_why_no_endpoint(request['url'])}"
+        yield Finding(code="invalid_url", message=message, param="url")
+    elif endpoint is not None and request["url"] != endpoint:
+        message = f"url {shown(request['url'])} differs: the batch's endpoint is {endpoint}; a batch has one endpoint"
         yield Finding(code="invalid_url", message=message, param="url")
 
 
@@ -132,12 +138,13 @@ def _why_no_endpoint(url: object) -> str:
     return f"is not one of {', '.join(ENDPOINTS)}"
 
 
-def _body_problems(body: dict[str, Any], url: object, terms: Terms) -> Iterator[Finding]:
+def _body_problems(body: dict[str, Any], url: str | None, terms: Terms) -> Iterator[Finding]:
+    """`url` None: it is wrong, so what an endpoint asks of its bodies is not known."""
     if "model" not in body:
         yield _missing("body.model", "name the model")
     elif not isinstance(body["model"], str) or not body["model"]:
         yield _wrong("body.model", body["model"], "a non-empty string")
-    if isinstance(url, str) and url in ENDPOINTS:
+    if url is not None:
         yield from _prompt_problems(body, url, terms.media_hosts)
         yield from request_keys.problems(body, url)
         yield from media.tool_problems(body.get("tools"))

@@ -130,7 +130,8 @@ APPROVERS: tuple[Role, ...] = ("operator", "finance")
 
 ROUTES: tuple[Route, ...] = (
     route("POST", "/v1/batches/{batch_id}/approve", approve, tag="batches", roles=APPROVERS, errors=(422,)),
-    route("POST", "/v1/batches/{batch_id}/reject", reject, tag="batches", roles=APPROVERS, errors=(422,)),
+    route("POST", "/v1/batches/{batch_id}/reject", reject, tag="batches", roles=APPROVERS, errors=(422,),
+          is_body_optional=True),
     route("POST", "/v1/batches/{batch_id}/pause", pause, tag="batches", roles=("submitter", "operator"), errors=(422,)),
     route("POST", "/v1/batches/{batch_id}/resume", resume, tag="batches", roles=("submitter", "operator"), errors=(422,)),
     route("PATCH", "/v1/batches/{batch_id}", change, tag="batches", roles=("submitter",), errors=(422,)),

@@ -33,7 +33,7 @@ log = structlog.get_logger()
 class BudgetGrant(Own):
     """More money for a project, on top of what it was granted before."""
 
-    usd: str = Field(pattern=r"^\d{1,9}(\.\d{1,9})?$", description="decimal USD, more than 0")
+    usd: str = Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$", description="decimal USD, more than 0")
 
 
 class Budget(BaseModel):

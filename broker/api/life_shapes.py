@@ -12,7 +12,7 @@ class BatchChanges(Own):
 
     max_usd: str | None = Field(
         default=None,
-        pattern=r"^\d{1,9}(\.\d{1,9})?$",
+        pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$",
         description="most that the whole batch may cost, decimal USD; null: no limit. A batch that was stopped at its old "
         "limit goes on; one that has spent the new one already is stopped",
     )

@@ -26,7 +26,7 @@ class ProjectPatch(Own):
     limits: ProjectLimitsPatch = Field(default_factory=ProjectLimitsPatch)
     approve_above_usd: str | None = Field(
         default=None,
-        pattern=r"^\d{1,9}(\.\d{1,9})?$",
+        pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$",
         description="a batch that may cost more waits for a second person; null goes back to the broker's setting",
     )
 

@@ -93,9 +93,13 @@ def _wishes(batch: Batch, body: shapes.RetryCreate, now_us: int) -> BatchWishes:
             f"x_broker.project is {named['project']!r}; a batch is done again in its own project {batch.project!r}"
         )
         raise bad_request("invalid_value", message, "x_broker.project")
-    own = dict(batch.wishes or {})
-    if own.get("deadline") is not None and own["deadline"] * MICROSECONDS <= now_us:
-        del own["deadline"]
+    deadline_us = batch.deadline_us if batch.deadline_us is not None and batch.deadline_us > now_us else None
+    own = {
+        **(batch.wishes or {}),
+        # these two may have been changed since they were wished for
+        "priority": batch.priority,
+        "deadline": None if deadline_us is None else deadline_us // MICROSECONDS,
+    }
     return BatchWishes.model_validate({**own, **named})
 
 

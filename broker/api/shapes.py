@@ -6,7 +6,7 @@ Bodies of OpenAI-compatible routes ignore unknown fields, as OpenAI does; `x_bro
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,6 +29,11 @@ class Own(BaseModel):
 Confidentiality = Literal["none", "at_rest", "dedicated", "cpu_tee", "gpu_tee"]
 
 
+# As long as OpenAI's metadata: both are read again with every batch of every list.
+TagKey = Annotated[str, Field(max_length=64)]
+TagValue = Annotated[str, Field(max_length=512)]
+
+
 class BatchWishes(Own):
     """`x_broker` of a new batch: what OpenAI's request cannot say."""
 
@@ -40,7 +45,7 @@ class BatchWishes(Own):
         description="unix seconds; the batch expires at the earlier of this and created_at + completion_window",
     )
     max_usd: str | None = Field(
-        default=None, pattern=r"^\d{1,9}(\.\d{1,9})?$", description="most that the batch may cost, decimal USD"
+        default=None, pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$", description="most that the batch may cost, decimal USD"
     )
     residency: list[str] | None = Field(
         default=None, min_length=1, max_length=300, description="ISO 3166 alpha-2 codes and group names such as `eu`"
@@ -61,7 +66,7 @@ class BatchWishes(Own):
         default=None, max_length=200, description="the one configured profile that must serve it; see GET /v1/models"
     )
     priority: int = Field(default=0, ge=-100, le=100)
-    tags: dict[str, str] = Field(default_factory=dict, max_length=16)
+    tags: dict[TagKey, TagValue] = Field(default_factory=dict, max_length=16)
     order: Literal["input", "completion"] = "input"
     on_infeasible: Literal["fail", "queue"] = "fail"
     part_lines: int | None = Field(default=None, ge=1, le=1000, description="cut a part at least every so many lines")

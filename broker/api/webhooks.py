@@ -189,7 +189,7 @@ ROUTES: tuple[Route, ...] = (
     route("POST", _ONE, update, tag="webhooks", roles=("submitter",)),
     route("DELETE", _ONE, remove, tag="webhooks", roles=("submitter",)),
     route("POST", f"{_ONE}/rotate_secret", rotate_secret, tag="webhooks", roles=("submitter",)),
-    route("POST", f"{_ONE}/test", test, tag="webhooks", roles=("submitter",), errors=(422,)),
+    route("POST", f"{_ONE}/test", test, tag="webhooks", roles=("submitter",), errors=(422,), is_body_optional=True),
     route("GET", f"{_ONE}/deliveries", list_deliveries, tag="webhooks", roles=READERS),
     route(
         "POST",

@@ -108,7 +108,7 @@ def unix_seconds(text: str, option: str = "--deadline") -> int:
 
 def decimal_usd(option: str, text: str) -> str:
     """The text of an amount, as it was given: the API's amounts are text too. Raises Failure (usage)."""
-    if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text):
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
         raise Failure(f"{option} {text!r}: want a decimal amount such as 40 or 0.25", USAGE)
     return text
 

@@ -154,6 +154,12 @@ async def test_a_number_of_thousands_of_digits_is_a_finding_not_a_crash() -> Non
     assert [found.code for found in verdict.findings] == ["invalid_json_line"]
 
 
+async def test_of_a_line_for_another_endpoint_its_url_is_told_and_not_what_that_endpoint_would_say() -> None:
+    verdict = await check(line(0).replace(b"chat/completions", b"embeddings"), endpoint="/v1/chat/completions")
+    assert [(found.code, found.param) for found in verdict.findings] == [("invalid_url", "url")]
+    assert "the batch's endpoint is /v1/chat/completions" in verdict.findings[0].message
+
+
 async def test_every_problem_of_every_line_is_found() -> None:
     bad = line(1, drop="custom_id", method="PUT", body={"stream": True})
     verdict = await check(b"\n".join([line(0), bad, b"{", line(3), line(0)]))

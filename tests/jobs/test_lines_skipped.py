@@ -72,6 +72,13 @@ async def test_every_problem_of_a_bad_line_is_told() -> None:
     assert "method" in found.message and "stream" in found.message
 
 
+async def test_a_bad_line_does_not_choose_the_model_of_the_others() -> None:
+    elsewhere = line(0, url="/v1/embeddings", body={"model": "embedder"})
+    verdict = await check(b"\n".join([elsewhere, line(1), line(2)]), skip_invalid=True, endpoint="/v1/chat/completions")
+    assert [(found.idx, found.code) for found in verdict.invalid] == [(0, "invalid_url")]
+    assert verdict.model == "tiny"
+
+
 async def test_a_file_without_a_good_line_is_refused_and_says_why() -> None:
     verdict = await check(b"{\n[]\n", skip_invalid=True)
     assert [(found.code, found.line) for found in verdict.findings] == [("invalid_json_line", None)]

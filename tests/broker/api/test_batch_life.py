@@ -71,6 +71,11 @@ async def test_a_change_sets_what_it_names_and_nothing_else(server: Any) -> None
     changed = (await change(server, batch["id"], max_usd=None, priority=-2)).json
     assert (changed["x_broker"]["max_usd"], changed["x_broker"]["priority"]) == (None, -2)
     assert changed["expires_at"] == deadline
+    events = (await server.call("GET", f"/v1/batches/{batch['id']}/events?stream=false")).json["data"]
+    told = [event["x_broker"] for event in events if event["type"] == "batch.changed"]
+    assert (told[0]["deadline"], told[0]["expires_at"]) == (deadline, deadline)
+    assert told[1].items() >= {"max_usd": None, "priority": -2}.items()
+    assert not [name for event in told for name in event if name.endswith("_us")], "the API's times are unix seconds"
 
 
 @pytest.mark.parametrize(
@@ -80,6 +85,7 @@ async def test_a_change_sets_what_it_names_and_nothing_else(server: Any) -> None
         ({"deadline": 2**62}, "x_broker.deadline"),  # milliseconds
         ({"deadline": 4_000_000_000}, "x_broker.deadline"),  # beyond thirty days
         ({"max_usd": "-1"}, "x_broker.max_usd"),
+        ({"max_usd": "\uff19.5"}, "x_broker.max_usd"),  # a digit, but not one that every reader of money knows
         ({"priority": None}, "x_broker.priority"),
         ({"residency": ["de"]}, "x_broker.residency"),  # pinned when the batch was made
     ],
@@ -89,6 +95,14 @@ async def test_a_wrong_change_is_refused_with_its_name(server: Any, wanted: dict
     answer = await change(server, batch["id"], **wanted)
     assert (answer.status, answer.json["error"]["param"]) == (400, param)
     assert (await server.call("GET", f"/v1/batches/{batch['id']}")).json["expires_at"] == batch["expires_at"]
+
+
+@pytest.mark.parametrize("tags", [{"x" * 65: "y"}, {"x": "y" * 513}])
+async def test_a_tag_is_as_long_as_metadata_may_be(server: Any, tags: dict[str, str]) -> None:
+    body = {"input_file_id": "file-none", "endpoint": "/v1/chat/completions", "x_broker": {"tags": tags}}
+    refused = await server.call("POST", "/v1/batches", json=body)
+    assert (refused.status, refused.code) == (400, "invalid_value")
+    assert refused.json["error"]["param"].startswith("x_broker.tags")
 
 
 async def test_a_batch_shows_everything_that_was_wished(server: Any) -> None:

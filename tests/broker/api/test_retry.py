@@ -82,12 +82,19 @@ async def test_wishes_stay_but_for_those_that_are_named_and_a_deadline_that_has_
     server: Any, cancelled: str
 ) -> None:
     wishes = {"max_usd": "3", "priority": 5, "deadline": 1, "tags": {"team": "x"}, "order": "completion"}
-    await change(server, cancelled, wishes=wishes)
+    await change(server, cancelled, wishes=wishes, deadline_us=1_000_000)
     made = (await retry(server, cancelled, completion_window="2h", x_broker={"priority": 7})).json
     ours = made["x_broker"]
     assert (ours["max_usd"], ours["priority"], ours["deadline"], ours["tags"]) == ("3", 7, None, {"team": "x"})
     assert (ours["order"], made["completion_window"]) == ("completion", "2h")
     assert made["expires_at"] - made["created_at"] == 7200
+
+
+async def test_what_was_changed_while_the_batch_lived_stays_changed(server: Any, cancelled: str) -> None:
+    deadline = (await server.call("GET", f"/v1/batches/{cancelled}")).json["cancelled_at"] + 7_200
+    await change(server, cancelled, wishes={"priority": 5}, priority=9, deadline_us=deadline * 1_000_000)
+    ours = (await retry(server, cancelled)).json["x_broker"]
+    assert (ours["priority"], ours["deadline"]) == (9, deadline)
 
 
 async def test_repeating_a_retry_makes_one_batch(server: Any, cancelled: str) -> None:

@@ -347,6 +347,12 @@ async def test_a_sample_is_sent_at_once_and_its_answer_told(client: AsyncOpenAI,
     assert refused.value.code == "webhook_unreachable"
 
 
+async def test_a_sample_can_be_asked_for_without_a_body(server: Any, client: AsyncOpenAI, receive: Receive) -> None:
+    made = await hook(client, (await receive()).url)
+    tested = await server.call("POST", f"/v1/webhook_endpoints/{made.id}/test")
+    assert (tested.status, tested.json["event_type"]) == (200, "batch.completed")
+
+
 async def test_a_webhook_hears_of_its_own_project_since_it_was_made(
     client: AsyncOpenAI, server: Any, receive: Receive, deliverer: Deliverer
 ) -> None:
