@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
+from broker.api.registry import Route
 from broker.keys import Role
 
 WORKER_PATHS = ("/worker/v1/",)
@@ -57,15 +58,23 @@ async def test_another_projects_things_do_not_exist(server: Any) -> None:
     scoped = [each for each in server.routes if each.access == "key" and any(name in each.path for name in names)]
     assert len(scoped) >= 7
     for each in sorted(scoped, key=lambda route: route.method == "DELETE"):
-        path = each.path.replace("{batch_id}", batch["id"]).replace("{file_id}", batch["input_file_id"])
+        path = each.path.replace("{batch_id}", batch["id"]).replace("{file_id}", batch["input_file_id"]) + asks_for(
+            each
+        )
         foreign = await server.call(each.method, path, key=theirs, **body_for(each))
         assert foreign.status == 404, f"{each.method} {path}: {foreign.raw[:200]}"
-        missing = await server.call(each.method, server.concrete(each), key=theirs, **body_for(each))
+        missing = await server.call(each.method, server.concrete(each) + asks_for(each), key=theirs, **body_for(each))
         assert missing.json["error"]["type"] == foreign.json["error"]["type"] == "not_found_error"
         own = await server.call(each.method, path, key=mine, **body_for(each))
         assert own.status in (200, 422), f"{each.method} {path}: {own.raw[:200]}"
     assert (await server.call("GET", "/v1/batches", key=theirs)).json["data"] == []
     assert (await server.call("GET", "/v1/files", key=theirs)).json["data"] == []
+
+
+def asks_for(route: Route) -> str:
+    """The query that a route can not do without: a value for each parameter that has no default."""
+    required = [name for name, field in route.query.model_fields.items() if field.is_required()] if route.query else []
+    return "?" + "&".join(f"{name}=agent" for name in required) if required else ""
 
 
 async def test_anothers_file_cannot_be_a_batchs_input(server: Any, input_lines: Any) -> None:
