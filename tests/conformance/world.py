@@ -68,8 +68,8 @@ def world(folder: Path) -> Iterator[tuple[World, support.RealBroker]]:
         yield World(broker.url, keys["submitter"], keys["viewer"], batch.id), broker
 
 
-def new_key(broker: support.RealBroker, *roles: str) -> str:
-    body = json.dumps({"principal": f"a {roles[0]}", "roles": list(roles)}).encode()
+def new_key(broker: support.RealBroker, *roles: str, project: str = "default") -> str:
+    body = json.dumps({"principal": f"a {roles[0]}", "roles": list(roles), "project": project}).encode()
     request = urllib.request.Request(
         f"{broker.url}/v1/admin/keys",
         data=body,
