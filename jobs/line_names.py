@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
+from itertools import count
 
 import msgspec
 
@@ -71,5 +73,18 @@ class Names:
     def first_use(self, name: str, line: int) -> int:
         """The line that used the name first: this one, if none did before."""
         is_short = len(name) <= self._KEPT_CHARS and name.isascii()
-        key = name if is_short else hashlib.blake2b(name.encode(), digest_size=16).digest()
-        return self._first.setdefault(key, line)
+        return self._first.setdefault(name if is_short else _hashed(name), line)
+
+    def add_new(self, names: list[str], line: int) -> bool:
+        """Take the names of the lines from `line` on if all are new and differ; else none of them."""
+        keys: Sequence[str | bytes] = names
+        if max(map(len, names)) > self._KEPT_CHARS or not "".join(names).isascii():
+            keys = [name if len(name) <= self._KEPT_CHARS and name.isascii() else _hashed(name) for name in names]
+        if len(set(keys)) != len(keys) or not self._first.keys().isdisjoint(keys):
+            return False
+        self._first.update(zip(keys, count(line)))
+        return True
+
+
+def _hashed(name: str) -> bytes:
+    return hashlib.blake2b(name.encode(), digest_size=16).digest()

@@ -7,23 +7,28 @@ keeps its number and lies in a shard, but is answered at intake and never sent t
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Iterable
 
 import msgspec
+import numpy as np
 
 from jobs import request_line
 from jobs.line_bytes import Splitter, is_one_document
 from jobs.line_json import shown
-from jobs.line_keys import line_ends, written_keys
+from jobs.line_keys import Layout, Marks
 from jobs.line_names import Names, beginning_name_of, name_of
 from jobs.line_tags import TagIndex
-from jobs.quick_line import QuickReader
+from jobs.quick_line import CHAT, QuickReader
 from jobs.repeatable import Repeats
 from jobs.request_line import Request, Terms
 from jobs.shards import Cutter
 from jobs.types import Finding, InvalidLine, Limits, Validation
 
 MOST_BLANKS = 1024 * 1024  # bytes of blank lines that may be the end of the file
+# Lines that are read at once: enough that what is done once for all of them is little for each, few enough that their
+# texts lie in the processor's cache.
+BATCH_BYTES, BATCH_LINES = 128 * 1024, 128
 LONGEST_MESSAGE = 1_000  # of a line that has many problems at once
 
 
@@ -83,6 +88,9 @@ class Validator:
         self._tags = TagIndex(terms.limits.max_tag_values)
         self._names = Names()
         self._quick = QuickReader(terms)
+        self._batch_bytes = min(BATCH_BYTES, terms.limits.max_line_bytes)
+        self._stretch_stop = 0
+        self._room: Marks = np.empty(0, dtype=np.bool_)
         self._received = 0
         self._lines = 0
         self.is_hopeless = False
@@ -134,23 +142,61 @@ class Validator:
             self.refuse(*one_document)
             return
         self._cutter.read(stretch, start)
-        ends = line_ends(stretch)
-        keys = written_keys(stretch, ends)
-        may_hold_returns = b"\r" in stretch
-        whole, last = memoryview(stretch), len(stretch)
-        begin = 0
-        for end, written in zip(ends, keys, strict=True):
-            if not self._count_line():
-                return
-            request = self._quick.read(whole[begin:end], written, may_hold_returns)
-            stop = start + (end + 1 if end < last else last)
-            if request is None or not self._is_clear(request, end - begin):
-                self._take_slowly(stretch[begin:end].removesuffix(b"\r"), start + begin, stop)
-            else:
-                self._take_request(request, start + begin, stop)
-            if self.is_hopeless:
-                return
-            begin = end + 1
+        self._stretch_stop = start + len(stretch)
+        if len(self._room) < len(stretch):
+            self._room = np.empty(2 * len(stretch), dtype=np.bool_)
+        layout = Layout(stretch, self._room)
+        ends, may_hold_returns = layout.ends, b"\r" in stretch
+        may_be_chats = not may_hold_returns and layout.is_closed
+        whole, lines = memoryview(stretch), len(ends)
+        line = begin = 0
+        while line < lines:
+            after = line + 1  # alone, until a line has said what all must agree on
+            if self._agreed.model is not None:
+                after = max(bisect_right(ends, begin + self._batch_bytes, line, min(line + BATCH_LINES, lines)), after)
+            some = ends[line:after]
+            if not (may_be_chats and self._take_chats(whole, start, begin, some, layout.keys(begin, some[-1]))):
+                for end in some:
+                    self._take_line(whole[begin:end], start + begin, layout.keys(begin, end), may_hold_returns)
+                    if self.is_hopeless:
+                        return
+                    begin = end + 1
+            begin = some[-1] + 1
+            line = after
+
+    def _take_chats(self, whole: memoryview, start: int, begin: int, ends: list[int], keys: int) -> bool:
+        """Take lines of the stretch that begin at `begin`, if they are chats with nothing wrong; otherwise do nothing."""
+        lines, agreed = len(ends), self._agreed
+        if agreed.model is None or agreed.url != CHAT or self._lines + lines > self._limits.max_lines:
+            return False
+        chats = self._quick.read_chats(whole[begin : ends[-1]], lines, keys)
+        if (
+            chats is None
+            or ends[-1] - begin > self._limits.max_line_bytes  # all together are shorter than one may be
+            or chats.models.count(agreed.model) != lines
+            or not self._names.add_new(chats.names, self._lines + 1)
+        ):
+            return False
+        stops = [start + end + 1 for end in ends]
+        stops[-1] = start + min(ends[-1] + 1, len(whole))
+        self._cutter.add_lines(start + begin, stops, chats.input_tokens, chats.output_tokens, chats.prefixes)
+        for idx, digest in enumerate(chats.digests, self._lines):
+            if digest is not None:
+                self._repeats.add(idx, digest)
+        self._lines += lines
+        return True
+
+    def _take_line(self, row: memoryview, start: int, keys: int, may_hold_returns: bool) -> None:
+        if not self._count_line():
+            return
+        request = self._quick.read(row, keys, may_hold_returns)
+        stop = start + len(row)
+        if stop < self._stretch_stop:
+            stop += 1  # its newline
+        if request is None or not self._is_clear(request, len(row)):
+            self._take_slowly(bytes(row).removesuffix(b"\r"), start, stop)
+        else:
+            self._take_request(request, start, stop)
 
     def _is_clear(self, request: Request, size: int) -> bool:
         """Whether nothing is wrong with the line as one of this file: its size, what all agree on, and its name."""

@@ -102,12 +102,12 @@ class Runs(msgspec.Struct):
     run: int = 0
     counted: dict[str | None, int] = {}
 
-    def add(self, prefix: str | None) -> None:
+    def add(self, prefix: str | None, lines: int = 1) -> None:
         if prefix != self.current and self.run:
             self.counted[self.current] = self.counted.get(self.current, 0) + self.run
             self.run = 0
         self.current = prefix
-        self.run += 1
+        self.run += lines
 
     def changes_with(self, prefix: str | None) -> bool:
         return self.run > 0 and prefix != self.current

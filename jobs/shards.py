@@ -51,6 +51,28 @@ class Cutter:
         self._output_tokens += output_tokens
         self._prefixes.add(prefix)
 
+    def add_lines(
+        self, start: int, stops: list[int], inputs: list[int], outputs: list[int], prefixes: list[str | None]
+    ) -> None:
+        """The next lines, one after another: the same as to `add` each."""
+        lines, prefix = len(stops), prefixes[0]
+        if (
+            self._lines
+            and self._lines + lines <= self._max_lines
+            and stops[-1] - self._start <= self._max_bytes
+            and not self._prefixes.changes_with(prefix)
+            and prefixes.count(prefix) == lines
+        ):
+            self._stop = stops[-1]
+            self._lines += lines
+            self._input_tokens += sum(inputs)
+            self._output_tokens += sum(outputs)
+            self._prefixes.add(prefix, lines)
+            return
+        for stop, input_tokens, output_tokens, of_line in zip(stops, inputs, outputs, prefixes, strict=True):
+            self.add(start, stop, input_tokens, output_tokens, of_line)
+            start = stop
+
     def add_unsent(self, start: int, stop: int) -> None:
         """A line that no engine gets: it lies in the shard, costs nothing and has no prefix."""
         if not self._lines or self._is_full(stop):

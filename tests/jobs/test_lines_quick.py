@@ -10,10 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jobs import request_keys, request_line
-from jobs.line_keys import line_ends, written_keys
+from jobs.line_keys import Layout
+from jobs.lines import Validator
 from jobs.quick_line import QuickReader
 from jobs.request_line import Request, Terms
-from jobs.types import Limits
+from jobs.types import Limits, Validation
 from tests.support.input_files import check, line, raw
 
 CHAT = "/v1/chat/completions"
@@ -21,8 +22,7 @@ TERMS = Terms(limits=Limits(max_depth=8, max_custom_id_chars=32), default_output
 
 
 def quickly(row: bytes) -> Request | None:
-    [keys] = written_keys(row, line_ends(row)) or [0]
-    return QuickReader(TERMS).read(row, keys)
+    return QuickReader(TERMS).read(row, Layout(row).keys(0, len(row)))
 
 
 def slowly(row: bytes) -> Request | None:
@@ -163,6 +163,92 @@ def test_the_quick_way_accepts_only_what_the_slow_way_accepts(
     assert quick is None or quick == slowly(row)
 
 
+PLAIN = json.loads(line())
+chats = st.builds(
+    lambda user, extras: PLAIN["body"] | {"messages": [{"role": "user", "content": user}]} | extras,
+    st.text(max_size=20) | st.sampled_from(["", ":)", '":', "}\n{", "s" * 2_000]),
+    st.dictionaries(
+        st.sampled_from(["max_tokens", "n", "seed", "stop", "tools", "metadata", "stream", "x"]), json_values
+    )
+    | st.just({}),
+)
+odd_rows = st.sampled_from([b"", b" ", b"{}{}", b"{", b"}", b'{"a":', b"1}", b"\xff", b"}{"]) | st.binary(max_size=9)
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(
+    rows=st.lists(st.tuples(chats, st.none() | odd_rows, st.sampled_from(["", "", "", "before", "after", "alone"]))),
+    ends_with_newline=st.booleans(),
+)
+@example(rows=[({}, b"{}{}", "alone"), ({}, b"", "alone")], ends_with_newline=True)
+@example(rows=[(PLAIN["body"], b"\r", "after")] * 3, ends_with_newline=False)
+def test_lines_that_are_read_together_are_read_as_if_each_stood_alone(
+    rows: list[tuple[dict[str, Any], bytes | None, str]], *, ends_with_newline: bool
+) -> None:
+    """The same lines are refused, and the good ones come to the same tokens, whatever stands beside them."""
+    texts = [line(0)]
+    for number, (body, odd, where) in enumerate(rows, 1):
+        good = json.dumps(PLAIN | {"custom_id": f"n{number}", "body": body}).encode()
+        put = (odd or b"").replace(b"\n", b"")
+        texts.append({"before": put + good, "after": good + put, "alone": put}.get(where, good))
+    texts.append(line(len(texts)))
+    alone = [slowly(row) for row in texts]
+    verdict = read_together(b"\n".join(texts) + b"\n" * ends_with_newline)
+    assert {found.line for found in verdict.findings} == {at for at, one in enumerate(alone, 1) if one is None}
+    if all(alone):
+        good_ones = [one for one in alone if one is not None]
+        assert verdict.input_tokens == sum(one.input_tokens for one in good_ones)
+        assert verdict.output_tokens == sum(one.output_tokens for one in good_ones)
+        assert verdict.repeatable is not None
+        assert verdict.repeatable.digests == b"".join(one.digest or b"" for one in good_ones)
+
+
+def read_together(content: bytes) -> Validation:
+    validator = Validator(TERMS, shard_lines=3, shard_bytes=10_000)
+    validator.feed(content)
+    return validator.finish()
+
+
+def test_the_same_name_is_found_within_lines_that_are_read_together_and_across_them() -> None:
+    rows = [
+        line(0),
+        *(line(number) for number in range(1, 400)),
+        line(7),
+        *(line(n) for n in range(400, 800)),
+        line(798),
+    ]
+    verdict = read_together(b"\n".join(rows))
+    assert [(found.line, found.code) for found in verdict.findings] == [
+        (401, "duplicate_custom_id"),
+        (802, "duplicate_custom_id"),
+    ]
+    assert "line 8;" in verdict.findings[0].message and "line 800;" in verdict.findings[1].message
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [line(5) + line(6), b""],  # two objects on two lines, but not one on each
+        [line(5) + b" " + line(6), b" "],
+        [line(5)[:-1], b"}" + line(6)],
+        [b"", line(5) + line(6)],
+        [line(5).replace(b", ", b",\n", 1), line(6) + line(7), b""],
+    ],
+)
+def test_objects_are_not_mistaken_for_lines(bad: list[bytes]) -> None:
+    verdict = read_together(b"\n".join([line(number) for number in range(100, 300)] + bad + [line(8)]))
+    bad_lines = b"\n".join(bad).count(b"\n") + 1
+    assert {found.line for found in verdict.findings} <= {*range(201, 201 + bad_lines)}
+    assert verdict.findings and verdict.lines == 201 + bad_lines
+
+
+def test_tools_that_every_line_repeats_are_judged_on_every_line() -> None:
+    good = {"tools": [{"type": "function", "function": {"name": "f"}}]}
+    bad = {"tools": [{"type": "mcp", "server_url": "http://x"}]}
+    rows = [line(number, body=bad if number in (5, 300) else good) for number in range(400)]
+    assert [found.line for found in read_together(b"\n".join(rows)).findings] == [6, 301]
+
+
 @settings(max_examples=200, deadline=None, database=None)
 @given(rows=st.lists(st.binary(max_size=40).map(lambda row: row.replace(b"\n", b"")), min_size=1, max_size=5))
 @example(rows=[b'":'])
@@ -171,10 +257,10 @@ def test_the_quick_way_accepts_only_what_the_slow_way_accepts(
 def test_no_key_that_is_written_is_missed(rows: list[bytes]) -> None:
     """Of every line that is JSON, at least its keys are counted; bytes that are not do no harm."""
     text = b"\n".join(rows)
-    ends = line_ends(text)
-    counts = written_keys(text, ends)
-    assert len(counts) == len(ends)
-    for row, count in zip(text.split(b"\n"), counts, strict=False):
+    layout = Layout(text)
+    begins = [0, *(end + 1 for end in layout.ends)]
+    for row, begin, end in zip(text.split(b"\n"), begins, layout.ends, strict=False):
+        count = layout.keys(begin, end)
         try:
             pairs: list[int] = []
             json.loads(row, object_pairs_hook=lambda found, pairs=pairs: pairs.append(len(found)))
@@ -192,5 +278,5 @@ def test_keys_of_json_are_counted_however_often_they_are_written(value: Any, twi
     kept: list[int] = []
     written: list[int] = []
     json.loads(row, object_pairs_hook=lambda found: (written.append(len(found)), kept.append(len(dict(found)))))
-    [count] = written_keys(row.encode(), line_ends(row.encode()))
+    count = Layout(row.encode()).keys(0, len(row.encode()))
     assert count >= sum(written) and (not twice or sum(written) > sum(kept))
