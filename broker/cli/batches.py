@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -15,9 +15,12 @@ from broker.cli.completion import batch_ids
 from broker.cli.options import Target
 from broker.cli.output import document, moment, table, usd
 from broker.cli.wishes import pairs
+from jobs.types import BatchStatus
 
 Document = dict[str, Any]
 BatchId = Annotated[str, typer.Argument(help="The batch's id.", metavar="BATCH", autocompletion=batch_ids)]
+# OpenAI's, and ours of one that is in progress.
+STATUSES = (*get_args(BatchStatus), "paused", "queued", "provisioning", "loading_model", "running")
 PAGE = 100
 
 
@@ -30,6 +33,8 @@ def show_list(
 ) -> None:
     """The newest batches. `paused` is a status here, too."""
     tags = pairs("--tag", tag)
+    if unknown := set(status or ()) - set(STATUSES):
+        raise exits.Failure(f"--status {unknown.pop()!r}: want one of {', '.join(STATUSES)}", exits.USAGE)
 
     def is_wanted(batch: Document) -> bool:
         has = batch["x_broker"]["tags"].items()

@@ -28,6 +28,10 @@ class Failure(Exception):
         self.code = code
 
 
+class ReaderLeft(Exception):
+    """Whoever read the output has what it wanted (`broker list | head`). Not an OSError: of those click makes exit code 1."""
+
+
 def of_waiting(waiting_on: str | None) -> int:
     """The code for work that cannot be placed: money is 6, anything else that nothing feasible remains for is 7."""
     return OVER_BUDGET if waiting_on in MONEY else INFEASIBLE

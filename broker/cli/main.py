@@ -29,7 +29,7 @@ from broker.cli import (
     submit,
     webhooks,
 )
-from broker.cli.exits import Failure
+from broker.cli.exits import Failure, ReaderLeft
 from broker.cli.option_groups import Command, declare
 
 app = typer.Typer(
@@ -88,7 +88,7 @@ def run() -> None:
     except Failure as failure:
         sys.stderr.write(f"broker: {failure}\n")
         sys.exit(failure.code)
-    except BrokenPipeError:
-        # `broker list | head`: the reader has what it wanted. Python would complain once more when it flushes.
+    except ReaderLeft:
+        # Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

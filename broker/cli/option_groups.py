@@ -19,6 +19,8 @@ from typing import Any, get_type_hints
 
 import typer
 
+from broker.cli.exits import ReaderLeft
+
 Command = Callable[..., None]
 
 
@@ -51,7 +53,10 @@ def spread(command: Command) -> Command:
     def called(**given: Any) -> None:
         for name, group in groups.items():
             given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
-        command(**given)
+        try:
+            command(**given)
+        except BrokenPipeError as gone:
+            raise ReaderLeft from gone
 
     called.__name__, called.__doc__, called.__module__ = command.__name__, command.__doc__, command.__module__
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

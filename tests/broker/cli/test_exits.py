@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from typing import Any
 
 import pytest
 
 from broker.cli import exits
+from tests.support.command_line import BROKER, quick
 
 
 def batch(status: str, *codes: str, failed: int = 0) -> dict[str, Any]:
@@ -40,3 +43,18 @@ def test_the_exit_code_tells_how_a_batch_ended(ended: dict[str, Any], code: int)
 )
 def test_the_exit_code_of_a_quote_tells_money_from_everything_else(waiting_on: str | None, code: int) -> None:
     assert exits.of_waiting(waiting_on) == code
+
+
+def test_a_reader_that_has_left_is_exit_code_141_and_no_complaint() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as nobody:
+        done = subprocess.run([*BROKER, "completion", "bash"], stdout=nobody, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_status_that_no_batch_can_have_is_a_slip_of_the_pen() -> None:
+    """It was an empty list, which says that there is no such batch."""
+    done = quick("list", "--status", "complete")
+    assert done.returncode == exits.USAGE
+    assert "'complete': want one of" in done.stderr
