@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 import msgspec
@@ -23,6 +24,7 @@ from jobs.tables import Batch
 from ledger import positions
 from ledger.money import to_nano
 from markets import price_book, rentals
+from markets.instants import micros
 from markets.offer import Offer
 from markets.price_book import Listed
 from markets.tables import RentalRow
@@ -63,7 +65,8 @@ async def freeze(
     works = [*await _works(session, services), *extra]
     listed = await price_book.offers(session, now_us=now_us, max_age_s={}, default_max_age_s=max_age_s(services))
     load_s = max((services.models[w.model].load_s for w in works if w.model in services.models), default=10)
-    views, facts = _views(listed, await held_back(session, now_us), load_s)
+    taken = _taken(listed, await rentals.open_rentals(session))
+    views, facts = _views(listed, taken, await held_back(session, now_us), load_s)
     policies = await _policies(session, works)
     policies.update(extra_policies or {})
     snapshot = Snapshot(
@@ -153,15 +156,30 @@ def _typical_output(batch: Batch, lines: int, output_tokens: int) -> int:
 
 
 def _views(
-    listed: Sequence[Listed], failing: Mapping[str, str], load_s: int
+    listed: Sequence[Listed], taken: Mapping[str, int], failing: Mapping[str, str], load_s: int
 ) -> tuple[list[OfferView], dict[str, Facts]]:
     views, facts = [], {}
     for each in listed:
-        excluded = each.excluded or failing.get(str(each.offer.key))
-        view, fact = offer_view(each.offer, excluded=excluded, load_s=load_s)
+        key, offer = str(each.offer.key), each.offer
+        if offer.capacity is not None:
+            offer = replace(offer, capacity=max(0, offer.capacity - taken.get(key, 0)))
+        view, fact = offer_view(offer, excluded=each.excluded or failing.get(key), load_s=load_s)
         views.append(view)
         facts[view.facts_hash] = fact
     return views, facts
+
+
+def _taken(listed: Sequence[Listed], open_rentals: Sequence[RentalRow]) -> Counter[str]:
+    """How many of each offer we took after its market counted what is free.
+
+    Until the next poll the price book offers them once more; rented again they would fail, and hold the offer back.
+    """
+    counted_us = {str(each.offer.key): micros(each.offer.observed_at) for each in listed}
+    return Counter(
+        row.offer_key
+        for row in open_rentals
+        if row.started_us is None or row.started_us > counted_us.get(row.offer_key, row.started_us)
+    )
 
 
 async def held_back(session: AsyncSession, now_us: int) -> dict[str, str]:

@@ -104,6 +104,26 @@ async def test_a_budget_that_covers_no_hold_is_told_as_what_the_batch_waits_for(
     assert "25000000" in waiting.reasons[0]
 
 
+async def test_what_was_rented_since_the_last_poll_is_not_offered_again(town: Any) -> None:
+    """The price book still said 4: each plan before the next poll rented as many again, and all of them failed."""
+    await town.list_offers(town.offer())
+    await town.batch(lines=20)
+    await Planner(town.services).step()
+    (row,) = await town.intents()
+    assert await capacity(town) == 3
+    counted_us = round(town.offer().observed_at.timestamp() * SECOND_US)
+    await change(town, RentalRow, row.id, state="running", started_us=counted_us - 3600 * SECOND_US)
+    assert await capacity(town) == 4, "the market had it in its count"
+
+
+async def capacity(town: Any) -> int | None:
+    async with town.database.transaction() as session:
+        frozen = await freeze(session, town.services, now_us=await db_now(session))
+    (view,) = frozen.snapshot.offers
+    found: int | None = view.capacity
+    return found
+
+
 async def test_an_offer_on_which_starting_fails_is_held_back(town: Any) -> None:
     """Each of these was rented again at once, without end."""
     failing = {name: town.offer(name) for name in ("goodbye", "died", "mute", "fine", "regretted")}
