@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import shutil
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
-from broker.database import Database, sqlite_url
-from broker.migrate import upgrade
+from broker.database import Database
+from tests.support.databases import Databases, open_databases
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database file with the newest schema, made once: migrating takes 100 times longer than copying."""
-    file = tmp_path_factory.mktemp("migrated") / "broker.db"
-    asyncio.run(upgrade(sqlite_url(file)))
-    return file
+def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+    """Where tests get their databases: SQLite, or PostgreSQL with BROKER_TEST_DATABASE_URL."""
+    databases = open_databases(tmp_path_factory.mktemp("databases"))
+    yield databases
+    databases.close()
 
 
 @pytest.fixture
-async def database(migrated: Path, tmp_path: Path) -> AsyncIterator[Database]:
+def empty_url(databases: Databases) -> Iterator[str]:
+    """A database of its own without any table."""
+    url = databases.empty()
+    yield url
+    databases.drop(url)
+
+
+@pytest.fixture
+def migrated_url(databases: Databases) -> Iterator[str]:
+    """A database of its own with the newest schema and no rows."""
+    url = databases.migrated()
+    yield url
+    databases.drop(url)
+
+
+@pytest.fixture
+async def database(migrated_url: str) -> AsyncIterator[Database]:
     """A migrated, empty database of its own."""
-    shutil.copy(migrated, tmp_path / "broker.db")
-    database = Database(sqlite_url(tmp_path / "broker.db"))
+    database = Database(migrated_url)
     yield database
     await database.close()
 

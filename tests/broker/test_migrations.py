@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from alembic import command
-from broker.database import Database, sqlite_url
+from broker.database import Database
 from broker.migrate import config, upgrade
 from jobs import leases, outbox
 from jobs.tables import Batch, Shard
@@ -38,17 +38,15 @@ def test_the_folder_of_migrations_is_no_package() -> None:
     assert not (ROOT / "tests" / "__init__.py").exists()
 
 
-def test_the_migrations_make_what_the_tables_say(tmp_path: Path) -> None:
-    url = sqlite_url(tmp_path / "broker.db")
-    asyncio.run(upgrade(url))
-    command.check(config(url))  # raises when autogenerate would change anything
+def test_the_migrations_make_what_the_tables_say(empty_url: str) -> None:
+    asyncio.run(upgrade(empty_url))
+    command.check(config(empty_url))  # raises when autogenerate would change anything
 
 
-def test_upgrade_downgrade_upgrade(tmp_path: Path) -> None:
-    url = sqlite_url(tmp_path / "broker.db")
-    asyncio.run(upgrade(url))
-    command.downgrade(config(url), "base")
-    asyncio.run(upgrade(url))
+def test_upgrade_downgrade_upgrade(empty_url: str) -> None:
+    asyncio.run(upgrade(empty_url))
+    command.downgrade(config(empty_url), "base")
+    asyncio.run(upgrade(empty_url))
 
 
 @pytest.mark.parametrize("dialect", sorted(TRIGGERS))
@@ -63,15 +61,14 @@ async def test_the_migrated_books_are_guarded(database: Database) -> None:
             await session.execute(text("DELETE FROM ledger_head"))
 
 
-async def test_a_filled_database_is_upgraded_and_its_batches_go_on(tmp_path: Path) -> None:
+async def test_a_filled_database_is_upgraded_and_its_batches_go_on(empty_url: str) -> None:
     """Rows written before the batch API was widened are batches without pause, reuse, tags and retries."""
-    url = sqlite_url(tmp_path / "broker.db")
-    await upgrade(url, "0001")
-    database = Database(url)
+    await upgrade(empty_url, "0001")
+    database = Database(empty_url)
     async with database.transaction() as session:
         for statement in FILLED:
             await session.execute(text(statement))
-    await upgrade(url)
+    await upgrade(empty_url)
     async with database.transaction() as session:
         batch = await session.get_one(Batch, "batch_1")
         shard = await session.get_one(Shard, "shard_1")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import hashlib
 import json
-import shutil
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker.database import Database, sqlite_url
-from broker.migrate import upgrade
+from broker.database import Database
 from jobs import batches, commits, files, ids, leases, lines, own_parts, ranges, results
 from jobs.keys import input_key, part_key
 from jobs.objects import ObjectStore
@@ -280,22 +277,6 @@ class Room:
 
 def leases_lines(lease: Lease) -> tuple[tuple[int, int], ...]:
     return ((lease.first_idx, lease.first_idx + lease.lines),)
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty database file. Migrating takes most of a second, so each test copies this one."""
-    file = tmp_path_factory.mktemp("migrated") / "broker.db"
-    asyncio.run(upgrade(sqlite_url(file)))
-    return file
-
-
-@pytest.fixture
-async def database(migrated: Path, tmp_path: Path) -> AsyncIterator[Database]:
-    shutil.copy(migrated, tmp_path / "broker.db")
-    database = Database(sqlite_url(tmp_path / "broker.db"))
-    yield database
-    await database.close()
 
 
 @pytest.fixture

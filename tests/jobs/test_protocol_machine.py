@@ -29,11 +29,12 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import select
 
-from broker.database import Database, sqlite_url
+from broker.database import Database
 from jobs import commits, ids
 from jobs.own_parts import OwnPart
 from jobs.tables import Part
 from jobs.types import Commit, Lease
+from tests.support.databases import Databases
 
 LINES, SHARD_LINES = 7, 3
 SHARDS = -(-LINES // SHARD_LINES)
@@ -45,7 +46,7 @@ class Workers(RuleBasedStateMachine):
     """Workers of one batch. `trusts_answers` False leaves the predicted outcomes out and only looks at what counted."""
 
     room_class: type[Any]
-    migrated: Path
+    databases: Databases
     trusts_answers = True
 
     leases = Bundle("leases")
@@ -56,8 +57,8 @@ class Workers(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.folder = Path(tempfile.mkdtemp())
-        shutil.copy(self.migrated, self.folder / "broker.db")
-        self.room = self.room_class(Database(sqlite_url(self.folder / "broker.db")), self.folder / "objects")
+        self.url = self.databases.migrated()
+        self.room = self.room_class(Database(self.url), self.folder / "objects")
         self.answered: dict[int, tuple[str, int]] = {}  # line → (nonce, seq) of the part that counts
         self.decided: dict[tuple[str, int, int], str] = {}
         self.reserved: set[int] = set()
@@ -239,9 +240,9 @@ class Workers(RuleBasedStateMachine):
             assert output[n]["response"]["request_id"] == expected
 
 
-def machine(room: Any, migrated: Path, *, trusts_answers: bool = True) -> type[Workers]:
+def machine(room: Any, databases: Databases, *, trusts_answers: bool = True) -> type[Workers]:
     """The machine over fresh copies of a migrated database."""
-    facts = {"room_class": type(room), "migrated": migrated, "trusts_answers": trusts_answers}
+    facts = {"room_class": type(room), "databases": databases, "trusts_answers": trusts_answers}
     return type("TheseWorkers", (Workers,), facts)
 
 
@@ -254,19 +255,19 @@ def run(workers: type[RuleBasedStateMachine], **changes: Any) -> None:
     )
 
 
-def test_no_line_is_lost_and_none_counts_twice(room: Any, migrated: Path) -> None:
-    run(machine(room, migrated), max_examples=20)
+def test_no_line_is_lost_and_none_counts_twice(room: Any, databases: Databases) -> None:
+    run(machine(room, databases), max_examples=20)
 
 
 def test_without_fence_and_overlap_checks_the_schedules_find_a_line_that_counts_twice(
-    room: Any, migrated: Path, monkeypatch: pytest.MonkeyPatch
+    room: Any, databases: Databases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The schedules above are worth something: they find the duplicate when the two checks are taken out."""
     monkeypatch.setattr(commits, "fence_problem", lambda situation, asked: None)
     monkeypatch.setattr(commits, "overlap_problem", lambda situation, asked: None)
     with pytest.raises(AssertionError, match="counted more than once"):
         run(
-            machine(room, migrated, trusts_answers=False),
+            machine(room, databases, trusts_answers=False),
             max_examples=300,
             derandomize=True,
             phases=[Phase.generate],

@@ -4,39 +4,38 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel
 
-from broker.database import Database, sqlite_url
+from broker.database import Database
 from ledger.tables import Entry, Head, HoldState, Posting
 from ledger.triggers import create_statements
+from tests.support.databases import Databases
 
 Scratch = Callable[[], AbstractAsyncContextManager[AsyncSession]]
 NewBooks = Callable[[], AbstractAsyncContextManager[Database]]
 
 
 @pytest.fixture
-def new_books(tmp_path: Path) -> NewBooks:
+def new_books(databases: Databases) -> NewBooks:
     """A factory of empty books: the ledger's tables and triggers alone."""
-    count = 0
 
     @asynccontextmanager
     async def make() -> AsyncIterator[Database]:
-        nonlocal count
-        count += 1
-        database = Database(sqlite_url(tmp_path / f"books{count}.db"))
+        url = databases.empty()
+        database = Database(url)
         tables = [SQLModel.metadata.tables[str(table.__tablename__)] for table in (Entry, Posting, HoldState, Head)]
         async with database.transaction() as session:
             connection = await session.connection()
             await connection.run_sync(lambda sync: SQLModel.metadata.create_all(sync, tables=tables))
-            for statement in create_statements("sqlite"):
+            for statement in create_statements(database.engine.dialect.name):
                 await session.execute(text(statement))
         yield database
         await database.close()
+        databases.drop(url)
 
     return make
 

@@ -9,15 +9,15 @@ import pytest
 from sqlmodel import SQLModel
 
 import markets.tables  # noqa: F401  (registers the room's tables)
-from broker.database import Database, sqlite_url
+from broker.database import Database
 from tests.markets.own_hosts import SSHD, HostRig, host_in
 from tests.markets.rigs import Sandbox, sandbox_in
 
 
 @pytest.fixture
-async def book(tmp_path: Path) -> AsyncIterator[Database]:
+async def book(empty_url: str) -> AsyncIterator[Database]:
     """A database with the tables of this room (the shared, migrated `database` needs all rooms to be there)."""
-    database = Database(sqlite_url(tmp_path / "book.db"))
+    database = Database(empty_url)
     async with database.engine.begin() as connection:
         await connection.run_sync(SQLModel.metadata.create_all)
     yield database

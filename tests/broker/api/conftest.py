@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,9 @@ from broker.api.registry import PARAMETERS, Route
 from broker.control.loops import LoopState
 from broker.control.place import await_worker
 from broker.control.solver_process import SolverProcess
-from broker.database import Database, sqlite_url
+from broker.database import Database
 from broker.failpoints import Failpoints
 from broker.keys import Role, create_key, ensure_admin_key
-from broker.migrate import upgrade
 from broker.services import Services
 from broker.settings import JobsSettings, Settings
 from jobs.clock import db_now
@@ -107,23 +105,6 @@ class Server:
 
     def openai(self, key: str | None = None, **options: Any) -> AsyncOpenAI:
         return AsyncOpenAI(**{"base_url": f"{self.url}/v1", "api_key": key or self.admin_key, **options})
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty database file; migrating takes a second, copying it takes none."""
-    file = tmp_path_factory.mktemp("template") / "broker.db"
-    asyncio.run(upgrade(sqlite_url(file)))
-    return file
-
-
-@pytest.fixture
-async def database(migrated: Path, tmp_path: Path) -> AsyncIterator[Database]:
-    file = tmp_path / "broker.db"
-    shutil.copyfile(migrated, file)
-    database = Database(sqlite_url(file))
-    yield database
-    await database.close()
 
 
 @pytest.fixture
