@@ -257,14 +257,15 @@ async def leftovers(session: AsyncSession, limit: int = 100) -> list[UploadRow]:
 
 
 async def expire(session: AsyncSession, upload_id: str) -> str | None:
-    """Write down that a pending upload has expired. Returns the key that its file keeps, if it became one."""
+    """Write down that a pending upload has expired. Returns the key that its file keeps, if it became one that was not
+    deleted: then two attempts to complete it may have written the object anew after its deletion."""
     upload = await session.get_one(UploadRow, upload_id, with_for_update=True)
     if upload.status == "pending":
         upload.status = "expired"
         await session.flush()
         log.info("upload.expired", upload=upload_id)
     file = await file_of(session, upload)
-    return None if file is None else file.object_key
+    return None if file is None or file.deleted_us is not None else file.object_key
 
 
 async def collected(session: AsyncSession, upload_id: str) -> None:

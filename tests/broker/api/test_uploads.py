@@ -143,6 +143,22 @@ async def test_what_a_crash_left_without_a_row_is_collected(client: AsyncOpenAI,
     assert objects(server) == set()
 
 
+async def test_what_a_late_attempt_to_complete_wrote_after_the_file_was_deleted_is_collected(
+    client: AsyncOpenAI, server: Any
+) -> None:
+    """Two attempts at once: one made the file, it was deleted, and then the other one's object arrived."""
+    upload = await pending(client)
+    file = (await client.uploads.complete(upload.id, part_ids=await sent(client, upload))).file
+    (key,) = objects(server)
+    assert file is not None
+    await client.files.delete(file.id)
+    assert objects(server) == set()
+    await server.services.store.put(key, CONTENT)
+    server.services.database.clock_offset_us = LIFETIME_US + GRACE_US
+    await Collector(server.services).step()
+    assert objects(server) == set()
+
+
 async def test_a_file_that_has_expired_loses_its_bytes_but_not_while_a_batch_reads_it(
     client: AsyncOpenAI, server: Any, input_lines: Any
 ) -> None:
