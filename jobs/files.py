@@ -3,7 +3,7 @@ outside the transaction."""
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import structlog
 from sqlalchemy import select
@@ -63,9 +63,19 @@ async def create(
     return file
 
 
-async def get(session: AsyncSession, project: str, file_id: str) -> File:
-    """The file. Raises FileNotFound (also for another project's file) and FileGone (deleted or expired)."""
-    file = await session.get(File, file_id)
+async def get(
+    session: AsyncSession, project: str, file_id: str, *, lock: Literal["to read", "to change"] | None = None
+) -> File:
+    """The file. Raises FileNotFound (also for another project's file) and FileGone (deleted or expired).
+
+    Locked `to read`, it is not deleted until the transaction ends; `to change`, nobody else has it locked.
+    """
+    file = await session.get(
+        File,
+        file_id,
+        populate_existing=lock is not None,
+        with_for_update=None if lock is None else {"read": lock == "to read"},
+    )
     if file is None or file.project != project:
         raise FileNotFound(f"no file {file_id!r} in this project", param="file_id")
     if file.expires_us is not None and file.expires_us <= (file.deleted_us or await db_now(session)):
@@ -129,7 +139,7 @@ async def removed(session: AsyncSession, file_id: str) -> None:
 async def delete(session: AsyncSession, project: str, file_id: str) -> File:
     """Mark the file deleted; the caller then deletes its object. Raises FileNotFound, FileGone, and BadTransition while
     a batch that has not ended reads it."""
-    file = await get(session, project, file_id)
+    file = await get(session, project, file_id, lock="to change")
     using = await session.scalar(
         select(col(Batch.id)).where(col(Batch.input_file_id) == file_id, col(Batch.status).not_in(TERMINAL)).limit(1)
     )

@@ -158,6 +158,16 @@ async def renew(
     return batch.status == "in_progress" and row.told_us is None
 
 
+async def lock_held(session: AsyncSession, *, placement_id: str, shard_ids: Collection[str] = ()) -> None:
+    """Lock what this placement holds, and the named shards, in the order that everybody keeps: by id.
+
+    Whoever locks several shards, or a shard and the worker's row, does this first: a commit locks the shard, then the row.
+    """
+    is_held = and_(col(Shard.placement_id) == placement_id, col(Shard.state) == "leased")
+    statement = select(col(Shard.id)).where(or_(is_held, col(Shard.id).in_(shard_ids)))
+    await session.execute(statement.order_by(col(Shard.id)).with_for_update())
+
+
 async def end_dropped(session: AsyncSession, *, placement_id: str, named: Collection[tuple[str, int]]) -> int:
     """End the leases (shard, epoch) that this placement was told to start nothing more of and does not name any more:
     what it had is committed, and the shard is free at once, not when the lease would have expired.
@@ -289,7 +299,8 @@ async def _end_all(
     if shard_id is not None:
         statement = statement.where(col(Shard.id) == shard_id)
     now_us = await db_now(session)
-    held = list(await session.scalars(statement.order_by(col(Shard.id)).with_for_update()))
+    statement = statement.order_by(col(Shard.id)).with_for_update()
+    held = list(await session.scalars(statement.execution_options(populate_existing=True)))
     for shard in held:
         await end(session, shard, reason, now_us, blame=blame)
     return len(held)

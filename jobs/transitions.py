@@ -18,9 +18,10 @@ log = structlog.get_logger()
 async def locked(session: AsyncSession, batch_id: str) -> Batch:
     """The batch's row, locked until the transaction ends: commits, cancellation and expiry queue up here.
 
-    Whoever locks a shard as well does so after this. Raises BatchNotFound.
+    Whoever locks a shard as well does so after this. Rows that refer to the batch may be added meanwhile (PostgreSQL: FOR
+    NO KEY UPDATE): whoever grants a lease holds the shard, and must not wait for the batch. Raises BatchNotFound.
     """
-    statement = select(Batch).where(col(Batch.id) == batch_id).with_for_update()
+    statement = select(Batch).where(col(Batch.id) == batch_id).with_for_update(key_share=True)
     batch: Batch | None = await session.scalar(statement.execution_options(populate_existing=True))
     if batch is None:
         raise BatchNotFound(f"no batch {batch_id}")

@@ -184,6 +184,8 @@ async def heartbeat(call: Call, body: dict[str, Any]) -> dict[str, Any]:
     services, token = call.services, bearer(call.request)
     async with services.database.transaction() as session:
         now_us = await db_now(session)
+        named = {(each["shard_id"], each["epoch"]) for each in body["leases"]}
+        await leases.lock_held(session, placement_id=call.rental, shard_ids={shard_id for shard_id, _ in named})
         worker, rental = await _both(session, call.rental)
         lost = [
             each["shard_id"]
@@ -191,7 +193,6 @@ async def heartbeat(call: Call, body: dict[str, Any]) -> dict[str, Any]:
             if not await _permitted(session, rental, each["shard_id"], now_us)
             or not await _renew(session, services, call.rental, each)
         ]
-        named = {(each["shard_id"], each["epoch"]) for each in body["leases"]}
         await leases.end_dropped(session, placement_id=call.rental, named=named)
         await _note(session, worker, rental, body, now_us)
         drain = worker.drain_reason is not None or rental.state == "releasing"
@@ -334,6 +335,7 @@ async def goodbye(call: Call, body: dict[str, Any]) -> None:
     """The worker has committed what it had and stops; its leases are free at once."""
     async with call.services.database.transaction() as session:
         now_us = await db_now(session)
+        await leases.lock_held(session, placement_id=call.rental)
         worker, rental = await _both(session, call.rental)
         freed = await leases.release(session, placement_id=rental.id)
         # a failure stays one after the goodbye: the planner holds back offers on which starting fails

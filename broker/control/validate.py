@@ -33,6 +33,7 @@ from jobs.batches import Remaining
 from jobs.clock import db_now
 from jobs.errors import JobsError, ObjectMissing
 from jobs.tables import Batch
+from jobs.transitions import locked
 from jobs.types import Finding, Validation
 from ledger.money import to_nano
 from markets import price_book
@@ -172,7 +173,7 @@ class Validator:
 
 async def _was_changed(session: AsyncSession, batch: Batch) -> bool:
     """Whether its limit, priority or deadline was set anew while it was looked at: then the next round looks again."""
-    return (await batches.get(session, batch.project, batch.id)).version != batch.version
+    return (await locked(session, batch.id)).version != batch.version
 
 
 def _revision(batch: Batch, profile: ModelProfile) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from jobs.errors import (
     FileNotFound,
     IdempotencyMismatch,
 )
-from jobs.tables import Batch
+from jobs.tables import Batch, File
 from jobs.types import Finding
 from jobs.window import expires_us, window_s
+from tests.support.databases import until_it_waits
 
 HOUR_US = 3_600_000_000
 
@@ -199,6 +201,27 @@ async def test_the_input_of_a_running_batch_cannot_be_deleted(room: Any) -> None
     await room.finalise(batch_id)
     async with room.database.transaction() as session:
         assert (await files.delete(session, "acme", file_id)).deleted_us is not None
+
+
+async def test_of_a_batch_and_the_deletion_of_its_input_at_once_the_first_wins(room: Any) -> None:
+    async def delete(file: File) -> None:
+        async with room.database.transaction() as session:
+            await files.delete(session, "acme", file.id)
+
+    file = await room.upload(b"{}")
+    async with room.database.transaction() as session:
+        batch, _ = await batches.create(session, room.new(file))
+        deletion = asyncio.create_task(delete(file))
+        await until_it_waits(room.database, deletion)
+    with pytest.raises(BadTransition, match=batch.id):
+        await deletion
+    file = await room.upload(b"{}")
+    async with room.database.transaction() as session:
+        await files.delete(session, "acme", file.id)
+        creation = asyncio.create_task(create(room, room.new(file)))
+        await until_it_waits(room.database, creation)
+    with pytest.raises(FileGone):
+        await creation
 
 
 # --- moving ----------------------------------------------------------------------------------------------------------

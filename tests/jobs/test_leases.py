@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
 import pytest
 
 from jobs import batches, leases, suspects
+from jobs.clock import db_now
 from jobs.errors import LeaseLost, LeaseUnknown
+from jobs.transitions import locked
+from tests.support.databases import until_it_waits
 
 
 async def test_a_shard_has_one_holder_at_a_time(room: Any) -> None:
@@ -43,6 +47,19 @@ async def test_an_expired_lease_can_be_taken_over_under_a_new_epoch_and_nonce(ro
     assert (second.shard_id, second.epoch) == (first.shard_id, first.epoch + 1)
     assert second.nonce != first.nonce
     assert not await room.renew(first, "one")
+
+
+async def test_taking_over_a_lease_does_not_wait_for_who_holds_the_batch_and_wants_the_shard(room: Any) -> None:
+    """An expiry that closes the batch, or a late commit: both hold the batch first, and then want the shard."""
+    batch_id = await room.batch(3)
+    await room.lease(batch_id, "one")
+    room.clock(61)
+    async with room.database.transaction() as session:
+        await locked(session, batch_id)
+        taking = asyncio.create_task(room.try_lease(batch_id, "two"))
+        await until_it_waits(room.database, taking)
+        await leases.close(session, batch_id, await db_now(session))
+    assert await taking is not None
 
 
 async def test_renewing_moves_the_expiry(room: Any) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
-from broker.tables import Measured
+from broker.tables import Measured, Worker
 from jobs.clock import db_now
+from jobs.tables import Shard
 from markets import rentals
 from markets.tables import RentalRow
+from tests.support.databases import until_it_waits
 from tests.support.wire_agent import (
     Agent,
     Rent,
@@ -36,6 +39,24 @@ async def test_a_repeated_commit_gets_the_first_answer(server: Any, ready: tuple
     async with server.services.database.transaction() as session:
         measured = (await session.scalars(select(Measured))).one()
     assert (measured.completion_tokens, measured.busy_ms) == (10, 2000), "a replay is not measured again"
+
+
+async def test_a_heartbeat_and_a_commit_of_one_worker_do_not_wait_for_each_other(
+    server: Any, ready: tuple[Agent, str]
+) -> None:
+    """A commit holds the shard when it writes into the worker's row; a heartbeat takes both in the same order."""
+    agent, _ = ready
+    lease = (await agent.lease())["lease"]
+    held = {"shard_id": lease["shard_id"], "epoch": lease["epoch"], "nonce": lease["nonce"]}
+    database = server.services.database
+    async with database.transaction() as session:
+        await session.get_one(Shard, lease["shard_id"], with_for_update=True)
+        beat = asyncio.create_task(agent.heartbeat(leases=[{**held, "in_flight": [], "suspects": {}}]))
+        await until_it_waits(database, beat)
+        worker = await session.get_one(Worker, agent.rental)
+        worker.work_us = await db_now(session)
+    answer = await beat
+    assert (answer.status, answer.json["lost"]) == (200, [])
 
 
 async def test_an_overlap_is_told_with_what_is_done(ready: tuple[Agent, str]) -> None:
