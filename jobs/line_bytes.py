@@ -12,7 +12,7 @@ from typing import Protocol
 BOM = b"\xef\xbb\xbf"
 BLANKS = b" \t\r\n"
 LONGEST_MAGIC = 4
-PIECE = 512 * 1024  # what is looked at several times should still lie in a cache
+PIECE = 1024 * 1024  # bytes that are looked at together: what is looked at several times should still lie in a cache
 SEARCHED_BACK = 4_096
 BEGINNING = 4_096  # bytes of a long line that are shown at once
 # First bytes of what people upload by mistake, and what to do instead.

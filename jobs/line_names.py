@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from itertools import count
 
 import msgspec
 
@@ -75,15 +74,13 @@ class Names:
         is_short = len(name) <= self._KEPT_CHARS and name.isascii()
         return self._first.setdefault(name if is_short else _hashed(name), line)
 
-    def add_new(self, names: list[str], line: int) -> bool:
-        """Take the names of the lines from `line` on if all are new and differ; else none of them."""
+    def are_new(self, names: list[str], line: int) -> bool:
+        """Whether the lines from `line` on, each with its name, are the first to use theirs; they may be asked again."""
         keys: Sequence[str | bytes] = names
         if max(map(len, names)) > self._KEPT_CHARS or not "".join(names).isascii():
             keys = [name if len(name) <= self._KEPT_CHARS and name.isascii() else _hashed(name) for name in names]
-        if len(set(keys)) != len(keys) or not self._first.keys().isdisjoint(keys):
-            return False
-        self._first.update(zip(keys, count(line)))
-        return True
+        lines = range(line, line + len(names))
+        return list(map(self._first.setdefault, keys, lines)) == list(lines)
 
 
 def _hashed(name: str) -> bytes:

@@ -174,7 +174,7 @@ class Validator:
             chats is None
             or ends[-1] - begin > self._limits.max_line_bytes  # all together are shorter than one may be
             or chats.models.count(agreed.model) != lines
-            or not self._names.add_new(chats.names, self._lines + 1)
+            or not self._names.are_new(chats.names, self._lines + 1)
         ):
             return False
         stops = [start + end + 1 for end in ends]
