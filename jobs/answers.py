@@ -15,7 +15,7 @@ from sqlalchemy import delete, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from jobs.tables import AnswerRow, Batch
+from jobs.tables import AnswerRow, Batch, File
 
 log = structlog.get_logger()
 PAGE = 500  # names in one question to the database
@@ -73,6 +73,15 @@ async def remember(session: AsyncSession, batch: Batch, requests: Mapping[str, K
     if rows:
         await session.execute(insert(AnswerRow), rows)
     return len(rows)
+
+
+async def may_remember(session: AsyncSession, batch: Batch) -> bool:
+    """Whether the batch's input and results are all still there. They are not deleted until the transaction ends, so that
+    `forget_file` comes after what is remembered in it."""
+    of_batch = [each for each in (batch.input_file_id, batch.output_file_id, batch.error_file_id) if each is not None]
+    statement = select(File).where(col(File.id).in_(of_batch)).order_by(col(File.id)).with_for_update(read=True)
+    rows = await session.scalars(statement.execution_options(populate_existing=True))
+    return all(file.deleted_us is None for file in rows)
 
 
 async def forget(session: AsyncSession, project: str, requests: Iterable[str]) -> None:

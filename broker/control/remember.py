@@ -81,6 +81,8 @@ class Rememberer:
         kept = 0
         for page in pages(requests_of(batch, found, batch.revision or "", without=follows)):
             async with self.services.database.transaction() as session:
+                if not await answers.may_remember(session, batch):
+                    return kept  # a person deleted what it asked or answered; what was kept so far is forgotten with it
                 answered = await lines.find(session, page, own=False)
                 new = {name: known for line, name in page.items() if (known := answered.get(line)) is not None}
                 kept += await answers.remember(session, batch, new, await db_now(session))

@@ -190,6 +190,15 @@ async def test_answers_of_a_deleted_file_are_forgotten(house: House) -> None:
     assert await house.run(await house.submit("one", reuse=True)) == [0]
 
 
+async def test_answers_that_were_deleted_before_they_were_remembered_are_not_remembered(house: House) -> None:
+    first = await house.submit("one", reuse=True)
+    await house.worker.work(first)
+    await Finaliser(house.services).step()
+    await house.server.call("DELETE", f"/v1/files/{(await house.batch(first))['output_file_id']}")
+    await Rememberer(house.services).step()
+    assert await house.run(await house.submit("one", reuse=True)) == [0]
+
+
 async def test_answers_whose_results_have_expired_are_forgotten(house: House) -> None:
     house.also = {"output_expires_after": {"anchor": "created_at", "seconds": 3600}}
     await house.run(await house.submit("one", reuse=True))
