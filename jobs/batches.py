@@ -67,7 +67,7 @@ async def create(session: AsyncSession, new: NewBatch) -> tuple[Batch, bool]:
         log.info("batch.repeated", batch=earlier.id, project=new.project)
         return earlier, False
     body_sha256, now_us = _body_sha256(new), await db_now(session)
-    file = await files.get(session, new.project, new.input_file_id, lock="to read")
+    file = await files.get(session, new.project, new.input_file_id, lock="to read", param="input_file_id")
     if file.purpose != "batch":
         raise BadBatch(
             f"file {file.id} has purpose {file.purpose!r}; upload the input with purpose 'batch'", param="input_file_id"

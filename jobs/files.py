@@ -64,9 +64,15 @@ async def create(
 
 
 async def get(
-    session: AsyncSession, project: str, file_id: str, *, lock: Literal["to read", "to change"] | None = None
+    session: AsyncSession,
+    project: str,
+    file_id: str,
+    *,
+    lock: Literal["to read", "to change"] | None = None,
+    param: str = "file_id",
 ) -> File:
-    """The file. Raises FileNotFound (also for another project's file) and FileGone (deleted or expired).
+    """The file. Raises FileNotFound (also for another project's file) and FileGone (deleted or expired), which say by
+    which `param` the file was named.
 
     Locked `to read`, it is not deleted until the transaction ends; `to change`, nobody else has it locked.
     """
@@ -77,11 +83,11 @@ async def get(
         with_for_update=None if lock is None else {"read": lock == "to read"},
     )
     if file is None or file.project != project:
-        raise FileNotFound(f"no file {file_id!r} in this project", param="file_id")
+        raise FileNotFound(f"no file {file_id!r} in this project", param=param)
     if file.expires_us is not None and file.expires_us <= (file.deleted_us or await db_now(session)):
-        raise FileGone(f"file {file_id} has expired; upload it again", param="file_id")
+        raise FileGone(f"file {file_id} has expired; upload it again", param=param)
     if file.deleted_us is not None:
-        raise FileGone(f"file {file_id} was deleted", param="file_id")
+        raise FileGone(f"file {file_id} was deleted", param=param)
     return file
 
 

@@ -20,6 +20,7 @@ from ulid import ULID
 from ledger import accounts, positions
 from ledger.errors import HoldExceeded, HoldResolved, HoldUnknown, KeyReused, LedgerError, MalformedEvent
 from ledger.event import Event, Exists, Posted, encode
+from ledger.money import in_usd
 from ledger.positions import RESOLUTIONS, Hold
 from ledger.rules import HOLD_KINDS, check_event, period_of
 from ledger.tables import Entry, Head, HoldState, Posting
@@ -256,6 +257,6 @@ async def _admit_budget(session: AsyncSession, event: Event) -> None:
     if left is not None and taken > left:
         log.warning("ledger.hold_refused", hold=event.hold, project=project, asked_nano=taken, remaining_nano=left)
         raise HoldExceeded(
-            f"hold {event.hold} asks for {taken} nano-USD, project {project} has {left} left of its budget; "
+            f"hold {event.hold} asks for {in_usd(taken)}, project {project} has {in_usd(left)} left of its budget; "
             "grant more, ask for less, or wait until other holds are resolved"
         )

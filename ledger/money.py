@@ -28,6 +28,17 @@ def from_nano(nano: int) -> Decimal:
     return Decimal(nano).scaleb(-9)
 
 
+def in_usd(nano: int) -> str:
+    """Nano-USD as people read them in a message: exact, without zeros at the end.
+
+    >>> in_usd(250_000_000), in_usd(1), in_usd(-20_000_000_000)
+    ('$0.25', '$0.000000001', '-$20')
+    """
+    sign = "-" if nano < 0 else ""
+    amount = from_nano(abs(nano)).normalize() if nano else Decimal(0)
+    return f"{sign}${amount:f}"
+
+
 def cost_of_seconds(price_nano_hour: int, seconds: int) -> int:
     """Nano-units for `seconds` at an hourly price, rounded once, half to even, on the cumulative amount.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ledger.money import cost_of_seconds
+from ledger.money import cost_of_seconds, in_usd
 from solver.durations import SECOND_US
 from solver.schedule import Instances, Site, Task, bill, ceil_div
 from solver.types import OfferView, Rule, Running, Snapshot, Work
@@ -183,9 +183,9 @@ def _money_and_time(work: Work, task: Task | None, instances: Instances, view: V
     if work.max_nano is not None and least + reserve > work.max_nano - work.progress.spent_nano:
         yield Broken(
             "price_ceiling",
-            f"{purpose} costs {least} nano-USD{f' and {reserve} to be stopped in time' if reserve else ''}, "
-            f"{work.max_nano - work.progress.spent_nano} are left",
+            f"{purpose} costs {in_usd(least)}{f' and {in_usd(reserve)} to be stopped in time' if reserve else ''}, "
+            f"{in_usd(work.max_nano - work.progress.spent_nano)} are left",
         )
     remaining = view.budgets.get(work.project) if instances.is_new else None
     if remaining is not None and least > remaining:
-        yield Broken("budget", f"{purpose} costs {least} nano-USD, project {work.project} has {remaining} left")
+        yield Broken("budget", f"{purpose} costs {in_usd(least)}, project {work.project} has {in_usd(remaining)} left")

@@ -23,7 +23,7 @@ from broker.tables import STOPPED, Assignment, Waiting
 from broker.worker_pool import pool
 from jobs.tables import Batch
 from jobs.types import TERMINAL
-from ledger.money import cost_of_seconds
+from ledger.money import cost_of_seconds, in_usd
 from markets import rentals
 from markets.tables import RentalRow
 
@@ -56,7 +56,8 @@ async def stop_at_ceiling(session: AsyncSession, control: ControlSettings, now_u
         if spent + ahead <= each.limit:
             continue
         reason = (
-            f"max_usd: {spent} of {each.limit} nano-USD spent, up to {ahead} more before its machines could be gone"
+            f"max_usd: {in_usd(spent)} of {in_usd(each.limit)} spent, up to {in_usd(ahead)} more before its machines "
+            "could be gone"
         )
         if not each.has_ended:
             await stop(session, each.batch.id, reason, now_us)

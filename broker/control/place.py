@@ -23,6 +23,7 @@ from ledger.money import from_nano
 from markets import rentals
 from markets.errors import (
     Ambiguous,
+    IllegalTransition,
     MarketsError,
     NoCapacity,
     NotAuthorized,
@@ -63,7 +64,12 @@ class Placer:
         token = secrets.token_hex(32)
         async with self.services.database.transaction() as session:
             now_us = await db_now(session)
-            row = await rentals.mark_creating(session, rental_id, now_us=now_us)
+            try:
+                row = await rentals.mark_creating(session, rental_id, now_us=now_us)
+            except IllegalTransition as changed:
+                # a plan took the intent back since this round listed it; the other intents go on
+                log.info("place.withdrawn", rental=rental_id, reason=str(changed))
+                return
             await await_worker(session, rental_id, token, now_us)
             doubt = await _doubt(session, row, now_us, max_age_s(self.services))
             if doubt:

@@ -46,7 +46,7 @@ async def quote(
     bad residency list.
     """
     async with services.database.transaction() as session:
-        file = await files.get(session, project, file_id)
+        file = await files.get(session, project, file_id, param="input_file_id")
         policy = await policy_for(session, project, wishes)
         now_us = await db_now(session)
     asked = wishes or shapes.BatchWishes()

@@ -189,8 +189,9 @@ async def held_back(session: AsyncSession, now_us: int) -> dict[str, str]:
     """
     horizon = now_us - FAILED_MEMORY_US
     refused = (col(RentalRow.state) == "failed") & col(RentalRow.release_us).is_(None)
-    # its machine ended by itself before there was a worker: it would do so again
-    died_early = col(Worker.ready_us).is_(None) & col(RentalRow.end_reason).in_(("exited", "failed"))
+    # its machine ended by itself before there was a worker: it would do so again; one that we gave back would not
+    ended_badly = col(RentalRow.end_reason).in_(("exited", "failed")) & col(RentalRow.release_us).is_(None)
+    died_early = col(Worker.ready_us).is_(None) & ended_badly
     failed = (
         select(
             col(RentalRow.offer_key),

@@ -114,3 +114,7 @@ async def test_a_quote_creates_nothing(server: Any, input_lines: Any) -> None:
     assert await count(server) == 0
     bad = await server.call("POST", "/v1/quotes", json={"input_file_id": await server.upload(b"nonsense\n")})
     assert (bad.status, bad.json["error"]["param"]) == (400, "input_file_id")
+    for path in ("/v1/quotes", "/v1/batches"):
+        body = {"input_file_id": "file-none", "endpoint": "/v1/chat/completions"}
+        unknown = await server.call("POST", path, json=body)
+        assert (unknown.status, unknown.json["error"]["param"]) == (404, "input_file_id"), "the field that named it"

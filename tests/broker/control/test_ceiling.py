@@ -78,7 +78,7 @@ async def test_a_batch_at_its_limit_stays_stopped_and_says_why(town: Any) -> Non
     async with town.database.transaction() as session:
         told = await explanation(session, batch)
     assert told.waiting_on == "price_ceiling"
-    assert "90000000 of 100000000 nano-USD" in told.reasons[0]
+    assert "$0.09 of $0.1 spent" in told.reasons[0]
 
 
 async def test_a_worker_that_does_not_drain_in_time_is_released(town: Any) -> None:

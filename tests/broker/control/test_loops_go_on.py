@@ -101,7 +101,7 @@ async def test_a_budget_that_covers_no_hold_is_told_as_what_the_batch_waits_for(
     waiting = await town.waiting(batch)
     assert waiting is not None
     assert waiting.waiting_on == "budget"
-    assert "25000000" in waiting.reasons[0]
+    assert "has $0.025 left" in waiting.reasons[0]
 
 
 async def test_what_was_rented_since_the_last_poll_is_not_offered_again(town: Any) -> None:
@@ -126,13 +126,16 @@ async def capacity(town: Any) -> int | None:
 
 async def test_an_offer_on_which_starting_fails_is_held_back(town: Any) -> None:
     """Each of these was rented again at once, without end."""
-    failing = {name: town.offer(name) for name in ("goodbye", "died", "mute", "fine", "regretted")}
+    failing = {name: town.offer(name) for name in ("goodbye", "died", "mute", "fine", "regretted", "sent-away")}
     await town.list_offers(*failing.values())
     batch = await town.batch()
     made = {name: await town.rental(of, purpose=(batch,)) for name, of in failing.items()}
     await change(town, Worker, made["goodbye"], state="failed", error="the engine exited with 3")
     await change(town, RentalRow, made["died"], state="ended", end_reason="exited")
     await change(town, Worker, made["died"], state="gone", ready_us=None)
+    # its worker was refused because we had given the machine back already, and ended with a status that is not 0
+    await change(town, RentalRow, made["sent-away"], state="ended", end_reason="exited", release_us=1)
+    await change(town, Worker, made["sent-away"], state="gone", ready_us=None)
     await change(town, RentalRow, made["mute"], created_us=0)
     await change(town, Worker, made["mute"], state="awaited", ready_us=None)
     await change(town, RentalRow, made["regretted"], state="failed", release_us=1)
@@ -177,6 +180,17 @@ async def test_an_intent_from_before_a_long_stop_is_planned_again_not_carried_ou
     assert (row.state, row.attempts) == ("failed", 1)
     assert "planned again" in row.release_reason
     assert "held back" not in ((await excluded(town))[row.offer_key] or "")
+
+
+async def test_an_intent_that_is_taken_back_while_others_are_placed_stops_none_of_them(town: Any) -> None:
+    rental = await intended(town)
+    placer = Placer(town.services, None)
+    async with town.database.transaction() as session:
+        now_us = await db_now(session)
+        await rentals.request_release(session, rental, reason="the plan no longer needs it", now_us=now_us)
+    await placer._create(rental)
+    row = await town.row(RentalRow, rental)
+    assert (row.attempts, row.release_reason) == (0, "the plan no longer needs it")
 
 
 async def test_an_intent_that_no_batch_needs_any_more_is_not_carried_out(town: Any) -> None:
