@@ -45,6 +45,7 @@ def test_vllm_is_bound_to_loopback_and_takes_the_profiles_flags() -> None:
         *("--dtype", "bfloat16", "--enforce-eager"),
     ]
     assert "HF_HUB_OFFLINE" not in spec["env"]
+    assert spec["env"]["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0", "an allowed media host must not send it elsewhere"
     local = engine_spec(ModelProfile(id="b", engine="vllm", weights="/models/b", precision="fp8"))
     assert local["env"]["HF_HUB_OFFLINE"] == "1"
     assert local["argv"][-2:] == ["--quantization", "fp8"]

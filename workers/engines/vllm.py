@@ -31,6 +31,8 @@ _DTYPES = {
     "fp32": "float32",
     "float32": "float32",
 }
+# A media host that a project trusts must not send the engine on to another (vLLM follows redirects by default).
+_QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
 _OURS = ("--host", "--port", "--served-model-name", "--api-key", "--uds")
 
 
@@ -52,7 +54,7 @@ def spec(profile: ModelProfile) -> dict[str, Any]:
     argv += _precision(profile)
     return {
         "argv": [*argv, *profile.args],
-        "env": {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **_offline(profile.weights), **profile.env},
+        "env": {**_QUIET, **_offline(profile.weights), **profile.env},
         "base_url": None,
         "health_path": "/health",
         # a profile's load_s is what the planner counts with; a slow disk or a first compilation takes much longer
