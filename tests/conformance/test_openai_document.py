@@ -12,8 +12,10 @@ import openai
 import pytest
 import yaml
 
-from broker.api.batch_view import Around, batch_shape
+from broker.api.batch_view import batch_shape
+from broker.control.around import Around
 from broker.costs import BatchCost
+from jobs.batches import Progress
 from jobs.tables import Batch
 from jobs.types import BatchStatus
 from tests.support import real_broker as support
@@ -148,8 +150,10 @@ def test_a_batch_is_openais_batch_in_every_status(document: dict[str, Any], stat
             "errors_total": 1,
         }
     )
+    progress = Progress(lines_done=3, lines_reserved=0, shards=1, shards_done=0, leases=0)
+    around = Around(now_us=1_700_000_000_000_000, cost=BatchCost(), progress=progress)
     for batch in (bare, full):
-        judge(document, "Batch", json.loads(batch_shape(batch, Around(BatchCost())).model_dump_json()))
+        judge(document, "Batch", json.loads(batch_shape(batch, around).model_dump_json()))
 
 
 def test_the_judge_refuses_a_batch_without_a_status(document: dict[str, Any]) -> None:
