@@ -7,6 +7,9 @@ SEEDS ?= 5
 TESTS ?= tests
 WORKERS ?= 2
 
+# Where it is set (many images do), each process compiles anew all that it imports: seconds for a broker.
+export PYTHONDONTWRITEBYTECODE =
+
 UV = 0.13.9
 RUN = .venv/bin/python
 NODE = tests/conformance/node
@@ -17,7 +20,7 @@ NODE = tests/conformance/node
 setup: .venv/ok
 
 # Locked and hashed. uv does in seconds what pip does in minutes; without uv, pip installs the same lock.
-# The project is installed last and editable: .venv/bin/broker runs this checkout.
+# The project is installed last and editable: .venv/bin/broker runs this checkout. What it imports is compiled at once.
 .venv/ok: requirements.lock pyproject.toml
 	@test -x $(RUN) || $(PYTHON) -m venv .venv
 	@echo "setting up .venv from requirements.lock"
@@ -28,6 +31,7 @@ setup: .venv/ok
 		$(RUN) -m pip install -q --disable-pip-version-check --retries 5 --require-hashes -r requirements.lock && \
 		$(RUN) -m pip install -q --disable-pip-version-check --retries 5 --no-deps --no-build-isolation -e .; \
 	fi
+	@$(RUN) -c "import broker.cli.main, broker.compose, markets.sandbox.__main__, solver.program"
 	@touch $@
 
 demo: .venv/ok
