@@ -78,7 +78,7 @@ def ssh_authority(settings: Settings) -> Authority:
 
 
 def _own_host(given: OwnHostSettings) -> OwnHost:
-    from markets.docker_shell import Docker  # noqa: PLC0415
+    from markets.docker_run import Docker  # noqa: PLC0415
     from markets.hosts import OwnHost, accelerator_of  # noqa: PLC0415
     from markets.ssh import Target  # noqa: PLC0415
 

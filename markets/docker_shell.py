@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from markets.machine import TAG_VARIABLE
+from markets.docker_run import Docker, pull_script, run_argv
 from markets.market import EndReason, MachineStart, RentalState
+from markets.offer import Accelerator
 
-MOUNT = "/broker"
 NOT_THERE = 44
 NAME_TAKEN = 45
 REFUSED = 46
@@ -27,17 +27,6 @@ _ENDS = "--- ends"
 _ASKED = "--- asked"
 _LISTED_MINUTES = 120
 _NEVER = datetime(1, 1, 1, tzinfo=UTC)  # docker's zero time
-
-
-@dataclass(frozen=True, slots=True)
-class Docker:
-    """How containers are run on one host. `folder` may be relative to the user's home."""
-
-    command: str = "docker"
-    folder: str = ".broker"
-    network: str | None = None
-    gpus: bool = False
-    volumes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +93,27 @@ def room(out: str) -> Room:
     return Room(home=home, live=int(live), there="there" in there)
 
 
-def run_script(docker: Docker, *, tag: str, owner: str, price: Decimal, start: MachineStart, home: str) -> str:
-    """Start the container. Exits with NAME_TAKEN, REFUSED (and nothing is left) or UNCLEAN (something may be).
+def run_script(
+    docker: Docker,
+    *,
+    tag: str,
+    owner: str,
+    price: Decimal,
+    start: MachineStart,
+    home: str,
+    accelerator: Accelerator | None = None,
+) -> str:
+    """Pull the image where it is missing, start the container.
+
+    Exits with NAME_TAKEN, REFUSED (and nothing is left) or UNCLEAN (something may be).
 
     Raises ValueError without an image.
     """
-    argv = " ".join(
-        shlex.quote(part) for part in run_argv(docker, tag=tag, owner=owner, price=price, start=start, home=home)
-    )
+    asked = run_argv(docker, tag=tag, owner=owner, price=price, start=start, home=home, accelerator=accelerator)
+    argv = shlex.join(asked)
     command, name = shlex.quote(docker.command), shlex.quote(tag)
     return f"""
+{pull_script(docker, tag=tag, start=start, home=home)}
 out=$({argv} 2>&1) && exit 0
 case "$out" in *"ontainer name"*"already in use"*) exit {NAME_TAKEN};; esac
 echo "$out" >&2
@@ -121,29 +121,6 @@ echo "$out" >&2
 left=$({command} ps -aq --filter label=broker.tag={name}) && [ -z "$left" ] || exit {UNCLEAN}
 exit {REFUSED}
 """
-
-
-def run_argv(docker: Docker, *, tag: str, owner: str, price: Decimal, start: MachineStart, home: str) -> list[str]:
-    """`docker run` for `start`: detached, named and labelled with the tag, files read-only at /broker (`{dir}`)."""
-    if not start.image:
-        raise ValueError(f"rental {tag}: a container needs an image; the machine start names none")
-    argv = [docker.command, "run", "-d", "--name", tag]
-    for label, value in (("tag", tag), ("owner", owner), ("price", str(price))):
-        argv += ["--label", f"broker.{label}={value}"]
-    argv += ["--network", docker.network] if docker.network else []
-    argv += ["--gpus", "all"] if docker.gpus else []
-    argv += ["--shm-size", f"{start.shm_mib}m"] if start.shm_mib else []
-    for volume in (f"{home}/{tag}/files:{MOUNT}:ro", *docker.volumes):
-        argv += ["-v", volume]
-    for name, value in {**start.env, TAG_VARIABLE: tag}.items():
-        argv += ["-e", f"{name}={value.replace('{dir}', MOUNT)}"]
-    entrypoint, *rest = start.entrypoint or (None,)
-    argv += ["--entrypoint", entrypoint] if entrypoint is not None else []
-    return [
-        *argv,
-        start.image,
-        *(part.replace("{dir}", MOUNT) for part in (*[each for each in rest if each], *start.argv)),
-    ]
 
 
 def list_script(docker: Docker, owner: str, *, tag: str | None = None, all_ends: bool = False) -> str:

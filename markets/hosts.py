@@ -17,7 +17,8 @@ from typing import TypeVar
 import structlog
 
 from markets import docker_shell
-from markets.docker_shell import Container, Docker
+from markets.docker_run import Docker
+from markets.docker_shell import Container
 from markets.errors import (
     Ambiguous,
     MarketsError,
@@ -207,7 +208,13 @@ class HostsMarket:
     async def _start(self, host: OwnHost, intent: Intent, home: str) -> None:
         connection, tag, start = self._connections[host.name], intent.tag, intent.start
         script = docker_shell.run_script(
-            host.docker, tag=tag, owner=self._owner, price=host.price, start=start, home=home
+            host.docker,
+            tag=tag,
+            owner=self._owner,
+            price=host.price,
+            start=start,
+            home=home,
+            accelerator=host.accelerator,
         )
         await self._in_thread(lambda: connection.put(f"{home}/{tag}/files", start.files))
         try:

@@ -27,6 +27,9 @@ class MachineStart:
     `process` markets run `argv` with `files` laid beside it (relative name → content); `container` markets run `image`
     with `argv` as its command, `files` mounted read-only under `/broker`. `env` never holds a long-lived secret:
     the bootstrap token in it is single-use. `{dir}` in argv and env stands for the folder that holds `files`.
+
+    Of containers: `cache` asks for a folder at /cache that outlives the container (weights, what engines compile); `user`
+    is whom the image's programs run as (`2000`, `2000:0`), None the image's own.
     """
 
     argv: tuple[str, ...]
@@ -35,6 +38,8 @@ class MachineStart:
     image: str | None = None
     shm_mib: int | None = None
     entrypoint: tuple[str, ...] | None = None
+    cache: bool = False
+    user: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

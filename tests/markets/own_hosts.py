@@ -21,7 +21,7 @@ import psutil
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from markets.docker_shell import Docker
+from markets.docker_run import Docker
 from markets.hosts import HostsMarket, OwnHost
 from markets.ssh import Authority, Target, Timeouts, new_authority_key
 from tests.markets.rigs import OWNER

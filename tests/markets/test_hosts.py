@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import socket
 import threading
 import time
@@ -20,7 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_ssh_public_identity
 
-from markets.docker_shell import Docker, containers, run_argv
+from markets.docker_run import Docker, device_args, run_argv
+from markets.docker_shell import containers
 from markets.errors import (
     Ambiguous,
     NoCapacity,
@@ -121,14 +123,17 @@ async def test_docker_is_asked_for_exactly_what_was_meant(host: HostRig) -> None
         image="vllm/vllm-openai:v0.33",
         shm_mib=1024,
         entrypoint=("sh",),
+        cache=True,
+        user="2000:0",
     )
     await rent(market, tag, start)
-    folder = f"{host.own.docker.folder}/{tag}/files"
+    folder, cache = f"{host.own.docker.folder}/{tag}/files", host.folder / "home" / "broker" / "cache"
     assert host.asked(tag) == [
         *("run", "-d", "--name", tag),
         *("--label", f"broker.tag={tag}", "--label", f"broker.owner={OWNER}", "--label", "broker.price=0.25"),
-        *("--network", "host", "--gpus", "all", "--shm-size", "1024m"),
-        *("-v", f"{folder}:/broker:ro", "-v", "/models:/models:ro"),
+        *("--network", "host", "--gpus", "all", "--ulimit", "memlock=-1", "--ulimit", "stack=67108864"),
+        *("--security-opt", "no-new-privileges", "--user", "2000:0", "--shm-size", "1024m"),
+        *("-v", f"{folder}:/broker:ro", "-v", f"{cache}:/cache", "-v", "/models:/models:ro"),
         *("-e", f"HOSTILE={hostile}", "-e", "WHERE=/broker", "-e", f"BROKER_RENTAL_TAG={tag}"),
         *("--entrypoint", "sh", "vllm/vllm-openai:v0.33"),
         *("-c", 'echo "$0"; exec sleep 1000', hostile, "/broker/agent.json"),
@@ -136,6 +141,7 @@ async def test_docker_is_asked_for_exactly_what_was_meant(host: HostRig) -> None
     laid = host.folder / "home" / "broker" / tag / "files"
     assert (laid / "deep/er/file").read_bytes() == b"\x00\xff"
     assert (laid.parent.stat().st_mode & 0o777, laid.stat().st_mode & 0o777) == (0o700, 0o755)
+    assert cache.stat().st_mode & 0o7777 == 0o1777, "whoever the image runs as, it can keep weights"
     await market.release(tag)
     assert not laid.exists()
     await market.close()
@@ -145,6 +151,40 @@ def test_an_entrypoint_of_several_words_keeps_them_all() -> None:
     start = MachineStart(argv=("run", ""), image="i", entrypoint=("python3", "-u", "x.py"))
     argv = run_argv(Docker(), tag="t", owner="o", price=Decimal(1), start=start, home="/h")
     assert argv[argv.index("--entrypoint") :] == ["--entrypoint", "python3", "i", "-u", "x.py", "run", ""]
+
+
+async def test_an_image_is_pulled_once_a_host_and_the_agent_is_told_how_long_that_took(host: HostRig) -> None:
+    market, pulls = host.market(), []
+    for _ in range(2):
+        tag = new_tag()
+        await rent(market, tag, MachineStart(argv=("1000",), image="registry/engine@sha256:ab", entrypoint=("sleep",)))
+        told = host.folder / "home" / "broker" / tag / "files" / "pull.json"
+        pulls.append(json.loads(told.read_bytes())["pull_ms"])
+        assert told.stat().st_mode & 0o777 == 0o644, "whoever the image runs as, it can read it"
+        await market.release(tag)
+    assert pulls[0] > 0, "the first time it was pulled"
+    assert pulls[1] == 0, "it was there"
+    assert (host.docker_state / "pulled").read_text() == "registry/engine@sha256:ab\n"
+    await market.close()
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "asked"),
+    [
+        (Accelerator("nvidia", "h100", count=8), (), "--gpus all"),
+        # docker reads the value as CSV: two devices without the quotes are a device and an unknown option
+        (Accelerator("nvidia", "h100", count=2), ("2", "3"), '--gpus "device=2,3"'),
+        (Accelerator("amd", "mi300x", count=1), (), "--device=/dev/kfd --device=/dev/dri"),
+        (Accelerator("trainium", "trn1", count=2), (), "--device=/dev/neuron0 --device=/dev/neuron1"),
+        (Accelerator("tpu", "v5e", count=4), (), "--privileged"),
+        (Accelerator("gaudi", "gaudi3", count=8), (), "--runtime=habana"),
+        (Accelerator(), (), "--gpus all"),  # the host has some and its owner did not say which
+    ],
+)
+def test_each_kind_of_accelerator_reaches_its_container(
+    accelerator: Accelerator, devices: tuple[str, ...], asked: str
+) -> None:
+    assert " ".join(device_args(accelerator, devices)).startswith(asked)
 
 
 def test_a_container_without_an_image_is_refused() -> None:
