@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from broker.control.solver_process import SolverProcess
 from broker.database import Database
 from broker.failpoints import Failpoints
+from broker.metrics.counters import Counters
 from broker.settings import Settings
 from jobs.objects import ObjectStore
 from markets.market import Market
@@ -34,6 +35,7 @@ class Services:
     public_url: str
     owner: str
     wake: Mapping[str, asyncio.Event] = field(default_factory=dict)
+    counters: Counters = field(default_factory=Counters, repr=False)
 
     def nudge(self, loop: str) -> None:
         if loop in self.wake:

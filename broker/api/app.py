@@ -39,7 +39,6 @@ from broker.api.binding import REQUEST_ID, bind
 from broker.api.doctor import Doctor
 from broker.api.events import EventStreams
 from broker.api.health import Health
-from broker.api.metrics import Metrics
 from broker.api.openapi import document
 from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
@@ -47,6 +46,8 @@ from broker.api.wire import WireSchemas
 from broker.api.worker import WorkerWire
 from broker.control.loops import LoopState
 from broker.event_feed import EventFeed
+from broker.metrics.counters import Counters
+from broker.metrics.exposition import Exposition
 from broker.services import Services
 
 log = structlog.get_logger()
@@ -63,7 +64,7 @@ def build_app(services: Services, loops: Mapping[str, LoopState] | None = None) 
     hold signed permissions).
     """
     states = {} if loops is None else loops
-    wire, metrics, worker_wire = WireSchemas(), Metrics(), WorkerWire()
+    wire, worker_wire = WireSchemas(), WorkerWire()
     feed = EventFeed(services.database)
     routes = (
         *files.ROUTES,
@@ -84,10 +85,12 @@ def build_app(services: Services, loops: Mapping[str, LoopState] | None = None) 
         *projects.ROUTES,
         *worker_wire.routes(),
         *worker_parts.ROUTES,
-        *Health(states, metrics).routes(),
+        *Health(states, Exposition(services, states)).routes(),
     )
     routes = (*routes, _document_route(routes, wire, services.public_url))
-    app = web.Application(middlewares=[_identified(metrics), _refusing, _unencoded], client_max_size=MAX_JSON_BYTES)
+    app = web.Application(
+        middlewares=[_identified(services.counters), _refusing, _unencoded], client_max_size=MAX_JSON_BYTES
+    )
     app[ROUTES] = routes
     for each in routes:
         app.router.add_route(each.method, each.aiohttp_path(), bind(each, services, wire))
@@ -113,15 +116,16 @@ def _document_route(routes: tuple[Route, ...], wire: WireSchemas, url: str) -> R
     return own
 
 
-def _identified(metrics: Metrics) -> Middleware:
+def _identified(counters: Counters) -> Middleware:
     @web.middleware
     async def identified(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Give the request an id, answer with it, and count the answer."""
         started = time.monotonic()
         asked = request.headers.get("x-request-id", "")
         request[REQUEST_ID] = asked if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", asked) else f"req_{ULID()}"
-        answer = await handler(request)
-        metrics.answered(
+        with counters.requests_open.track_inprogress():
+            answer = await handler(request)
+        counters.answered(
             request.method if answer.status != 405 else "-",
             route_of(request),
             answer.status,

@@ -13,10 +13,10 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from broker.api import shapes
-from broker.api.metrics import Metrics, read_state
 from broker.api.registry import Call, Route, route
 from broker.control.loops import LoopState
 from broker.database import Database
+from broker.metrics.exposition import Exposition
 from broker.migrate import config
 
 # A loop is late when it has not ended a run for this many intervals plus this many seconds (a solve or a poll takes long).
@@ -77,7 +77,7 @@ class Health:
     """The health routes of one application; `loops` is the live mapping that the control loops keep."""
 
     loops: Mapping[str, LoopState]
-    metrics: Metrics
+    exposition: Exposition
 
     def routes(self) -> tuple[Route, ...]:
         async def healthz(call: Call) -> shapes.Health:
@@ -94,11 +94,10 @@ class Health:
             )
 
         async def metrics(call: Call) -> web.Response:
-            """Prometheus metrics: batches, lines, tokens, rentals, spend, loops."""
-            async with call.services.database.transaction() as session:
-                state = await read_state(session)
-            body = self.metrics.text(state, self.loops)
-            return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+            """Prometheus metrics (docs/metrics.md lists them)."""
+            return web.Response(
+                body=await self.exposition.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+            )
 
         return (
             route("GET", "/healthz", healthz, tag="health", access="open"),

@@ -299,6 +299,7 @@ async def _work(call: Call) -> dict[str, Any]:
             return {"lease": None, "stop": is_over}
         shard = await session.get_one(Shard, granted.shard_id)
         batch = await session.get_one(Batch, granted.batch_id)
+    services.counters.leased()
     return {"lease": _lease(services, granted, batch, shard.sha256, now_us), "stop": False}
 
 

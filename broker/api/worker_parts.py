@@ -20,7 +20,7 @@ from broker.measurements import measured_work
 from broker.tables import Worker
 from jobs import commits, leases
 from jobs.clock import MICROSECONDS, db_now
-from jobs.errors import ObjectExists, ObjectMissing
+from jobs.errors import JobsError, ObjectExists, ObjectMissing
 from jobs.keys import is_part_key, part_key
 from jobs.signing import Permission, sign, verify
 from jobs.types import Commit, CommitAnswer
@@ -103,8 +103,17 @@ async def _exact_body(request: web.Request, size: int, sha256: str) -> bytes:
 
 async def commit(call: Call, body: dict[str, Any]) -> dict[str, Any]:
     """Make a stored part count: exactly once, whatever is lost, repeated or late."""
+    try:
+        answer = await _committed(call, _commit(call.path("shard_id"), body))
+    except (Problem, JobsError) as refused:
+        call.services.counters.commit_refused(refused.code)
+        raise
+    call.services.counters.committed(answer, body["size"])
+    return _answer(answer)
+
+
+async def _committed(call: Call, asked: Commit) -> CommitAnswer:
     services = call.services
-    asked = _commit(call.path("shard_id"), body)
     await _seen(call, asked)
     async with services.database.transaction() as session:
         answer = await commits.commit(session, call.rental, asked)
@@ -118,7 +127,7 @@ async def commit(call: Call, body: dict[str, Any]) -> dict[str, Any]:
     if answer.shard_done:
         services.nudge("finalise")
         services.nudge("answer")
-    return _answer(answer)
+    return answer
 
 
 def _commit(shard_id: str, body: dict[str, Any]) -> Commit:

@@ -6,6 +6,7 @@ the intents in the database: a crash between the two leaves intents, and intents
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -67,14 +68,18 @@ class Planner:
 
     async def _checked(self, frozen: Frozen) -> Plan | None:
         """A plan without violations, from the program or else the greedy stage; None rather than a forbidden plan."""
+        counters, started_s = self.services.counters, time.monotonic()
         plan = await self.services.solver.solve(frozen.snapshot)
+        counters.planned(plan, time.monotonic() - started_s)
         violations = check(frozen.snapshot, plan)
         if not violations:
             return plan
+        counters.plan_refused(plan.stage)
         log.error("plan.refused", stage=plan.stage, violations=[f"{v.rule}: {v.message}" for v in violations[:5]])
         fallback = solve(frozen.snapshot, stage="greedy")
         violations = check(frozen.snapshot, fallback)
         if violations:
+            counters.plan_refused("greedy")
             log.error("plan.refused", stage="greedy", violations=[f"{v.rule}: {v.message}" for v in violations[:5]])
             return None
         return fallback

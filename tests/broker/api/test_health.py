@@ -52,7 +52,7 @@ async def test_metrics_count_state_without_ids(server: Any) -> None:
     assert samples["broker_batches", "validating"] == 1
     assert samples["broker_lines_total", "completed"] == 0
     assert samples["broker_tokens_total", "output"] == 0
-    assert samples[("broker_spend_usd_total",)] == 0
+    assert samples[("broker_held_usd",)] == 0
     assert samples["broker_loop_runs_total", "plan"] == 3
     assert samples["broker_loop_failures_total", "plan"] == 1
     counted = {key[1:]: value for key, value in samples.items() if key[0] == "broker_http_requests_total"}

@@ -1,0 +1,1 @@
+"""What Prometheus is told: the catalogue of metrics, counts as things happen, and the state at each scrape."""
