@@ -38,6 +38,7 @@ from broker.keys import ensure_admin_key
 from broker.market_set import open_markets
 from broker.migrate import upgrade
 from broker.model_set import model_profiles
+from broker.object_store import opened_store
 from broker.owner import ADMIN_KEY
 from broker.secret_files import kept
 from broker.services import Services
@@ -45,7 +46,6 @@ from broker.settings import Settings
 from broker.webhook_sender import WebhookSender
 from jobs import batches, outbox
 from jobs.clock import db_now
-from jobs.objects import ObjectStore
 from markets import rentals
 
 log = structlog.get_logger()
@@ -138,7 +138,7 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
     services = Services(
         settings=settings,
         database=database,
-        store=ObjectStore.local(settings.data / "objects"),
+        store=await opened_store(settings, stack),
         markets=markets,
         models=model_profiles(settings),
         solver=solver,

@@ -117,6 +117,44 @@ class WebhookSettings(Section):
     keep_days: int = 30
 
 
+class ObjectSettings(Section):
+    """Where files, parts and results lie: `local` (a folder, default DATA/objects), `s3`, `gcs` or `azure`.
+
+    `bucket` is the container at Azure; `prefix` keeps everything below one folder of it. `endpoint` is for stores that
+    speak S3 elsewhere than at Amazon; `public_endpoint` is how workers reach the same store, where that differs.
+    `path_style`: the bucket in the path instead of the host; default with an `endpoint`. Plain http is for loopback only,
+    unless `allow_http`. `direct`: workers read and write the store itself, by signed requests for one key each; without it,
+    and where a store cannot sign so, through the broker.
+
+    Credentials: `access_key_id` with `secret_access_key` (S3), `account` with `secret_access_key` (Azure), or the secret in
+    a file of its own, `secret_file` (at Google the service account's JSON). Without any, the instance's identity is used.
+
+    `country` and the rest are the store's residency facts, `evidence` where they are known from: batches whose policy does
+    not allow them are refused. A local folder is where the local market says that this machine is.
+    """
+
+    kind: Literal["local", "s3", "gcs", "azure"] = "local"
+    folder: Path | None = None
+    bucket: str | None = None
+    prefix: str = Field(default="", pattern=r"^([\w.-]+(/[\w.-]+)*)?$")
+    endpoint: str | None = None
+    public_endpoint: str | None = None
+    region: str = "us-east-1"
+    path_style: bool | None = None
+    allow_http: bool = False
+    direct: bool = True
+    access_key_id: str | None = None
+    secret_access_key: SecretStr | None = None
+    session_token: SecretStr | None = None
+    secret_file: Path | None = None
+    account: str | None = None
+    country: str | None = Field(default=None, pattern="^[A-Z]{2}$")
+    subdivision: str | None = None
+    operator: str | None = None
+    jurisdictions: tuple[str, ...] | None = None
+    evidence: str = "configured by the operator"
+
+
 class LocalMarketSettings(Section):
     """This machine as an offer. `usd_per_hour` is what an hour of it is worth to you; it must be positive."""
 
@@ -226,6 +264,7 @@ class Settings(BaseSettings):
     jobs: JobsSettings = JobsSettings()
     control: ControlSettings = ControlSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    objects: ObjectSettings = ObjectSettings()
     local: LocalMarketSettings = LocalMarketSettings()
     sandbox: SandboxSettings = SandboxSettings()
     own: HostsSettings = HostsSettings()

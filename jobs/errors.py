@@ -115,6 +115,18 @@ class ObjectCorrupt(JobsError):
     code = "object_corrupt"
 
 
+class StoreFailed(JobsError):
+    """The object store did not answer, or refused us; nothing is known about the object. Asking again may help."""
+
+    code = "store_failed"
+
+
+class StoreUnfit(JobsError):
+    """The object store cannot do what correctness rests on."""
+
+    code = "store_unfit"
+
+
 class CountsDisagree(JobsError):
     """Completed, failed, expired and cancelled lines do not sum to the total; the batch stays in finalizing."""
 

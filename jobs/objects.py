@@ -1,36 +1,35 @@
 """The object store: immutable objects under keys that are written once.
 
 One class over obstore for every kind of store. Correctness rests on one thing: a name is given once, by a create-only
-write or by a rename that does not overwrite (a store that cannot do it by itself is configured with obstore's
-`copy_if_not_exists`); no etag updates or attributes are used. obstore's errors are of several families; here they
-are three: ObjectExists, ObjectMissing, ObjectCorrupt. Anything else (network, permissions) is obstore's own `BaseError`
-and nothing is known about the object.
+write (`put`) or when a stream is whole (`jobs/streams.py`); no etag updates or attributes are used. `jobs/store_check.py`
+proves it of a store before it is used. Errors are four: ObjectExists, ObjectMissing, ObjectCorrupt, and StoreFailed, after
+which nothing is known about the object.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import obstore
-from obstore.exceptions import AlreadyExistsError
+import structlog
 from obstore.store import LocalStore
 from obstore.store import ObjectStore as Backend
-from ulid import ULID
 
-from jobs.clock import MICROSECONDS
-from jobs.errors import ObjectCorrupt, ObjectExists, ObjectMissing
+from jobs.errors import ObjectCorrupt, ObjectExists, ObjectMissing, StoreFailed
+from jobs.store_errors import told_as_ours
+from jobs.streams import AsideStreams, Chunks, Streams
 
-WRITE_CHUNK = 5 * 1024 * 1024  # S3's smallest part of a multipart upload
-WRITE_CONCURRENCY = 2  # each costs a chunk of memory
+log = structlog.get_logger()
+
 READ_CHUNK = 1024 * 1024
-INCOMING = ".incoming"  # where streams are written before they have their names; no project is called so
-ABANDONED_S = 86_400  # a stream of a day ago has nobody who writes it
-
-Chunks = AsyncIterator[bytes]
+TRIES = 5  # in a row and without progress; then the caller hears of it
+FIRST_PAUSE_S = 0.1
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,57 +40,88 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """An object as the store lists it; `written_us` by the store's clock, microseconds UTC."""
+
+    key: str
+    size: int
+    written_us: int
+
+
+class SignedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody without credentials may do once or more until it expires: these headers must be sent as they are."""
+
+    url: str
+    headers: dict[str, str]
+
+
+class Direct(Protocol):
+    """A store that others may be sent to: it checks signatures that bind a request to all that it may do."""
+
+    async def signed_get(self, key: str, start: int, stop: int, ttl_s: int) -> SignedRequest:
+        """Read exactly bytes [start, stop), which are not empty."""
+
+    async def signed_put(self, key: str, size: int, sha256: str, ttl_s: int) -> SignedRequest:
+        """Create the object with exactly these bytes."""
+
+    async def sha256(self, key: str) -> str | None:
+        """The hex sha256 that the store itself verified when the object was written; None where it keeps none."""
+
+
 class ObjectStore:
     """Objects of one backend. Keys are relative paths; a key that is no clean path raises ValueError.
 
-    Reads and writes hold at most a few chunks in memory, whatever the object's size.
+    Reads and writes hold at most a few chunks in memory, whatever the object's size. `creating` is the backend for
+    create-only writes, which must not repeat a request by itself: the repetition would find what the first one wrote.
+    `direct` is None where others cannot be sent to the store.
     """
 
-    def __init__(self, backend: Backend, folder: Path | None = None) -> None:
+    def __init__(
+        self, backend: Backend, streams: Streams, *, creating: Backend | None = None, direct: Direct | None = None
+    ) -> None:
         self._backend = backend
-        self._folder = folder
+        self._creating = creating or backend
+        self.streams = streams
+        self.direct = direct
 
     @classmethod
     def local(cls, folder: Path) -> ObjectStore:
         """A folder on this machine, made if it is missing."""
-        return cls(LocalStore(folder, mkdir=True), folder)
+        backend = LocalStore(folder, mkdir=True)
+        return cls(backend, AsideStreams(backend, folder))
 
     async def put(self, key: str, content: bytes) -> Stored:
-        """Create the object. Raises ObjectExists."""
-        _check_key(key)
-        try:
-            await obstore.put_async(self._backend, key, content, mode="create")
-        except AlreadyExistsError as error:
-            raise ObjectExists(f"object {key} exists; objects are immutable") from error
-        return Stored(key=key, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+        """Create the object. Raises ObjectExists and StoreFailed.
 
-    async def put_stream(self, key: str, chunks: Chunks) -> Stored:
-        """Create the object from a stream. Raises ObjectExists, and whatever `chunks` raises; then nothing is there.
-
-        The stream is written aside and gets its name when it is whole: obstore streams only what it may overwrite, and
-        with mode "create" it holds all of it in memory (measured, 0.12.1: 320 MB for 300 MB).
+        When an answer is lost it is asked again, and what is there then with the same bytes is what we wrote.
         """
         _check_key(key)
+        failures = 0
+        while True:
+            try:
+                with told_as_ours("create", key):
+                    await obstore.put_async(self._creating, key, content, mode="create")
+                break
+            except StoreFailed as failure:
+                failures += 1
+                await _pause(failures, failure)
+            except ObjectExists:
+                if failures and await self.get(key) == content:
+                    break
+                raise
+        return Stored(key=key, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+    async def put_stream(self, key: str, chunks: Chunks, *, in_parts: bool = False) -> Stored:
+        """Create the object from a stream. Raises ObjectExists, StoreFailed, and whatever `chunks` raises; then nothing is
+        there. `in_parts` as in `Streams.write`."""
+        _check_key(key)
         await self._require_free(key)
-        meter, aside = _Meter(chunks), f"{INCOMING}/{ULID()}"
-        try:
-            await obstore.put_async(
-                self._backend,
-                aside,
-                meter.chunks(),
-                use_multipart=True,
-                chunk_size=WRITE_CHUNK,
-                max_concurrency=WRITE_CONCURRENCY,
-            )
-            await obstore.rename_async(self._backend, aside, key, overwrite=False)
-        except AlreadyExistsError as error:
-            raise ObjectExists(f"object {key} exists; objects are immutable") from error
-        finally:
-            await self.delete(aside)
+        meter = _Meter(chunks)
+        await self.streams.write(key, meter.chunks(), in_parts=in_parts)
         return Stored(key=key, size=meter.size, sha256=meter.digest.hexdigest())
 
     async def _require_free(self, key: str) -> None:
-        """Say early what the rename would say in the end, before anything is read."""
+        """Say early what the store would say in the end, before anything is read."""
         try:
             await self.size(key)
         except ObjectMissing:
@@ -115,66 +145,89 @@ class ObjectStore:
             return found
 
     async def size(self, key: str) -> int:
-        """Bytes of the object (HEAD). Raises ObjectMissing."""
-        try:
+        """Bytes of the object (HEAD). Raises ObjectMissing and StoreFailed."""
+        with told_as_ours("find", key):
             return (await obstore.head_async(self._backend, key))["size"]
-        except FileNotFoundError as error:
-            raise ObjectMissing(f"no object {key}") from error
+
+    async def holds(self, key: str, size: int, sha256: str) -> bool:
+        """Whether the object has exactly these bytes: by the store's own word where it keeps one, else by reading it.
+
+        Raises ObjectMissing and StoreFailed.
+        """
+        if await self.size(key) != size:
+            return False
+        told = None if self.direct is None else await self.direct.sha256(key)
+        return (told or (await _measured(key, self.stream(key))).sha256) == sha256
 
     async def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
-        """Bytes [start, stop) of the object, or all. Raises ObjectMissing, and ObjectCorrupt when it is shorter."""
+        """Bytes [start, stop) of the object, or all. Raises as `stream`."""
         return b"".join([chunk async for chunk in self.stream(key, start, stop)])
 
     async def stream(self, key: str, start: int = 0, stop: int | None = None) -> Chunks:
-        """Bytes [start, stop) in chunks of about 1 MiB. Raises ObjectMissing, and ObjectCorrupt when it is shorter."""
+        """Bytes [start, stop) in chunks of about 1 MiB. Raises ObjectMissing, ObjectCorrupt when it is shorter, StoreFailed.
+
+        A connection that breaks is made again where it broke: objects are immutable, so the rest is of the same one.
+        """
         size = await self.size(key)
         stop = size if stop is None else stop
         if not 0 <= start <= stop <= size:
             raise ObjectCorrupt(f"object {key} has {size} bytes; [{start}, {stop}) is not in it")
-        if start == stop:
-            return  # stores refuse empty ranges
-        try:
-            found = await obstore.get_async(self._backend, key, options={"range": (start, stop)})
-        except FileNotFoundError as error:
-            raise ObjectMissing(f"no object {key}") from error
-        async for chunk in found.stream(min_chunk_size=READ_CHUNK):
-            yield bytes(chunk)
+        at, failures = start, 0
+        while at < stop:  # stores refuse empty ranges
+            try:
+                async for chunk in self._read(key, at, stop):
+                    at, failures = at + len(chunk), 0
+                    yield chunk
+            except StoreFailed as failure:
+                failures += 1
+                await _pause(failures, failure)
+
+    async def _read(self, key: str, at: int, stop: int) -> Chunks:
+        """Bytes [at, stop) of one answer; StoreFailed also when it ends early."""
+        with told_as_ours("read", key):
+            found = await obstore.get_async(self._backend, key, options={"range": (at, stop)})
+            async for chunk in found.stream(min_chunk_size=READ_CHUNK):
+                at += len(chunk)
+                yield bytes(chunk)
+        if at < stop:
+            raise StoreFailed(f"the object store ended its answer {stop - at} bytes early, reading {key}")
 
     async def delete(self, key: str) -> None:
-        """Remove the object. Deleting what is not there is success."""
+        """Remove the object. Deleting what is not there is success. Raises StoreFailed."""
         try:
-            await obstore.delete_async(self._backend, key)
-        except FileNotFoundError:
+            with told_as_ours("delete", key):
+                await obstore.delete_async(self._backend, key)
+        except ObjectMissing:
             return
 
     async def remove_abandoned(self, now_us: int) -> int:
         """Remove what a crash left of streams that never got their names. Returns how many there were."""
-        before_us = now_us - ABANDONED_S * MICROSECONDS
-        old = [key async for key in self.keys(INCOMING) if _begun_us(key) < before_us]
-        for key in old:
-            await self.delete(key)
-        # A folder's half-written files are not listed: obstore writes to `<name>#<number>` first.
-        halves = [] if self._folder is None else await asyncio.to_thread(_halves, self._folder / INCOMING, before_us)
-        return len(old) + len(halves)
+        return await self.streams.remove_abandoned(now_us)
 
     async def keys(self, prefix: str) -> AsyncIterator[str]:
         """The keys below a folder-like prefix, in no particular order."""
-        async for page in obstore.list(self._backend, prefix=prefix):
-            for found in page:
-                yield found["path"]
+        async for found in self.listed(prefix):
+            yield found.key
+
+    async def listed(self, prefix: str) -> AsyncIterator[Listed]:
+        """The objects below a folder-like prefix ("" is all), in no particular order. Raises StoreFailed."""
+        with told_as_ours("list", prefix):
+            async for page in obstore.list(self._backend, prefix=prefix or None):
+                for found in page:
+                    written_us = int(found["last_modified"].timestamp() * 1_000_000)
+                    yield Listed(key=found["path"], size=found["size"], written_us=written_us)
+
+    async def close(self) -> None:
+        """Let go of threads and connections."""
+        await self.streams.close()
 
 
-def _begun_us(key: str) -> int:
-    """When a stream was begun, by the ULID that it is written under."""
-    return ULID.from_str(key.rpartition("/")[2]).milliseconds * 1_000
-
-
-def _halves(folder: Path, before_us: int) -> list[str]:
-    """Remove the halves of streams that were begun before; their names."""
-    old = [file for file in folder.glob("*#*") if _begun_us(file.name.partition("#")[0]) < before_us]
-    for file in old:
-        file.unlink(missing_ok=True)
-    return [file.name for file in old]
+async def _pause(failures: int, failure: StoreFailed) -> None:
+    """Before trying again; raises the failure when there were enough in a row."""
+    if failures >= TRIES:
+        raise failure
+    log.warning("object.again", failures=failures, error=str(failure))
+    await asyncio.sleep(FIRST_PAUSE_S * 2**failures * (0.5 + random.random() / 2))
 
 
 class _Meter:

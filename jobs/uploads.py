@@ -20,7 +20,8 @@ from jobs import files
 from jobs.clock import MICROSECONDS, db_now
 from jobs.errors import BadTransition, BadUpload, UploadNotFound
 from jobs.keys import composed_key
-from jobs.objects import Chunks, ObjectStore, Stored
+from jobs.objects import ObjectStore, Stored
+from jobs.streams import Chunks
 from jobs.tables import File, UploadPart, UploadRow
 
 log = structlog.get_logger()

@@ -15,9 +15,12 @@ from broker.api.health import database_problems, late_loops
 from broker.api.market import listed_offers, serves
 from broker.api.registry import Call, Route, route
 from broker.control.loops import LoopState
+from broker.object_store import told
 from broker.services import Services
 from broker.tables import Worker
 from jobs.clock import MICROSECONDS, db_now
+from jobs.errors import StoreFailed, StoreUnfit
+from jobs.store_check import check_store
 from ledger.audit import check
 from markets import price_book
 from markets.tables import RentalRow
@@ -31,8 +34,9 @@ class Doctor:
 
     def routes(self) -> tuple[Route, ...]:
         async def doctor(call: Call) -> shapes.Doctor:
-            """Check database, loops, markets, models, workers and books."""
+            """Check database, loops, object store, markets, models, workers and books."""
             checks = [_database(await database_problems(call.services.database)), *_loops(self.loops)]
+            checks.append(await _objects(call.services))
             async with call.services.database.transaction() as session:
                 checks += await _markets(session, call.services)
                 checks += await _models(session, call.services)
@@ -57,6 +61,22 @@ def _loops(loops: Mapping[str, LoopState]) -> list[shapes.Check]:
                 shapes.Check(name=f"loop {name}", ok=False, found=state.last_error, mend="see the log for loop.failed")
             )
     return checks
+
+
+async def _objects(services: Services) -> shapes.Check:
+    """Writes, reads and deletes two small objects, and sees that neither can be written twice."""
+    settings = services.settings
+    store, began = told(settings.objects, settings.data), time.monotonic()
+    try:
+        await check_store(services.store)
+    except (StoreFailed, StoreUnfit) as failure:
+        mend = "see the section `objects` of broker.toml, and whether the store is up and lets us in"
+        return shapes.Check(name="objects", ok=False, found=f"{store}: {failure}", mend=mend)
+    took = f"{time.monotonic() - began:.2f} s"
+    way = "workers are sent there" if services.store.direct else "workers go through the broker"
+    return shapes.Check(
+        name="objects", ok=True, found=f"{store}: names are given once (asked in {took}); {way}", mend=None
+    )
 
 
 async def _markets(session: AsyncSession, services: Services) -> list[shapes.Check]:

@@ -41,6 +41,8 @@ STATUS: Mapping[type[Exception], int] = MappingProxyType(
         jobs.ObjectExists: 412,
         jobs.ObjectMissing: 500,  # a row of ours names an object that is not there
         jobs.ObjectCorrupt: 500,
+        jobs.StoreFailed: 503,
+        jobs.StoreUnfit: 500,
         jobs.CountsDisagree: 500,
         jobs.JobsError: 500,
         ledger.HoldExceeded: 403,  # not 402 or 429, which the stock clients map badly or retry
@@ -112,6 +114,11 @@ def _of_room(error: Exception, status: int, param: str | None) -> Problem:
     if isinstance(error, OperationalError):
         return Problem(
             status, "database_busy", "The database did not answer in time; ask again.", headers={"Retry-After": "1"}
+        )
+    if isinstance(error, jobs.StoreFailed):
+        # its message holds the store's own words, which are the operator's business
+        return Problem(
+            status, code, "The object store did not answer as it should; ask again.", headers={"Retry-After": "2"}
         )
     param = getattr(error, "param", None) or param
     if status == 500:

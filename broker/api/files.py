@@ -20,7 +20,8 @@ from broker.project_limits import project_limits
 from jobs import answers, files, ids, views
 from jobs.clock import MICROSECONDS, db_now
 from jobs.keys import input_key
-from jobs.objects import Chunks, Stored
+from jobs.objects import Stored
+from jobs.streams import Chunks
 from jobs.tables import File
 
 MIN_EXPIRY_S, MAX_EXPIRY_S = 3_600, 2_592_000

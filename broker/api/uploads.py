@@ -14,7 +14,8 @@ from jobs import ids, uploads
 from jobs.clock import MICROSECONDS, db_now
 from jobs.errors import ObjectMissing
 from jobs.keys import upload_part_key
-from jobs.objects import Chunks, Stored
+from jobs.objects import Stored
+from jobs.streams import Chunks
 from jobs.tables import UploadRow
 
 

@@ -58,6 +58,8 @@ def serve(
 def _run(settings: Settings, ownership: Ownership, exit_when_idle: float | None) -> None:
     # Imported here: the broker's rooms, the solver and its libraries take a second that no other command should pay.
     from broker.compose import serve as compose  # noqa: PLC0415
+    from broker.object_store import BadStoreSettings  # noqa: PLC0415
+    from jobs.errors import StoreFailed, StoreUnfit  # noqa: PLC0415
 
     def ready(url: str, admin_key: str | None) -> None:
         if admin_key:
@@ -67,4 +69,9 @@ def _run(settings: Settings, ownership: Ownership, exit_when_idle: float | None)
         sys.stdout.write(dumps(first_line) + "\n")
         sys.stdout.flush()
 
-    asyncio.run(compose(settings, ready=ready, exit_when_idle_s=exit_when_idle))
+    try:
+        asyncio.run(compose(settings, ready=ready, exit_when_idle_s=exit_when_idle))
+    except BadStoreSettings as wrong:
+        raise Failure(str(wrong), USAGE) from wrong
+    except (StoreFailed, StoreUnfit) as failure:
+        raise Failure(f"the object store cannot be used: {failure}", ERROR) from failure

@@ -62,8 +62,9 @@ async def test_metrics_count_state_without_ids(server: Any) -> None:
 async def test_the_doctor_looks_at_everything_and_says_how_to_mend(server: Any) -> None:
     answer = (await server.call("GET", "/v1/doctor")).json
     by_name = {check["name"]: check for check in answer["checks"]}
-    assert {"database", "loops", "model tiny", "workers", "ledger"} <= set(by_name)
+    assert {"database", "loops", "objects", "model tiny", "workers", "ledger"} <= set(by_name)
     assert by_name["database"]["ok"]
+    assert by_name["objects"]["ok"]
     assert by_name["ledger"]["ok"]
     assert not by_name["model tiny"]["ok"], "no offer can run it yet"
     assert by_name["model tiny"]["mend"]

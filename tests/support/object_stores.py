@@ -1,0 +1,50 @@
+"""Object stores for tests: folders, or with BROKER_TEST_OBJECTS=s3 a real S3 server."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import pytest
+
+from broker.object_store import store_of
+from broker.settings import ObjectSettings
+from jobs.objects import ObjectStore
+from tests.support.s3_server import S3Server, s3_server
+
+KIND = os.environ.get("BROKER_TEST_OBJECTS", "local")
+
+
+def s3_of(server: S3Server, **changes: Any) -> ObjectStore:
+    """An empty store, opened as the broker opens it."""
+    wanted = server.settings() | changes
+    return store_of(ObjectSettings(**wanted), Path())
+
+
+async def damage(store: ObjectStore, key: str, content: bytes) -> None:
+    """Other bytes under the name of an object: what no client of ours can do, but a disk or a person may."""
+    await store.delete(key)
+    await store.put(key, content)
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server, started when the first test of the session asks for it."""
+    with pytest.MonkeyPatch.context() as patch, s3_server(tmp_path_factory.mktemp("s3")) as server:
+        # Each of our clients reads botocore's description of S3 anew, a megabyte of JSON: here there are many clients.
+        patch.setattr("botocore.session.create_loader", functools.cache(botocore.session.create_loader))
+        yield server
+
+
+@pytest.fixture
+def new_store(request: pytest.FixtureRequest) -> Callable[[Path], ObjectStore]:
+    """Makes an empty store; `folder` is where it lies when it is a folder."""
+    if KIND == "local":
+        return ObjectStore.local
+    assert KIND == "s3", f"BROKER_TEST_OBJECTS is {KIND!r}; it may be local or s3"
+    server = request.getfixturevalue("s3")
+    return lambda folder: s3_of(server)
