@@ -4,6 +4,9 @@ obstore offers no create-only completion of a multipart upload, cannot sign head
 cut off; boto3 does all three. Measured on SeaweedFS 4.48 (tests/jobs/test_objects_s3.py); of Amazon's S3 it is documented:
 If-None-Match on PutObject and CompleteMultipartUpload, x-amz-checksum-sha256 verified on arrival and told by HeadObject
 ("unverified against the live service").
+
+Two uploads in parts that are completed in the same instant may both succeed at SeaweedFS, which looks and completes in two
+steps. Nothing rests on that: names of streams are unique, or hold a hash of what is in them.
 """
 
 from __future__ import annotations
@@ -218,8 +221,8 @@ class S3Bucket:
     async def _is_marked(self, key: str, mark: str) -> bool:
         try:
             found = await self._call("head_object", key)
-        except ObjectMissing:
-            return False
+        except (ObjectMissing, StoreFailed):
+            return False  # not known to be ours: what went wrong before is what the caller hears
         return bool(found.get("Metadata", {}).get(_MARK) == mark)
 
     async def _abort(self, key: str, upload: str) -> None:

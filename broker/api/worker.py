@@ -23,12 +23,13 @@ from broker.measurements import measured_load
 from broker.model_set import with_weights
 from broker.services import Services
 from broker.tables import Worker
+from broker.worker_objects import input_request
 from broker.worker_pool import allowed, candidates, pool, refusal
 from broker.worker_sessions import Refused
 from jobs import leases
 from jobs.clock import MICROSECONDS, db_now
 from jobs.errors import LeaseLost
-from jobs.signing import sign
+from jobs.objects import SignedRequest
 from jobs.tables import Batch, Shard
 from jobs.types import Lease
 from markets.tables import RentalRow
@@ -38,7 +39,6 @@ from workers.errors import UnknownModel, WorkersError
 log = structlog.get_logger()
 
 POLL_S = 0.25
-OBJECT_TTL_S = 900
 
 
 @dataclass(frozen=True)
@@ -300,13 +300,11 @@ async def _work(call: Call) -> dict[str, Any]:
         shard = await session.get_one(Shard, granted.shard_id)
         batch = await session.get_one(Batch, granted.batch_id)
     services.counters.leased()
-    return {"lease": _lease(services, granted, batch, shard.sha256, now_us), "stop": False}
+    source = await input_request(services, granted.input_key, granted.start, granted.stop, now_us)
+    return {"lease": _lease(services, granted, batch, shard.sha256, source), "stop": False}
 
 
-def _lease(services: Services, granted: Lease, batch: Batch, sha256: str, now_us: int) -> dict[str, Any]:
-    expires_us = now_us + OBJECT_TTL_S * MICROSECONDS
-    extra = {"start": granted.start, "stop": granted.stop}
-    token = sign(services.secret, "GET", granted.input_key, expires_us, extra)
+def _lease(services: Services, granted: Lease, batch: Batch, sha256: str, source: SignedRequest) -> dict[str, Any]:
     return {
         "shard_id": granted.shard_id,
         "batch_id": granted.batch_id,
@@ -314,7 +312,8 @@ def _lease(services: Services, granted: Lease, batch: Batch, sha256: str, now_us
         "nonce": granted.nonce,
         "ttl_s": granted.ttl_s,
         "endpoint": granted.endpoint,
-        "input_get": f"/worker/v1/objects/{token}",
+        "input_get": source.url,
+        "input_headers": source.headers,
         "input_sha256": sha256,
         "first_idx": granted.first_idx,
         "lines": granted.lines,

@@ -15,20 +15,20 @@ from aiohttp import web
 from broker.api.files import Part, stream_object
 from broker.api.problems import Problem, conflict, not_found
 from broker.api.registry import Call, Route, route
-from broker.api.worker import OBJECT_TTL_S, plain
+from broker.api.worker import plain
 from broker.measurements import measured_work
 from broker.tables import Worker
+from broker.worker_objects import PART_TYPE, part_request
 from jobs import commits, leases
-from jobs.clock import MICROSECONDS, db_now
+from jobs.clock import db_now
 from jobs.errors import JobsError, ObjectExists, ObjectMissing
 from jobs.keys import is_part_key, part_key
-from jobs.signing import Permission, sign, verify
+from jobs.signing import Permission, verify
 from jobs.types import Commit, CommitAnswer
 from markets.tables import RentalRow
 
 log = structlog.get_logger()
 
-PART_TYPE = "application/octet-stream"
 # Far above what parts are cut at: one line with many long choices may be larger than a whole usual part.
 MAX_PART_BYTES = 64 * 1024 * 1024
 
@@ -62,9 +62,8 @@ async def part_target(call: Call, body: dict[str, Any]) -> dict[str, Any]:
     key = part_key(
         claim.project, claim.batch_id, claim.shard_id, epoch=body["epoch"], seq=body["seq"], sha256=body["sha256"]
     )
-    extra = {"size": body["size"], "sha256": body["sha256"]}
-    token = sign(call.services.secret, "PUT", key, now_us + OBJECT_TTL_S * MICROSECONDS, extra)
-    return {"key": key, "put_url": f"/worker/v1/objects/{token}", "headers": {"Content-Type": PART_TYPE}}
+    target = await part_request(call.services, key, body["size"], body["sha256"], now_us)
+    return {"key": key, "put_url": target.url, "headers": target.headers}
 
 
 async def object_put(call: Call) -> web.StreamResponse:
@@ -137,21 +136,21 @@ def _commit(shard_id: str, body: dict[str, Any]) -> Commit:
 
 
 async def _seen(call: Call, asked: Commit) -> None:
-    """An uploaded object without a row does not exist, and a row without its object must not: look first (HEAD).
+    """An uploaded object without a row does not exist, and a row without its object, or of other bytes, must not: look first.
 
-    Outside the transaction, because it is I/O; objects are immutable, so what was seen stays true.
+    Outside the transaction, because it is I/O; objects are immutable, so what was seen stays true. Without a sha256 that the
+    store itself verified the object is read.
     """
     missing = conflict("part_missing", f"No object {asked.key[:300]!r}: PUT the part before its commit.", "key")
     if not is_part_key(asked.key):
         raise missing
     try:
-        size = await call.services.store.size(asked.key)
+        is_same = await call.services.store.holds(asked.key, asked.size, asked.sha256)
     except ObjectMissing as error:
         raise missing from error
-    if size != asked.size:
-        raise conflict(
-            "part_differs", f"Object {asked.key!r} does not have the {asked.size} bytes that the commit claims.", "size"
-        )
+    if not is_same:
+        claim = f"the {asked.size} bytes with sha256 {asked.sha256[:64]} that the commit claims"
+        raise conflict("part_differs", f"Object {asked.key!r} does not have {claim}.", "size")
 
 
 def _answer(answer: CommitAnswer) -> dict[str, Any]:

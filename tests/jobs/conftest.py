@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -77,10 +76,9 @@ async def in_chunks(content: bytes, size: int = 7) -> AsyncIterator[bytes]:
 class Room:
     """One line a step. `seq` counts by itself; `clock` moves the database's clock."""
 
-    def __init__(self, database: Database, folder: Path) -> None:
+    def __init__(self, database: Database, store: ObjectStore) -> None:
         self.database = database
-        self.folder = folder
-        self.store = ObjectStore.local(folder)
+        self.store = store
         self._seq = 0
 
     def clock(self, seconds: float) -> None:
@@ -280,5 +278,5 @@ def leases_lines(lease: Lease) -> tuple[tuple[int, int], ...]:
 
 
 @pytest.fixture
-def room(database: Database, tmp_path: Path) -> Room:
-    return Room(database, tmp_path / "objects")
+def room(database: Database, object_store: ObjectStore) -> Room:
+    return Room(database, object_store)

@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 
 from jobs import batches
 from jobs.tables import OutboxEvent, Part
+from tests.support.object_stores import damage
 
 
 async def outbox_kinds(room: Any) -> list[str]:
@@ -126,7 +127,7 @@ async def test_a_damaged_own_part_is_cut_again_under_another_name(room: Any) -> 
     first = await room.own_part(batch_id, 0, [1, 2])
     await room.own_commit(first)
     await room.answer_all(batch_id)
-    (room.folder / first.key).write_bytes(b"rot")
+    await damage(room.store, first.key, b"rot")
     batch = await room.finalise(batch_id)
     assert (batch.status, batch.completed, batch.reused, batch.saved_nano) == ("in_progress", 1, 0, 0)
     assert await room.try_lease(batch_id) is None, "its lines wait for the broker, not for a worker"

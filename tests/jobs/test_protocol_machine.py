@@ -31,6 +31,7 @@ from sqlalchemy import select
 
 from broker.database import Database
 from jobs import commits, ids
+from jobs.objects import ObjectStore
 from jobs.own_parts import OwnPart
 from jobs.tables import Part
 from jobs.types import Commit, Lease
@@ -58,7 +59,7 @@ class Workers(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.folder = Path(tempfile.mkdtemp())
         self.url = self.databases.migrated()
-        self.room = self.room_class(Database(self.url), self.folder / "objects")
+        self.room = self.room_class(Database(self.url), ObjectStore.local(self.folder))
         self.answered: dict[int, tuple[str, int]] = {}  # line → (nonce, seq) of the part that counts
         self.decided: dict[tuple[str, int, int], str] = {}
         self.reserved: set[int] = set()

@@ -286,6 +286,7 @@ class FakeBroker:
             "ttl_s": self.lease_ttl_s,
             "endpoint": shard.endpoint,
             "input_get": f"/worker/v1/shards/{shard.shard_id}/input",
+            "input_headers": {"Range": "bytes=0-"},
             "input_sha256": hashlib.sha256(shard.content).hexdigest(),
             "first_idx": shard.first_idx,
             "lines": shard.lines,
@@ -298,6 +299,8 @@ class FakeBroker:
 
     async def _input(self, request: web.Request) -> web.StreamResponse:
         self._worker(request)
+        if request.headers.get("Range") != "bytes=0-":
+            self.violations.append(f"GET {request.path} without the headers of its lease")
         return web.Response(body=self.shards[request.match_info["shard"]].content)
 
     async def _target(self, request: web.Request) -> web.StreamResponse:

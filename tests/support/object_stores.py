@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,11 @@ def s3_of(server: S3Server, **changes: Any) -> ObjectStore:
     return store_of(ObjectSettings(**wanted), Path())
 
 
+async def keys_of(store: ObjectStore) -> set[str]:
+    """The keys of all objects that there are."""
+    return {key async for key in store.keys("")}
+
+
 async def damage(store: ObjectStore, key: str, content: bytes) -> None:
     """Other bytes under the name of an object: what no client of ours can do, but a disk or a person may."""
     await store.delete(key)
@@ -41,10 +46,10 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def new_store(request: pytest.FixtureRequest) -> Callable[[Path], ObjectStore]:
-    """Makes an empty store; `folder` is where it lies when it is a folder."""
-    if KIND == "local":
-        return ObjectStore.local
-    assert KIND == "s3", f"BROKER_TEST_OBJECTS is {KIND!r}; it may be local or s3"
-    server = request.getfixturevalue("s3")
-    return lambda folder: s3_of(server)
+async def object_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ObjectStore]:
+    """An empty store. In S3 too workers go through the broker, so that the same tests hold of both."""
+    assert KIND in ("local", "s3"), f"BROKER_TEST_OBJECTS is {KIND!r}; it may be local or s3"
+    is_local = KIND == "local"
+    store = ObjectStore.local(tmp_path / "objects") if is_local else s3_of(request.getfixturevalue("s3"), direct=False)
+    yield store
+    await store.close()

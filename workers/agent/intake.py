@@ -72,7 +72,7 @@ class Intake:
         """Fetch the shard of a lease and put its lines into the pool. A shard that cannot be read is let go."""
         lease = HeldLease.from_wire(offered, time.monotonic())
         try:
-            content = await self.wire.fetch(offered["input_get"])
+            content = await self.wire.fetch(offered["input_get"], offered["input_headers"])
             digest = hashlib.sha256(content).hexdigest()
             if digest != offered["input_sha256"]:
                 raise BadShard(f"the shard's bytes have sha256 {digest}, the lease says {offered['input_sha256']}")

@@ -2,7 +2,7 @@
 
 Answers are sorted once, here: 2xx is an answer; 401 and 403 raise Dismissed; 425, 429, 5xx and silence are asked again
 with growing, jittered pauses (`Retry-After` counts); any other 4xx raises Refused. The token goes to the broker's own
-origin and nowhere else, so a presigned URL never sees it.
+origin and nowhere else, so an object store never sees it.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class Wire:
         """A long poll; asked once. NotNow: no answer."""
         return _object(await self._call("POST", "worker/v1/leases", {"wait_s": wait_s}, extra_s=wait_s))
 
-    async def fetch(self, url: str) -> bytes:
+    async def fetch(self, url: str, headers: Mapping[str, str]) -> bytes:
         """A shard's bytes; asked again until answered."""
-        return (await self._repeat(url, lambda: self._transfer("GET", url, None, {}))).body
+        return (await self._repeat(url, lambda: self._transfer("GET", url, None, headers))).body
 
     async def part_target(self, url: str, request: Mapping[str, Any]) -> dict[str, Any]:
         """Where a part may be written; asked again until answered."""

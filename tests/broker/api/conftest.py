@@ -118,12 +118,12 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-async def server(settings: Settings, database: Database, tmp_path: Path) -> AsyncIterator[Server]:
+async def server(settings: Settings, database: Database, object_store: ObjectStore) -> AsyncIterator[Server]:
     solver = SolverProcess(timeout_s=30)
     services = Services(
         settings=settings,
         database=database,
-        store=ObjectStore.local(tmp_path / "objects"),
+        store=object_store,
         markets={},
         models={
             MODEL: ModelProfile(id=MODEL, engine="url", base_url="http://127.0.0.1:9", tokens_per_s={"cpu": (200, 40)})

@@ -6,10 +6,11 @@ import asyncio
 import gzip
 import io
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.object_stores import keys_of
 
 BOUNDARY = "----broker-test"
 MULTIPART = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
@@ -28,11 +29,6 @@ def form(*parts: bytes) -> bytes:
 async def chunked(content: bytes, size: int = 1000) -> AsyncIterator[bytes]:
     for start in range(0, len(content), size):
         yield content[start : start + size]
-
-
-def stored(server: Any) -> list[str]:
-    folder = Path(server.services.settings.data) / "objects"
-    return [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
 
 
 async def test_the_file_may_come_before_its_purpose_and_without_a_length(server: Any, input_lines: Any) -> None:
@@ -59,7 +55,7 @@ async def test_a_file_name_is_only_ever_shown(server: Any, input_lines: Any, nam
     assert len(shown) <= 255
     content = await server.call("GET", f"/v1/files/{file_id}/content")
     assert content.headers["Content-Disposition"].startswith("attachment; filename*=UTF-8''")
-    assert stored(server) == [f"default/files/{file_id}"]
+    assert await keys_of(server.services.store) == {f"default/files/{file_id}"}
 
 
 @pytest.mark.filterwarnings("ignore::aiohttp.BadContentDispositionHeader")  # aiohttp warns of what we then refuse
@@ -91,7 +87,7 @@ async def test_a_bad_form_is_400_and_leaves_nothing_behind(server: Any, body: by
     assert answer.status == 400, answer.raw
     if param is not None and answer.code != "invalid_multipart":
         assert answer.json["error"]["param"] == param
-    assert stored(server) == []
+    assert await keys_of(server.services.store) == set()
     assert (await server.call("GET", "/v1/files")).json["data"] == []
 
 
@@ -103,7 +99,7 @@ async def test_a_file_beyond_the_limit_is_413_and_leaves_nothing_behind(server: 
     answer = await server.call("POST", "/v1/files", data=data, headers=MULTIPART)
     assert (answer.status, answer.code) == (413, "file_too_large")
     assert str(limit) in answer.json["error"]["message"]
-    assert stored(server) == []
+    assert await keys_of(server.services.store) == set()
 
 
 async def test_exactly_the_limit_is_taken(server: Any) -> None:
@@ -122,7 +118,7 @@ async def test_compressed_bodies_and_parts_are_415(server: Any, input_lines: Any
     assert (whole.status, whole.code) == (415, "unsupported_encoding")
     inner = form(part("purpose", b"batch"), part("file", gzip.compress(b"x"), "Content-Encoding: gzip"))
     assert (await server.call("POST", "/v1/files", data=inner, headers=MULTIPART)).status == 415
-    assert stored(server) == []
+    assert await keys_of(server.services.store) == set()
 
 
 async def test_a_client_that_hangs_up_leaves_nothing_behind(server: Any) -> None:
@@ -135,7 +131,7 @@ async def test_a_client_that_hangs_up_leaves_nothing_behind(server: Any) -> None
     writer.transport.abort()
     # The server is still well, and nothing was recorded.
     assert (await server.call("GET", "/v1/files")).json["data"] == []
-    assert [name for name in stored(server) if "#" not in name] == [], "half a file is not in the store under its name"
+    assert await keys_of(server.services.store) == set(), "half a file is not in the store under its name"
 
 
 @pytest.mark.parametrize(
@@ -181,7 +177,7 @@ async def test_deleting_removes_the_bytes(server: Any, input_lines: Any) -> None
         "object": "file",
         "deleted": True,
     }
-    assert stored(server) == []
+    assert await keys_of(server.services.store) == set()
     assert (await server.call("GET", f"/v1/files/{file_id}/content")).status == 404
 
 

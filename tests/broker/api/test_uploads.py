@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -16,6 +15,7 @@ from openai.types import Upload
 from broker.control.collect import Collector
 from broker.control.validate import Validator
 from jobs.uploads import GRACE_US, LIFETIME_US
+from tests.support.object_stores import keys_of
 
 CONTENT = b"".join(b"%06d\n" % number for number in range(3_000))  # 21,000 bytes
 PARTS = [CONTENT[:7_000], CONTENT[7_000:7_001], CONTENT[7_001:]]
@@ -39,11 +39,6 @@ async def sent(client: AsyncOpenAI, upload: Upload, parts: list[bytes] = PARTS) 
     return [part.id for part in made]
 
 
-def objects(server: Any) -> set[str]:
-    folder = Path(server.services.settings.data) / "objects"
-    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-
-
 async def test_parts_sent_side_by_side_become_one_file_in_the_order_that_is_named(
     client: AsyncOpenAI, server: Any
 ) -> None:
@@ -58,7 +53,7 @@ async def test_parts_sent_side_by_side_become_one_file_in_the_order_that_is_name
     assert done.file is not None
     assert (done.file.bytes, done.file.purpose, done.file.filename) == (len(CONTENT), "batch", "big.jsonl")
     assert (await client.files.content(done.file.id)).content == CONTENT
-    assert len(objects(server)) == 1, "the parts are gone once they are a file"
+    assert len(await keys_of(server.services.store)) == 1, "the parts are gone once they are a file"
 
 
 async def test_completing_twice_or_twice_at_once_makes_one_file(client: AsyncOpenAI) -> None:
@@ -100,7 +95,7 @@ async def test_a_cancelled_or_completed_upload_takes_no_more_parts(client: Async
     ids = await sent(client, upload)
     for _ in range(2):
         assert (await client.uploads.cancel(upload.id)).status == "cancelled"
-    assert objects(server) == set()
+    assert await keys_of(server.services.store) == set()
     done = await pending(client)
     await client.uploads.complete(done.id, part_ids=await sent(client, done))
     for over in (upload, done):
@@ -123,12 +118,14 @@ async def test_after_an_hour_an_upload_has_expired_and_its_bytes_are_collected(
     with pytest.raises(openai.UnprocessableEntityError, match="expired"):
         await client.uploads.complete(upload.id, part_ids=ids)
     await Collector(server.services).step()
-    assert len(objects(server)) == 4, "who began to complete it in time may still be reading the parts"
+    assert len(await keys_of(server.services.store)) == 4, (
+        "who began to complete it in time may still be reading the parts"
+    )
     server.services.database.clock_offset_us = LIFETIME_US + GRACE_US
     await Collector(server.services).step()
     assert file is not None
     assert (await client.files.content(file.id)).content == CONTENT
-    assert len(objects(server)) == 1
+    assert len(await keys_of(server.services.store)) == 1
     with pytest.raises(openai.UnprocessableEntityError, match="expired"):
         await client.uploads.cancel(upload.id)
 
@@ -140,7 +137,7 @@ async def test_what_a_crash_left_without_a_row_is_collected(client: AsyncOpenAI,
     await server.services.store.put(f"default/uploads/{upload.id}/file-x", b"x")
     server.services.database.clock_offset_us = LIFETIME_US + GRACE_US
     await Collector(server.services).step()
-    assert objects(server) == set()
+    assert await keys_of(server.services.store) == set()
 
 
 async def test_what_a_late_attempt_to_complete_wrote_after_the_file_was_deleted_is_collected(
@@ -149,14 +146,14 @@ async def test_what_a_late_attempt_to_complete_wrote_after_the_file_was_deleted_
     """Two attempts at once: one made the file, it was deleted, and then the other one's object arrived."""
     upload = await pending(client)
     file = (await client.uploads.complete(upload.id, part_ids=await sent(client, upload))).file
-    (key,) = objects(server)
+    (key,) = await keys_of(server.services.store)
     assert file is not None
     await client.files.delete(file.id)
-    assert objects(server) == set()
+    assert await keys_of(server.services.store) == set()
     await server.services.store.put(key, CONTENT)
     server.services.database.clock_offset_us = LIFETIME_US + GRACE_US
     await Collector(server.services).step()
-    assert objects(server) == set()
+    assert await keys_of(server.services.store) == set()
 
 
 async def test_a_file_that_has_expired_loses_its_bytes_but_not_while_a_batch_reads_it(
@@ -169,7 +166,7 @@ async def test_a_file_that_has_expired_loses_its_bytes_but_not_while_a_batch_rea
     assert batch.status == "validating"
     server.services.database.clock_offset_us = LIFETIME_US
     await Collector(server.services).step()
-    assert objects(server) == {f"default/files/{read.id}"}
+    assert await keys_of(server.services.store) == {f"default/files/{read.id}"}
     with pytest.raises(openai.NotFoundError, match="expired"):
         await client.files.content(lonely.id)
 
@@ -186,7 +183,7 @@ async def test_an_upload_is_limited_by_what_it_announced(client: AsyncOpenAI, se
         await client.uploads.parts.create(upload.id, data=b"x" * 100)
     with pytest.raises(openai.BadRequestError, match="announced 100 bytes"):
         await client.uploads.parts.create(upload.id, data=b"x")
-    assert len(objects(server)) == 3
+    assert len(await keys_of(server.services.store)) == 3
 
 
 @pytest.mark.parametrize(

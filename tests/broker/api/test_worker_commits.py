@@ -14,6 +14,7 @@ from jobs.tables import Shard
 from markets import rentals
 from markets.tables import RentalRow
 from tests.support.databases import until_it_waits
+from tests.support.object_stores import damage
 from tests.support.wire_agent import (
     Agent,
     Rent,
@@ -92,8 +93,18 @@ async def test_a_part_may_be_put_once_and_only_as_announced(server: Any, ready: 
         assert (answer.status, answer.code) == (422, "part_differs"), len(other)
     assert (await agent.put(target, content)).status == 201
     assert (await agent.put(target, content)).status == 412
-    stored = server.services.settings.data / "objects" / target["key"]
-    assert stored.read_bytes() == content
+    assert await server.services.store.get(target["key"]) == content
+
+
+async def test_a_part_of_other_bytes_of_the_same_length_is_not_committed(server: Any, ready: tuple[Agent, str]) -> None:
+    agent, _ = ready
+    lease = (await agent.lease())["lease"]
+    content = part_bytes(range(0, 2))
+    target = (await agent.part(lease, content)).json
+    await agent.put(target, content)
+    await damage(server.services.store, target["key"], b"y" * len(content))
+    refused = await agent.commit(lease, target, content, range(0, 2))
+    assert (refused.status, refused.code) == (422, "part_differs")
 
 
 async def test_a_permission_is_for_one_method_one_key_and_a_while(server: Any, ready: tuple[Agent, str]) -> None:

@@ -220,7 +220,7 @@ def validation(lines: int, size: int) -> Validation:
 
 
 @pytest.fixture
-async def town(database: Database, tmp_path: Path) -> AsyncIterator[Town]:
+async def town(database: Database, tmp_path: Path, object_store: ObjectStore) -> AsyncIterator[Town]:
     solver = SolverProcess(timeout_s=60)
     profile = ModelProfile(
         id=MODEL, engine="url", base_url="http://127.0.0.1:9", tokens_per_s={"cpu": (1000, 10)}, load_s=1
@@ -228,7 +228,7 @@ async def town(database: Database, tmp_path: Path) -> AsyncIterator[Town]:
     services = Services(
         settings=Settings(data=tmp_path, control=ControlSettings(accrue_s=1, reconcile_s=1, heartbeat_s=1)),
         database=database,
-        store=ObjectStore.local(tmp_path / "objects"),
+        store=object_store,
         markets={"town": AbsentMarket()},  # type: ignore[dict-item]
         models={MODEL: profile},
         solver=solver,
