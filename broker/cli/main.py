@@ -8,6 +8,7 @@ import sys
 import typer
 
 from broker.cli import (
+    backup,
     batch_changes,
     batches,
     budget,
@@ -61,6 +62,8 @@ COMMANDS: dict[str, Command] = {
     "offers": market.offers,
     "hosts": hosts.hosts,
     "doctor": doctor.doctor,
+    "backup": backup.backup,
+    "restore": backup.restore,
     "demo": demo.demo,
     "completion": completion.completion,
 }

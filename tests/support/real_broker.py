@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,13 +75,16 @@ capacity = 4
 class RealBroker:
     """`url`, `key` and the unmodified `openai` client of a broker in `folder`."""
 
-    def __init__(self, folder: Path, *, latency: float = 0.2) -> None:
-        self.folder, self.data = folder, folder / "data"
-        self.data.mkdir()
-        (folder / "catalogue.toml").write_text(CATALOGUE)
-        text = SETTINGS.format(folder=folder, model=MODEL, python=sys.executable, engine=ENGINE, latency=latency)
-        (self.data / "broker.toml").write_text(text)
-        self.url = self.key = ""
+    def __init__(self, folder: Path, *, latency: float = 0.2, restored: Path | None = None, settings: str = "") -> None:
+        """`restored` is a data folder that is there already; `settings` come before the others in broker.toml."""
+        self.folder, self.data = folder, restored or folder / "data"
+        if restored is None:
+            self.data.mkdir()
+            (folder / "catalogue.toml").write_text(CATALOGUE)
+            text = SETTINGS.format(folder=folder, model=MODEL, python=sys.executable, engine=ENGINE, latency=latency)
+            (self.data / "broker.toml").write_text(settings + text)
+        key = self.data / "admin.key"
+        self.url, self.key = "", key.read_text().strip() if key.exists() else ""
         self._process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -186,6 +190,26 @@ class RealBroker:
         """How many prompts the engines have begun, by their own count."""
         log = self.folder / "executions.log"
         return len(log.read_text().splitlines()) if log.exists() else 0
+
+    def engines(self) -> list[psutil.Process]:
+        """Of the machines that it rented."""
+        return [each for each in self._started() if str(ENGINE) in each.cmdline()]
+
+    def destroy(self) -> None:
+        """The machine room burns down: broker, provider and machines at once, and the data folder with them."""
+        for each in self._started():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        self._process.wait()
+        assert self._process.stdout
+        self._process.stdout.close()
+        shutil.rmtree(self.data)
+
+    def _started(self) -> list[psutil.Process]:
+        """Every process that was told of our folder on its command line: none of anybody else's is."""
+        mine = f"{self.folder}/"
+        found = psutil.process_iter(["cmdline"])
+        return [each for each in found if any(mine in word for word in each.info["cmdline"] or ())]
 
     def stop(self) -> int:
         self._process.send_signal(signal.SIGTERM)

@@ -1,0 +1,1 @@
+"""Backup of a broker's data folder and database, and restoring it elsewhere."""
