@@ -47,9 +47,9 @@ async def make(settings: Settings, folder: Path) -> Manifest:
     else:
         revision, needed = await _asked(url)
         databases.dump_postgres(url, database)
-    objects = settings.data / "objects"
+    objects = _local_objects(settings)
     files = [measured(database, database.name), *_copied_data(settings.data, folder)]
-    if objects.is_dir():
+    if objects is not None:
         files += _copied_objects(objects, folder)
         await _require(needed, {kept.path: kept for kept in files}, url)
     manifest = Manifest(
@@ -58,11 +58,18 @@ async def make(settings: Settings, folder: Path) -> Manifest:
         owner=(settings.data / "owner").read_text().strip() if (settings.data / "owner").exists() else "",
         dialect=dialect,
         revision=revision,
-        objects=objects.is_dir(),
+        objects=objects is not None,
         files=tuple(files),
     )
     write(folder, manifest)
     return manifest
+
+
+def _local_objects(settings: Settings) -> Path | None:
+    """The folder of the objects; None when they lie in a bucket, which its own means keep."""
+    if settings.objects.kind != "local":
+        return None
+    return settings.objects.folder or settings.data / "objects"
 
 
 def _copied_data(data: Path, folder: Path) -> Iterator[Kept]:
