@@ -22,6 +22,7 @@ from broker.database import Database, sqlite_url
 from broker.migrate import upgrade
 
 SERVER = os.environ.get("BROKER_TEST_DATABASE_URL", "")
+DIALECT = "postgresql" if SERVER else "sqlite"
 
 
 class Databases(ABC):
