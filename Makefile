@@ -4,6 +4,7 @@
 PYTHON ?= python3.11
 DEMO_DIR ?= demo-data
 SEEDS ?= 5
+GROUND ?= sqlite
 TESTS ?= tests
 WORKERS ?= 2
 
@@ -14,7 +15,7 @@ UV = 0.13.9
 RUN = .venv/bin/python
 NODE = tests/conformance/node
 
-.PHONY: setup demo test conformance lint chaos lock lock-node
+.PHONY: setup demo test test-postgres test-replicas conformance lint chaos lock lock-node
 .DELETE_ON_ERROR:
 
 setup: .venv/ok
@@ -40,6 +41,14 @@ demo: .venv/ok
 test: .venv/ok
 	$(RUN) -m pytest -q -n $(WORKERS) $(TESTS)
 
+# The tests that are given a database, on a throw-away PostgreSQL server.
+test-postgres: .venv/ok
+	$(RUN) tests/support/postgres_server.py $(RUN) -m pytest -q -n $(WORKERS) --database $(TESTS)
+
+# Two brokers on one PostgreSQL, behind one URL: killed, paused, cut off; the database killed.
+test-replicas: .venv/ok
+	$(RUN) -m pytest -q -n $(WORKERS) -m replicas tests/system
+
 # Other people's clients at length: the official Node client (needs node and npm), 300 MB uploads, every operation fuzzed.
 conformance: .venv/ok $(NODE)/node_modules/.package-lock.json
 	$(RUN) -m pytest -q -n $(WORKERS) -m conformance tests/conformance
@@ -53,10 +62,11 @@ lint: .venv/ok
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-# The last line is JSON: {"seeds", "lost", "duplicated", "leaked", "ledger_mismatches"}.
+# The last line is JSON: {"seeds", "lost", "duplicated", "leaked", "ledger_mismatches", "secrets_leaked"}.
+# GROUND=postgres: two brokers on one PostgreSQL; the leader, the database and the wires fail, too.
 # MUTATE=fence+disjoint|sweeper|hold takes one protection out; its field must then be more than 0.
 chaos: .venv/ok
-	@$(RUN) tests/system/chaos.py --seeds $(SEEDS) $(if $(MUTATE),--mutate $(MUTATE))
+	@$(RUN) tests/system/chaos.py --seeds $(SEEDS) --ground $(GROUND) $(if $(MUTATE),--mutate $(MUTATE))
 
 # The lock names no index: neither a host nor a path of the machine that made it.
 lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from sqlalchemy import pool
+from sqlalchemy import pool, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
@@ -20,6 +20,10 @@ config = context.config
 ROOMS = (broker_tables, jobs_tables, ledger_tables, markets_tables)
 
 
+# Brokers that start together migrate one after the other; the later ones find nothing left to do.
+MIGRATION_LOCK = 0x62726B02
+
+
 def migrate(connection: Connection) -> None:
     context.configure(
         connection=connection,
@@ -28,6 +32,8 @@ def migrate(connection: Connection) -> None:
         compare_type=True,
     )
     with context.begin_transaction():
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
         context.run_migrations()
 
 

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import structlog
 from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncSession
 from ulid import ULID
 
+from broker.agreed import agreed
 from broker.api.app import build_app
 from broker.control.accrue import Accruer
 from broker.control.answer import Answerer
 from broker.control.collect import Collector
 from broker.control.deliver import Deliverer
 from broker.control.finalise import Finaliser
-from broker.control.loops import Loops
+from broker.control.loops import Loops, Step
 from broker.control.place import Placer
 from broker.control.plan import Planner
 from broker.control.poll import Poller
@@ -32,9 +35,10 @@ from broker.control.settle import Settler
 from broker.control.solver_process import SolverProcess
 from broker.control.validate import Validator
 from broker.control.watch import Watcher
-from broker.database import Database, sqlite_url
+from broker.database import UNAVAILABLE, Database, sqlite_url
 from broker.failpoints import Failpoints
 from broker.keys import ensure_admin_key
+from broker.leadership import Leadership, Standing, fence
 from broker.market_set import open_markets
 from broker.migrate import upgrade
 from broker.model_set import model_profiles
@@ -64,6 +68,8 @@ LOOPS = (
     "deliver",
     "watch",
 )
+# What every broker of a database does: it claims each delivery. All else is the leader's.
+EVERYWHERE = frozenset({"deliver"})
 
 
 async def serve(
@@ -86,10 +92,11 @@ async def serve(
         activity = Activity()
         deliverer = Deliverer(services, WebhookSender(settings.webhooks))
         stack.push_async_callback(deliverer.close, within_s=settings.http.shutdown_timeout_s)
-        loops = Loops(steps=_steps(services, deliverer), wake=services.wake)
+        loops = _loops(services, deliverer)
         await _serve_http(services, loops, activity, listening, stack)
         async with services.database.transaction() as session:
-            is_kept = (settings.data / ADMIN_KEY).exists()
+            # of a shared database the first broker has the key; a folder that comes and goes makes no new ones
+            is_kept = services.database.is_shared or (settings.data / ADMIN_KEY).exists()
             admin_key = await ensure_admin_key(session, await db_now(session), is_kept=is_kept)
         loops.start()
         stack.push_async_callback(loops.stop, within_s=settings.http.shutdown_timeout_s)
@@ -128,12 +135,12 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) -> Services:
-    database = Database(settings.database_url or sqlite_url(settings.data / "broker.db"))
+    database = Database(settings.database_url or sqlite_url(settings.data / "broker.db"), settings=settings.database)
     stack.push_async_callback(database.close)
     await upgrade(database.url)
     solver = SolverProcess(timeout_s=settings.control.solve_timeout_s)
     stack.push_async_callback(solver.close)
-    owner = kept(settings.data / "owner", lambda: str(ULID()).encode()).decode()
+    owner = (await _common(database, settings.data / "owner", lambda: str(ULID()).encode())).decode()
     markets = await open_markets(settings, owner=owner, stack=stack)
     services = Services(
         settings=settings,
@@ -142,12 +149,14 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
         markets=markets,
         models=model_profiles(settings),
         solver=solver,
-        secret=kept(settings.data / "secret", lambda: secrets.token_bytes(32)),
+        secret=await _common(database, settings.data / "secret", lambda: secrets.token_bytes(32)),
         failpoints=Failpoints(settings.failpoint),
         public_url=public_url,
         owner=owner,
         wake={name: asyncio.Event() for name in LOOPS},
     )
+    if database.is_shared:
+        services = await _joined(services, stack)
 
     def tell(session: AsyncSession) -> None:
         # Parts are many, and no webhook is told of them: they wait for the loop's own time.
@@ -158,7 +167,71 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
     return services
 
 
-def _steps(services: Services, deliverer: Deliverer) -> Mapping[str, tuple[float, Callable[[], Awaitable[None]]]]:
+async def _common(database: Database, file: Path, make: Callable[[], bytes]) -> bytes:
+    """What the file keeps; of a shared database, what its first broker brought (from its file, where it has one)."""
+    if not database.is_shared:
+        return kept(file, make)
+    async with database.transaction() as session:
+        return await agreed(session, file.name, lambda: file.read_bytes() if file.exists() else make())
+
+
+async def _joined(services: Services, stack: AsyncExitStack) -> Services:
+    """Stand for election among the brokers of the database, and hear their nudges."""
+    # Imported here: without PostgreSQL its driver need not be installed.
+    from broker.replica_link import ReplicaLink  # noqa: PLC0415
+
+    leadership = Leadership(Standing())
+
+    def nudged(loop: str) -> None:
+        if loop in services.wake:
+            services.wake[loop].set()
+
+    link = ReplicaLink(
+        database=services.database,
+        leadership=leadership,
+        nudged=nudged,
+        holder=f"{socket.gethostname()}:{os.getpid()}",
+        url=services.public_url,
+        patience_s=services.settings.database.leader_patience_s,
+    )
+    for running in (link.attend(), link.tell()):
+        stack.push_async_callback(_cancelled, asyncio.create_task(running))
+
+    def pass_on(loop: str) -> None:
+        if not leadership.leads and loop not in EVERYWHERE:
+            link.nudge(loop)
+
+    return replace(services, leadership=leadership, pass_on=pass_on)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def _loops(services: Services, deliverer: Deliverer) -> Loops:
+    """The loops of this broker; where others share its database, the leader's begin anew with each of its terms."""
+    leadership, settings = services.leadership, services.settings
+    everywhere: dict[str, tuple[float, Step]] = {"deliver": (settings.webhooks.deliver_s, deliverer.step)}
+    loops = Loops(
+        steps=_led(services) | everywhere,
+        wake=services.wake,
+        stands_by=lambda loop: loop not in EVERYWHERE and not leadership.leads,
+    )
+
+    def changed(standing: Standing) -> None:
+        if standing.term is not None:
+            fenced = replace(services, database=services.database.guarded(fence(standing.term)))
+            loops.steps = _led(fenced) | everywhere
+        for event in services.wake.values():
+            event.set()
+
+    leadership.changed.append(changed)
+    return loops
+
+
+def _led(services: Services) -> dict[str, tuple[float, Step]]:
+    """Where several brokers share the database, these write in fenced transactions alone: `services` brings the fence."""
     control = services.settings.control
     return {
         "poll": (control.poll_s, Poller(services).step),
@@ -169,7 +242,6 @@ def _steps(services: Services, deliverer: Deliverer) -> Mapping[str, tuple[float
         "settle": (control.reconcile_s, Settler(services).step),
         "accrue": (control.accrue_s, Accruer(services).step),
         "finalise": (control.finalise_s, Finaliser(services).step),
-        "deliver": (services.settings.webhooks.deliver_s, deliverer.step),
         "answer": (control.plan_s, Answerer(services).step),
         "remember": (control.plan_s, Rememberer(services).step),
         "collect": (control.collect_s, Collector(services).step),
@@ -209,8 +281,12 @@ async def _is_idle(services: Services, activity: Activity, for_s: float) -> bool
     """No batch to work on, no machine to pay for, and nobody asking."""
     if time.monotonic() - activity.last_s < for_s:
         return False
-    async with services.database.transaction() as session:
-        open_batches = await batches.active_batches(session)
-        open_rentals = await rentals.open_rentals(session)
-        unsettled = await rentals.unsettled(session)
+    try:
+        async with services.database.transaction() as session:
+            open_batches = await batches.active_batches(session)
+            open_rentals = await rentals.open_rentals(session)
+            unsettled = await rentals.unsettled(session)
+    except UNAVAILABLE as failure:
+        log.info("broker.idle_unknown", error=type(failure).__name__)
+        return False
     return not (open_batches or open_rentals or unsettled)

@@ -6,14 +6,26 @@ SQLite: WAL, one writer; every transaction is BEGIN IMMEDIATE, so that what was 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import copy
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+from broker.settings import DatabaseSettings
+
+Guard = Callable[[AsyncSession], Awaitable[None]]
+# The database is away, restarting, or has no connection to spare; it may have committed what was under way, or not.
+# PostgreSQL reports a transaction that it ended for its silence, or a server that only reads, as internal errors.
+UNAVAILABLE = (OperationalError, InterfaceError, InternalError, NoConnection)
+
+DEFAULTS = DatabaseSettings()
 
 
 def sqlite_url(file: Path) -> str:
@@ -27,10 +39,11 @@ class Database:
     `session.info` can be acted on now, and not before.
     """
 
-    def __init__(self, url: str, *, clock_offset_us: int = 0) -> None:
+    def __init__(self, url: str, *, clock_offset_us: int = 0, settings: DatabaseSettings = DEFAULTS) -> None:
         self.url = _with_driver(url)
         self.clock_offset_us = clock_offset_us
-        self.engine = _engine(self.url)
+        self.engine = _engine(self.url, settings)
+        self._guard: Guard | None = None
         self.after_commit: list[Callable[[AsyncSession], None]] = []
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
 
@@ -40,9 +53,22 @@ class Database:
         async with self._sessions() as session:
             session.info["clock_offset_us"] = self.clock_offset_us
             async with session.begin():
+                if self._guard is not None:
+                    await self._guard(session)
                 yield session
             for act in self.after_commit:
                 act(session)
+
+    def guarded(self, guard: Guard) -> Database:
+        """The same database, each of whose transactions begins with `guard`; what it raises, the transaction raises."""
+        guarded = copy.copy(self)
+        guarded._guard = guard
+        return guarded
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several brokers may work on it."""
+        return self.engine.dialect.name == "postgresql"
 
     async def close(self) -> None:
         await self.engine.dispose()
@@ -56,9 +82,21 @@ def _with_driver(url: str) -> str:
     return parsed.set(drivername=name).render_as_string(hide_password=False)
 
 
-def _engine(url: str) -> AsyncEngine:
+def _engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
     if make_url(url).get_backend_name() != "sqlite":
-        return create_async_engine(url, pool_pre_ping=True)
+        # A broker that is paused or cut off in a transaction would keep its locks from the others.
+        silence_ms = round(settings.leader_patience_s * 1000)
+        return create_async_engine(
+            url,
+            pool_pre_ping=True,
+            pool_size=settings.pool_size,
+            max_overflow=settings.pool_overflow,
+            connect_args={
+                "connect_timeout": 10,
+                "options": f"-c idle_in_transaction_session_timeout={silence_ms}",
+                "application_name": "broker",
+            },
+        )
     # timeout: how long a writer waits for another before "database is locked"; commits here take milliseconds.
     engine = create_async_engine(url, connect_args={"timeout": 30})
 

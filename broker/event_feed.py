@@ -11,10 +11,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from broker.database import Database
+from broker.database import UNAVAILABLE, Database
 from jobs import outbox
 
 log = structlog.get_logger()
@@ -76,7 +75,7 @@ class EventFeed:
             try:
                 async with self._database.transaction() as session:
                     newest = await outbox.newest(session, self.watched)
-            except DBAPIError as failure:
+            except UNAVAILABLE as failure:
                 log.warning("events.poll_failed", error=str(failure))
                 continue
             for batch_id, number in newest.items():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from broker.control.solver_process import SolverProcess
 from broker.database import Database
 from broker.failpoints import Failpoints
+from broker.leadership import Leadership
 from broker.metrics.counters import Counters
 from broker.settings import Settings
 from jobs.objects import ObjectStore
@@ -18,10 +19,11 @@ from workers.profile import ModelProfile
 
 @dataclass(frozen=True)
 class Services:
-    """The broker's parts. `owner` marks the machines of this data folder at every market; `secret` signs worker tokens
-    and object URLs. Both live in the data folder.
+    """The broker's parts. `owner` marks its machines at every market; `secret` signs worker tokens and object URLs. Both
+    live in the data folder, or in the database where several brokers share one.
 
     `nudge` names loops that should run now rather than at their next tick: `nudge("plan")` after a batch was created.
+    `pass_on` is given the name, too, for brokers elsewhere.
     """
 
     settings: Settings
@@ -36,7 +38,11 @@ class Services:
     owner: str
     wake: Mapping[str, asyncio.Event] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters, repr=False)
+    leadership: Leadership = field(default_factory=Leadership)
+    pass_on: Callable[[str], None] | None = None
 
     def nudge(self, loop: str) -> None:
         if loop in self.wake:
             self.wake[loop].set()
+        if self.pass_on is not None:
+            self.pass_on(loop)

@@ -35,6 +35,18 @@ class HttpSettings(Section):
     stream_heartbeat_s: float = 15
 
 
+class DatabaseSettings(Section):
+    """PostgreSQL, which several brokers may share; SQLite needs none of it.
+
+    A broker holds up to `pool_size` connections open, `pool_overflow` more for a moment, and one that it is elected by.
+    One that says nothing for `leader_patience_s` leads no more, and what it had begun is rolled back.
+    """
+
+    pool_size: int = Field(default=10, ge=1)
+    pool_overflow: int = Field(default=20, ge=0)
+    leader_patience_s: float = Field(default=10, ge=1)
+
+
 class JobsSettings(Section):
     """Limits of a file and a batch, and the timing of leases and parts. Answers are remembered for reuse for `reuse_days`.
 
@@ -261,6 +273,7 @@ class Settings(BaseSettings):
     agent_failpoint: str | None = None
     log_level: str = "info"
     http: HttpSettings = HttpSettings()
+    database: DatabaseSettings = DatabaseSettings()
     jobs: JobsSettings = JobsSettings()
     control: ControlSettings = ControlSettings()
     webhooks: WebhookSettings = WebhookSettings()

@@ -52,6 +52,26 @@ class Policy(SQLModel, table=True):
     created_us: int = micros()
 
 
+class Term(SQLModel, table=True):
+    """Who leads the brokers of this database: one row (id 1). Each election raises `term`; what a leader of an earlier
+    one decides is refused (broker/leadership.py). `holder` and `url` are for people."""
+
+    __tablename__ = "broker_term"
+    id: int = Field(primary_key=True)
+    term: int = micros()
+    holder: str | None = None
+    url: str | None = None
+    since_us: int | None = micros(nullable=True)
+
+
+class Agreed(SQLModel, table=True):
+    """What all brokers of this database have in common and the first of them made: `owner`, `secret`."""
+
+    __tablename__ = "broker_agreed"
+    name: str = Field(primary_key=True)
+    value: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
 class PlanRow(SQLModel, table=True):
     """A plan that was acted on, with the snapshot that led to it, so that `explain` shows what was really decided."""
 

@@ -15,9 +15,10 @@ from broker.api.health import database_problems, late_loops
 from broker.api.market import listed_offers, serves
 from broker.api.registry import Call, Route, route
 from broker.control.loops import LoopState
+from broker.leadership import THE_TERM
 from broker.object_store import told
 from broker.services import Services
-from broker.tables import Worker
+from broker.tables import Term, Worker
 from jobs.clock import MICROSECONDS, db_now
 from jobs.errors import StoreFailed, StoreUnfit
 from jobs.store_check import check_store
@@ -38,6 +39,7 @@ class Doctor:
             checks = [_database(await database_problems(call.services.database)), *_loops(self.loops)]
             checks.append(await _objects(call.services))
             async with call.services.database.transaction() as session:
+                checks.append(await _leader(session, call.services))
                 checks += await _markets(session, call.services)
                 checks += await _models(session, call.services)
                 checks += [await _workers(session), await _books(session)]
@@ -77,6 +79,21 @@ async def _objects(services: Services) -> shapes.Check:
     return shapes.Check(
         name="objects", ok=True, found=f"{store}: names are given once (asked in {took}); {way}", mend=None
     )
+
+
+async def _leader(session: AsyncSession, services: Services) -> shapes.Check:
+    """Who decides. A term that nobody has led yet means that no broker reaches the database long enough to be elected."""
+    if not services.database.is_shared:
+        return shapes.Check(name="leader", ok=True, found="this broker, the only one of its database", mend=None)
+    term = await session.get_one(Term, THE_TERM)
+    who = "this broker" if services.leadership.leads else f"{term.holder} at {term.url}"
+    found = f"{who}, in term {term.term}" if term.since_us else "nobody was ever elected"
+    standing = services.leadership.standing
+    if standing.trouble is not None:
+        found += f"; this broker is cut off: {standing.trouble}"
+    ok = term.since_us is not None and standing.trouble is None
+    mend = None if ok else "see the log for leader.cut_off; the database must allow one connection more for each broker"
+    return shapes.Check(name="leader", ok=ok, found=found, mend=mend)
 
 
 async def _markets(session: AsyncSession, services: Services) -> list[shapes.Check]:

@@ -12,10 +12,10 @@ from types import MappingProxyType
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from sqlalchemy.exc import OperationalError
 
 from broker.api.problems import Problem
 from broker.api.shapes import ApiError, ErrorEnvelope
+from broker.database import UNAVAILABLE
 from jobs import errors as jobs
 from ledger import errors as ledger
 from markets import errors as markets
@@ -70,8 +70,8 @@ STATUS: Mapping[type[Exception], int] = MappingProxyType(
         solver.UnknownCountry: 400,
         solver.BadSnapshot: 500,
         solver.SolverError: 500,
-        # "database is locked", connection refused: nothing was written, so asking again is right
-        OperationalError: 503,
+        # "database is locked", connection refused: asking again is right, what may be asked twice is done once
+        **dict.fromkeys(UNAVAILABLE, 503),
     }
 )
 
@@ -111,7 +111,7 @@ def problem_of(error: Exception) -> Problem | None:
 
 def _of_room(error: Exception, status: int, param: str | None) -> Problem:
     code = str(getattr(error, "code", "server_error"))
-    if isinstance(error, OperationalError):
+    if isinstance(error, UNAVAILABLE):
         return Problem(
             status, "database_busy", "The database did not answer in time; ask again.", headers={"Retry-After": "1"}
         )

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 
 import structlog
 from aiohttp import web
-from sqlalchemy.exc import OperationalError
 
 from broker.api.auth import bearer
 from broker.api.event_shapes import BatchEvent, BatchEventList, EventQuery, batch_event
 from broker.api.problems import Problem, bad_request
 from broker.api.registry import EVERYONE, Call, Route, route
+from broker.database import UNAVAILABLE
 from broker.event_feed import EventFeed
 from broker.keys import authenticate
 from jobs import batches, outbox
@@ -107,7 +107,7 @@ class EventStreams:
                     await self._tell(call, answer, changed, look)
                 except ConnectionResetError:
                     log.info("events.listener_left", request=call.request_id)
-                except OperationalError as failure:
+                except UNAVAILABLE as failure:
                     # The headers are out: all that can be said is the end, after which a client resumes.
                     log.warning("events.cut_off", request=call.request_id, error=str(failure))
                 return answer

@@ -34,8 +34,8 @@ def late_loops(loops: Mapping[str, LoopState], now_s: float) -> list[str]:
     """
     found = []
     for name, state in sorted(loops.items()):
-        if state.last_end is None:
-            continue  # its first run is still going on
+        if state.last_end is None or state.stands_by:
+            continue  # its first run is still going on, or it runs at another broker
         silent_s = now_s - state.last_end
         if silent_s > LATE_INTERVALS * state.every_s + LATE_GRACE_S:
             found.append(f"loop {name} last ended {silent_s:.0f} s ago; it should run every {state.every_s:g} s")
@@ -48,8 +48,8 @@ def starting_loops(loops: Mapping[str, LoopState]) -> list[str]:
     >>> starting_loops({"poll": LoopState(5.0), "plan": LoopState(5.0, runs=1), "place": LoopState(5.0, defects=1)})
     ['loop poll has not ended its first run yet']
     """
-    tried = (name for name, state in sorted(loops.items()) if not state.runs and not state.defects)
-    return [f"loop {name} has not ended its first run yet" for name in tried]
+    awaited = (name for name, state in sorted(loops.items()) if not (state.runs or state.defects or state.stands_by))
+    return [f"loop {name} has not ended its first run yet" for name in awaited]
 
 
 async def database_problems(database: Database) -> list[str]:
@@ -82,13 +82,17 @@ class Health:
     def routes(self) -> tuple[Route, ...]:
         async def healthz(call: Call) -> shapes.Health:
             """The process lives."""
-            return shapes.Health(status="ok", problems=[])
+            return shapes.Health(status="ok", problems=[], leads=call.services.leadership.leads)
 
         async def readyz(call: Call) -> web.Response:
-            """The broker can work: database, migrations and loops are in order; else 503 names what is not."""
+            """The broker can work: database, migrations and loops are in order; else 503 names what is not.
+
+            `leads`: whether this broker decides for all that share its database. One that does not serves as well.
+            """
             problems = await database_problems(call.services.database)
             problems += starting_loops(self.loops) + late_loops(self.loops, time.monotonic())
-            health = shapes.Health(status="unready" if problems else "ok", problems=problems)
+            leads = call.services.leadership.leads
+            health = shapes.Health(status="unready" if problems else "ok", problems=problems, leads=leads)
             return web.Response(
                 status=503 if problems else 200, body=health.model_dump_json().encode(), content_type="application/json"
             )

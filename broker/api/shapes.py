@@ -398,6 +398,9 @@ class Doctor(BaseModel):
 class Health(BaseModel):
     status: Literal["ok", "unready"]
     problems: list[str]
+    leads: bool = Field(
+        description="whether this broker runs the deciding loops; of those that share a database one does"
+    )
 
 
 class KeyCreate(Own):

@@ -12,11 +12,11 @@ import traceback
 from dataclasses import dataclass, field
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker import deliveries, webhooks
 from broker.api.event_shapes import batch_event
+from broker.database import UNAVAILABLE
 from broker.sealed import Unopenable
 from broker.services import Services
 from broker.tables import Delivery, Webhook
@@ -104,7 +104,7 @@ class Deliverer:
             return
         if (failure := lane.exception()) is None:
             self.services.nudge("deliver")  # there may be more to do: for it, or for one that found no free lane
-        elif isinstance(failure, DBAPIError | OSError):
+        elif isinstance(failure, (*UNAVAILABLE, OSError)):
             log.warning("delivery.lane_failed", webhook=webhook_id, error=f"{type(failure).__name__}: {failure}")
         else:
             # formatted here: a renderer that shows local variables would print secrets

@@ -15,6 +15,8 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from sqlalchemy.exc import DBAPIError
 
+from broker.database import UNAVAILABLE
+from broker.leadership import Deposed
 from jobs.errors import JobsError
 from ledger.errors import LedgerError
 from markets.errors import MarketsError
@@ -25,11 +27,14 @@ Step = Callable[[], Awaitable[None]]
 
 # What a step may meet in life; anything else is a defect: logged as one, counted, and the loop goes on.
 EXPECTED = (MarketsError, JobsError, LedgerError, SolverError, DBAPIError, OSError, TimeoutError)
+# How soon a loop looks again whether the database is back.
+OUTAGE_RETRY_S = 1.0
 
 
 @dataclass
 class LoopState:
-    """What /readyz and /metrics tell of a loop. Times are of the monotonic clock."""
+    """What /readyz and /metrics tell of a loop. Times are of the monotonic clock. `stands_by`: another broker runs it;
+    `is_cut_off`: the database was away when it ran last."""
 
     every_s: float
     runs: int = 0
@@ -38,14 +43,20 @@ class LoopState:
     seconds: float = 0.0
     last_end: float | None = None
     last_error: str | None = None
+    stands_by: bool = False
+    is_cut_off: bool = False
 
 
 @dataclass
 class Loops:
-    """Named steps, each run at its interval or when its event is set, never twice at once."""
+    """Named steps, each run at its interval or when its event is set, never twice at once.
+
+    `stands_by` says of a loop whether another broker runs it now. `steps` may be replaced: the next run is of the new.
+    """
 
     steps: Mapping[str, tuple[float, Step]]
     wake: Mapping[str, asyncio.Event]
+    stands_by: Callable[[str], bool] = lambda _loop: False
     states: dict[str, LoopState] = field(default_factory=dict)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _scheduler: AsyncIOScheduler | None = None
@@ -92,21 +103,43 @@ class Loops:
         self._spawn(name)
 
     async def _run(self, name: str) -> None:
-        _, step = self.steps[name]
         event, state = self.wake[name], self.states[name]
         while not self._stopping:
             await event.wait()
             event.clear()
             if self._stopping:
                 return
-            started = time.monotonic()
-            try:
-                await step()
-                state.last_error = None
-            except EXPECTED as failure:
-                state.failures += 1
-                state.last_error = f"{type(failure).__name__}: {failure}"
-                log.warning("loop.failed", loop=name, error=state.last_error)
-            state.runs += 1
-            state.last_end = time.monotonic()
-            state.seconds += state.last_end - started
+            was_standing_by, state.stands_by = state.stands_by, self.stands_by(name)
+            if state.stands_by:
+                continue
+            if was_standing_by:
+                state.last_end = None
+            await self._step(name, state)
+
+    async def _step(self, name: str, state: LoopState) -> None:
+        started = time.monotonic()
+        _, step = self.steps[name]
+        try:
+            await step()
+        except Deposed as deposed:
+            log.info("loop.deposed", loop=name, mine=deposed.mine, current=deposed.current)
+        except UNAVAILABLE as failure:
+            self._cut_off(name, state, failure)
+        except EXPECTED as failure:
+            state.failures += 1
+            state.last_error = f"{type(failure).__name__}: {failure}"
+            log.warning("loop.failed", loop=name, error=state.last_error)
+        else:
+            state.last_error, state.is_cut_off = None, False
+        state.runs += 1
+        state.last_end = time.monotonic()
+        state.seconds += state.last_end - started
+
+    def _cut_off(self, name: str, state: LoopState, failure: Exception) -> None:
+        """Said once for each outage; the loop looks again soon. Whatever it was writing is there whole, or not at all."""
+        if not state.is_cut_off:
+            log.warning("loop.no_database", loop=name, error=f"{type(failure).__name__}: {failure}")
+        state.is_cut_off = True
+        state.failures += 1
+        state.last_error = f"the database is away: {type(failure).__name__}"
+        asyncio.get_running_loop().call_later(OUTAGE_RETRY_S, self.wake[name].set)

@@ -1,8 +1,9 @@
 """Chaos: real brokers, a real sandbox and real agents, killed with SIGKILL at named points, in random schedules.
 
-`python tests/system/chaos.py --seeds 5 [--first 1] [--mutate fence+disjoint|sweeper|hold]` runs one world a seed and
-prints, last, one JSON object: {"seeds", "lost", "duplicated", "leaked", "ledger_mismatches"}. All zero is what the
-broker promises. A mutation removes a safety check from the broker and must make its field non-zero.
+`python tests/system/chaos.py --seeds 5 [--first 1] [--ground postgres] [--mutate fence+disjoint|sweeper|hold]` runs one
+world a seed and prints, last, one JSON object: {"seeds", "lost", "duplicated", "leaked", "ledger_mismatches",
+"secrets_leaked"}. All zero is what the broker promises. On PostgreSQL two brokers share the database, and leaders,
+database and wires fail, too. A mutation removes a safety check from the broker and must make its field non-zero.
 
 Exit status: 0 when all is zero (or, with --mutate, when it was noticed), else 1.
 """
@@ -18,24 +19,28 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from chaos_schedule import Schedule, draw, must_notice
+from chaos_replicas import SharedWorld
+from chaos_schedule import Ground, Schedule, draw, must_notice
 from chaos_world import World
 
-FIELDS = ("lost", "duplicated", "leaked", "ledger_mismatches")
+FIELDS = ("lost", "duplicated", "leaked", "ledger_mismatches", "secrets_leaked")
+WORLDS: dict[Ground, type[World]] = {"sqlite": World, "postgres": SharedWorld}
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What one world ended with. `lost`: lines without an answer; `duplicated`: lines counted twice; `leaked`: machines
     or processes that outlived their use; `ledger_mismatches`: rentals whose books differ from the provider's invoice,
-    or findings of the books' own audit."""
+    or findings of the books' own audit; `secrets_leaked`: logs, tables and objects in which a secret was written down."""
 
     lost: int
     duplicated: int
     leaked: int
     ledger_mismatches: int
+    secrets_leaked: int
     kills: int
     notes: tuple[str, ...]
 
@@ -44,9 +49,9 @@ class Outcome:
         return not any(getattr(self, name) for name in FIELDS)
 
 
-def run_world(schedule: Schedule, keep: bool) -> Outcome:
+def run_world(schedule: Schedule, ground: Ground, keep: bool) -> Outcome:
     folder = Path(tempfile.mkdtemp(prefix=f"chaos-{schedule.seed}-"))
-    world = World(folder, schedule)
+    world = WORLDS[ground](folder, schedule)
     try:
         world.run()
         outcome = Outcome(**world.measure(), kills=world.kills, notes=tuple(world.notes))
@@ -65,13 +70,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--ground", default="sqlite", choices=list(WORLDS))
     parser.add_argument("--mutate", default=None, choices=["fence+disjoint", "sweeper", "hold"])
     parser.add_argument("--workers", type=int, default=3, help="worlds at a time")
     parser.add_argument("--keep", action="store_true", help="keep every world's folder")
     asked = parser.parse_args()
-    schedules = [draw(seed, asked.mutate) for seed in range(asked.first, asked.first + asked.seeds)]
+    schedules = [draw(seed, asked.mutate, asked.ground) for seed in range(asked.first, asked.first + asked.seeds)]
     with ThreadPoolExecutor(asked.workers) as pool:
-        outcomes = list(pool.map(lambda schedule: run_world(schedule, asked.keep), schedules))
+        outcomes = list(pool.map(lambda schedule: run_world(schedule, asked.ground, asked.keep), schedules))
     total = {"seeds": len(outcomes)} | {name: sum(getattr(o, name) for o in outcomes) for name in FIELDS}
     print(json.dumps(total))
     if asked.mutate:

@@ -6,7 +6,8 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-Where = Literal["agent", "broker", "machine", "sandbox"]
+Where = Literal["agent", "broker", "machine", "sandbox", "ground"]
+Ground = Literal["sqlite", "postgres"]
 
 BROKER_POINTS = (
     "commit.in_txn",
@@ -16,6 +17,7 @@ BROKER_POINTS = (
     "place.after_intent",
     "place.after_create",
 )
+GROUND_POINTS = ("leader.kill", "leader.freeze", "database.kill", "database.cut", "front.cut", "front.tear")
 AGENT_POINTS = ("agent.before_put", "agent.after_put")
 # What each mutation removes must be seen in this field of the report.
 NOTICED_IN = {"fence+disjoint": "duplicated", "sweeper": "leaked", "hold": "ledger_mismatches"}
@@ -29,6 +31,9 @@ class Fault:
     agent:   a failpoint of the next agent's, likewise; the broker must rent another machine
     machine: `kill` (SIGKILL to an agent), `freeze` (SIGSTOP until its lease is another's, then SIGCONT: a zombie), `preempt`
     sandbox: `create_then_500`: the provider creates the machine and answers with an error
+    ground:  `leader.kill`, `leader.freeze` (SIGSTOP until another leads, then SIGCONT), `database.kill` (SIGKILL to the
+             postmaster, started again), `database.cut` (the leader's connections fall silent for a while), `front.cut` (all
+             between agents and brokers does), `front.tear` (all of that is reset)
     """
 
     where: Where
@@ -52,12 +57,17 @@ def must_notice(mutation: str) -> str:
     return NOTICED_IN[mutation]
 
 
-def draw(seed: int, mutate: str | None = None) -> Schedule:
-    """Two or three faults, at least one of them a kill of the broker or of an agent at a named point."""
+def draw(seed: int, mutate: str | None = None, ground: Ground = "sqlite") -> Schedule:
+    """Two or three faults, at least one of them a kill of the broker or of an agent at a named point. On PostgreSQL one or
+    two more, of what only that ground can suffer."""
     source = random.Random(seed)
     lines = source.randrange(60, 121)
     faults = [_named(source, seed)]
     faults += [_any(source, lines) for _ in range(source.randrange(1, 3))]
+    if ground == "postgres":
+        # in turn, so that few seeds already have all of them
+        points = [GROUND_POINTS[seed % len(GROUND_POINTS)], *source.sample(GROUND_POINTS, source.randrange(2))]
+        faults += [Fault("ground", point, after=source.randrange(1, lines * 2 // 3)) for point in points]
     if mutate == "fence+disjoint":
         faults = [Fault("machine", "freeze", after=after) for after in (4, 24, 40)]
     elif mutate == "sweeper":

@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,10 @@ parallel = 3
 load_s = 1
 tokens_per_s = {{ cpu = [5000.0, {speed}.0] }}
 endpoints = ["/v1/chat/completions"]
+env = {{ HF_TOKEN = "{canary}" }}
 """
+# The engine's own secret, which agents must have and nobody may write down; and a word of each prompt.
+CANARY, WHISPER = "hf_canaryCanaryCANARY", "whispered"
 
 
 class World:
@@ -94,7 +97,7 @@ class World:
         self._key = ""
         self._batch = ""
         self._points = [fault for fault in schedule.faults if fault.where in ("broker", "agent")]
-        self._outside = sorted((f for f in schedule.faults if f.where == "machine"), key=lambda f: f.after)
+        self._outside = sorted((f for f in schedule.faults if f.where in ("machine", "ground")), key=lambda f: f.after)
         self._frozen: list[tuple[float, int]] = []
         self._deadline = time.monotonic() + (MUTANT_WORLD_S if schedule.mutate else WORLD_S)
 
@@ -122,18 +125,19 @@ class World:
         catalogue = self.folder / "catalogue.toml"
         catalogue.write_text(CATALOGUE)
         text = SETTINGS.format(
-            catalogue=catalogue, ttl=LEASE_TTL_S, model=MODEL, speed=SPEED, python=sys.executable, engine=ENGINE
+            catalogue=catalogue,
+            ttl=LEASE_TTL_S,
+            model=MODEL,
+            speed=SPEED,
+            python=sys.executable,
+            engine=ENGINE,
+            canary=CANARY,
         )
         (self.data / "broker.toml").write_text(text)
 
     def _start_broker(self) -> None:
         """Start it, with its next named point and the next agent's armed. Its first line says where it listens."""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("BROKER_")}
-        for where, name in (("broker", "BROKER_FAILPOINT"), ("agent", "BROKER_AGENT_FAILPOINT")):
-            fault = next((fault for fault in self._points if fault.where == where), None)
-            if fault is not None:
-                self._points.remove(fault)
-                environment[name] = f"{fault.point}:{fault.n}"
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("BROKER_")} | self._armed()
         command = [sys.executable, "-m", "broker", "serve"]
         if self.schedule.mutate:
             command = [sys.executable, str(ROOT / "tests/system/mutant.py"), self.schedule.mutate, "serve"]
@@ -152,6 +156,16 @@ class World:
             return  # it died at its failpoint before it was ready; the supervisor starts it again
         told = json.loads(first)
         self._url, self._key = told["url"], told.get("admin_key") or self._key
+
+    def _armed(self) -> dict[str, str]:
+        """The variables that arm the next named points, each of which is used once."""
+        armed = {}
+        for where, name in (("broker", "BROKER_FAILPOINT"), ("agent", "BROKER_AGENT_FAILPOINT")):
+            fault = next((fault for fault in self._points if fault.where == where), None)
+            if fault is not None:
+                self._points.remove(fault)
+                armed[name] = f"{fault.point}:{fault.n}"
+        return armed
 
     def _keep_alive(self) -> None:
         """What a service manager does: a broker that was killed is started again."""
@@ -174,7 +188,7 @@ class World:
                     "body": {
                         "model": MODEL,
                         "max_tokens": ALLOWED_TOKENS,
-                        "messages": [{"role": "user", "content": f"say {i}"}],
+                        "messages": [{"role": "user", "content": f"say {i} {WHISPER}"}],
                     },
                 }
             )
@@ -195,12 +209,20 @@ class World:
         """Signals from outside, once enough lines are committed and an agent is at work."""
         if not self._outside or done < self._outside[0].after or done >= self.schedule.lines:
             return
+        if self._outside[0].where == "ground":
+            self._shake(self._outside.pop(0))
+            self.kills += 1
+            return
         machines = [m for m in self._machines() if m["state"] == "running" and m["pid"]]
         if not machines:
             return
         if self._strike(self._outside[0], machines[0]):
             self._outside.pop(0)
             self.kills += 1
+
+    def _shake(self, fault: Fault) -> None:
+        """What only a ground of several processes and wires can suffer."""
+        raise NotImplementedError(f"{fault} on a ground of one process")
 
     def _strike(self, fault: Fault, machine: dict[str, Any]) -> bool:
         """Whether it was struck: it may have gone by itself since it was listed."""
@@ -228,7 +250,7 @@ class World:
         return not self._frozen and not any(m["state"] != "ended" for m in self._machines()) and self._all_settled()
 
     def _all_settled(self) -> bool:
-        query = "select count(*) from markets_rental where settled = 0"
+        query = "select count(*) from markets_rental where not settled"
         return bool(self._rows(query)[0][0] == 0)
 
     # --- the reckoning -----------------------------------------------------------------------------------------------
@@ -242,7 +264,29 @@ class World:
         duplicated = sum(count - 1 for count in answered.values()) + self._counted_twice()
         leaked = self._leaks()
         mismatches = self._mismatches(ledger)
-        return {"lost": lost, "duplicated": duplicated, "leaked": leaked, "ledger_mismatches": mismatches}
+        found = {"lost": lost, "duplicated": duplicated, "leaked": leaked, "ledger_mismatches": mismatches}
+        return found | {"secrets_leaked": self._secrets()}
+
+    def _secrets(self) -> int:
+        """Places in which a secret, or a prompt, was written down: logs of everybody, the database, stored objects."""
+        endpoint = json.loads(self._endpoint().read_text())
+        secrets = {word.encode() for word in (CANARY, self._key, endpoint["token"])}
+        places: list[tuple[str, bytes, set[bytes]]] = [
+            (str(file), file.read_bytes(), secrets | {WHISPER.encode()}) for file in self.folder.rglob("*.log")
+        ]
+        places += [(f"database: {name}", dump, secrets | {WHISPER.encode()}) for name, dump in self._dump()]
+        places += [(str(file), file.read_bytes(), secrets) for file in self._objects() if file.is_file()]
+        leaks = [where for where, content, words in places if any(word in content for word in words)]
+        self.notes += [f"a secret or a prompt is in {where}" for where in leaks]
+        return len(leaks)
+
+    def _objects(self) -> Iterator[Path]:
+        return (self.data / "objects").rglob("*")
+
+    def _dump(self) -> Iterator[tuple[str, bytes]]:
+        """All that the database's files hold, also what was deleted and not yet overwritten."""
+        for file in self.data.glob("broker.db*"):
+            yield file.name, file.read_bytes()
 
     def _answers(self) -> Counter[str]:
         """custom_ids in the output and error files, read from the object folder as files, not through the broker."""
@@ -256,8 +300,8 @@ class World:
     def _counted_twice(self) -> int:
         """Lines that more than one counted part answers."""
         seen: Counter[int] = Counter()
-        for (lines,) in self._rows("select lines from jobs_part where counted = 1"):
-            for start, stop in json.loads(lines):
+        for (lines,) in self._rows("select lines from jobs_part where counted"):
+            for start, stop in json.loads(lines) if isinstance(lines, str) else lines:
                 seen.update(range(start, stop))
         return sum(count - 1 for count in seen.values())
 

@@ -1,0 +1,116 @@
+"""A broker's one connection beside its pool: the leader's lock is held on it, and nudges of other brokers arrive by it.
+
+PostgreSQL 14 or newer (`idle_session_timeout`), reached directly: a pooler that shares connections between clients, such
+as pgbouncer in transaction mode, would give the lock away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import psycopg
+import structlog
+from psycopg import sql
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from broker.database import Database
+from broker.leadership import THE_TERM, Cut, Elected, Leadership, Passed
+
+log = structlog.get_logger()
+
+LEADER_LOCK = 0x62726B01  # advisory locks are numbers that a whole database shares: "brk", 1
+CHANNEL = "broker_nudge"
+# A leader says something so many times before its silence counts as the end of it.
+BEATS = 4
+RAISE_TERM = """
+    UPDATE broker_term SET term = term + 1, holder = %(holder)s, url = %(url)s,
+        since_us = CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)
+    WHERE id = %(id)s RETURNING term
+"""
+
+
+@dataclass
+class ReplicaLink:
+    """Run `attend` for as long as the broker lives. `nudged` is called with the name of each loop that another nudges.
+
+    `holder` and `url` say to people who leads. A leader that is silent for `patience_s` is one no more.
+    """
+
+    database: Database
+    leadership: Leadership
+    nudged: Callable[[str], None]
+    holder: str
+    url: str
+    patience_s: float
+    _told: asyncio.Event = field(default_factory=asyncio.Event)
+    _to_tell: set[str] = field(default_factory=set)
+
+    async def attend(self) -> None:
+        """Connect, stand for election, listen; begin anew whenever the connection breaks."""
+        while True:
+            try:
+                async with await self._connect() as connection:
+                    await self._stand_and_listen(connection)
+            except (psycopg.Error, OSError, TimeoutError) as failure:
+                self.leadership.hear(Cut(f"{type(failure).__name__}: {failure}".strip()))
+            await asyncio.sleep(self.patience_s / BEATS)
+
+    async def tell(self) -> None:
+        """Send on what `nudge` was given: what comes while one is under way goes with the next."""
+        while True:
+            await self._told.wait()
+            self._told.clear()
+            loops, self._to_tell = self._to_tell, set()
+            try:
+                async with self.database.transaction() as session:
+                    for loop in sorted(loops):
+                        await session.execute(
+                            text("SELECT pg_notify(:channel, :loop)"), {"channel": CHANNEL, "loop": loop}
+                        )
+            except (SQLAlchemyError, OSError) as failure:
+                # the leader's loop runs at its next tick
+                log.info("nudge.lost", loops=sorted(loops), error=type(failure).__name__)
+
+    def nudge(self, loop: str) -> None:
+        self._to_tell.add(loop)
+        self._told.set()
+
+    async def _connect(self) -> psycopg.AsyncConnection:
+        plain = make_url(self.database.url).set(drivername="postgresql").render_as_string(hide_password=False)
+        return await psycopg.AsyncConnection.connect(
+            plain,
+            autocommit=True,
+            connect_timeout=max(2, math.ceil(self.patience_s)),
+            options=f"-c idle_session_timeout={math.ceil(self.patience_s * 1000)}",
+            application_name="broker leader",
+        )
+
+    async def _stand_and_listen(self, connection: psycopg.AsyncConnection) -> None:
+        await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+        while True:
+            await self._beat(connection)
+            async for told in connection.notifies(timeout=self.patience_s / BEATS):
+                self.nudged(told.payload)
+
+    async def _beat(self, connection: psycopg.AsyncConnection) -> None:
+        """Show that we live, and stand for election while another leads. Raises TimeoutError when nothing is heard."""
+        async with asyncio.timeout(self.patience_s):
+            if self.leadership.leads:
+                await connection.execute("SELECT 1")
+                return
+            found = await connection.execute("SELECT pg_try_advisory_lock(%s)", (LEADER_LOCK,))
+            (is_ours,) = await found.fetchone() or (False,)
+        if not is_ours:
+            self.leadership.hear(Passed())
+            return
+        # Waits for what the term before has begun; the server ends that when nothing is said in it for `patience_s`.
+        raised = await connection.execute(RAISE_TERM, {"holder": self.holder, "url": self.url, "id": THE_TERM})
+        (term,) = await raised.fetchone() or (None,)
+        if term is None:
+            raise psycopg.DataError(f"broker_term has no row {THE_TERM}; run the migrations")
+        self.leadership.hear(Elected(term))

@@ -1,0 +1,312 @@
+"""Several real brokers on one PostgreSQL server, one object folder and one sandbox, behind one URL."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from markets.sandbox.process import SandboxHandle, ensure_running
+from tests.support.postgres_server import PostgresServer, postgres_server
+from tests.support.wire import Wire
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGINE = ROOT / "tests" / "support" / "scripted_engine.py"
+MODEL = "scripted"
+PATIENCE_S = 2.0
+
+SETTINGS = """
+markets = ["sandbox"]
+database_url = "{database}"
+
+[database]
+leader_patience_s = {patience}
+
+[http]
+public_url = "{url}"
+
+[sandbox]
+url = "{sandbox}"
+token = "{token}"
+
+[jobs]
+shard_lines = 20
+part_lines = 5
+part_seconds = 0.5
+lease_ttl_s = 4
+
+[control]
+poll_s = 2
+plan_s = 0.5
+reconcile_s = 0.5
+accrue_s = 0.5
+finalise_s = 0.3
+idle_release_s = 1
+heartbeat_s = 0.5
+create_grace_s = 20
+
+[models.{model}]
+engine = "command"
+revision = "1"
+argv = ["{python}", "{engine}", "--port", "{{port}}", "--latency", "{latency}", "--log", "{folder}/executions.log"]
+parallel = 4
+load_s = 1
+tokens_per_s = {{ cpu = [5000.0, 50.0] }}
+endpoints = ["/v1/chat/completions"]
+"""
+
+CATALOGUE = """
+[[offers]]
+id = "germany"
+country = "DE"
+tier = "named_datacenter"
+pricing = "spot"
+price = "0.90"
+capacity = 4
+granularity_s = 1
+"""
+
+
+class Replica:
+    """One broker process with a data folder of its own. Its database is reached by a wire that can be cut."""
+
+    def __init__(self, folder: Path, number: int, port: int) -> None:
+        self.folder, self.port = folder / f"replica{number}", port
+        self.log = self.folder / "broker.log"
+        self.folder.mkdir()
+        (self.folder / "objects").symlink_to(folder / "objects")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.told: dict[str, str] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, environment: Mapping[str, str] | None = None, *, must_answer: bool = True) -> None:
+        """Start it (again). It answers when this returns, or has ended, where that is allowed."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "broker", "serve", "--data", str(self.folder), "--port", str(self.port)],
+                cwd=ROOT,
+                env={**inherited, **(environment or {})},
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        assert self.process.stdout
+        first = self.process.stdout.readline()
+        if not first:
+            self.process.wait()
+            assert not must_answer, f"the broker did not start: {self.log.read_text()[-3000:]}"
+            return
+        self.told = json.loads(first)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """Its exit status after a SIGTERM."""
+        assert self.process
+        self.process.send_signal(signal.SIGCONT)
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(30)
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+    @property
+    def leads(self) -> bool:
+        with suppress(OSError):
+            return bool(json.loads(ask(self.url + "/healthz", ""))["leads"])
+        return False
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """What it logged under this name."""
+        lines = (json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{"))
+        return [line for line in lines if line.get("event") == name]
+
+
+class Replicas:
+    """The brokers, and how a user and the provider see them."""
+
+    def __init__(self, folder: Path, database: PostgresServer, count: int, *, latency: float) -> None:
+        self.folder, self.database = folder, database
+        (folder / "objects").mkdir()
+        (folder / "catalogue.toml").write_text(CATALOGUE)
+        self._sandbox: SandboxHandle = asyncio.run(
+            ensure_running(folder / "sandbox", catalogue=folder / "catalogue.toml", idle_s=3600)
+        )
+        self.replicas = [Replica(folder, number, free_port()) for number in range(count)]
+        self.front = Wire([replica.port for replica in self.replicas], health="/healthz")
+        self.wires = [Wire([database.port]) for _ in self.replicas]
+        self.url, self.key = f"http://127.0.0.1:{self.front.port}", ""
+        for replica, wire in zip(self.replicas, self.wires, strict=True):
+            text = SETTINGS.format(
+                database=f"postgresql://broker@127.0.0.1:{wire.port}/postgres",
+                patience=PATIENCE_S,
+                url=self.url,
+                sandbox=self._sandbox.url,
+                token=self._sandbox.token,
+                model=MODEL,
+                python=sys.executable,
+                engine=ENGINE,
+                latency=latency,
+                folder=folder,
+            )
+            (replica.folder / "broker.toml").write_text(text)
+
+    def start(self) -> None:
+        for replica in self.replicas:
+            replica.start()
+            self.key = replica.told.get("admin_key") or self.key
+
+    def leader(self) -> Replica:
+        """The one that leads; waits for it."""
+        found: Replica = self.until(
+            "a broker leads", lambda: next((each for each in self.replicas if each.leads), None)
+        )
+        return found
+
+    def other(self, than: Replica) -> Replica:
+        return next(each for each in self.replicas if each is not than)
+
+    def until(self, what: str, condition: Callable[[], Any], within_s: float = 120) -> Any:
+        """Poll until `condition` gives something; fails with everybody's last words."""
+        give_up = time.monotonic() + within_s
+        while time.monotonic() < give_up:
+            if found := condition():
+                return found
+            time.sleep(0.05)
+        words = "\n".join(f"{each.folder.name}: {each.log.read_text()[-2500:]}" for each in self.replicas)
+        raise AssertionError(f"not within {within_s} s: {what}\n{words}")
+
+    def submit(self, lines: int) -> str:
+        requests = [
+            {
+                "custom_id": f"line-{number}",
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": {"model": MODEL, "max_tokens": 16, "messages": [{"role": "user", "content": f"say {number}"}]},
+            }
+            for number in range(lines)
+        ]
+        file_id = self.call("/v1/files", _form("\n".join(map(json.dumps, requests)).encode()), FORM)["id"]
+        body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        return str(self.call("/v1/batches", json.dumps(body).encode())["id"])
+
+    def call(self, path: str, body: bytes | None = None, kind: str = "application/json") -> Any:
+        """As a patient client: what a broker that just died, or one without its database, does not answer is asked again.
+        A batch may be asked for twice: the key makes it one."""
+        return self.until(f"an answer to {path}", lambda: self._once(path, body, kind))
+
+    def _once(self, path: str, body: bytes | None, kind: str) -> Any:
+        try:
+            return json.loads(ask(self.url + path, self.key, body, kind))
+        except urllib.error.HTTPError as refused:
+            if refused.code != 503:
+                raise AssertionError(f"{path}: {refused.code} {refused.read()[:500]!r}") from refused
+        except OSError:
+            pass
+        return None
+
+    def batch(self, batch_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.call(f"/v1/batches/{batch_id}")
+        return found
+
+    def committed(self, batch_id: str) -> int:
+        return int(self.batch(batch_id)["x_broker"]["counts"]["completed"])
+
+    def ended(self, batch_id: str) -> dict[str, Any]:
+        """The batch when it has ended, every machine is released, and the books are closed."""
+        terminal = ("completed", "failed", "expired", "cancelled")
+        self.until("the batch ends", lambda: self.batch(batch_id)["status"] in terminal)
+        self.until("all machines are released", lambda: all(each["state"] == "ended" for each in self.machines()))
+        self.until("the books are closed", lambda: self.call("/v1/ledger/entries?limit=1")["held_usd"] == "0")
+        return self.batch(batch_id)
+
+    def text(self, path: str) -> str:
+        """The answer to GET as it is."""
+        return ask(self.url + path, self.key)
+
+    def sandbox(self, path: str) -> Any:
+        """Ask the provider itself, past the brokers."""
+        return json.loads(ask(self._sandbox.url + path, self._sandbox.token))
+
+    def machines(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.sandbox("/v1/instances?limit=1000")["instances"]
+        return found
+
+    def close(self) -> list[int]:
+        """The brokers' exit statuses."""
+        for wire in self.wires:
+            wire.mend()
+        statuses = [replica.stop() for replica in self.replicas if replica.process]
+        self.front.close()
+        for wire in self.wires:
+            wire.close()
+        with suppress(psutil.NoSuchProcess):
+            sandbox = psutil.Process(self._sandbox.pid)
+            sandbox.terminate()
+            sandbox.wait(20)
+        return statuses
+
+
+@contextmanager
+def replicas(folder: Path, count: int = 2, *, latency: float = 0.3) -> Iterator[Replicas]:
+    with postgres_server() as database:
+        running = Replicas(folder, database, count, latency=latency)
+        try:
+            running.start()
+            yield running
+        finally:
+            statuses = running.close()
+    assert set(statuses) == {0}, f"SIGTERM ended the brokers with statuses {statuses}"
+
+
+FORM = "multipart/form-data; boundary=replicas"
+
+
+def _form(content: bytes) -> bytes:
+    fields = (
+        '--replicas\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        '--replicas\r\nContent-Disposition: form-data; name="file"; filename="in.jsonl"\r\n'
+        "Content-Type: application/octet-stream\r\n\r\n"
+    )
+    return fields.encode() + content + b"\r\n--replicas--\r\n"
+
+
+def ask(url: str, key: str, body: bytes | None = None, kind: str = "application/json") -> str:
+    """GET, or POST when there is a body."""
+    request = urllib.request.Request(url, data=body, headers={"Authorization": f"Bearer {key}"})
+    if body is not None:
+        request.add_header("Content-Type", kind)
+        request.add_header("Idempotency-Key", hashlib.sha256(body).hexdigest())
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])

@@ -1,0 +1,158 @@
+"""A chaos world of two brokers on one PostgreSQL server, behind one URL, over wires that can be cut."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from chaos_schedule import Fault, Schedule
+from chaos_world import World
+from psycopg import sql
+
+from markets.sandbox.process import ensure_running
+from tests.support.postgres_server import postgres_server
+from tests.support.replicas import Replica, free_port
+from tests.support.wire import Wire
+
+BROKERS = 2
+PATIENCE_S = 2.0
+# Longer than it takes until the silent broker leads no more, shorter than what its agents put up with.
+CUT_S, FROZEN_S = 3.0, 5.0
+
+SHARED = """
+database_url = "postgresql://broker@127.0.0.1:{port}/postgres"
+
+[database]
+leader_patience_s = {patience}
+
+[http]
+public_url = "{url}"
+"""
+SANDBOX = """
+[sandbox]
+url = "{url}"
+token = "{token}"
+"""
+
+
+class SharedWorld(World):
+    """The same story as a world of one broker. `data` holds what the brokers share: objects and the provider."""
+
+    def __init__(self, folder: Path, schedule: Schedule) -> None:
+        super().__init__(folder, schedule)
+        self._open = ExitStack()
+        self._mends: list[tuple[float, Wire]] = []
+
+    def _write_settings(self) -> None:
+        super()._write_settings()
+        (self.data / "objects").mkdir()
+        self._database = self._open.enter_context(postgres_server())
+        sandbox = asyncio.run(
+            ensure_running(self.data / "sandbox", catalogue=self.folder / "catalogue.toml", idle_s=3600)
+        )
+        self._brokers = [Replica(self.data, number, free_port()) for number in range(BROKERS)]
+        self._front = Wire([broker.port for broker in self._brokers], health="/healthz")
+        self._wires = [Wire([self._database.port]) for _ in self._brokers]
+        for wire in (self._front, *self._wires):
+            self._open.callback(wire.close)
+        self._url = f"http://127.0.0.1:{self._front.port}"
+        settings = (self.data / "broker.toml").read_text()
+        before, _, after = settings.partition("[sandbox]")
+        rest = after[after.index("[jobs]") :]
+        for broker, wire in zip(self._brokers, self._wires, strict=True):
+            shared = SHARED.format(port=wire.port, patience=PATIENCE_S, url=self._url)
+            provider = SANDBOX.format(url=sandbox.url, token=sandbox.token)
+            (broker.folder / "broker.toml").write_text(before + shared + provider + rest)
+
+    def _start_broker(self) -> None:
+        for broker in self._brokers:
+            self._start(broker)
+
+    def _start(self, broker: Replica) -> None:
+        """With the next named points armed. One that dies before it is ready is started again by the supervisor."""
+        broker.start(self._armed(), must_answer=False)
+        self._key = broker.told.get("admin_key") or self._key
+
+    def _keep_alive(self) -> None:
+        for broker in self._brokers:
+            status = broker.process.poll() if broker.process else 0
+            if status is None:
+                continue
+            if status == -signal.SIGKILL:
+                self.kills += 1
+            else:
+                self.notes.append(f"broker exited with {status}")
+            self._start(broker)
+
+    def _thaw(self) -> None:
+        super()._thaw()
+        for at, wire in list(self._mends):
+            if time.monotonic() >= at:
+                self._mends.remove((at, wire))
+                wire.mend()
+                wire.tear()
+
+    def _is_quiet(self) -> bool:
+        return not self._mends and super()._is_quiet()
+
+    def _shake(self, fault: Fault) -> None:
+        leader = next((broker for broker in self._brokers if broker.leads), self._brokers[0])
+        assert leader.process
+        match fault.point:
+            case "leader.kill":
+                leader.kill()
+            case "leader.freeze":
+                os.kill(leader.process.pid, signal.SIGSTOP)
+                self._frozen.append((time.monotonic() + FROZEN_S, leader.process.pid))
+            case "database.kill":
+                self._database.kill()
+                self._database.start()
+            case "database.cut":
+                self._cut(self._wires[self._brokers.index(leader)])
+            case "front.cut":
+                self._cut(self._front)
+            case "front.tear":
+                self._front.tear()
+            case other:
+                raise ValueError(f"no fault {other!r} of the ground is known")
+
+    def _cut(self, wire: Wire) -> None:
+        wire.cut()
+        self._mends.append((time.monotonic() + CUT_S, wire))
+
+    def _stop_broker(self) -> None:
+        for broker in self._brokers:
+            status = broker.stop()
+            if status:
+                self.notes.append(f"broker ended with {status} after SIGTERM")
+
+    def end(self) -> None:
+        for broker in getattr(self, "_brokers", ()):
+            if broker.process and broker.process.poll() is None:
+                broker.kill()
+        with suppress(OSError):
+            super().end()
+        self._open.close()
+
+    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self._database.url()) as connection:
+            return connection.execute(query.encode()).fetchall()
+
+    def _dump(self) -> Iterator[tuple[str, bytes]]:
+        """Each table as text, bytes with their letters legible. What the brokers have agreed on is kept by design."""
+        with psycopg.connect(self._database.url()) as connection:
+            connection.execute("SET bytea_output = 'escape'")
+            tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+            for (table,) in tables:
+                copied = bytearray()
+                with connection.cursor().copy(sql.SQL("COPY {} TO STDOUT").format(sql.Identifier(table))) as rows:
+                    for row in rows:
+                        copied += row
+                yield table, bytes(copied)
