@@ -43,7 +43,7 @@ test: .venv/ok
 
 # The tests that are given a database, on a throw-away PostgreSQL server.
 test-postgres: .venv/ok
-	$(RUN) tests/support/postgres_server.py $(RUN) -m pytest -q -n $(WORKERS) --database $(TESTS)
+	$(RUN) tests/support/postgres_server.py $(RUN) -m pytest -q -n $(WORKERS) --timeout 400 --database $(TESTS)
 
 # Two brokers on one PostgreSQL, behind one URL: killed, paused, cut off; the database killed.
 test-replicas: .venv/ok

@@ -16,6 +16,8 @@ from ledger.book import Balance, balances, entries, find, post
 from ledger.errors import KeyReused, LedgerError, MalformedEvent, Unbalanced, UnknownAccount
 from ledger.event import Dims, Event, Exists, Line, Posted, encode
 from ledger.tables import Entry, Posting
+from ledger.triggers import drop_statements
+from tests.support.databases import DIALECT
 
 NOW = 1_795_305_600_000_000
 EXPENSE, OWED = "Expenses:Compute:Spot:Sandbox", "Liabilities:Accrued:Sandbox"
@@ -201,7 +203,8 @@ async def test_a_crash_between_any_two_statements_leaves_a_whole_entry_or_none(b
 
 async def test_books_without_a_head_say_that_migrations_are_missing(books: Database) -> None:
     async with books.transaction() as session:
-        await session.execute(text("DROP TRIGGER ledger_head_delete"))
+        for statement in drop_statements(DIALECT):
+            await session.execute(text(statement))
         await session.execute(text("DELETE FROM ledger_head"))
         with pytest.raises(LedgerError, match="run the migrations"):
             await post(session, usage(), recorded_at_us=NOW)

@@ -61,6 +61,8 @@ async def entry_in_the_books(session: AsyncSession) -> None:
 async def test_what_is_booked_cannot_be_changed(books: Database, statement: str) -> None:
     async with books.transaction() as session:
         await entry_in_the_books(session)
+        if DIALECT == "postgresql":
+            await session.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))  # no table with work to do can be truncated
         with pytest.raises(IntegrityError):
             await session.execute(text(statement))
 
