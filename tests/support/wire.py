@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Sequence
 
 HEALTH_S = 0.3
-PATIENCE_S = 1.5
+PATIENCE_S = 4.0
 
 
 class Wire:

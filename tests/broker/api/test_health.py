@@ -12,7 +12,7 @@ from broker.control.loops import LoopState
 
 
 async def test_a_living_process_says_so_without_a_key(server: Any) -> None:
-    assert (await server.call("GET", "/healthz", key=None)).json == {"status": "ok", "problems": []}
+    assert (await server.call("GET", "/healthz", key=None)).json == {"status": "ok", "problems": [], "leads": True}
     assert (await server.call("GET", "/readyz", key=None)).status == 200
 
 
