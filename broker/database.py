@@ -26,6 +26,14 @@ Guard = Callable[[AsyncSession], Awaitable[None]]
 UNAVAILABLE = (OperationalError, InterfaceError, InternalError, NoConnection)
 
 DEFAULTS = DatabaseSettings()
+# A database behind a network that broke silently is away after so long (libpq's parameters; the last is in milliseconds).
+LIVELINESS = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
 
 
 def sqlite_url(file: Path) -> str:
@@ -92,7 +100,7 @@ def _engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
             pool_size=settings.pool_size,
             max_overflow=settings.pool_overflow,
             connect_args={
-                "connect_timeout": 10,
+                **LIVELINESS,
                 "options": f"-c idle_in_transaction_session_timeout={silence_ms}",
                 "application_name": "broker",
             },

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from broker.database import Database
+from broker.database import LIVELINESS, Database
 from broker.leadership import THE_TERM, Cut, Elected, Leadership, Passed
 
 log = structlog.get_logger()
@@ -85,7 +85,7 @@ class ReplicaLink:
         return await psycopg.AsyncConnection.connect(
             plain,
             autocommit=True,
-            connect_timeout=max(2, math.ceil(self.patience_s)),
+            **LIVELINESS,
             options=f"-c idle_session_timeout={math.ceil(self.patience_s * 1000)}",
             application_name="broker leader",
         )

@@ -109,11 +109,10 @@ class Loops:
             event.clear()
             if self._stopping:
                 return
-            was_standing_by, state.stands_by = state.stands_by, self.stands_by(name)
+            state.stands_by = self.stands_by(name)
             if state.stands_by:
+                state.last_end = None  # what another runs is not late here
                 continue
-            if was_standing_by:
-                state.last_end = None
             await self._step(name, state)
 
     async def _step(self, name: str, state: LoopState) -> None:
