@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import psycopg
 import structlog
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -81,14 +82,12 @@ class ReplicaLink:
         self._told.set()
 
     async def _connect(self) -> psycopg.AsyncConnection:
+        silence_ms = math.ceil(self.patience_s * 1000)
         plain = make_url(self.database.url).set(drivername="postgresql").render_as_string(hide_password=False)
-        return await psycopg.AsyncConnection.connect(
-            plain,
-            autocommit=True,
-            **LIVELINESS,
-            options=f"-c idle_session_timeout={math.ceil(self.patience_s * 1000)}",
-            application_name="broker leader",
+        told = make_conninfo(
+            plain, **LIVELINESS, options=f"-c idle_session_timeout={silence_ms}", application_name="broker leader"
         )
+        return await psycopg.AsyncConnection.connect(told, autocommit=True)
 
     async def _stand_and_listen(self, connection: psycopg.AsyncConnection) -> None:
         await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
