@@ -44,6 +44,7 @@ from broker.migrate import upgrade
 from broker.model_set import model_profiles
 from broker.object_store import opened_store
 from broker.owner import ADMIN_KEY
+from broker.replica_settings import digests
 from broker.secret_files import kept
 from broker.services import Services
 from broker.settings import Settings
@@ -193,6 +194,7 @@ async def _joined(services: Services, stack: AsyncExitStack) -> Services:
         holder=f"{socket.gethostname()}:{os.getpid()}",
         url=services.public_url,
         patience_s=services.settings.database.leader_patience_s,
+        settings=digests(services.settings),
     )
     for running in (link.attend(), link.tell()):
         stack.push_async_callback(_cancelled, asyncio.create_task(running))

@@ -1,12 +1,14 @@
-"""What a model really did on an accelerator, summed up in broker_measured for the planner."""
+"""What a model really did on an accelerator, summed up in broker_measured for the planner.
+
+All workers of a model add to one row: it is locked by one statement, the last of a transaction but its commit.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlmodel import col
 
 from broker.control.convert import hardware
 from broker.tables import Measured
@@ -14,43 +16,33 @@ from jobs.types import LineUsage
 from markets.offer_record import offer_from_record
 from markets.tables import RentalRow
 
+SUMS = ("prompt_tokens", "completion_tokens", "busy_ms", "loads", "load_ms")
+
 
 async def measured_load(session: AsyncSession, rental: RentalRow, load_ms: int) -> None:
     """A worker of `rental` became ready `load_ms` after its hello."""
-    row = await _row(session, rental)
-    row.loads += 1
-    row.load_ms += max(0, load_ms)
+    await _add(session, rental, {"loads": 1, "load_ms": max(0, load_ms)})
 
 
 async def measured_work(
     session: AsyncSession, rental: RentalRow, usage: Sequence[LineUsage], counters: Mapping[str, int]
 ) -> None:
     """Committed lines and the engine time they took. Wasted tokens are left out: the plan needs useful speed."""
-    row = await _row(session, rental)
-    row.prompt_tokens += sum(line.prompt_tokens for line in usage)
-    row.completion_tokens += sum(line.completion_tokens for line in usage)
-    row.busy_ms += counters.get("busy_ms", 0)
+    sums = {
+        "prompt_tokens": sum(line.prompt_tokens for line in usage),
+        "completion_tokens": sum(line.completion_tokens for line in usage),
+        "busy_ms": counters.get("busy_ms", 0),
+    }
+    await _add(session, rental, sums)
 
 
-async def _row(session: AsyncSession, rental: RentalRow) -> Measured:
+async def _add(session: AsyncSession, rental: RentalRow, sums: Mapping[str, int]) -> None:
+    """To the model's row, which whoever is first makes: many may be first at once."""
     label = hardware(offer_from_record(rental.facts))
-    statement = select(Measured).where(
-        col(Measured.model) == rental.model,
-        col(Measured.precision) == rental.precision,
-        col(Measured.accelerator) == label,
+    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    fresh = insert(Measured).values(
+        model=rental.model, precision=rental.precision, accelerator=label, **(dict.fromkeys(SUMS, 0) | dict(sums))
     )
-    row: Measured | None = await session.scalar(statement.with_for_update())
-    if row is None:
-        row = Measured(
-            model=rental.model,
-            precision=rental.precision,
-            accelerator=label,
-            prompt_tokens=0,
-            completion_tokens=0,
-            busy_ms=0,
-            loads=0,
-            load_ms=0,
-        )
-        session.add(row)
-        await session.flush()
-    return row
+    table = Measured.__table__.c  # type: ignore[attr-defined]
+    added = {name: table[name] + fresh.excluded[name] for name in sums}
+    await session.execute(fresh.on_conflict_do_update(index_elements=["model", "precision", "accelerator"], set_=added))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import psycopg
 import structlog
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from psycopg.types.json import Json
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -34,12 +35,25 @@ RAISE_TERM = """
     WHERE id = %(id)s RETURNING term
 """
 
+# A broker's entry, which it renews with every beat; those that have been silent for a day are forgotten.
+SHOW = """
+    INSERT INTO broker_replica (holder, url, settings, started_us, seen_us)
+    SELECT %(holder)s, %(url)s, %(settings)s, now_us, now_us
+    FROM (SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint) AS now_us) AS clock
+    ON CONFLICT (holder) DO UPDATE SET seen_us = excluded.seen_us, settings = excluded.settings, url = excluded.url
+"""
+FORGET = """
+    DELETE FROM broker_replica
+    WHERE seen_us < CAST(extract(epoch FROM clock_timestamp() - interval '1 day') * 1000000 AS bigint)
+"""
+
 
 @dataclass
 class ReplicaLink:
     """Run `attend` for as long as the broker lives. `nudged` is called with the name of each loop that another nudges.
 
-    `holder` and `url` say to people who leads. A leader that is silent for `patience_s` is one no more.
+    `holder` and `url` say to people who leads, `settings` are digests by section. A leader that is silent for `patience_s`
+    is one no more.
     """
 
     database: Database
@@ -48,6 +62,7 @@ class ReplicaLink:
     holder: str
     url: str
     patience_s: float
+    settings: Mapping[str, str] = field(default_factory=dict)
     _told: asyncio.Event = field(default_factory=asyncio.Event)
     _to_tell: set[str] = field(default_factory=set)
 
@@ -91,17 +106,20 @@ class ReplicaLink:
 
     async def _stand_and_listen(self, connection: psycopg.AsyncConnection) -> None:
         await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+        await connection.execute(FORGET)
+        shown = {"holder": self.holder, "url": self.url, "settings": Json(dict(self.settings))}
         while True:
-            await self._beat(connection)
+            async with asyncio.timeout(self.patience_s):
+                await connection.execute(SHOW, shown)
+            await self._stand(connection)
             async for told in connection.notifies(timeout=self.patience_s / BEATS):
                 self.nudged(told.payload)
 
-    async def _beat(self, connection: psycopg.AsyncConnection) -> None:
-        """Show that we live, and stand for election while another leads. Raises TimeoutError when nothing is heard."""
+    async def _stand(self, connection: psycopg.AsyncConnection) -> None:
+        """Stand for election while another leads. Raises TimeoutError when nothing is heard."""
+        if self.leadership.leads:
+            return
         async with asyncio.timeout(self.patience_s):
-            if self.leadership.leads:
-                await connection.execute("SELECT 1")
-                return
             found = await connection.execute("SELECT pg_try_advisory_lock(%s)", (LEADER_LOCK,))
             (is_ours,) = await found.fetchone() or (False,)
         if not is_ours:

@@ -64,6 +64,17 @@ class Term(SQLModel, table=True):
     since_us: int | None = micros(nullable=True)
 
 
+class Replica(SQLModel, table=True):
+    """A broker of this database, as it said of itself last: `settings` are digests by section, to see which differ."""
+
+    __tablename__ = "broker_replica"
+    holder: str = Field(primary_key=True)
+    url: str
+    settings: dict[str, str] = Field(sa_column=Column(JSON, nullable=False))
+    started_us: int = micros()
+    seen_us: int = micros()
+
+
 class Agreed(SQLModel, table=True):
     """What all brokers of this database have in common and the first of them made: `owner`, `secret`."""
 

@@ -25,6 +25,15 @@ def upgrade() -> None:
     )
     op.bulk_insert(term, [{"id": 1, "term": 0}])
     op.create_table(
+        "broker_replica",
+        sa.Column("holder", sa.String(), nullable=False),
+        sa.Column("url", sa.String(), nullable=False),
+        sa.Column("settings", sa.JSON(), nullable=False),
+        sa.Column("started_us", sa.BigInteger(), nullable=False),
+        sa.Column("seen_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("holder"),
+    )
+    op.create_table(
         "broker_agreed",
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("value", sa.LargeBinary(), nullable=False),
@@ -34,4 +43,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("broker_agreed")
+    op.drop_table("broker_replica")
     op.drop_table("broker_term")

@@ -17,14 +17,18 @@ from broker.api.registry import Call, Route, route
 from broker.control.loops import LoopState
 from broker.leadership import THE_TERM
 from broker.object_store import told
+from broker.replica_settings import differing, digests
 from broker.services import Services
-from broker.tables import Term, Worker
+from broker.tables import Replica, Term, Worker
 from jobs.clock import MICROSECONDS, db_now
 from jobs.errors import StoreFailed, StoreUnfit
 from jobs.store_check import check_store
 from ledger.audit import check
 from markets import price_book
 from markets.tables import RentalRow
+
+# A broker that has been silent for so many times what costs a leader its lead is not counted any more.
+SILENT_PATIENCES = 3
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Doctor:
             checks.append(await _objects(call.services))
             async with call.services.database.transaction() as session:
                 checks.append(await _leader(session, call.services))
+                checks += await _replicas(session, call.services)
                 checks += await _markets(session, call.services)
                 checks += await _models(session, call.services)
                 checks += [await _workers(session), await _books(session)]
@@ -94,6 +99,21 @@ async def _leader(session: AsyncSession, services: Services) -> shapes.Check:
     ok = term.since_us is not None and standing.trouble is None
     mend = None if ok else "see the log for leader.cut_off; the database must allow one connection more for each broker"
     return shapes.Check(name="leader", ok=ok, found=found, mend=mend)
+
+
+async def _replicas(session: AsyncSession, services: Services) -> list[shapes.Check]:
+    """The brokers that were heard of just now, and in what they are set differently from this one."""
+    if not services.database.is_shared:
+        return []
+    silent_us = round(SILENT_PATIENCES * services.settings.database.leader_patience_s * MICROSECONDS)
+    heard = select(Replica).where(col(Replica.seen_us) >= await db_now(session) - silent_us)
+    alive = (await session.scalars(heard.order_by(col(Replica.holder)))).all()
+    mine = digests(services.settings)
+    unlike = {each.holder: names for each in alive if (names := differing(mine, each.settings))}
+    found = f"{len(alive)} brokers: " + ", ".join(each.holder for each in alive)
+    found += "".join(f"; {holder} is set differently in {', '.join(names)}" for holder, names in unlike.items())
+    mend = "give all brokers the same settings, and restart those that were changed" if unlike else None
+    return [shapes.Check(name="replicas", ok=not unlike, found=found, mend=mend)]
 
 
 async def _markets(session: AsyncSession, services: Services) -> list[shapes.Check]:

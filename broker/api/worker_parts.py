@@ -118,9 +118,9 @@ async def _committed(call: Call, asked: Commit) -> CommitAnswer:
         answer = await commits.commit(session, call.rental, asked)
         if answer.outcome in ("committed", "committed_superseded"):
             rental = await session.get_one(RentalRow, call.rental)
-            await measured_work(session, rental, asked.usage, asked.counters)
             worker = await session.get_one(Worker, call.rental)
             worker.work_us = await db_now(session)
+            await measured_work(session, rental, asked.usage, asked.counters)
         services.failpoints.reached("commit.in_txn")
     services.failpoints.reached("commit.before_ack")
     if answer.shard_done:

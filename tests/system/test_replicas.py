@@ -112,5 +112,8 @@ def test_brokers_of_one_database_have_one_owner_one_secret_and_one_admin_key(bro
     told = [replica.told for replica in brokers.replicas]
     assert [("admin_key" in each) for each in told] == [True, False]
     for replica in brokers.replicas:
-        assert json.loads(support.ask(f"{replica.url}/v1/doctor", brokers.key))["checks"]
+        checks = json.loads(support.ask(f"{replica.url}/v1/doctor", brokers.key))["checks"]
+        found = {each["name"]: each for each in checks}
+        assert found["leader"]["ok"] and "in term" in found["leader"]["found"]
+        assert found["replicas"]["ok"] and found["replicas"]["found"].startswith("2 brokers")
         assert not (replica.folder / "secret").exists() and not (replica.folder / "owner").exists()

@@ -282,3 +282,16 @@ async def test_a_failed_worker_is_remembered_with_its_last_words(server: Any, re
     assert (worker.state, worker.error) == ("failed", "engine: out of memory")
     assert server.services.wake["reconcile"].is_set()
     assert (await agent.lease())["stop"] is True
+
+
+async def test_many_workers_that_are_the_first_of_their_kind_at_once_are_all_measured(server: Any, rent: Rent) -> None:
+    """On PostgreSQL all but one of them once met the row that the other had just made, and got a 500."""
+    await running_batch(server, offer())
+    agents = [await rent() for _ in range(5)]
+    for agent in agents:
+        assert (await agent.hello()).status == 200
+    answers = await asyncio.gather(*(agent.heartbeat() for agent in agents))
+    assert [answer.status for answer in answers] == [200] * 5
+    async with server.services.database.transaction() as session:
+        measured = (await session.scalars(select(Measured))).one()
+    assert measured.loads == 5
