@@ -1,17 +1,25 @@
-"""The worker wire's JSON Schemas (contract C11): read once, compiled once, each request checked against its own."""
+"""The worker wire's JSON Schemas (contract C11): read once, compiled once, each request checked against its own.
+
+A commit has a row for each line of its part. Those rows are looked at by msgspec first, in a hundredth of the time; only
+when it objects does the schema see them, to say what is wrong and where.
+"""
 
 from __future__ import annotations
 
 import json
 from importlib.resources import files
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
 from broker.api.problems import bad_request
 
 _SUFFIX = ".json"
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+# `usage` of commit.request, as its schema has it.
+_Usage = list[tuple[_Count, Literal["completed", "failed"], _Count, _Count, _Count, _Count, bool]]
 
 
 def _is_integer(_checker: object, value: object) -> bool:
@@ -37,9 +45,28 @@ class WireSchemas:
 
     def check(self, name: str, document: Any) -> None:
         """Raises 400 with the path in the document where it first leaves the schema."""
+        if name == "commit.request" and has_plain_usage(document):
+            document = {**document, "usage": []}
         error = next(
             iter(sorted(self._validators[name].iter_errors(document), key=lambda found: list(map(str, found.path)))),
             None,
         )
         if error is not None:
             raise bad_request("wire_violation", f"{name} at {error.json_path}: {error.message[:300]}", error.json_path)
+
+
+def has_plain_usage(commit: Any) -> bool:
+    """Whether each row of its usage is what the schema wants.
+
+    >>> has_plain_usage({"usage": [[0, "completed", 7, 5, 0, 1, False]]})
+    True
+    >>> has_plain_usage({"usage": [[0, "completed", 7, 5.0, 0, 1, False]]}), has_plain_usage({"usage": "many"})
+    (False, False)
+    """
+    if not isinstance(commit, dict):
+        return False
+    try:
+        msgspec.convert(commit.get("usage"), _Usage)
+    except msgspec.ValidationError:
+        return False
+    return True
