@@ -27,7 +27,7 @@ from tests.support.wire import Wire
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "tests" / "support" / "scripted_engine.py"
 MODEL = "scripted"
-PATIENCE_S = 3.0
+PATIENCE_S = 4.0
 
 SETTINGS = """
 markets = ["sandbox"]

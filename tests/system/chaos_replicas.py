@@ -22,9 +22,9 @@ from tests.support.replicas import Replica, free_port
 from tests.support.wire import Wire
 
 BROKERS = 2
-PATIENCE_S = 2.0
+PATIENCE_S = 4.0
 # Longer than it takes until the silent broker leads no more, shorter than what its agents put up with.
-CUT_S, FROZEN_S = 3.0, 5.0
+CUT_S, FROZEN_S = 6.0, 8.0
 
 SHARED = """
 database_url = "postgresql://broker@127.0.0.1:{port}/postgres"
