@@ -78,7 +78,7 @@ class _Book:
         """(microseconds until ready, how many) of everything that serves this place."""
         groups = [(rental.ready_in_s * SECOND, 1) for rental in self.kept.get(place, [])]
         if start := self.starts.get(place):
-            groups.append((_start_up(self.offers[place[0]]), start.count))
+            groups.append((_start_up(self.offers[place[0]], place[2]), start.count))
         return sorted(groups)
 
     def busy(self, each: Assignment, tokens_out: int) -> Fraction | None:
@@ -87,7 +87,9 @@ class _Book:
         speed = self.speeds.get((work.model, work.precision, offer.accelerator))
         if speed is None:
             return None
-        whole = _whole_busy(work.input_tokens, tokens_out, speed.input_per_s, speed.output_per_s, _slow_down(offer))
+        whole = _whole_busy(
+            work.input_tokens, tokens_out, speed.input_per_s, speed.output_per_s, _slow_down(offer, work.model)
+        )
         return Fraction(each.share_ppm * whole, WHOLE)
 
     def expected(self, each: Assignment) -> Fraction | None:
@@ -102,18 +104,19 @@ def _place(each: Start | Running) -> Place:
     return (each.offer_key, each.project, each.model, each.precision)
 
 
-def _start_up(offer: OfferView) -> int:
-    return (offer.timings.boot_s + offer.timings.load_s) * SECOND
+def _start_up(offer: OfferView, model: str) -> int:
+    timings = offer.start_up.get(model, offer.timings)
+    return (timings.boot_s + timings.load_s) * SECOND
 
 
-def _slow_down(offer: OfferView) -> int:
+def _slow_down(offer: OfferView, model: str) -> int:
     """Daly's factor for free checkpoints in millionths: e^(λR)·(e^(λτ) − 1)/(λτ), τ = 60 s; unknown: 0.3/h for spot."""
     assumed = 0.3 if offer.pricing in ("spot", "bid") else 0.0
     per_second = (assumed if offer.hazard is None else offer.hazard) / 3600.0
     in_flight = min(per_second * 60.0, 20.0)
     if in_flight <= 0.0:
         return WHOLE
-    again = min(per_second * (offer.timings.boot_s + offer.timings.load_s), 20.0)
+    again = min(per_second * (_start_up(offer, model) // SECOND), 20.0)
     return math.ceil(math.exp(again) * math.expm1(in_flight) / in_flight * WHOLE)
 
 
@@ -261,6 +264,8 @@ def _places(book: _Book) -> Iterator[Violation]:
             )
             if decision.outcome != "allow":
                 yield Violation("residency", f"{decision.reasons[0]}", each.work_id, offer.key)
+            if unfit := offer.unfit.get(each_model := book.works[each.work_id].model):
+                yield Violation("unfit", f"{each_model} cannot be served there: {unfit}", each.work_id, offer.key)
             if book.expected(each) is None:
                 yield Violation("model", f"nobody knows how fast it is on {offer.accelerator}", each.work_id, offer.key)
         if [each.order for each in queue] != list(range(len(queue))):
@@ -303,7 +308,8 @@ def _costs(book: _Book, place: Place, groups: list[tuple[int, int]], loads: _Loa
     end, key = _ends(groups, load), place[0]
     total = sum(_hourly(each.price_nano_hour, max(_seconds(end), each.ready_in_s)) for each in book.kept.get(place, []))
     if start := book.starts.get(place):
-        cost, until = _start_cost(book.offers[key], start.count, end), max(end, _start_up(book.offers[key]))
+        start_up = _start_up(book.offers[key], place[2])
+        cost, until = _start_cost(book.offers[key], start.count, max(end, start_up)), max(end, start_up)
         total += cost
         if start.cost_nano != cost:
             yield Violation(
@@ -323,9 +329,9 @@ def _costs(book: _Book, place: Place, groups: list[tuple[int, int]], loads: _Loa
             yield Violation("assignment_cost", message, each.work_id, key)
 
 
-def _start_cost(offer: OfferView, count: int, end: int) -> int:
-    """Billed until the work ends, at least until ready and the minimum, in whole increments."""
-    seconds = max(_seconds(end), _seconds(_start_up(offer)), offer.minimum_s)
+def _start_cost(offer: OfferView, count: int, until: int) -> int:
+    """Billed until the work ends or the machine is ready, whichever is later, and the minimum, in whole increments."""
+    seconds = max(_seconds(until), offer.minimum_s)
     billed = -(-seconds // offer.granularity_s) * offer.granularity_s
     return count * _hourly(offer.price_nano_hour or 0, billed)
 

@@ -17,17 +17,17 @@ REQUEST_S = 60.0
 _MOST = 20.0
 
 
-def slow_down_ppm(offer: OfferView) -> int:
+def slow_down_ppm(offer: OfferView, model: str) -> int:
     """Instance time needed per useful time, in millionths (at least 1,000,000).
 
-    Daly's expected time with free checkpoints: φ = e^(λR)·(e^(λτ) − 1)/(λτ), λ the hazard, R the start-up that each
-    interruption repeats, τ the request in flight. A hazard of None is `UNKNOWN_SPOT_HAZARD` for spot and bid, else 0.
+    Daly's expected time with free checkpoints: φ = e^(λR)·(e^(λτ) − 1)/(λτ), λ the hazard, R the model's start-up that
+    each interruption repeats, τ the request in flight. A hazard of None is `UNKNOWN_SPOT_HAZARD` for spot and bid, else 0.
     """
     hazard = offer.hazard
     if hazard is None:
         hazard = UNKNOWN_SPOT_HAZARD if offer.pricing in ("spot", "bid") else 0.0
     per_second = hazard / 3600.0
-    restart = min(per_second * (offer.timings.boot_s + offer.timings.load_s), _MOST)
+    restart = min(per_second * offer.timings_of(model).total_s, _MOST)
     request = min(per_second * REQUEST_S, _MOST)
     if request <= 0.0:
         return PPM

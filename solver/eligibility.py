@@ -22,6 +22,7 @@ RULES = (
     "price_unknown",
     "sold_out",
     "quota",
+    "unfit",
     "model",
     "residency",
     "deadline",
@@ -101,7 +102,7 @@ def stop_reserve(snapshot: Snapshot, price_nano_hour: int, granularity_s: int) -
 def _judge(work: Work, offer: OfferView, view: View) -> Verdict:
     task = _task(work, offer, view)
     always = tuple(_always(work, offer, task, view))
-    anew = new_instances(offer)
+    anew = new_instances(offer, work.model)
     running = running_instances(view.running.get((offer.key, pool_of(work)), []))
     ways = [((each,), tuple(_money_and_time(work, task, each, view))) for each in running]
     ways.append(((anew,), (*_renting(offer, view), *_money_and_time(work, task, anew, view))))
@@ -118,10 +119,10 @@ def _task(work: Work, offer: OfferView, view: View) -> Task | None:
     return Task(work, view.due_us(work), *busy) if busy else None
 
 
-def new_instances(offer: OfferView) -> Instances:
+def new_instances(offer: OfferView, model: str) -> Instances:
     """The class of instances that would be rented anew; a price that is not known stands as 0 and is never eligible."""
     return Instances(
-        ready_us=(offer.timings.boot_s + offer.timings.load_s) * SECOND_US,
+        ready_us=offer.timings_of(model).total_s * SECOND_US,
         price_nano_hour=offer.price_nano_hour or 0,
         minimum_s=offer.minimum_s,
         granularity_s=offer.granularity_s,
@@ -156,6 +157,8 @@ def _renting(offer: OfferView, view: View) -> Iterator[Broken]:
 
 def _always(work: Work, offer: OfferView, task: Task | None, view: View) -> Iterator[Broken]:
     """What stops this work on this offer, rented anew or not."""
+    if unfit := offer.unfit.get(work.model):
+        yield Broken("unfit", unfit)
     if task is None:
         yield Broken("model", f"no throughput known for {work.model} ({work.precision}) on {offer.accelerator}")
     decision = view.decision(work, offer)

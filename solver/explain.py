@@ -29,13 +29,14 @@ _WAITING: dict[str, Waiting] = {
     "sold_out": "capacity",
     "quota": "quota",
     "model": "model",
+    "unfit": "model",
     "residency": "residency",
     "deadline": "deadline",
     "price_ceiling": "price_ceiling",
     "budget": "budget",
 }
 # An offer that breaks one of these may never be of use: waiting for it cures nothing, so others are looked at first.
-_UNUSABLE = frozenset({"excluded", "token_priced", "price_unknown"})
+_UNUSABLE = frozenset({"unfit", "excluded", "token_priced", "price_unknown"})
 
 
 def unplaced(view: View, surveys: Verdicts, problem: Problem, draft: Draft) -> tuple[Unplaced, ...]:
@@ -139,7 +140,7 @@ def _alone_cost(verdict: Verdict) -> int | None:
     """Nano-USD of the whole work alone on this offer, None when price or throughput is not known."""
     if verdict.task is None:
         return None
-    classes = verdict.classes or (new_instances(verdict.offer),)
+    classes = verdict.classes or (new_instances(verdict.offer, verdict.task.work.model),)
     return min((whole_cost(verdict.task, each) for each in classes if each.price_nano_hour), default=None)
 
 

@@ -55,12 +55,19 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     boot_s: int
     load_s: int
 
+    @property
+    def total_s(self) -> int:
+        return self.boot_s + self.load_s
+
 
 class OfferView(msgspec.Struct, frozen=True, kw_only=True):
     """An offer as the planner sees it. `key` is `str(OfferKey)`. `capacity` None is unknown and counts as 1.
 
     `excluded` is the reason why the market room quarantined it or a circuit breaker holds it back; such an offer is
     counted in the funnel and never chosen. `hazard` is interruptions per hour, None unknown.
+
+    `start_up` has the timings of those models for which they are not the general `timings`; `unfit` says of a model why
+    it cannot be served on this machine, whatever it costs.
     """
 
     key: str
@@ -76,6 +83,12 @@ class OfferView(msgspec.Struct, frozen=True, kw_only=True):
     hazard: float | None = None
     per_million_nano: tuple[int, int] | None = None
     excluded: str | None = None
+    start_up: dict[str, Timings] = {}
+    unfit: dict[str, str] = {}
+
+    def timings_of(self, model: str) -> Timings:
+        """How long this model takes here from renting to the first token."""
+        return self.start_up.get(model, self.timings)
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):

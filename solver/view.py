@@ -30,7 +30,7 @@ class View:
             pool = Pool(rental.project, rental.model, rental.precision)
             self.running.setdefault((rental.offer_key, pool), []).append(rental)
         self._rates = {(each.model, each.precision, each.accelerator): each for each in snapshot.throughput}
-        self._slow = {offer.key: slow_down_ppm(offer) for offer in snapshot.offers}
+        self._slow: dict[tuple[str, str], int] = {}
         self._decisions: dict[tuple[str, str], Decision] = {}
         self._busy: dict[tuple[str, str, int], tuple[int, int]] = {}
 
@@ -43,10 +43,17 @@ class View:
         rate = self.rate(work, offer)
         if rate is None:
             return None
-        key = (work.id, offer.accelerator, self._slow[offer.key])
+        slow = self._slow_down(offer, work.model)
+        key = (work.id, offer.accelerator, slow)
         if key not in self._busy:
-            self._busy[key] = busy_both(work, rate, self._slow[offer.key])
+            self._busy[key] = busy_both(work, rate, slow)
         return self._busy[key]
+
+    def _slow_down(self, offer: OfferView, model: str) -> int:
+        key = (offer.key, model)
+        if key not in self._slow:
+            self._slow[key] = slow_down_ppm(offer, model)
+        return self._slow[key]
 
     def decision(self, work: Work, offer: OfferView) -> Decision:
         """What residency says, evaluated once per (policy, facts)."""
@@ -117,8 +124,8 @@ def _amounts(snapshot: Snapshot) -> Iterator[str]:
         if min(work.lines, work.input_tokens, work.output_tokens_p50, work.output_tokens_p90) < 0:
             yield f"work {work.id!r} has a negative number of lines or tokens"
     for offer in snapshot.offers:
-        times = (offer.timings.boot_s, offer.timings.load_s, offer.minimum_s, offer.granularity_s - 1)
-        if min(times) < 0 or (offer.hazard or 0.0) < 0:
+        start_ups = [part for each in (offer.timings, *offer.start_up.values()) for part in (each.boot_s, each.load_s)]
+        if min(*start_ups, offer.minimum_s, offer.granularity_s - 1) < 0 or (offer.hazard or 0.0) < 0:
             yield f"offer {offer.key!r} has a negative time or hazard, or a billing increment below 1 s"
     for rental in snapshot.running:
         if rental.ready_in_s < 0 or rental.price_nano_hour < 0:

@@ -161,6 +161,10 @@ class Town:
             minimum_s=random.choice([0, 0, 0, 0, 60, 3600]),
             granularity_s=random.choice([1, 1, 1, 1, 1, 60, 3600]),
             excluded=random.choice([None] * 9 + ["quarantined: implausible price"]),
+            start_up=random.choice(
+                [{}, {}, {"m": Timings(boot_s=700, load_s=5)}, {"n": Timings(boot_s=0, load_s=2500)}]
+            ),
+            unfit=random.choice([*[{}] * 8, {"m": "m: needs 8 accelerators"}]),
             facts_hash=self.place(
                 random.choice(["DE", "FR", "US", None]),
                 random.choice(["named_datacenter", "hyperscaler_region", "verified_host", "claimed"]),

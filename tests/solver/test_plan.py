@@ -14,7 +14,7 @@ from solver.check import check
 from solver.errors import BadSnapshot
 from solver.plan import solve
 from solver.residency import INTERNAL, compile_countries
-from solver.types import Budget, Plan, Progress, Quota, Snapshot, Timings
+from solver.types import Budget, Plan, Progress, Quota, Snapshot, Timings, sha256
 
 STAGES = ["program", "greedy"]
 
@@ -109,6 +109,7 @@ def test_every_rule_has_its_step_in_the_funnel_and_the_counts_sum_to_the_offers(
         town.offer("a/free", 0.0),  # zero is unknown, not free
         town.offer("a/sold_out", capacity=0),
         town.offer("full/quota"),
+        town.offer("a/small", unfit={"m": "m: needs 4 accelerators"}),
         town.offer("a/unknown_speed", accelerator="abacus"),
         town.offer("a/abroad", country="US"),
         town.offer("a/slow_boot", start_s=11 * 3600),
@@ -125,6 +126,7 @@ def test_every_rule_has_its_step_in_the_funnel_and_the_counts_sum_to_the_offers(
         ("price_unknown", 1),
         ("sold_out", 1),
         ("quota", 1),
+        ("unfit", 1),
         ("model", 1),
         ("residency", 1),
         ("deadline", 1),
@@ -133,6 +135,34 @@ def test_every_rule_has_its_step_in_the_funnel_and_the_counts_sum_to_the_offers(
     ]
     broke = msgspec.structs.replace(snapshot, budgets=(Budget(project="p", remaining_nano=town.USD),))
     assert ("budget", 1) in [(step.rule, step.count) for step in solve(broke).funnels["w"]]
+
+
+def test_a_model_that_comes_up_slowly_somewhere_is_planned_elsewhere_and_the_other_model_stays(town: Any) -> None:
+    """Start-up was one constant for all models and offers."""
+    cheap = town.offer("x/cheap", 0.9, capacity=9, start_up={"m": Timings(boot_s=3600, load_s=1800)})
+    plan = solve(
+        town.snapshot(
+            [town.work("slow"), town.work("other", model="n")],
+            [cheap, town.offer("x/quick", 1.0, capacity=9, start_s=60)],
+            speeds={("m", "gpu"): 1000.0, ("n", "gpu"): 1000.0},
+        )
+    )
+    assert {each.work_id: each.offer_key for each in plan.assignments} == {"slow": "x/quick", "other": "x/cheap"}
+
+
+def test_an_offer_on_which_a_model_cannot_be_served_says_why_and_the_checker_would_refuse_it(town: Any) -> None:
+    why = "m: needs 4 accelerators (tensor_parallel 4 × pipeline_parallel 1), the offer has 1x gpu"
+    offers = [town.offer("x/small", 0.1, unfit={"m": why}), town.offer("x/large", 1.0)]
+    snapshot = town.snapshot([town.work("w")], offers)
+    plan = solve(snapshot)
+    assert [each.offer_key for each in plan.assignments] == ["x/large"]
+    assert [(step.rule, step.example) for step in plan.funnels["w"]] == [
+        ("unfit", f"x/small: {why}"),
+        ("eligible", "x/large"),
+    ]
+    fitting = town.snapshot([town.work("w")], [msgspec.structs.replace(offers[0], unfit={}), offers[1]])
+    found = check(snapshot, msgspec.structs.replace(solve(fitting), snapshot_sha256=sha256(snapshot)))
+    assert "unfit" in {each.rule for each in found}
 
 
 def test_a_warm_rental_is_kept_before_a_slightly_cheaper_offer_is_started(town: Any) -> None:
