@@ -88,7 +88,16 @@ def _own_host(given: OwnHostSettings) -> OwnHost:
         country=given.country,
         slots=given.slots,
         accelerator=accelerator_of(
-            given.accelerator, count=given.accelerator_count, memory_mib=given.accelerator_memory_mib
+            given.accelerator,
+            count=given.accelerator_count,
+            memory_mib=given.accelerator_memory_mib,
+            kind=given.accelerator_kind,
         ),
-        docker=Docker(command=given.docker, network=given.network, gpus=given.gpus, volumes=given.volumes),
+        docker=Docker(
+            command=given.docker,
+            network=given.network,
+            gpus=given.gpus,
+            devices=given.devices,
+            volumes=given.volumes,
+        ),
     )

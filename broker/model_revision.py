@@ -13,7 +13,8 @@ from workers.profile import ModelProfile
 # What changes speed, place or access, and no answer. A field that is new counts until somebody has thought about it.
 _NO_MATTER = frozenset(
     {
-        "parallel", "shm_mib", "api_key", "launches", "endpoints", "tokens_per_s", "load_s", "request_timeout_s",
+        "parallel", "shm_mib", "cache", "user", "image_tag_may_move", "api_key", "launches", "endpoints", "tokens_per_s",
+        "load_s", "request_timeout_s",
         "health_path", "metrics_path", "metrics",
     }
 )  # fmt: skip

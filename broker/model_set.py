@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from broker.settings import ModelSettings, Settings
 from workers.catalogue import SCHEME, built_in_models
+from workers.engines import findings
+from workers.errors import BadProfile
 from workers.profile import ENDPOINTS, ModelProfile
 from workers.weights import ensure_weights
 
 
 def model_profiles(settings: Settings) -> Mapping[str, ModelProfile]:
-    """Profiles by model id; a model in the settings replaces the catalogue's of the same id."""
-    configured = {model_id: _profile(model_id, each) for model_id, each in settings.models.items()}
+    """Profiles by model id; a model in the settings replaces the catalogue's of the same id.
+
+    Raises BadProfile naming everything that is wrong in any of them.
+    """
+    configured = {each.id: each for model_id, given in settings.models.items() for each in _profiles(model_id, given)}
+    wrong = [f"model {each.id!r}: {what}" for each in configured.values() for what in findings(each)]
+    if wrong:
+        raise BadProfile("; ".join(wrong))
     return {**built_in_models(), **configured}
 
 
@@ -30,8 +38,15 @@ async def with_weights(profile: ModelProfile, cache: Path) -> ModelProfile:
     return replace(profile, weights=str(path))
 
 
-def _profile(model_id: str, given: ModelSettings) -> ModelProfile:
-    fields = given.model_dump()
-    fields["endpoints"] = given.endpoints or ENDPOINTS[given.engine]
-    fields["api_key"] = given.api_key.get_secret_value() if given.api_key else None
-    return ModelProfile(id=model_id, **fields)
+def _profiles(model_id: str, given: ModelSettings) -> Iterator[ModelProfile]:
+    """A section with named profiles is these and nothing else; without any it is a profile itself."""
+    own = given.model_dump(exclude={"profiles"})
+    own["endpoints"] = given.endpoints or ENDPOINTS[given.engine]
+    own["api_key"] = given.api_key.get_secret_value() if given.api_key else None
+    if not given.profiles:
+        yield ModelProfile(id=model_id, **own)
+    for name, changes in given.profiles.items():
+        changed = {field: value for field, value in dict(changes).items() if value is not None}
+        precision = changes.precision or changes.options.precision or given.precision
+        named = {"id": f"{model_id}@{name}", "serves": given.serves or model_id, "precision": precision}
+        yield ModelProfile(**(own | changed | named))

@@ -7,13 +7,18 @@ section. In the environment a nested name is written with two underscores: `BROK
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from markets.offer import AcceleratorKind
+from workers.engine_profile import DEFAULT, EngineProfile
+from workers.profile import EngineKind
 
 
 class Section(BaseModel):
@@ -184,7 +189,11 @@ class SandboxSettings(Section):
 
 
 class OwnHost(Section):
-    """One own machine, reached by SSH, on which `docker run` starts workers. `host_key` is pinned: `ssh-ed25519 AAAA…`."""
+    """One own machine, reached by SSH, on which `docker run` starts workers. `host_key` is pinned: `ssh-ed25519 AAAA…`.
+
+    `gpus` gives a worker the host's accelerators, `devices` only these of NVIDIA's (indices or UUIDs). Their kind is
+    `accelerator_kind`, NVIDIA's where it is not said.
+    """
 
     name: str
     address: str
@@ -195,12 +204,14 @@ class OwnHost(Section):
     country: str
     slots: int = 1
     accelerator: str = "cpu"
+    accelerator_kind: AcceleratorKind | None = None
     accelerator_count: int = 0
     accelerator_memory_mib: int = 0
     volumes: tuple[str, ...] = ()
     network: str = "host"
     docker: str = "docker"
     gpus: bool = False
+    devices: tuple[str, ...] = ()
 
 
 class HostsSettings(Section):
@@ -214,19 +225,54 @@ class HostsSettings(Section):
     hosts: tuple[OwnHost, ...] = ()
 
 
+class ProfileSettings(Section):
+    """One way to run a model's engine: the options of `workers.engine_profile.EngineProfile`, and what it changes of the
+    model's own section (an AWQ profile has other weights and another speed).
+
+    `precision` is what a batch's wish of that name is held against, by default the quantisation or the dtype.
+    """
+
+    options: EngineProfile = DEFAULT
+    weights: str | None = None
+    weights_sha256: str | None = None
+    revision: str | None = None
+    precision: str | None = None
+    context: int | None = None
+    image: str | None = None
+    shm_mib: int | None = None
+    args: tuple[str, ...] | None = None
+    env: dict[str, str] | None = None
+    launches: tuple[str, ...] | None = None
+    tokens_per_s: dict[str, tuple[float, float]] | None = None
+    load_s: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_stand_beside(cls, given: Any) -> Any:
+        """In TOML the options stand beside the rest: `[models."m".profiles.fp8] quantization = "fp8"`."""
+        if not isinstance(given, dict):
+            return given
+        names = {each.name for each in fields(EngineProfile)} & given.keys()
+        beside = {name: given[name] for name in names}
+        rest = {name: value for name, value in given.items() if name not in names}
+        return {**rest, "options": {**rest.get("options", {}), **beside}} if beside else given
+
+
 class ModelSettings(Section):
     """One model that may be asked for, and how it is served.
 
     `serves` is the name that lines use, default the section's own: several sections may serve one model, and the cheapest
-    that a batch accepts does. `precision` is what a batch's wish of that name is held against.
+    that a batch accepts does. `precision` is what a batch's wish of that name is held against. `profiles` are ways to run
+    the engine, by name: each is a profile of its own, `MODEL@NAME`.
 
-    `engine`: `llamacpp` and `vllm` start a server from `weights`; `url` uses a server that already runs at `base_url`;
-    `command` starts `argv`, any program that serves the OpenAI API on {host}:{port}. `tokens_per_s` is the starting
-    estimate (input, output) by accelerator name; measurements replace it. `endpoints`: what batches may use, by default
-    what the engine serves of a model that writes text; an embedding model says `["/v1/embeddings"]`.
+    `engine`: `llamacpp`, `vllm` (`vllm-tpu`, `vllm-neuron`), `sglang` and `trtllm` start a server from `weights`; `url` uses a
+    server that already runs at `base_url`; `command` starts `argv`, any program that serves the OpenAI API on
+    {host}:{port}. `tokens_per_s` is the starting estimate (input, output) by accelerator name; measurements replace it.
+    `endpoints`: what batches may use, by default what the engine serves of a model that writes text; an embedding model
+    says `["/v1/embeddings"]`. `image` is named by digest, or `image_tag_may_move` says that you accept what a tag is.
     """
 
-    engine: Literal["llamacpp", "vllm", "url", "command"]
+    engine: EngineKind
     serves: str | None = None
     weights: str | None = None
     weights_sha256: str | None = None
@@ -235,8 +281,12 @@ class ModelSettings(Section):
     context: int = 2048
     parallel: int = 8
     image: str | None = None
+    image_tag_may_move: bool = False
     entrypoint: tuple[str, ...] | None = None
     shm_mib: int | None = None
+    cache: bool = True
+    user: str | None = None
+    profiles: dict[str, ProfileSettings] = {}
     args: tuple[str, ...] = ()
     env: dict[str, str] = {}
     argv: tuple[str, ...] = ()

@@ -88,7 +88,7 @@ def _filters(endpoint: str | None, wishes: ModelWishes) -> Iterator[_Filter]:
             "no_variant",
             "x_broker.engine_profile",
             f"engine_profile {wishes.engine_profile}",
-            lambda each: each.id == wishes.engine_profile,
+            lambda each: wishes.engine_profile in (each.id, each.id.partition("@")[2]),
             lambda each: f"engine {each.engine}",
         )
     accepted = wishes.precision

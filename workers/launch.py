@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+from markets.docker_run import CACHE
 from markets.market import MachineStart
 from markets.offer import Launch
 from workers.errors import BadProfile
@@ -14,6 +15,13 @@ from workers.profile import ModelProfile
 _MOUNT = "/broker"
 # Nothing of the broker's own environment reaches a machine; a program needs this much to find others.
 _PROCESS_ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "{dir}", "LANG": "C.UTF-8"}
+# In the container's cache: weights, and what engines compile for this hardware.
+_KEPT = {
+    "HF_HOME": f"{CACHE}/huggingface",
+    "VLLM_CACHE_ROOT": f"{CACHE}/vllm",
+    "TORCHINDUCTOR_CACHE_DIR": f"{CACHE}/inductor",
+    "TRITON_CACHE_DIR": f"{CACHE}/triton",
+}
 
 
 def machine_start(
@@ -60,4 +68,7 @@ def machine_start(
         image=profile.image,
         shm_mib=profile.shm_mib,
         entrypoint=profile.entrypoint or ("python3",),
+        env=_KEPT if profile.cache else {},
+        cache=profile.cache,
+        user=profile.user,
     )

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-EngineKind = Literal["llamacpp", "vllm", "url", "command"]
+from workers.engine_profile import DEFAULT, EngineProfile
+
+EngineKind = Literal["llamacpp", "vllm", "vllm-tpu", "vllm-neuron", "sglang", "trtllm", "url", "command"]
 
 CHAT_AND_COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
 # What a model that writes text serves without further settings (seen: xllamacpp 2026.10, vLLM 0.32). Embeddings are
@@ -16,6 +18,10 @@ ENDPOINTS: Mapping[EngineKind, tuple[str, ...]] = MappingProxyType(
     {
         "llamacpp": (*CHAT_AND_COMPLETIONS, "/v1/responses"),
         "vllm": (*CHAT_AND_COMPLETIONS, "/v1/responses"),
+        "vllm-tpu": CHAT_AND_COMPLETIONS,
+        "vllm-neuron": CHAT_AND_COMPLETIONS,
+        "sglang": CHAT_AND_COMPLETIONS,
+        "trtllm": CHAT_AND_COMPLETIONS,
         "url": CHAT_AND_COMPLETIONS,
         "command": CHAT_AND_COMPLETIONS,
     }
@@ -33,7 +39,10 @@ class ModelProfile:
     `context` is tokens of prompt and answer a request, `parallel` the requests computed together where the engine wants
     that fixed, else the driver's first guess (vLLM: at least 64). `endpoints` are the paths that batches may use; with
     `/v1/embeddings` among them llama.cpp is started in its embedding mode. `tokens_per_s` is (input, output) by
-    accelerator name. `image`, `entrypoint` (default: `python3`) and `shm_mib` are for launches in containers.
+    accelerator name. `options` is how the engine is run (not of `llamacpp`, `url` and `command`).
+
+    Of launches in containers: `image` (by digest, or `image_tag_may_move`), `entrypoint` (default: `python3`), `shm_mib`,
+    `cache` (a folder of the host keeps weights and what engines compile), `user` (whom the image's programs run as).
     `metrics` maps our names to Prometheus samples for engines that we do not know (`command`).
     """
 
@@ -49,6 +58,10 @@ class ModelProfile:
     image: str | None = None
     entrypoint: tuple[str, ...] | None = None
     shm_mib: int | None = None
+    image_tag_may_move: bool = False
+    cache: bool = True
+    user: str | None = None
+    options: EngineProfile = DEFAULT
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     argv: tuple[str, ...] = ()

@@ -13,8 +13,10 @@ import typer
 from broker.cli import logs, options
 from broker.cli.connection import read_key
 from broker.cli.exits import ERROR, OK, USAGE, Failure
+from broker.model_set import model_profiles
 from broker.owner import ADMIN_KEY, Owned, Ownership, take, write_private
 from broker.settings import Settings
+from workers.errors import BadProfile
 
 
 def serve(
@@ -40,6 +42,10 @@ def serve(
         markets=tuple(part.strip() for part in markets.split(",") if part.strip()) if markets else None,
         http=http or None,
     )
+    try:
+        model_profiles(settings)
+    except BadProfile as wrong:
+        raise Failure(f"settings: {wrong}", USAGE) from wrong
     try:
         logs.configure(settings.log_level, as_json=json)
     except KeyError as wrong:

@@ -47,10 +47,14 @@ entrypoint = ["python3"]
 shm_mib = 256
 context = 1024
 parallel = {parallel}
-args = ["--enforce-eager", "--max-num-seqs", "{parallel}"]
 launches = ["container"]
 load_s = 30
 tokens_per_s = {{ cpu = [4000.0, 1500.0] }}
+
+[models.{model}.profiles.ci]
+eager = true
+max_num_seqs = {parallel}
+prefix_caching = true
 """
 HOST = """
 [[own.hosts]]

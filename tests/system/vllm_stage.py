@@ -38,6 +38,7 @@ KILLED = 137  # docker's exit code for SIGKILL
 START_S = 420
 WORK_S = 600
 END_S = 120
+PHASES = ("boot", "pull", "ready", "load", "warm_up", "first_line")
 
 
 class Stage:
@@ -62,6 +63,7 @@ class Stage:
         self._check_engines(first, second, committed)
         self._check_answers()
         self._check_books(first, second)
+        self._check_starts(first)
         self._check_rest()
 
     def want(self, kept: bool, promise: str) -> None:
@@ -228,6 +230,24 @@ class Stage:
         ends = [(rentals[each.tag]["end_reason"], rentals[each.tag]["exit_status"]) for each in (first, second)]
         self.want(ends[0] == ("failed", -9), f"the first rental was killed: {ends[0]}")
         self.want(ends[1][1] == 0 or ends[1][0] == "released", f"the second one ended in peace: {ends[1]}")
+
+    def _check_starts(self, first: Worker) -> None:
+        """How the containers were started, in docker's words, and how long each phase took, in the broker's."""
+        record = kept_record(first.host, first.tag) or first.inspect()
+        options, places = record["HostConfig"], {mount["Destination"] for mount in record["Mounts"]}
+        self.want(options["SecurityOpt"] == ["no-new-privileges"], f"no new privileges: {options['SecurityOpt']}")
+        self.want(options["ShmSize"] == 256 * 1024 * 1024, f"shared memory as asked for: {options['ShmSize']}")
+        self.want(places == {"/broker", "/cache"}, f"the files and the cache are mounted: {places}")
+        starts = {each["place"]: each for each in self.broker.get("/v1/market/timings")["data"]}
+        self.want(set(starts) == {"host-a", "host-b"}, f"both hosts' starts are known: {sorted(starts)}")
+        phases = {
+            place: {name: each[name] and each[name]["newest"] for name in PHASES} for place, each in starts.items()
+        }
+        self.told["starts"] = phases
+        self.want(
+            all(value is not None for each in phases.values() for value in each.values()),
+            f"every phase is told: {phases}",
+        )
 
     def _check_rest(self) -> None:
         """The broker ends cleanly and nothing runs any more."""

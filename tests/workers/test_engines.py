@@ -51,7 +51,7 @@ def test_vllm_is_bound_to_loopback_and_takes_the_profiles_flags() -> None:
     assert local["argv"][-2:] == ["--quantization", "fp8"]
 
 
-@pytest.mark.parametrize(("parallel", "start"), [(8, 64), (300, 300)])
+@pytest.mark.parametrize(("parallel", "start"), [(8, 256), (300, 300)])
 def test_vllm_is_given_enough_to_fill_its_batch_from_the_first_moment(parallel: int, start: int) -> None:
     spec = engine_spec(ModelProfile(id="b", engine="vllm", weights="/models/b", parallel=parallel))
     assert spec["concurrency"] == {"start": start, "max": 1024}

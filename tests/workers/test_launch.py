@@ -53,6 +53,15 @@ def test_a_container_runs_it_with_the_images_own_python() -> None:
     assert start("container", image="vllm:1", entrypoint=("/opt/py",)).entrypoint == ("/opt/py",)
 
 
+def test_a_container_keeps_weights_and_compiled_kernels_on_its_host() -> None:
+    made = start("container", image="vllm:1")
+    assert made.cache
+    assert all(folder.startswith("/cache/") for folder in made.env.values())
+    assert {"HF_HOME", "VLLM_CACHE_ROOT"} <= made.env.keys()
+    without = start("container", image="vllm:1", cache=False, user="2000:0")
+    assert (without.cache, without.env, without.user) == (False, {}, "2000:0")
+
+
 @pytest.mark.parametrize(
     ("launch", "changes", "said"),
     [

@@ -1,0 +1,93 @@
+"""Whether a profile can be served on what an offer has: enough accelerators, of a kind and an age that can compute it. Pure."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from markets.offer import Accelerator
+from workers.engines import SERVERS
+from workers.profile import ModelProfile
+
+# NVIDIA's compute capability by what offers call an accelerator: the first word that a name contains decides.
+# Source: developer.nvidia.com/cuda-gpus.
+CAPABILITY = (
+    ("gb300", 103), ("b300", 103), ("gb200", 100), ("b200", 100), ("b100", 100), ("gh200", 90), ("h200", 90), ("h100", 90),
+    ("h800", 90), ("h20", 90), ("rtx pro 6000", 120), ("rtx 50", 120), ("5090", 120), ("5080", 120), ("l40", 89),
+    ("l20", 89), ("l4", 89), ("6000 ada", 89), ("4090", 89), ("4080", 89), ("rtx 40", 89), ("a100", 80), ("a800", 80),
+    ("a30", 80), ("a10", 86), ("a40", 86), ("a16", 86), ("a2", 86), ("a4000", 86), ("a5000", 86), ("a6000", 86),
+    ("3090", 86), ("3080", 86), ("rtx 30", 86), ("t4", 75), ("rtx 20", 75), ("2080", 75), ("v100", 70), ("p100", 60),
+    ("p40", 61), ("p4", 61), ("m60", 52), ("k80", 37),
+)  # fmt: skip
+# Below the first, the accelerator has no such arithmetic; below the second, vLLM 0.32 refuses (`get_min_capability`; held
+# against vLLM itself in `.ci/vllm`).
+QUANTIZATION = {"fp8": (89, 75), "nvfp4": (100, 75), "awq": (75, 75), "gptq": (60, 60)}
+KV_CACHE = {"fp8": 89, "fp8_e4m3": 89, "fp8_e5m2": 80, "nvfp4": 100}
+BATCH_INVARIANT = 80
+
+
+@cache
+def capability(name: str) -> int | None:
+    """10 × the compute capability of an NVIDIA accelerator, None when the name is not known.
+
+    >>> capability("h100-sxm"), capability("NVIDIA A10G"), capability("l40s"), capability("something-new")
+    (90, 86, 89, None)
+    """
+    plain = re.sub(r"[-_ ]+", " ", name.lower())
+    return next((value for word, value in CAPABILITY if re.search(rf"(?<![a-z0-9]){word}", plain)), None)
+
+
+def misfit(profile: ModelProfile, accelerator: Accelerator) -> str | None:
+    """Why the profile cannot be served on this machine; None when nothing speaks against it.
+
+    An accelerator whose name is not known here is the operator's word: only `tokens_per_s` brings it into a plan.
+    """
+    options, have = profile.options, f"{accelerator.count}x {accelerator.name}"
+    server = SERVERS.get(profile.engine)
+    if server is not None and accelerator.kind not in server.runs_on:
+        return f"{profile.id}: {server.title} does not run on {accelerator.kind} ({accelerator.name})"
+    if options.accelerators > max(1, accelerator.count):
+        return (
+            f"{profile.id}: needs {options.accelerators} accelerators (tensor_parallel {options.tensor_parallel} × "
+            f"pipeline_parallel {options.pipeline_parallel}), the offer has {have}"
+        )
+    if server is None or accelerator.kind not in ("nvidia", "amd"):
+        return None
+    return _lacks(profile, accelerator) if accelerator.kind == "nvidia" else _not_on_amd(profile, accelerator)
+
+
+def _lacks(profile: ModelProfile, accelerator: Accelerator) -> str | None:
+    options, found = profile.options, capability(accelerator.name)
+    if found is None:
+        return None
+    quantization = options.quantization or ("fp8" if profile.precision == "fp8" else None)
+    native, least = QUANTIZATION.get(quantization or "", (0, 0))
+    if found < (least if options.emulate else native):
+        permitted = "" if found < least else "; emulate = true permits kernels that compute in a wider format"
+        return (
+            f"{profile.id}: {accelerator.name} (compute capability {_dotted(found)}) has no {quantization}, which needs "
+            + (f"{_dotted(least if options.emulate else native)}{permitted}")
+        )
+    needed = KV_CACHE.get(options.kv_cache_dtype or "", 0)
+    if found < needed:
+        return (
+            f"{profile.id}: {accelerator.name} (compute capability {_dotted(found)}) keeps no KV cache in "
+            f"{options.kv_cache_dtype}, which needs {_dotted(needed)}"
+        )
+    if options.batch_invariant and found < BATCH_INVARIANT:
+        return (
+            f"{profile.id}: batch-invariant kernels need compute capability {_dotted(BATCH_INVARIANT)}, "
+            f"{accelerator.name} has {_dotted(found)}"
+        )
+    return None
+
+
+def _not_on_amd(profile: ModelProfile, accelerator: Accelerator) -> str | None:
+    """AMD's have no NVFP4. (FP8 is there from MI300 on; which name is how old is left to the operator.)"""
+    if "nvfp4" in (profile.options.quantization, profile.options.kv_cache_dtype):
+        return f"{profile.id}: {accelerator.name} has no nvfp4, which is NVIDIA's format"
+    return None
+
+
+def _dotted(value: int) -> str:
+    return f"{value // 10}.{value % 10}"
