@@ -176,6 +176,31 @@ class Measured(SQLModel, table=True):
     load_ms: int = micros()
 
 
+class StartUp(SQLModel, table=True):
+    """How long a rental took to be of use, by phase: one observation for the next plan.
+
+    `boot_ms` is from asking the market until hello, the image's pull (`pull_ms`) included; `ready_ms` from hello until the
+    engine is healthy, of which it names download, load and warm-up itself; `first_line_ms` from then to the first answer.
+    `place` is the region, or the machine where a market has none.
+    """
+
+    __tablename__ = "broker_start_up"
+    rental: str = Field(primary_key=True)
+    market: str
+    place: str
+    image: str
+    model: str
+    accelerator: str
+    observed_us: int = Field(sa_column=Column(BigInteger, nullable=False, index=True))
+    boot_ms: int = micros()
+    ready_ms: int = micros()
+    pull_ms: int | None = micros(nullable=True)
+    download_ms: int | None = micros(nullable=True)
+    load_ms: int | None = micros(nullable=True)
+    warm_up_ms: int | None = micros(nullable=True)
+    first_line_ms: int | None = micros(nullable=True)
+
+
 class Quote(SQLModel, table=True):
     """What a user was told before or when submitting: cost and finish, to compare with what became of it."""
 

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from broker.api import shapes
 from broker.api.problems import not_found
 from broker.api.registry import EVERYONE, Call, Route, route
+from broker.control.convert import is_known_on
 from broker.control.snapshot import max_age_s
 from broker.services import Services
 from broker.variants import serving
@@ -19,6 +20,7 @@ from markets import price_book
 from markets.instants import micros
 from markets.offer import Offer
 from markets.price_book import Listed
+from workers.fit import misfit
 from workers.profile import ModelProfile
 
 
@@ -58,8 +60,8 @@ async def listed_offers(
 
 
 def serves(profile: ModelProfile, offer: Offer) -> bool:
-    """Whether the model can be launched on this offer and a speed is known for its accelerator."""
-    return offer.launch in profile.launches and offer.accelerator.name in profile.tokens_per_s
+    """Whether the model can be launched and served on this offer, and a speed is known for its accelerator."""
+    return is_known_on(profile, offer) and misfit(profile, offer.accelerator) is None
 
 
 def _by_price(listed: Listed) -> tuple[bool, Decimal, str]:

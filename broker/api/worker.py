@@ -22,6 +22,7 @@ from broker.api.registry import Call, Route, route
 from broker.measurements import measured_load
 from broker.model_set import with_weights
 from broker.services import Services
+from broker.start_up import observe
 from broker.tables import Worker
 from broker.worker_objects import input_request
 from broker.worker_pool import allowed, candidates, pool, refusal
@@ -195,6 +196,7 @@ async def heartbeat(call: Call, body: dict[str, Any]) -> dict[str, Any]:
         ]
         await leases.end_dropped(session, placement_id=call.rental, named=named)
         await _note(session, worker, rental, body, now_us)
+        await observe(session, rental, worker, services.models.get(rental.model), body.get("timings", {}))
         drain = worker.drain_reason is not None or rental.state == "releasing"
     claims = worker_sessions.read(services.secret, token, now_us)
     ttl_s = services.settings.control.token_ttl_s

@@ -60,6 +60,8 @@ COMMANDS: dict[str, Command] = {
     "reject": batch_changes.reject,
     "cancel": batch_changes.cancel,
     "offers": market.offers,
+    "profiles": market.profiles,
+    "timings": market.timings,
     "hosts": hosts.hosts,
     "doctor": doctor.doctor,
     "backup": backup.backup,

@@ -48,6 +48,62 @@ def offers(
     target.run(work)
 
 
+def profiles(*, target: Target) -> None:
+    """The engine profiles by which models are served: what `--engine-profile` may name, and how each is run."""
+
+    async def work(client: Client) -> int:
+        found = await client.get("/v1/profiles")
+        if target.json:
+            document(found)
+            return exits.OK
+        table(PROFILE_COLUMNS, [_profile_row(each) for each in found["data"]])
+        return exits.OK
+
+    target.run(work)
+
+
+PROFILE_COLUMNS = ("profile", "model", "engine", "precision", "gpus", "options", "image")
+
+
+def _profile_row(each: Document) -> tuple[str, ...]:
+    options = " ".join(f"{name}={_option(value)}" for name, value in each["options"].items())
+    gpus = str(each["accelerators"])
+    return (each["id"], each["serves"], each["engine"], each["precision"], gpus, options or "-", each["image"] or "-")
+
+
+def _option(value: object) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    return "{" + ",".join(f"{name}={inner}" for name, inner in value.items() if inner is not None) + "}"
+
+
+def timings(*, target: Target) -> None:
+    """How long machines took from renting to the first answer; what the next plan counts with. Seconds."""
+
+    async def work(client: Client) -> int:
+        found = await client.get("/v1/market/timings")
+        if target.json:
+            document(found)
+            return exits.OK
+        table(
+            ("market", "place", "image", "model", "on", "starts", *PHASES),
+            [_timing_row(each) for each in found["data"]],
+        )
+        return exits.OK
+
+    target.run(work)
+
+
+PHASES = ("boot", "pull", "ready", "download", "load", "warm_up", "first_line")
+
+
+def _timing_row(each: Document) -> tuple[str, ...]:
+    phases = [each[name] for name in PHASES]
+    seconds = ["-" if phase is None else f"{phase['cautious']:.1f}" for phase in phases]
+    names = (each["market"], each["place"], each["image"] or "-", each["model"], each["accelerator"])
+    return (*names, str(each["observations"]), *seconds)
+
+
 COLUMNS = ("offer", "country", "gpu", "pricing", "$/h", "capacity", "lost/h", "location", "note")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 
 from ledger.money import to_nano
@@ -41,8 +42,18 @@ def hardware(offer: Offer) -> str:
     return f"{offer.accelerator.name}/{offer.launch}"
 
 
-def offer_view(offer: Offer, *, excluded: str | None, load_s: int) -> tuple[OfferView, Facts]:
-    """An offer as the planner sees it, with the facts that its `facts_hash` names."""
+def offer_view(
+    offer: Offer,
+    *,
+    excluded: str | None,
+    load_s: int,
+    start_up: Mapping[str, Timings] | None = None,
+    unfit: Mapping[str, str] | None = None,
+) -> tuple[OfferView, Facts]:
+    """An offer as the planner sees it, with the facts that its `facts_hash` names.
+
+    `start_up` and `unfit` are by model: see OfferView.
+    """
     facts = facts_of(offer)
     priced = offer.price is not None and offer.price.is_finite() and offer.price > 0 and offer.currency == "USD"
     boot_s = offer.boot_s if offer.boot_s is not None else DEFAULT_BOOT_S[offer.launch]
@@ -59,6 +70,8 @@ def offer_view(offer: Offer, *, excluded: str | None, load_s: int) -> tuple[Offe
         minimum_s=offer.minimum_s,
         hazard=float(offer.interruption_per_hour) if offer.interruption_per_hour is not None else None,
         excluded=excluded or offer.quarantined,
+        start_up=dict(start_up or {}),
+        unfit=dict(unfit or {}),
     )
     return view, facts
 
@@ -92,6 +105,11 @@ def throughput_of(
                 )
             )
     return entries
+
+
+def is_known_on(profile: ModelProfile, offer: Offer) -> bool:
+    """Whether the profile is launched this way, and a speed is given for the offer's accelerator."""
+    return offer.launch in profile.launches and offer.accelerator.name in profile.tokens_per_s
 
 
 def usd(nano: int) -> str:

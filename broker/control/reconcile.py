@@ -6,8 +6,9 @@ The sweep decides (pure, `markets/sweep.py`); this shell reads, acts, and never 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
@@ -20,9 +21,12 @@ from markets.errors import MarketsError, PartialList, RentalNotFound, RentalUnkn
 from markets.market import Market, Rental
 from markets.sweep import Action, Adopt, Alarm, MarkEnded, Memory, Release, Seen, SweepSettings, Verify, sweep
 from markets.tables import RentalRow
+from workers.profile import ModelProfile
 
 log = structlog.get_logger()
 SECOND_US = 1_000_000
+# How long the pull of an engine's image may take: 10 GB at 17 MB/s. The single-use token of a machine lives 900 s.
+IMAGE_S = 600
 
 
 @dataclass
@@ -136,10 +140,10 @@ class Reconciler:
         return self._started_us
 
     def _patience_us(self, row: RentalRow) -> tuple[int, int]:
-        """How long a worker may take to say hello (its machine boots), and how long it may be silent afterwards."""
+        """How long a worker may take to say hello, and how long it may be silent afterwards."""
         control = self.services.settings.control
-        boot_s = row.facts.get("boot_s") or 0
-        return round((boot_s + control.create_grace_s) * SECOND_US), round(control.worker_silence_s * SECOND_US)
+        hello_s = hello_patience_s(row.facts, self.services.models.get(row.model), control.create_grace_s)
+        return round(hello_s * SECOND_US), round(control.worker_silence_s * SECOND_US)
 
     async def _release(self, name: str, market: Market) -> None:
         async with self.services.database.transaction() as session:
@@ -183,6 +187,12 @@ class Reconciler:
                 await rentals.observe(session, rental, now_us=await db_now(session))
             except RentalUnknown:
                 log.warning("sweep.stranger", rental=rental.tag, state=rental.state, offer=str(rental.offer_key))
+
+
+def hello_patience_s(facts: Mapping[str, Any], profile: ModelProfile | None, grace_s: float) -> float:
+    """Seconds that a machine may take to boot, and to pull its image: engines' are 10 GB and more. `facts` are the offer's."""
+    pulls = profile is not None and profile.image is not None and facts["launch"] != "process"
+    return (facts.get("boot_s") or 0) + grace_s + (IMAGE_S if pulls else 0)
 
 
 def silence(

@@ -13,9 +13,10 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.control.convert import DEFAULT_BOOT_S, offer_view, throughput_of
+from broker.control.convert import DEFAULT_BOOT_S, is_known_on, offer_view, throughput_of
 from broker.costs import batch_costs
 from broker.services import Services
+from broker.start_up import StartUps, start_ups
 from broker.tables import STOPPED, Measured, Policy, Waiting, Worker
 from jobs import batches
 from jobs.batches import Remaining
@@ -26,11 +27,14 @@ from ledger.money import to_nano
 from markets import price_book, rentals
 from markets.instants import micros
 from markets.offer import Offer
+from markets.offer_record import offer_from_record
 from markets.price_book import Listed
 from markets.tables import RentalRow
 from solver.residency import Facts
 from solver.residency import Policy as ResidencyPolicy
 from solver.types import Budget, OfferView, Progress, Running, Snapshot, Throughput, Work
+from workers.fit import misfit
+from workers.profile import ModelProfile
 
 log = structlog.get_logger()
 SECOND_US = 1_000_000
@@ -64,16 +68,17 @@ async def freeze(
     """The queue, the price book, what runs, and the limits, at `now_us`. `extra` are works of a dry run."""
     works = [*await _works(session, services), *extra]
     listed = await price_book.offers(session, now_us=now_us, max_age_s={}, default_max_age_s=max_age_s(services))
-    load_s = max((services.models[w.model].load_s for w in works if w.model in services.models), default=10)
+    known = await start_ups(session, now_us)
+    asked = [services.models[model] for model in sorted({w.model for w in works}) if model in services.models]
     taken = _taken(listed, await rentals.open_rentals(session))
-    views, facts = _views(listed, taken, await held_back(session, now_us), load_s)
+    views, facts = _views(listed, taken, await held_back(session, now_us), asked, known)
     policies = await _policies(session, works)
     policies.update(extra_policies or {})
     snapshot = Snapshot(
         now_us=now_us,
         works=tuple(sorted(works, key=lambda work: work.id)),
         offers=tuple(sorted(views, key=lambda view: view.key)),
-        running=tuple(sorted(await _running(session, services, now_us), key=lambda each: each.rental_id)),
+        running=tuple(sorted(await _running(session, services, known, now_us), key=lambda each: each.rental_id)),
         budgets=await _budgets(session, works),
         policies=policies,
         facts=facts,
@@ -156,14 +161,27 @@ def _typical_output(batch: Batch, lines: int, output_tokens: int) -> int:
 
 
 def _views(
-    listed: Sequence[Listed], taken: Mapping[str, int], failing: Mapping[str, str], load_s: int
+    listed: Sequence[Listed],
+    taken: Mapping[str, int],
+    failing: Mapping[str, str],
+    asked: Sequence[ModelProfile],
+    known: StartUps,
 ) -> tuple[list[OfferView], dict[str, Facts]]:
     views, facts = [], {}
     for each in listed:
         key, offer = str(each.offer.key), each.offer
         if offer.capacity is not None:
             offer = replace(offer, capacity=max(0, offer.capacity - taken.get(key, 0)))
-        view, fact = offer_view(offer, excluded=each.excluded or failing.get(key), load_s=load_s)
+        # of an offer on which a model cannot run nobody asks how long it would take
+        could = [profile for profile in asked if is_known_on(profile, offer)]
+        misfits = {profile.id: misfit(profile, offer.accelerator) for profile in could}
+        view, fact = offer_view(
+            offer,
+            excluded=each.excluded or failing.get(key),
+            load_s=max((profile.load_s for profile in asked), default=10),
+            start_up={profile.id: known.timings(offer, profile) for profile in could if not misfits[profile.id]},
+            unfit={model: why for model, why in misfits.items() if why},
+        )
         views.append(view)
         facts[view.facts_hash] = fact
     return views, facts
@@ -213,14 +231,16 @@ async def held_back(session: AsyncSession, now_us: int) -> dict[str, str]:
     return reasons
 
 
-async def _running(session: AsyncSession, services: Services, now_us: int) -> list[Running]:
+async def _running(session: AsyncSession, services: Services, known: StartUps, now_us: int) -> list[Running]:
     """Rentals that can still take work. One that drains or is being released serves nobody new."""
     rows = await rentals.open_rentals(session)
     workers = {
         w.rental: w for w in await session.scalars(select(Worker).where(col(Worker.rental).in_([r.id for r in rows])))
     }
     return [
-        _as_running(row, workers.get(row.id), services, now_us) for row in rows if _serves(row, workers.get(row.id))
+        _as_running(row, workers.get(row.id), services, known, now_us)
+        for row in rows
+        if _serves(row, workers.get(row.id))
     ]
 
 
@@ -230,12 +250,11 @@ def _serves(row: RentalRow, worker: Worker | None) -> bool:
     return worker is None or (worker.drain_reason is None and worker.state not in ("draining", "gone", "failed"))
 
 
-def _as_running(row: RentalRow, worker: Worker | None, services: Services, now_us: int) -> Running:
+def _as_running(row: RentalRow, worker: Worker | None, services: Services, known: StartUps, now_us: int) -> Running:
     ready_in_s = 0
     if worker is None or worker.ready_us is None:
-        profile = services.models.get(row.model)
-        boot_s = row.facts.get("boot_s")
-        total = (DEFAULT_BOOT_S[row.facts["launch"]] if boot_s is None else boot_s) + (profile.load_s if profile else 0)
+        profile, offer = services.models.get(row.model), offer_from_record(row.facts)
+        total = known.timings(offer, profile).total_s if profile else DEFAULT_BOOT_S[offer.launch]
         # always a little sooner than a fresh machine of the same offer, or the plan would swap one for the other
         ready_in_s = max(0, min(total - 1, total - (now_us - row.created_us) // SECOND_US))
     return Running(

@@ -19,6 +19,7 @@ from workers.agent.errors import EngineFailed
 from workers.agent.log import event
 from workers.agent.metrics import read_metrics
 from workers.agent.spec import EngineSpec
+from workers.agent.timings import Timings
 
 HOST = "127.0.0.1"
 _TAIL_ROWS = 40
@@ -31,6 +32,7 @@ class Engine:
     """One engine. `start` may be called again after a crash; every start takes a free port of its own."""
 
     def __init__(self, spec: EngineSpec, session: aiohttp.ClientSession, folder: Path) -> None:
+        self.timings = Timings(spec.phases)
         self._spec = spec
         self._session = session
         self._folder = folder
@@ -72,7 +74,9 @@ class Engine:
             if self._spec.argv is not None:
                 await self._spawn(self._spec.argv)
             if await self._became_healthy(deadline):
-                event("engine.ready", after_s=round(time.monotonic() - began, 3))
+                after_s = time.monotonic() - began
+                self.timings.started(after_s)
+                event("engine.ready", after_s=round(after_s, 3))
                 return
             if is_last_try:
                 raise EngineFailed(f"the engine ended with status {self.exit_status}: {self.last_words}")
@@ -168,7 +172,9 @@ class Engine:
             while chunk := await guard.stdout.read(65536):
                 *rows, rest = (rest + chunk).split(b"\n")
                 rest = rest[-4096:]
-                self._tail.extend(row[:1000].decode("utf-8", "replace") for row in rows)
+                texts = [row[:1000].decode("utf-8", "replace") for row in rows]
+                self._tail.extend(texts)
+                self.timings.read(texts)
             if rest:
                 self._tail.append(rest.decode("utf-8", "replace"))
         status = await guard.wait()

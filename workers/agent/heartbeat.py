@@ -83,6 +83,7 @@ class Heartbeat:
             },
             "notice_in_s": None if self.interrupted_at is None else max(0.0, self.interrupted_at - now),
             "error": self.error,
+            "timings": self.driver.engine.timings.known,
         }
 
     def _follow(self, answer: Mapping[str, Any], named: list[HeldLease], sent_at: float) -> None:

@@ -107,6 +107,7 @@ class _Agent:
         if welcome is None:
             return 0
         engine = self._engine = Engine(welcome.engine, self._to_engine, self._config.folder)
+        engine.timings.read_pull(self._config.folder)
         pool = Pool(welcome.max_attempts)
         driver = Driver(
             spec=welcome.engine,
@@ -256,11 +257,16 @@ class _Agent:
             self._ending.set_result(ending)
 
     def _on_change(self) -> None:
-        self._on_finished()
+        self._wake_all()
         self._wake_driver()
 
     def _on_finished(self) -> None:
         """The driver says so itself, for every line: it needs no waking."""
+        if self._engine is not None:
+            self._engine.timings.answered()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
         self._changed.set()
         for wake in self._wakers:
             wake()

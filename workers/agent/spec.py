@@ -6,13 +6,14 @@ The agent and its driver know no engine by name: all they know is this (schemas/
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """`argv` None: the engine already runs at `base_url`. `metrics` maps our names to Prometheus sample names."""
+    """`argv` None: the engine already runs at `base_url`. `metrics` maps our names to Prometheus sample names, `phases`
+    those of its start to patterns of its log."""
 
     argv: tuple[str, ...] | None
     env: Mapping[str, str]
@@ -27,6 +28,7 @@ class EngineSpec:
     metrics: Mapping[str, str]
     headers: Mapping[str, str]
     served_model: str | None
+    phases: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_wire(cls, engine: Mapping[str, Any]) -> EngineSpec:
@@ -47,6 +49,7 @@ class EngineSpec:
             metrics=dict(engine["metrics"]),
             headers=dict(engine["headers"]),
             served_model=engine["served_model"],
+            phases=dict(engine.get("phases", {})),
         )
 
 

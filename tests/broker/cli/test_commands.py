@@ -138,7 +138,17 @@ def test_a_cancelled_batch_is_exit_code_5_and_keeps_what_it_has(data: Path, tmp_
 
 @pytest.mark.parametrize(
     "command",
-    ["list", "offers", "models", "doctor", "ledger show", "offers --country DE", "offers --market sandbox"],
+    [
+        "list",
+        "offers",
+        "models",
+        "doctor",
+        "ledger show",
+        "offers --country DE",
+        "offers --market sandbox",
+        "profiles",
+        "timings",
+    ],
 )
 def test_every_command_prints_one_json_document_or_tsv(data: Path, command: str) -> None:
     document = quick(*command.split(), "--data", str(data), "--json")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from broker.control.reconcile import silence
+from broker.control.reconcile import hello_patience_s, silence
 from broker.tables import Worker
 from markets.tables import RentalRow
+from workers.profile import ModelProfile
 
 SECOND = 1_000_000
 PATIENCE = (120 * SECOND, 60 * SECOND)
@@ -19,6 +20,22 @@ def rental(created_s: int = 0) -> RentalRow:
 def worker(state: str, *, seen_s: int | None = None, error: str | None = None) -> Worker:
     seen_us = None if seen_s is None else seen_s * SECOND
     return Worker(rental="rental_1", bootstrap_sha256="", state=state, seen_us=seen_us, error=error)
+
+
+@pytest.mark.parametrize(
+    ("launch", "image", "boot_s", "seconds"),
+    [
+        ("process", None, 1, 121),
+        ("process", "i@sha256:1", 1, 121),  # a process pulls nothing
+        ("container", "i@sha256:1", None, 720),
+        ("vm", "i@sha256:1", 90, 810),  # it was given up after 210 s, in the middle of its pull, again and again
+    ],
+)
+def test_a_machine_that_pulls_an_image_is_given_the_time_for_it(
+    launch: str, image: str | None, boot_s: int | None, seconds: int
+) -> None:
+    profile = ModelProfile(id="m", engine="vllm", weights="/m", image=image)
+    assert hello_patience_s({"launch": launch, "boot_s": boot_s}, profile, 120) == seconds
 
 
 @pytest.mark.parametrize(
