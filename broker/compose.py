@@ -15,11 +15,13 @@ from pathlib import Path
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from sqlalchemy.ext.asyncio import AsyncSession
 from ulid import ULID
 
 from broker.agreed import agreed
 from broker.api.app import build_app
+from broker.api.intake import Intake
 from broker.control.accrue import Accruer
 from broker.control.answer import Answerer
 from broker.control.collect import Collector
@@ -76,7 +78,8 @@ EVERYWHERE = frozenset({"deliver"})
 async def serve(
     settings: Settings, *, ready: Callable[[str, str | None], None], exit_when_idle_s: float | None = None
 ) -> None:
-    """Run a broker until SIGTERM or SIGINT, or until nothing is left to do for `exit_when_idle_s`.
+    """Run a broker until SIGTERM or SIGINT, or until nothing is left to do for `exit_when_idle_s`. Then it takes no new work,
+    and what is begun is let end: requests first, then the loops' steps, each within `http.shutdown_timeout_s`.
 
     `ready` is called once with the URL and, at the first start, the admin key. Rentals survive the end: their machines
     go on, and the next start finds them.
@@ -90,11 +93,11 @@ async def serve(
         listening = _listen(settings)
         url = f"http://{settings.http.host}:{listening.getsockname()[1]}"
         services = await _services(settings, settings.http.public_url or url, stack)
-        activity = Activity()
+        activity, intake = Activity(), Intake()
         deliverer = Deliverer(services, WebhookSender(settings.webhooks))
         stack.push_async_callback(deliverer.close, within_s=settings.http.shutdown_timeout_s)
         loops = _loops(services, deliverer)
-        await _serve_http(services, loops, activity, listening, stack)
+        await _serve_http(services, loops, (activity.note, intake.guard), listening, stack)
         async with services.database.transaction() as session:
             # of a shared database the first broker has the key; a folder that comes and goes makes no new ones
             is_kept = services.database.is_shared or (settings.data / ADMIN_KEY).exists()
@@ -104,6 +107,9 @@ async def serve(
         ready(url, admin_key)
         log.info("broker.ready", url=url, markets=sorted(services.markets), models=sorted(services.models))
         await _until_done(stop, services, activity, exit_when_idle_s)
+        log.info("broker.stopping", within_s=settings.http.shutdown_timeout_s)
+        intake.close()
+        await intake.drained(within_s=settings.http.shutdown_timeout_s)
     log.info("broker.stopped")
 
 
@@ -252,10 +258,16 @@ def _led(services: Services) -> dict[str, tuple[float, Step]]:
 
 
 async def _serve_http(
-    services: Services, loops: Loops, activity: Activity, listening: socket.socket, stack: AsyncExitStack
+    services: Services,
+    loops: Loops,
+    around: tuple[Middleware, Middleware],
+    listening: socket.socket,
+    stack: AsyncExitStack,
 ) -> None:
+    """`around`: what stands before all middlewares of the application, and what after all of them."""
     app = build_app(services, loops=loops.states)
-    app.middlewares.insert(0, activity.note)
+    app.middlewares.insert(0, around[0])
+    app.middlewares.append(around[1])
     runner = web.AppRunner(
         app,
         auto_decompress=False,  # 292 kB of gzip became 300 MB otherwise
