@@ -68,5 +68,5 @@ def _is_intake(request: web.Request) -> bool:
 
 
 def _unready() -> web.Response:
-    health = shapes.Health(status="unready", problems=["this broker is stopping"])
+    health = shapes.Health(status="unready", problems=["this broker is stopping"], leads=False)
     return web.Response(status=503, body=health.model_dump_json().encode(), content_type="application/json")
