@@ -72,7 +72,9 @@ chaos: .venv/ok
 lock:
 	.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 		--all-extras --group dev pyproject.toml -o requirements.lock
-	! grep -n '://' requirements.lock
+	.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header -c requirements.lock \
+		--extra postgres --extra aws --extra gcp --extra parquet --extra xlsx pyproject.toml -o deploy/container/requirements.lock
+	! grep -n '://' requirements.lock deploy/container/requirements.lock
 
 lock-node:
 	cd $(NODE) && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund

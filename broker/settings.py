@@ -307,7 +307,7 @@ class Settings(BaseSettings):
 
     `cache` holds what can be fetched again (model weights); it may be shared by brokers. `url` and `api_key` point the
     commands at a broker elsewhere instead of the data folder's own; `project` says whose batches they mean, for a key
-    that sees all projects.
+    that sees all projects. `log_format` auto is console on a terminal and json, one event a line, everywhere else.
     """
 
     model_config = SettingsConfigDict(env_prefix="BROKER_", env_nested_delimiter="__", frozen=True, extra="forbid")
@@ -322,6 +322,7 @@ class Settings(BaseSettings):
     failpoint: str | None = None
     agent_failpoint: str | None = None
     log_level: str = "info"
+    log_format: Literal["auto", "json", "console"] = "auto"
     http: HttpSettings = HttpSettings()
     database: DatabaseSettings = DatabaseSettings()
     jobs: JobsSettings = JobsSettings()

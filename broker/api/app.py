@@ -125,7 +125,9 @@ def _identified(counters: Counters) -> Middleware:
         started = time.monotonic()
         asked = request.headers.get("x-request-id", "")
         request[REQUEST_ID] = asked if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", asked) else f"req_{ULID()}"
-        with counters.requests_open.track_inprogress():
+        # every event of this request says which one it is of
+        named = structlog.contextvars.bound_contextvars(request=request[REQUEST_ID])
+        with named, counters.requests_open.track_inprogress():
             answer = await handler(request)
         counters.answered(
             request.method if answer.status != 405 else "-",

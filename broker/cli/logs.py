@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Literal
 
 import structlog
 
 
-def configure(level: str, *, as_json: bool = False) -> None:
+def configure(level: str, form: Literal["auto", "json", "console"] = "auto") -> None:
     """For this process. `level` is a name of the standard library's: debug, info, warning, error."""
     threshold = logging.getLevelNamesMapping()[level.upper()]
     logging.basicConfig(stream=sys.stderr, level=max(threshold, logging.WARNING), format="%(name)s %(message)s")
-    live = sys.stderr.isatty() and not as_json
+    live = form == "console" or (form == "auto" and sys.stderr.isatty())
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

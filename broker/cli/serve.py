@@ -47,7 +47,7 @@ def serve(
     except BadProfile as wrong:
         raise Failure(f"settings: {wrong}", USAGE) from wrong
     try:
-        logs.configure(settings.log_level, as_json=json)
+        logs.configure(settings.log_level, "json" if json else settings.log_format)
     except KeyError as wrong:
         raise Failure(f"setting log_level = {settings.log_level!r}: no such level", USAGE) from wrong
     try:

@@ -8,7 +8,9 @@ import subprocess
 import time
 from typing import Any
 
+import aiohttp
 import pytest
+import structlog
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import event, text
 
@@ -137,3 +139,17 @@ async def test_totals_are_those_of_all_rows_whenever_they_were_read(server: Any)
     assert await lines(following, 5) == 9
     await becomes(first, "expired", 100)  # which never happens: it shows that the row is not read any more
     assert await lines(following, 6) == 9
+
+
+async def test_events_of_a_request_say_which_one_it_is(server: Any) -> None:
+    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as events:
+        answer = await server.call("POST", "/v1/files", headers={"x-request-id": "req-of-mine"}, data=form())
+    assert answer.status == 200
+    assert [each["request"] for each in events if each["event"] == "file.created"] == ["req-of-mine"]
+
+
+def form() -> aiohttp.FormData:
+    form = aiohttp.FormData()
+    form.add_field("purpose", "batch")
+    form.add_field("file", b"{}\n", filename="in.jsonl")
+    return form

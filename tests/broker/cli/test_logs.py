@@ -1,0 +1,51 @@
+"""What the process says on standard error: one event a line, of the request that it belongs to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from broker.settings import Settings
+
+SAY = """
+import structlog
+from broker.cli import logs
+logs.configure("info", {form!r})
+structlog.get_logger().info("batch.ended", batch="batch_1", text="two\\nlines")
+structlog.get_logger().debug("not.said")
+try:
+    secret = "hunter2"
+    raise ValueError("wrong")
+except ValueError:
+    structlog.get_logger().exception("loop.defect", loop="plan")
+"""
+
+
+def said(form: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", SAY.format(form=form)], capture_output=True, text=True, check=True)
+    assert done.stdout == "", "standard output is for answers"
+    return done.stderr.splitlines()
+
+
+@pytest.mark.parametrize("form", ["json", "auto"])
+def test_without_a_terminal_each_event_is_one_json_line(form: str) -> None:
+    first, second = map(json.loads, said(form))
+    assert {"event": "batch.ended", "batch": "batch_1", "text": "two\nlines", "level": "info"}.items() <= first.items()
+    assert first["timestamp"].endswith("Z")
+    assert "ValueError: wrong" in second["exception"]
+    assert "hunter2" not in second["exception"], "local variables may be secrets"
+
+
+def test_console_is_for_eyes_wherever_it_goes() -> None:
+    text = "\n".join(said("console"))
+    assert "batch.ended" in text
+    assert not text.startswith("{")
+    assert "hunter2" not in text
+
+
+def test_a_wrong_format_is_told_before_anything_starts() -> None:
+    with pytest.raises(ValueError, match="log_format"):
+        Settings(log_format="xml")  # type: ignore[arg-type]
