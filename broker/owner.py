@@ -14,8 +14,6 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
-
 LOCK = "broker.owner"
 CARD = "broker.lock"
 ADMIN_KEY = "admin.key"
@@ -41,7 +39,7 @@ class Ownership:
     def __init__(self, data: Path, lock: int) -> None:
         self._data = data
         self._lock = lock
-        self._card = Owner(os.getpid(), psutil.Process().create_time(), None, None)
+        self._card = Owner(os.getpid(), _created(os.getpid()) or 0.0, None, None)
         self._write()
 
     def announce(self, url: str, key: str | None) -> None:
@@ -110,10 +108,20 @@ def _read(data: Path) -> Owner:
     starting = Owner(0, 0.0, None, None)
     try:
         card = Owner(**json.loads((data / CARD).read_text(encoding="utf-8")))
-        alive = abs(psutil.Process(card.pid).create_time() - card.created) < 1.0
-    except (FileNotFoundError, psutil.NoSuchProcess):
+    except FileNotFoundError:
         return starting
-    return card if alive else starting
+    created = _created(card.pid)
+    return card if created is not None and abs(created - card.created) < 1.0 else starting
+
+
+def _created(pid: int) -> float | None:
+    """When this process was made, in epoch seconds as psutil tells them; None if there is none."""
+    import psutil  # noqa: PLC0415 - most commands look at no folder, or at one that nobody owns
+
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _described(data: Path) -> str:

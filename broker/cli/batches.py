@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, get_args
 
 import typer
@@ -15,12 +15,11 @@ from broker.cli.completion import batch_ids
 from broker.cli.options import Target
 from broker.cli.output import document, moment, table, usd
 from broker.cli.wishes import pairs
-from jobs.types import BatchStatus
 
 Document = dict[str, Any]
 BatchId = Annotated[str, typer.Argument(help="The batch's id.", metavar="BATCH", autocompletion=batch_ids)]
-# OpenAI's, and ours of one that is in progress.
-STATUSES = (*get_args(BatchStatus), "paused", "queued", "provisioning", "loading_model", "running")
+# What a batch in progress may be called beside OpenAI's statuses.
+PHASES = ("paused", "queued", "provisioning", "loading_model", "running")
 PAGE = 100
 
 
@@ -33,8 +32,7 @@ def show_list(
 ) -> None:
     """The newest batches. `paused` is a status here, too."""
     tags = pairs("--tag", tag)
-    if unknown := set(status or ()) - set(STATUSES):
-        raise exits.Failure(f"--status {unknown.pop()!r}: want one of {', '.join(STATUSES)}", exits.USAGE)
+    _check(status or ())
 
     def is_wanted(batch: Document) -> bool:
         has = batch["x_broker"]["tags"].items()
@@ -61,6 +59,17 @@ def show_list(
         return exits.OK
 
     target.run(work)
+
+
+def _check(statuses: Sequence[str]) -> None:
+    """Raises Failure (usage) for a status that no batch can have: an empty list would say that there is no such batch."""
+    if not statuses:
+        return
+    from jobs.types import BatchStatus  # noqa: PLC0415 - with msgspec, for those who ask
+
+    known = (*get_args(BatchStatus), *PHASES)
+    if unknown := set(statuses) - set(known):
+        raise exits.Failure(f"--status {unknown.pop()!r}: want one of {', '.join(known)}", exits.USAGE)
 
 
 async def _newest(client: Client, limit: int, is_wanted: Callable[[Document], bool]) -> list[Document]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import aiohttp
-import structlog
+from broker.cli.interruptions import BrokeOff, NotSent
 
-log = structlog.get_logger()
+if TYPE_CHECKING:
+    import aiohttp
+
+    from broker.cli.transport import Transport
 
 # A broker that restarts is back within seconds; the sum of these waits is how long a command is patient with it.
 RETRY_WAITS_S = (0.2, 0.5, 1.0, 2.0, 4.0)
@@ -41,19 +44,20 @@ class Client:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         if project:
             self._headers["OpenAI-Project"] = project
-        self._session: aiohttp.ClientSession | None = None
+        self._transport: Transport | None = None
 
     async def __aenter__(self) -> Self:
-        # Uploads and downloads take as long as they take: only connecting and silence are limited.
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
-        self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
+        # Imported here: what asks no broker (help, completion of commands, a slip of the pen) need not wait for aiohttp.
+        from broker.cli.transport import Transport  # noqa: PLC0415
+
+        self._transport = Transport(self._headers)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._session
-        await self._session.close()
+        assert self._transport
+        await self._transport.close()
 
     async def get(self, path: str, query: Query | None = None) -> dict[str, Any]:
         """GET a JSON document. `query` values that are None are left out. Raises ApiFailure, BrokerUnreachable."""
@@ -92,12 +96,12 @@ class Client:
         self, path: str, query: Query | None = None, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer to be read as it comes. Raises ApiFailure, and BrokerUnreachable also when it breaks off midway."""
-        assert self._session
+        assert self._transport
         try:
-            async with self._session.get(self.url + path, params=_given(query), headers=headers) as answer:
+            async with self._transport.asked("GET", self.url + path, params=_given(query), headers=headers) as answer:
                 await _refuse(answer)
                 yield answer
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as failure:
+        except (NotSent, BrokeOff) as failure:
             raise BrokerUnreachable(f"{self.url}{path}: the answer broke off: {failure}") from failure
 
     async def stream(self, path: str) -> AsyncIterator[bytes]:
@@ -108,42 +112,39 @@ class Client:
 
     async def is_ready(self) -> bool:
         """One look at /readyz: no retries, no error."""
-        assert self._session
+        assert self._transport
         try:
-            async with self._session.get(f"{self.url}/readyz", timeout=aiohttp.ClientTimeout(total=5)) as answer:
+            async with asyncio.timeout(5), self._transport.asked("GET", f"{self.url}/readyz") as answer:
                 return answer.status == 200
-        except (aiohttp.ClientError, TimeoutError):
+        except (NotSent, BrokeOff, TimeoutError):
             return False
 
     async def _json(
         self, method: str, path: str, *, again: bool, form: Callable[[], aiohttp.FormData] | None = None, **request: Any
     ) -> dict[str, Any]:
         """One request, repeated when nothing was sent, or when `again` says that it may be sent twice."""
-        assert self._session
+        assert self._transport
         for wait_s in (*RETRY_WAITS_S, None):
             if form:
                 request["data"] = form()
             try:
-                async with self._session.request(method, self.url + path, **request) as answer:
+                async with self._transport.asked(method, self.url + path, **request) as answer:
                     await _refuse(answer)
                     if answer.status == 204:
                         return {}
                     document: dict[str, Any] = await answer.json()
                     return document
-            except aiohttp.ClientConnectorError as failure:
-                # Nothing was sent, so that any request may be repeated.
-                await self._pause(wait_s, path, failure)
-            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as failure:
+            except NotSent as failure:
+                await self._pause(wait_s, path, failure)  # any request may be repeated
+            except BrokeOff as failure:
                 await self._pause(wait_s if again else None, path, failure)
         raise AssertionError("unreachable: the last pause raises")
 
     async def _pause(self, wait_s: float | None, path: str, failure: Exception) -> None:
         if wait_s is None:
-            what = str(failure) or type(failure).__name__
             raise BrokerUnreachable(
-                f"{self.url}{path}: no answer ({what}); see whether the broker runs, or set BROKER_URL to where it does"
+                f"{self.url}{path}: no answer ({failure}); see whether the broker runs, or set BROKER_URL to where it does"
             ) from failure
-        log.info("client.retry", url=self.url + path, wait_s=wait_s, error=str(failure))
         await asyncio.sleep(wait_s)
 
 
@@ -156,8 +157,8 @@ async def _refuse(answer: aiohttp.ClientResponse) -> None:
     if answer.status < 400:
         return
     try:
-        error = (await answer.json())["error"]
+        error = json.loads(await answer.read())["error"]
         raise ApiFailure(answer.status, error["message"], error.get("code"), error.get("param"))
-    except (aiohttp.ContentTypeError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         text = f"{answer.method} {answer.url}: HTTP {answer.status} {answer.reason}"
         raise ApiFailure(answer.status, text, None, None) from None

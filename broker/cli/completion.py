@@ -17,7 +17,7 @@ import typer
 from typer._completion_classes import completion_init
 from typer._completion_shared import get_completion_script
 
-from broker.cli import options
+from broker.cli import configuration
 from broker.cli.client import ApiFailure, BrokerUnreachable, Client
 from broker.cli.exits import Failure
 from broker.cli.output import line
@@ -64,7 +64,7 @@ def _look(context: typer.Context, path: str, query: dict[str, str | int | None])
     """A list of the data folder's live broker; of no broker, an unwilling or a slow one: nothing."""
     data = context.params.get("data")
     try:
-        settings = options.load(data=Path(data) if data else None)
+        settings = configuration.load_client(data=Path(data) if data else None)
         live = owner(settings.data)
         if live is None or live.url is None or (settings.url and not data):
             return []

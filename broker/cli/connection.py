@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from broker.cli import configuration
 from broker.cli.client import Client
 from broker.cli.exits import Failure
+from broker.client_settings import ClientSettings
 from broker.owner import ADMIN_KEY, owner
-from broker.settings import Settings
 
 IDLE_S = 15
 START_WITHIN_S = 90.0
@@ -32,25 +33,28 @@ class Address:
 
 
 @asynccontextmanager
-async def connect(settings: Settings) -> AsyncIterator[Client]:
+async def connect(settings: ClientSettings) -> AsyncIterator[Client]:
     """A client of the broker that these settings mean. Raises Failure when none can be reached or started."""
     address = await find(settings)
     async with Client(address.url, address.key, settings.project) as client:
         yield client
 
 
-async def find(settings: Settings) -> Address:
+async def find(settings: ClientSettings) -> Address:
     """BROKER_URL first, then the data folder's owner, then a new broker for that folder."""
     if settings.url:
-        key = settings.api_key.get_secret_value() if settings.api_key else None
-        return Address(settings.url, key, embedded=False)
+        return Address(settings.url, settings.api_key or None, embedded=False)
     live = owner(settings.data)
     child = None if live else _start(settings.data)
     return await _answering(settings, child)
 
 
 def _start(data: Path) -> subprocess.Popen[bytes]:
-    """A broker of its own session: it outlives this command. It says what it does in DATA/broker.log."""
+    """A broker of its own session: it outlives this command. It says what it does in DATA/broker.log.
+
+    Raises Failure (usage) when the folder's settings are wrong: the broker would say so only in its log.
+    """
+    configuration.load(data=data)
     data.mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-m", "broker", "serve", "--data", str(data), "--exit-when-idle", str(IDLE_S)]
     with (data / LOG).open("ab") as log:
@@ -59,7 +63,7 @@ def _start(data: Path) -> subprocess.Popen[bytes]:
         )
 
 
-async def _answering(settings: Settings, child: subprocess.Popen[bytes] | None) -> Address:
+async def _answering(settings: ClientSettings, child: subprocess.Popen[bytes] | None) -> Address:
     """Wait until the folder's owner is ready. The owner need not be our child: another command may have been faster."""
     data = settings.data
     give_up = time.monotonic() + START_WITHIN_S
@@ -78,10 +82,8 @@ async def _answering(settings: Settings, child: subprocess.Popen[bytes] | None) 
     raise Failure(f"the broker for {data} was not ready within {START_WITHIN_S:.0f} s:\n{log_tail(data)}")
 
 
-def _key(settings: Settings, owners: str | None) -> str | None:
-    if settings.api_key:
-        return settings.api_key.get_secret_value()
-    return owners or read_key(settings.data)
+def _key(settings: ClientSettings, owners: str | None) -> str | None:
+    return settings.api_key or owners or read_key(settings.data)
 
 
 def read_key(data: Path) -> str | None:

@@ -10,12 +10,10 @@ from typing import Annotated
 
 import typer
 
-from broker.cli import exits, options
+from broker.cli import configuration, exits, options
 from broker.cli.exits import Failure
 from broker.cli.market import fetch_weights
 from broker.cli.output import line
-from broker.demo.folder import prepare
-from broker.demo.run import run
 
 MODEL = "smollm2-135m-instruct"  # the model that the prompts ask for
 
@@ -31,8 +29,11 @@ def demo(
 
     The last line on standard output is JSON. Exit 0 only when all of that is so.
     """
+    from broker.demo.folder import prepare  # noqa: PLC0415 - what only this command needs
+    from broker.demo.run import run  # noqa: PLC0415
+
     stream = sys.stderr if json else sys.stdout
-    weights = fetch_weights(MODEL, options.load(), stream)
+    weights = fetch_weights(MODEL, configuration.load(), stream)
     try:
         verdict = options.ended(run(prepare(folder, MODEL, weights), stream))
     except asyncio.CancelledError:

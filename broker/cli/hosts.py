@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from broker.cli import exits, options
+from broker.cli import configuration, exits, options
 from broker.cli.exits import USAGE, Failure
 from broker.cli.output import document, line, table, usd
-from broker.market_set import hosts_market, ssh_authority
-from broker.settings import OwnHost, Settings
-from markets.offer import Offer
+
+if TYPE_CHECKING:
+    from broker.settings import OwnHost, Settings
+    from markets.offer import Offer
 
 
 def hosts(json: options.Json = False, data: options.Data = None) -> None:
@@ -20,10 +21,15 @@ def hosts(json: options.Json = False, data: options.Data = None) -> None:
 
     Makes the folder's SSH authority if there is none yet, so that hosts can be prepared before the first `serve`.
     """
-    raise typer.Exit(options.ended(_hosts(options.load(data=data), json)))
+    raise typer.Exit(options.ended(_hosts(configuration.load(data=data), json)))
 
 
 async def _hosts(settings: Settings, json: bool) -> int:
+    # Imported here, and below: the markets' libraries are for this command alone.
+    from broker.cli import logs  # noqa: PLC0415
+    from broker.market_set import ssh_authority  # noqa: PLC0415
+
+    logs.configure("warning")
     settings.data.mkdir(parents=True, exist_ok=True)
     trust_line = ssh_authority(settings).trust_line
     offers = await _offers(settings)
@@ -41,6 +47,8 @@ async def _hosts(settings: Settings, json: bool) -> int:
 
 async def _offers(settings: Settings) -> dict[str, Offer]:
     """Each host's own answer by its name. Raises Failure for hosts that are configured wrongly."""
+    from broker.market_set import hosts_market  # noqa: PLC0415
+
     try:
         # offers belong to nobody: whose rentals this market would see does not matter here
         market = await asyncio.to_thread(hosts_market, settings, owner="")

@@ -6,12 +6,13 @@ import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
-from typing import IO, Any
-
-import aiohttp
+from typing import IO, TYPE_CHECKING, Any
 
 from broker.cli.client import ApiFailure, Client
 from broker.cli.output import progress
+
+if TYPE_CHECKING:
+    from aiohttp import FormData
 
 Document = dict[str, Any]
 # What the broker takes as one part, as OpenAI does. A lost part costs that much to send again, not the file.
@@ -55,21 +56,27 @@ async def _in_parts(client: Client, source: IO[bytes], name: str, size: int, sen
     return file
 
 
-def _whole(source: IO[bytes], name: str, size: int, sent: Sent) -> aiohttp.FormData:
-    form = aiohttp.FormData()
+def _whole(source: IO[bytes], name: str, size: int, sent: Sent) -> FormData:
+    form = _new_form()
     form.add_field("purpose", "batch")
     form.add_field("file", _bytes(source, 0, size, sent), filename=name, content_type="application/jsonl")
     return form
 
 
-def _part_of(source: IO[bytes], start: int, length: int, sent: Sent) -> Callable[[], aiohttp.FormData]:
-    def form() -> aiohttp.FormData:
-        fresh = aiohttp.FormData()
+def _part_of(source: IO[bytes], start: int, length: int, sent: Sent) -> Callable[[], FormData]:
+    def form() -> FormData:
+        fresh = _new_form()
         content = _bytes(source, start, length, sent)
         fresh.add_field("data", content, filename="part", content_type="application/octet-stream")
         return fresh
 
     return form
+
+
+def _new_form() -> FormData:
+    from aiohttp import FormData  # noqa: PLC0415 - there already when there is a broker to send it to
+
+    return FormData()
 
 
 async def _bytes(source: IO[bytes], start: int, length: int, sent: Sent) -> AsyncIterator[bytes]:

@@ -7,24 +7,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import IO, Any
-
-from rich.console import Group
-from rich.live import Live
-from rich.markup import escape
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from typing import IO, Any, Protocol
 
 from broker.cli import report
 from broker.cli.client import Client
-from broker.cli.output import console, line, moment
+from broker.cli.output import line, moment
+from broker.cli.report import ENDED
 
 Document = dict[str, Any]
 # Called with every look at the batch; what it returns is shown. The demo uses it to choose the moment of its kill.
 Look = Callable[[Document, Sequence[Document]], str | None]
 
-ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 LOOK_S = 0.5
 PLAIN_LINE_S = 5.0
 
@@ -54,12 +47,22 @@ async def follow(client: Client, batch_id: str, stream: IO[str] | None, look: Lo
             await asyncio.sleep(LOOK_S)
 
 
-def _view(stack: ExitStack, stream: IO[str] | None) -> RedrawnView | PlainView | NoView:
+class View(Protocol):
+    """What is shown of a batch at each look at it, and said in between."""
+
+    def show(self, batch: Document, placements: Sequence[Document]) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+def _view(stack: ExitStack, stream: IO[str] | None) -> View:
     if stream is None:
         return NoView()
     if not stream.isatty():
         return PlainView(stream)
-    return RedrawnView(stack.enter_context(Live(console=console(stream), auto_refresh=False)))
+    from broker.cli.redrawn import redrawn  # noqa: PLC0415 - only people on a terminal wait for rich
+
+    return stack.enter_context(redrawn(stream))
 
 
 class NoView:
@@ -70,19 +73,6 @@ class NoView:
 
     def note(self, text: str) -> None:
         return None
-
-
-class RedrawnView:
-    """The view of a terminal: drawn over itself, with notes above it."""
-
-    def __init__(self, live: Live) -> None:
-        self._live = live
-
-    def show(self, batch: Document, placements: Sequence[Document]) -> None:
-        self._live.update(panel(batch, placements, time.time()), refresh=True)
-
-    def note(self, text: str) -> None:
-        self._live.console.print(Text(text))
 
 
 class PlainView:
@@ -135,25 +125,3 @@ def _pause(batch: Document) -> Iterator[str]:
         yield f"waiting on {ours['waiting']['on']} since {since}: {'; '.join(ours['waiting']['reasons'])}"
     elif ours["waiting_on"]:
         yield f"waiting on {ours['waiting_on']}: {'; '.join(ours['waiting_reasons'])}"
-
-
-def panel(batch: Document, placements: Sequence[Document], now: float) -> Group:
-    """The redrawn view: a bar, the figures, one row a placement, and why it waits."""
-    ours = batch["x_broker"]
-    total = ours["counts"]["total"]
-    tokens = ours["tokens"]
-    head = Table.grid(padding=(0, 2))
-    head.add_row(
-        Text(report.state(batch), style="bold"),
-        ProgressBar(total=max(1, total), completed=report.done(batch), width=40),
-        report.counts(batch),
-    )
-    figures = (
-        f"{tokens.get('input', 0):,} tokens in, {tokens.get('output', 0):,} out   {report.money(batch)}   "
-        f"{report.eta(batch, now) if batch['status'] not in ENDED else ''}"
-    )
-    rows = Table(*report.PLACEMENT_COLUMNS, box=None, header_style="dim", pad_edge=False)
-    for row in report.placement_rows(placements):
-        rows.add_row(*(escape(cell) for cell in row))
-    reasons = report.why_waiting(batch, now) if batch["status"] not in ENDED else ()
-    return Group(head, Text(figures), *([rows] if placements else []), *(Text(reason) for reason in reasons))

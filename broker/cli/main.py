@@ -21,7 +21,6 @@ from broker.cli import (
     keys,
     ledger,
     lines,
-    logs,
     market,
     projects,
     results,
@@ -86,7 +85,6 @@ for name, group in GROUPS.items():
 
 def run() -> None:
     """What the installed `broker` calls."""
-    logs.configure("warning")
     completion.answer_shells()
     try:
         app()

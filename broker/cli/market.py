@@ -5,21 +5,20 @@ from __future__ import annotations
 import sys
 from decimal import Decimal
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from broker.cli import exits, options
+from broker.cli import configuration, exits, options
 from broker.cli.client import Client
 from broker.cli.completion import model_names
 from broker.cli.exits import USAGE, Failure
 from broker.cli.option_groups import spread
 from broker.cli.options import Target
 from broker.cli.output import document, line, table, usd
-from broker.settings import Settings
-from workers.catalogue import built_in_models, weights_of
-from workers.errors import WorkersError
-from workers.weights import ensure_weights
+
+if TYPE_CHECKING:
+    from broker.settings import Settings
 
 Document = dict[str, Any]
 
@@ -155,7 +154,7 @@ def fetch(
     data: options.Data = None,
 ) -> None:
     """Fetch a built-in model's weights into the cache, once, and check their sha256."""
-    settings = options.load(data=data)
+    settings = configuration.load(data=data)
     file = fetch_weights(model, settings, sys.stderr)
     if json:
         document({"model": model, "weights": str(file)})
@@ -166,6 +165,13 @@ def fetch(
 
 def fetch_weights(model: str, settings: Settings, stream: IO[str]) -> Path:
     """The file of a built-in model's weights; `stream` is told when they must be fetched. Raises Failure."""
+    # Imported here: only who fetches weights waits for what that needs.
+    from broker.cli import logs  # noqa: PLC0415
+    from workers.catalogue import built_in_models, weights_of  # noqa: PLC0415
+    from workers.errors import WorkersError  # noqa: PLC0415
+    from workers.weights import ensure_weights  # noqa: PLC0415
+
+    logs.configure("warning")
     known = built_in_models()
     if model not in known:
         raise Failure(f"the catalogue has no model {model!r}; it has {', '.join(sorted(known))}", USAGE)

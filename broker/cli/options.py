@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import tomllib
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
-from pydantic import ValidationError
 
-from broker import settings as broker_settings
+from broker.cli import configuration
 from broker.cli.client import ApiFailure, BrokerUnreachable, Client
 from broker.cli.connection import connect
 from broker.cli.exits import INTERRUPTED, USAGE, Failure
-from broker.settings import Settings
+from broker.client_settings import ClientSettings
 
 T = TypeVar("T")
 
@@ -42,12 +40,12 @@ class Target:
         typer.Option(help="Whose batches, for keys that see all projects (also BROKER_PROJECT).", show_default=False),
     ] = None
 
-    def settings(self) -> Settings:
+    def settings(self) -> ClientSettings:
         """`--data` means that folder's broker, whatever BROKER_URL says. Raises Failure (usage)."""
         if self.data and self.url:
             raise Failure("--data and --url name two brokers; give one of them", USAGE)
-        settings = load(data=self.data, url=self.url, api_key=self.key, project=self.project)
-        return settings.model_copy(update={"url": None}) if self.data else settings
+        settings = configuration.load_client(data=self.data, url=self.url, api_key=self.key, project=self.project)
+        return replace(settings, url=None) if self.data else settings
 
     def ask(self, work: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
         """What `work` makes of that broker. What the broker refused, or that it did not answer, is a Failure."""
@@ -64,25 +62,6 @@ class Target:
         raise typer.Exit(self.ask(work))
 
 
-def load(*, config: Path | None = None, **given: Any) -> Settings:
-    """Settings with the command's own options on top; options that were not given (None) leave the rest as it is.
-
-    Raises Failure (usage) that names each setting that is wrong.
-    """
-    overrides = {name: value for name, value in given.items() if value is not None}
-    if "data" in overrides:
-        overrides["data"] = Path(overrides["data"]).expanduser().resolve()
-    if config and not config.is_file():
-        raise Failure(f"--config {config}: no such file", USAGE)
-    try:
-        loaded = broker_settings.load(config, **overrides)
-    except ValidationError as wrong:
-        raise Failure(_described(wrong), USAGE) from wrong
-    except tomllib.TOMLDecodeError as wrong:
-        raise Failure(f"{config or 'broker.toml in the data folder'}: not TOML: {wrong}", USAGE) from wrong
-    return loaded
-
-
 def ended(work: Coroutine[Any, Any, T]) -> T:
     """What the coroutine returns. What the broker refused, or that it did not answer, is a Failure here: one line.
 
@@ -97,11 +76,3 @@ def ended(work: Coroutine[Any, Any, T]) -> T:
         raise Failure(str(silent)) from silent
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
-
-
-def _described(wrong: ValidationError) -> str:
-    lines = []
-    for error in wrong.errors(include_url=False):
-        name = ".".join(str(part) for part in error["loc"])
-        lines.append(f"setting {name or '(whole)'} = {error['input']!r}: {error['msg']}")
-    return "\n".join(lines)

@@ -15,31 +15,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import IO, Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.table import Table
-
 # What could steer a terminal, and the separators of TSV. Model ids, offer keys and messages come from others.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def is_terminal(stream: IO[str] | None = None) -> bool:
     return (stream or sys.stdout).isatty()
-
-
-def console(stream: IO[str] | None = None) -> Console:
-    """A console that knows what it writes to: no colour and no control characters without a terminal."""
-    target = stream or sys.stdout
-    live = target.isatty()
-    return Console(file=target, force_terminal=live, no_color=None if live else True, highlight=False)
 
 
 def document(value: Any) -> None:
@@ -63,10 +44,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], stream: IO[str]
             target.write("\t".join(_clean(cell) for cell in row) + "\n")
         target.flush()
         return
-    view = Table(*columns, box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        view.add_row(*(escape(_clean(cell)) for cell in row))
-    console(target).print(view)
+    from broker.cli import terminal  # noqa: PLC0415 - only people on a terminal wait for rich
+
+    terminal.print_table(columns, [[_clean(cell) for cell in row] for row in rows], target)
 
 
 @contextmanager
@@ -75,10 +55,10 @@ def progress(what: str, total: int | None, is_quiet: bool = False) -> Iterator[C
     if is_quiet or not sys.stderr.isatty():
         yield lambda done: None
         return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console(sys.stderr), transient=True) as bar:
-        task = bar.add_task(_clean(what), total=total)
-        yield lambda done: bar.update(task, completed=done)
+    from broker.cli import terminal  # noqa: PLC0415 - as above
+
+    with terminal.bar(_clean(what), total, sys.stderr) as done:
+        yield done
 
 
 def _clean(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import IO, Any
 from broker.cli.output import line, moment, rate, span, table, usd
 
 Document = dict[str, Any]
+ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 
 
 def print_explanation(plan: Document, stream: IO[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from broker.cli import exits, live, report
+from broker.cli import exits, report
 from broker.cli.batches import BatchId
 from broker.cli.client import Client
 from broker.cli.download import save
@@ -62,7 +62,7 @@ def _check_readable(batch: Document, partial: bool) -> None:
     if partial:
         return
     take = "take what there is with --partial"
-    if batch["status"] not in live.ENDED:
+    if batch["status"] not in report.ENDED:
         raise Failure(
             f"{batch['id']} is {batch['status']} ({report.counts(batch)}); {take}, "
             f"or wait for it with: broker status {batch['id']} -w"

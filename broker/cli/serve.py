@@ -6,17 +6,17 @@ import asyncio
 import sys
 from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from broker.cli import logs, options
+from broker.cli import configuration, options
 from broker.cli.connection import read_key
 from broker.cli.exits import ERROR, OK, USAGE, Failure
-from broker.model_set import model_profiles
 from broker.owner import ADMIN_KEY, Owned, Ownership, take, write_private
-from broker.settings import Settings
-from workers.errors import BadProfile
+
+if TYPE_CHECKING:
+    from broker.settings import Settings
 
 
 def serve(
@@ -35,13 +35,18 @@ def serve(
     SIGTERM ends it cleanly. Everything else that it says goes to standard error.
     """
     http = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    settings = options.load(
+    settings = configuration.load(
         config=config,
         data=data,
         database_url=database_url,
         markets=tuple(part.strip() for part in markets.split(",") if part.strip()) if markets else None,
         http=http or None,
     )
+    # Imported here: what no command but those that do a broker's own work should wait for.
+    from broker.cli import logs  # noqa: PLC0415
+    from broker.model_set import model_profiles  # noqa: PLC0415
+    from workers.errors import BadProfile  # noqa: PLC0415
+
     try:
         model_profiles(settings)
     except BadProfile as wrong:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from broker.api import quote_shapes, shapes
-from broker.cli import live, report
+from broker.cli import live, redrawn, report
 
 NOW = 1_795_305_600
 
@@ -126,7 +126,7 @@ def test_a_pipe_gets_a_line_when_something_changes_and_not_at_every_look() -> No
 
 def test_the_redrawn_view_shows_the_same_facts() -> None:
     stream = io.StringIO()
-    Console(file=stream, width=160).print(live.panel(batch(), [placement()], NOW))
+    Console(file=stream, width=160).print(redrawn.panel(batch(), [placement()], NOW))
     for fact in ("25/64 lines, 1 failed", "1,200 tokens in, 800 out", "$0.000412 of $0.001 quoted", "ETA 42 s", "DE"):
         assert fact in stream.getvalue()
 
