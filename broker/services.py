@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from broker.control.solver_process import SolverProcess
 from broker.database import Database
 from broker.failpoints import Failpoints
 from broker.leadership import Leadership
@@ -14,7 +14,15 @@ from broker.metrics.counters import Counters
 from broker.settings import Settings
 from jobs.objects import ObjectStore
 from markets.market import Market
+from solver.types import Plan, Snapshot
 from workers.profile import ModelProfile
+
+
+class Planning(Protocol):
+    """Who plans. A broker leaves it to a child process that can be killed (`broker/control/solver_process.py`)."""
+
+    async def solve(self, snapshot: Snapshot) -> Plan:
+        """The plan for `snapshot`. Raises SolverError when the snapshot itself is bad."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class Services:
     store: ObjectStore
     markets: Mapping[str, Market]
     models: Mapping[str, ModelProfile]
-    solver: SolverProcess
+    solver: Planning
     secret: bytes = field(repr=False)
     failpoints: Failpoints
     public_url: str

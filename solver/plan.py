@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from solver import explain, greedy, program, restore
+from solver import explain, greedy, restore
 from solver.eligibility import Verdict, funnel, survey
 from solver.problem import Draft, Problem, bills, overspent, state, unserved
 from solver.schedule import Bill, Site
@@ -54,6 +54,9 @@ def _by_greed(problem: Problem) -> _Found:
 
 def _by_program(problem: Problem) -> _Found | None:
     """Solve and make exact. Where money rows proved too lenient, solve once more with these tightened."""
+    # Imported here: PuLP and HiGHS are for the process that solves. The broker's own stage, greed, does without them.
+    from solver import program  # noqa: PLC0415
+
     solution = program.solve(problem)
     if solution is None:
         return None

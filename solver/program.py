@@ -18,8 +18,7 @@ be too lenient for that exactness, the caller names the work or project in `tigh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pulp
 
@@ -27,12 +26,10 @@ from solver import highs
 from solver.durations import PPM, SECOND_US
 from solver.problem import Problem
 from solver.schedule import Instances, Site, Task, ceil_div
+from solver.solution import MARGIN_PPM, Solution
 from solver.types import Work
 
 HOUR_US = 3600 * SECOND_US
-# The stair keeps this part of the time free, so that rounding shares and the solver's tolerance cannot make work late. It is part
-# of the model: a bound is one on plans that leave it free, unless it was solved for alone (`unserved_ppm`).
-MARGIN_PPM = 100
 MARGIN = MARGIN_PPM / PPM
 # Below this many columns the program is solved to the end; above, to one percent. Both also stop on nodes, never on a clock.
 EXACT_COLUMNS = 400
@@ -45,17 +42,6 @@ NEGLIGIBLE = 1e-7
 CRUMB = 0.01
 # The solver's own tolerances, taken off a bound before it leaves as integer money.
 BOUND_SLACK = 1e-5
-
-
-@dataclass(frozen=True, slots=True)
-class Solution:
-    """Raw values: instances per (site, class), shares per (site, work), unserved part per work; cost bound in nano-USD."""
-
-    stopped_by: Literal["optimal", "gap"]
-    bound_nano: int
-    counts: dict[tuple[int, int], float]
-    shares: dict[tuple[int, str], float]
-    unserved: dict[str, float]
 
 
 def solve(

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from solver.durations import PPM
 from solver.problem import Draft, Problem, overspent
-from solver.program import MARGIN_PPM, Solution
 from solver.schedule import Site, Task, bill, is_on_time, room_ppm
+from solver.solution import MARGIN_PPM, Solution
 
 
 def restore(problem: Problem, solution: Solution) -> Draft:

@@ -51,7 +51,7 @@ class SolverProcess:
                 await self._kill()  # its answer would be read as the next question's
                 raise
             else:
-                return _plan(answer)
+                return read_plan(answer)
         fallback = await asyncio.to_thread(solve, snapshot, stage="greedy")
         return msgspec.structs.replace(fallback, stopped_by="clock")
 
@@ -97,7 +97,8 @@ class _Refused(msgspec.Struct):
     error: _Refusal
 
 
-def _plan(answer: bytes) -> Plan:
+def read_plan(answer: bytes) -> Plan:
+    """The plan in a line of `python -m solver`. Raises SolverError when the line says what is wrong with the snapshot."""
     if answer.startswith(b'{"error"'):
         refused = msgspec.json.decode(answer, type=_Refused)
         raise SolverError(f"{refused.error.code}: {refused.error.message}")

@@ -19,7 +19,6 @@ from broker.api.app import ROUTES, build_app
 from broker.api.registry import PARAMETERS, Route
 from broker.control.loops import LoopState
 from broker.control.place import await_worker
-from broker.control.solver_process import SolverProcess
 from broker.database import Database
 from broker.failpoints import Failpoints
 from broker.keys import Role, create_key, ensure_admin_key
@@ -29,6 +28,7 @@ from jobs.clock import db_now
 from jobs.objects import ObjectStore
 from markets import rentals
 from markets.offer import Offer
+from tests.support.planning import PlanningHere
 from tests.support.wire_agent import (
     Agent,
     Rent,
@@ -119,7 +119,6 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 async def server(settings: Settings, database: Database, object_store: ObjectStore) -> AsyncIterator[Server]:
-    solver = SolverProcess(timeout_s=30)
     services = Services(
         settings=settings,
         database=database,
@@ -128,7 +127,7 @@ async def server(settings: Settings, database: Database, object_store: ObjectSto
         models={
             MODEL: ModelProfile(id=MODEL, engine="url", base_url="http://127.0.0.1:9", tokens_per_s={"cpu": (200, 40)})
         },
-        solver=solver,
+        solver=PlanningHere(),
         secret=b"a secret of thirty-two bytes....",
         failpoints=Failpoints(None),
         public_url="http://127.0.0.1",
@@ -148,7 +147,6 @@ async def server(settings: Settings, database: Database, object_store: ObjectSto
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
         yield Server(f"http://127.0.0.1:{port}", services, app[ROUTES], loops, admin_key, http)
     await runner.cleanup()
-    await solver.close()
 
 
 def request_lines(count: int, *, model: str = MODEL, max_tokens: int = 16) -> bytes:

@@ -60,7 +60,7 @@ def test_a_command_and_its_broker_read_the_same_from_the_same_settings(
         whole, ours = settings.load(**given), client_settings.load(**given)
         key = whole.api_key.get_secret_value() if whole.api_key else whole.api_key
         assert (whole.data, whole.url, key, whole.project) == (ours.data, ours.url, ours.api_key or None, ours.project)
-    assert client_settings.DEFAULT_DATA == settings.Settings.model_fields["data"].default
+    assert settings.Settings.model_fields["data"].default == client_settings.DEFAULT_DATA
 
 
 def test_a_setting_of_a_wrong_kind_is_a_usage_error_that_names_it(tmp_path: Path) -> None:

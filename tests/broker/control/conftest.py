@@ -17,7 +17,6 @@ from sqlmodel import col
 
 from broker.api.batches import store_policy
 from broker.control.place import await_worker
-from broker.control.solver_process import SolverProcess
 from broker.database import Database
 from broker.failpoints import Failpoints
 from broker.services import Services
@@ -35,6 +34,7 @@ from markets.market import Rental
 from markets.offer import Accelerator, Evidence, Offer, OfferKey
 from markets.tables import RentalRow
 from solver.residency import compile_countries
+from tests.support.planning import PlanningHere
 from workers.profile import ModelProfile
 
 MODEL = "tiny"
@@ -221,7 +221,6 @@ def validation(lines: int, size: int) -> Validation:
 
 @pytest.fixture
 async def town(database: Database, tmp_path: Path, object_store: ObjectStore) -> AsyncIterator[Town]:
-    solver = SolverProcess(timeout_s=60)
     profile = ModelProfile(
         id=MODEL, engine="url", base_url="http://127.0.0.1:9", tokens_per_s={"cpu": (1000, 10)}, load_s=1
     )
@@ -231,7 +230,7 @@ async def town(database: Database, tmp_path: Path, object_store: ObjectStore) ->
         store=object_store,
         markets={"town": AbsentMarket()},  # type: ignore[dict-item]
         models={MODEL: profile},
-        solver=solver,
+        solver=PlanningHere(),
         secret=b"a secret of thirty-two bytes....",
         failpoints=Failpoints(None),
         public_url="http://127.0.0.1",
@@ -239,4 +238,3 @@ async def town(database: Database, tmp_path: Path, object_store: ObjectStore) ->
         wake={name: asyncio.Event() for name in ("validate", "plan", "place", "settle", "reconcile")},
     )
     yield Town(services)
-    await solver.close()
