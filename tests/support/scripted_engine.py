@@ -7,7 +7,7 @@ What a request does is written in its prompt, so a test's input file is its scri
     ERROR500    500 each time        FLAKY  500 the first time that this prompt is seen (needs --log)
     BAD400      400 with an error body                     GARBAGE  200 with something that is not JSON
     NOUSAGE     an answer without usage                    SLOW     takes --slow seconds
-    HANG        never answers
+    HANG        never answers        STUCK  never answers the first time that this prompt is seen (needs --log)
 
 Answers are deterministic. `--log FILE` appends `pid<TAB>prompt` for each request at its start: the file outlives the
 process, so a test can count executions. /health, /metrics, /stats, /v1/models as real servers have them.
@@ -122,7 +122,7 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(options.poison_delay)
             os._exit(13)
         time.sleep(options.slow if "SLOW" in prompt else options.latency)
-        if "HANG" in prompt:
+        if "HANG" in prompt or ("STUCK" in prompt and seen == 1):
             threading.Event().wait()
         if "DROP" in prompt:
             self.close_connection = True
