@@ -33,6 +33,7 @@ from broker.control.plan import Planner
 from broker.control.poll import Poller
 from broker.control.reconcile import Reconciler
 from broker.control.remember import Rememberer
+from broker.control.rest import HOLDS_S, Rest
 from broker.control.settle import Settler
 from broker.control.solver_process import SolverProcess
 from broker.control.validate import Validator
@@ -220,9 +221,10 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 def _loops(services: Services, deliverer: Deliverer) -> Loops:
     """The loops of this broker; where others share its database, the leader's begin anew with each of its terms."""
     leadership, settings = services.leadership, services.settings
+    rest = Rest(services.database, holds_s=0 if services.database.is_shared else HOLDS_S)
     everywhere: dict[str, tuple[float, Step]] = {"deliver": (settings.webhooks.deliver_s, deliverer.step)}
     loops = Loops(
-        steps=_led(services) | everywhere,
+        steps=rest.spare(_led(services) | everywhere),
         wake=services.wake,
         stands_by=lambda loop: loop not in EVERYWHERE and not leadership.leads,
     )
@@ -230,7 +232,7 @@ def _loops(services: Services, deliverer: Deliverer) -> Loops:
     def changed(standing: Standing) -> None:
         if standing.term is not None:
             fenced = replace(services, database=services.database.guarded(fence(standing.term)))
-            loops.steps = _led(fenced) | everywhere
+            loops.steps = rest.spare(_led(fenced) | everywhere)
         for event in services.wake.values():
             event.set()
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from broker.backup.errors import BackupError
-from broker.cli import exits, options
+from broker.cli import configuration, exits, options
 from broker.cli.exits import Failure
 from broker.cli.output import document, line
 
@@ -31,7 +31,7 @@ def backup(
     """
     from broker.backup.make import make  # noqa: PLC0415 - the rooms take a second that no other command should pay
 
-    settings = options.load(config=config, data=data, database_url=database_url)
+    settings = configuration.load(config=config, data=data, database_url=database_url)
     try:
         made = asyncio.run(make(settings, folder))
     except (BackupError, OSError) as wrong:
@@ -62,7 +62,7 @@ def restore(
     """
     from broker.backup.restore import restore as bring_back  # noqa: PLC0415 - as above
 
-    settings = options.load(data=data)
+    settings = configuration.load(data=data)
     try:
         restored = asyncio.run(bring_back(folder, settings.data, database_url))
     except (BackupError, OSError) as wrong:

@@ -26,10 +26,8 @@ def hosts(json: options.Json = False, data: options.Data = None) -> None:
 
 async def _hosts(settings: Settings, json: bool) -> int:
     # Imported here, and below: the markets' libraries are for this command alone.
-    from broker.cli import logs  # noqa: PLC0415
     from broker.market_set import ssh_authority  # noqa: PLC0415
 
-    logs.configure("warning")
     settings.data.mkdir(parents=True, exist_ok=True)
     trust_line = ssh_authority(settings).trust_line
     offers = await _offers(settings)

@@ -166,12 +166,10 @@ def fetch(
 def fetch_weights(model: str, settings: Settings, stream: IO[str]) -> Path:
     """The file of a built-in model's weights; `stream` is told when they must be fetched. Raises Failure."""
     # Imported here: only who fetches weights waits for what that needs.
-    from broker.cli import logs  # noqa: PLC0415
     from workers.catalogue import built_in_models, weights_of  # noqa: PLC0415
     from workers.errors import WorkersError  # noqa: PLC0415
     from workers.weights import ensure_weights  # noqa: PLC0415
 
-    logs.configure("warning")
     known = built_in_models()
     if model not in known:
         raise Failure(f"the catalogue has no model {model!r}; it has {', '.join(sorted(known))}", USAGE)

@@ -34,6 +34,9 @@ class Accruer:
     async def step(self) -> None:
         async with self.services.database.transaction() as session:
             rows = [row for row in await rentals.open_rentals(session) if row.started_us and row.last_seen_us]
+            if not rows:
+                await stop_at_ceiling(session, self.services.settings.control, await db_now(session))
+                return
         for row in rows:
             try:
                 async with self.services.database.transaction() as session:

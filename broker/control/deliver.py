@@ -53,15 +53,18 @@ class Deliverer:
 
     async def step(self) -> None:
         """Expand what is new, start a lane for each webhook that something is due for, forget what is old."""
-        while await self._expand() == AT_ONCE:
-            pass
         most = self.services.settings.webhooks.concurrency
-        async with self.services.database.transaction() as session:
-            found = await deliveries.due(session, await db_now(session), most + len(self._lanes))
+        is_more = True
+        while is_more:
+            async with self.services.database.transaction() as session:
+                now_us = await db_now(session)
+                is_more = await deliveries.expand(session, now_us, AT_ONCE) == AT_ONCE
+                found = [] if is_more else await deliveries.due(session, now_us, most + len(self._lanes))
         for webhook_id in found:
             if webhook_id not in self._lanes and len(self._lanes) < most:
                 self._start(webhook_id)
-        await self._prune()
+        if now_us >= self._pruned_us + PRUNE_EVERY_US:
+            await self._prune(now_us)
 
     async def settled(self) -> None:
         """Wait until no lane runs. Raises what a lane raised."""
@@ -77,16 +80,9 @@ class Deliverer:
             await asyncio.gather(*late, return_exceptions=True)
         await self.sender.close()
 
-    async def _expand(self) -> int:
+    async def _prune(self, now_us: int) -> None:
+        before_us = now_us - self.services.settings.webhooks.keep_days * DAY_US
         async with self.services.database.transaction() as session:
-            return await deliveries.expand(session, await db_now(session), AT_ONCE)
-
-    async def _prune(self) -> None:
-        async with self.services.database.transaction() as session:
-            now_us = await db_now(session)
-            if now_us < self._pruned_us + PRUNE_EVERY_US:
-                return
-            before_us = now_us - self.services.settings.webhooks.keep_days * DAY_US
             gone = await deliveries.prune(session, before_us, AT_ONCE)
         if gone:
             log.info("events.pruned", rows=gone)  # and there may be more: the next step goes on

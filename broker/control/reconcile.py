@@ -58,8 +58,8 @@ class Reconciler:
 
     async def _market(self, name: str, market: Market) -> None:
         """One market; its failure is logged and hurts no other."""
-        await self._give_up_on_silent(name)
-        await self._release(name, market)
+        for rental_id in await self._leaving(name):
+            await self._let_go(market, rental_id)
         listed: Sequence[Rental] | None = None
         is_complete = True
         try:
@@ -105,7 +105,7 @@ class Reconciler:
             case Verify(tag):
                 await self._verify(market, tag)
             case Release(tag, why):
-                if why != "asked":  # what we asked for ourselves is released by `_release`
+                if why != "asked":  # what we asked for ourselves is let go by `_market`
                     log.warning("sweep.release", rental=tag, why=why)
                     await self._let_go(market, tag)
             case Alarm(strange, released_now):
@@ -121,11 +121,13 @@ class Reconciler:
         else:
             await self._observe(rental)
 
-    async def _give_up_on_silent(self, name: str) -> None:
-        """Ask for the release of machines whose worker is gone, failed, or has not been heard of for too long."""
+    async def _leaving(self, name: str) -> list[str]:
+        """The rentals whose release is asked for, also for machines whose worker is gone, failed, or has not been heard of
+        for too long."""
         async with self.services.database.transaction() as session:
             now_us = await db_now(session)
-            for row in await rentals.open_rentals(session, name):
+            rows = await rentals.open_rentals(session, name)
+            for row in rows:
                 worker = await session.get(Worker, row.id)
                 reason = silence(row, worker, now_us, self._since_us(now_us), self._patience_us(row))
                 if reason and row.state == "running":
@@ -134,6 +136,7 @@ class Reconciler:
                     if worker is not None and worker.state == "awaited":
                         # a start that failed, so that the same offer is not rented again at once
                         worker.state, worker.error, worker.gone_us = "failed", reason, now_us
+            return [row.id for row in rows if row.state == "releasing"]
 
     def _since_us(self, now_us: int) -> int:
         self._started_us = self._started_us or now_us
@@ -144,12 +147,6 @@ class Reconciler:
         control = self.services.settings.control
         hello_s = hello_patience_s(row.facts, self.services.models.get(row.model), control.create_grace_s)
         return round(hello_s * SECOND_US), round(control.worker_silence_s * SECOND_US)
-
-    async def _release(self, name: str, market: Market) -> None:
-        async with self.services.database.transaction() as session:
-            leaving = [row.id for row in await rentals.open_rentals(session, name) if row.state == "releasing"]
-        for rental_id in leaving:
-            await self._let_go(market, rental_id)
 
     async def _let_go(self, market: Market, rental_id: str) -> None:
         """Release and record the confirmed end. Not confirmed: accrual goes on, and the next round asks again."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from broker.control.intake import validate_batch
@@ -36,22 +37,24 @@ class Rememberer:
     forgot_us: int = 0
 
     async def step(self) -> None:
-        for batch in await self._ended():
+        async with self.services.database.transaction() as session:
+            now_us, ended = await db_now(session), await self._ended(session)
+        for batch in ended:
             try:
                 await self._remember(batch)
             except (JobsError, OSError) as failure:
                 # it is tried again; only a saving is at stake
                 log.error("batch.remember_failed", batch=batch.id, error=f"{type(failure).__name__}: {failure}")
-        await self._forget()
+        if now_us - self.forgot_us >= FORGET_EVERY_US:
+            await self._forget(now_us)
 
-    async def _ended(self) -> Sequence[Batch]:
+    async def _ended(self, session: AsyncSession) -> Sequence[Batch]:
         statement = select(Batch).where(
             col(Batch.revision).is_not(None),
             col(Batch.remembered_us).is_(None),
             col(Batch.status).in_(("completed", "expired", "cancelled")),
         )
-        async with self.services.database.transaction() as session:
-            return (await session.scalars(statement.order_by(col(Batch.id)))).all()
+        return (await session.scalars(statement.order_by(col(Batch.id)))).all()
 
     async def _remember(self, batch: Batch) -> None:
         """Keep where this batch's answers lie, for later batches of its project. Without its input nothing is kept."""
@@ -88,10 +91,7 @@ class Rememberer:
                 kept += await answers.remember(session, batch, new, await db_now(session))
         return kept
 
-    async def _forget(self) -> None:
+    async def _forget(self, now_us: int) -> None:
         async with self.services.database.transaction() as session:
-            now_us = await db_now(session)
-            if now_us - self.forgot_us < FORGET_EVERY_US:
-                return
             await answers.forget_before(session, now_us - self.services.settings.jobs.reuse_days * DAY_US)
         self.forgot_us = now_us

@@ -15,7 +15,7 @@ WEBHOOKS = """
 [webhooks]
 allow_http = true
 allow_private = true
-deliver_s = 0.2
+deliver_s = 1
 """
 
 
