@@ -2,8 +2,8 @@
 
 A dozen loops that look at the database some times a second are a sixth of a core, whether or not there is a batch. One
 query answers for all of them; its answer holds until somebody commits something, and for a second at the most: a webhook
-may come due. Where other brokers commit to the same database it does not hold at all. A step that is let off runs all the same every so often: what no row tells of (a machine at a market
-that nobody remembers) is found then.
+may come due. Where other brokers commit to the same database it does not hold at all. A step that is let off runs all
+the same every so often: what no row tells of (a machine at a market that nobody remembers) is found then.
 """
 
 from __future__ import annotations
