@@ -46,7 +46,7 @@ def _lay_out(folder: Path, start: MachineStart) -> int:
     return os.open(folder / "stderr", os.O_WRONLY | os.O_CREAT)
 
 
-async def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
+async def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
     """Wait for something to become true. The time is a limit for the broken case, generous for a busy machine."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -107,7 +107,7 @@ class AgentProcess:
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
-    async def exit_status(self, seconds: float = 30.0) -> int:
+    async def exit_status(self, seconds: float = 60.0) -> int:
         """Wait for its end. On a timeout the agent's own words are in the message."""
         try:
             return await asyncio.wait_for(self.process.wait(), seconds)

@@ -86,7 +86,7 @@ async def test_llamacpp_does_not_outlive_a_killed_agent(
     assert any("llamacpp" in process.cmdline() for process in family)
     agent.signal(signal.SIGKILL)
     await agent.exit_status()
-    await until(lambda: not any(process.is_running() for process in family), "the engine is gone", seconds=2)
+    await until(lambda: not any(process.is_running() for process in family), "the engine is gone")
 
 
 async def test_llamacpp_stops_when_told_with_requests_in_flight(
