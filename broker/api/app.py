@@ -111,10 +111,11 @@ def _document_route(routes: tuple[Route, ...], wire: WireSchemas, url: str) -> R
 
     async def openapi(call: Call) -> dict[str, Any]:
         """This API as an OpenAPI 3.1 document."""
+        if not described:  # made for the first who asks: it takes 0.1 s, which no start need wait for
+            described.update(document((*routes, own), wire, url))
         return described
 
     own = route("GET", "/openapi.json", openapi, tag="health", access="open", produces=("application/json",))
-    described.update(document((*routes, own), wire, url))
     return own
 
 
