@@ -1,4 +1,4 @@
-"""The four settings of a command that asks a broker: where it is, who asks, for which project.
+"""The settings of a command that asks a broker: where it is, who asks, for which project, and how long Tab may take.
 
 They are settings like the others (contract C10: given < environment < TOML < default), read without the others: a command
 that asks a broker need not wait for the whole of `broker/settings.py` to be built, nor stumble over what only `serve` uses.
@@ -27,22 +27,23 @@ class ClientSettings:
     url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     project: str | None = None
+    completion_s: float = 1.0
 
 
-class NotText(ValueError):
-    """A setting in broker.toml that must be text is not; the message names it and its value."""
+class BadSetting(ValueError):
+    """A setting is of a wrong kind; the message names it and its value."""
 
 
 def load(**given: Any) -> ClientSettings:
     """What was given (not None), else the environment's, else that of `broker.toml` in the data folder.
 
-    Raises NotText, and tomllib.TOMLDecodeError for a file that is not TOML.
+    Raises BadSetting, and tomllib.TOMLDecodeError for a file that is not TOML.
     """
     overrides = {name: value for name, value in given.items() if value is not None}
     environment = _environment(os.environ)
     data = Path(overrides.get("data") or environment.get("data") or DEFAULT_DATA)
     found = {"data": data} | _file(data / "broker.toml") | environment | overrides
-    return ClientSettings(**(found | {"data": Path(found["data"])}))
+    return ClientSettings(**(found | {"data": Path(found["data"])} | _seconds(found)))
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
@@ -54,15 +55,24 @@ def _is_ours(name: str) -> bool:
     return name.lower().startswith(PREFIX)
 
 
+def _seconds(found: Mapping[str, Any]) -> dict[str, float]:
+    if "completion_s" not in found:
+        return {}
+    try:
+        return {"completion_s": float(found["completion_s"])}
+    except ValueError:
+        raise BadSetting(f"setting completion_s = {found['completion_s']!r}: must be a number of seconds") from None
+
+
 def _file(file: Path) -> dict[str, str]:
     if not file.is_file():
         return {}
     chosen = _chosen(tomllib.loads(file.read_text(encoding="utf-8")))
     for name, value in chosen.items():
-        if not isinstance(value, str):
-            raise NotText(f"setting {name} = {value!r} in {file}: must be text")
+        if not isinstance(value, int | float if name == "completion_s" else str):
+            raise BadSetting(f"setting {name} = {value!r} in {file}: must be text")
     return chosen
 
 
 def _chosen(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: values[name] for name in ("data", "url", "api_key", "project") if name in values}
+    return {name: values[name] for name in ("data", "url", "api_key", "project", "completion_s") if name in values}

@@ -307,7 +307,8 @@ class Settings(BaseSettings):
 
     `cache` holds what can be fetched again (model weights); it may be shared by brokers. `url` and `api_key` point the
     commands at a broker elsewhere instead of the data folder's own; `project` says whose batches they mean, for a key
-    that sees all projects. `log_format` auto is console on a terminal and json, one event a line, everywhere else.
+    that sees all projects. `completion_s` is how long Tab waits for a broker's word. `log_format` auto is console on a
+    terminal and json, one event a line, everywhere else.
     """
 
     model_config = SettingsConfigDict(env_prefix="BROKER_", env_nested_delimiter="__", frozen=True, extra="forbid")
@@ -318,6 +319,7 @@ class Settings(BaseSettings):
     url: str | None = None
     api_key: SecretStr | None = None
     project: str | None = None
+    completion_s: float = 1.0
     markets: tuple[str, ...] = ("local", "sandbox")
     failpoint: str | None = None
     agent_failpoint: str | None = None

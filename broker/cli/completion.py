@@ -1,8 +1,8 @@
 """`completion`: commands, options, batch ids and model names when Tab is pressed in bash, zsh or fish.
 
 The scripts ask the program itself (`_BROKER_COMPLETE` in its environment), so that they never go stale. What only a
-broker knows is asked of the data folder's live one, for a second at most; none is started, and what goes wrong is
-silence: a message would land in the middle of the line that somebody types.
+broker knows is asked of the data folder's live one, for a second at most (setting `completion_s`); none is started, and
+what goes wrong is silence: a message would land in the middle of the line that somebody types.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from broker.owner import owner
 
 PROGRAM = "broker"
 VARIABLE = "_BROKER_COMPLETE"
-PATIENCE_S = 1.0
 NEWEST = 50
 
 Found = list[tuple[str, str]]
@@ -68,12 +67,14 @@ def _look(context: typer.Context, path: str, query: dict[str, str | int | None])
         live = owner(settings.data)
         if live is None or live.url is None or (settings.url and not data):
             return []
-        return asyncio.run(_list(live.url, live.key, path, query))
+        return asyncio.run(_list(live.url, live.key, path, query, settings.completion_s))
     except (Failure, ApiFailure, BrokerUnreachable, OSError, TimeoutError):
         return []
 
 
-async def _list(url: str, key: str | None, path: str, query: dict[str, str | int | None]) -> list[dict[str, Any]]:
-    async with asyncio.timeout(PATIENCE_S), Client(url, key) as client:
+async def _list(
+    url: str, key: str | None, path: str, query: dict[str, str | int | None], within_s: float
+) -> list[dict[str, Any]]:
+    async with asyncio.timeout(within_s), Client(url, key) as client:
         found: list[dict[str, Any]] = (await client.get(path, query))["data"]
         return found

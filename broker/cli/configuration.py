@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker import client_settings
 from broker.cli.exits import USAGE, Failure
-from broker.client_settings import ClientSettings, NotText
+from broker.client_settings import BadSetting, ClientSettings
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -44,7 +44,7 @@ def load_client(**given: Any) -> ClientSettings:
     """Which broker a command means, by its options and settings. Raises Failure (usage)."""
     try:
         return client_settings.load(**_overrides(given))
-    except NotText as wrong:
+    except BadSetting as wrong:
         raise Failure(str(wrong), USAGE) from wrong
     except tomllib.TOMLDecodeError as wrong:
         raise Failure(f"broker.toml in the data folder: not TOML: {wrong}", USAGE) from wrong

@@ -23,7 +23,8 @@ def shell(name: str, home: Path, data: Path) -> dict[str, str]:
     """The environment of a shell with nobody's own settings; skipped (in CI: failed) where the shell is not installed."""
     if shutil.which(name) is None:
         pytest.skip(f"{name} is not installed (Debian: {name})")
-    return ENVIRONMENT | {"PATH": PATH, "HOME": str(home), "ZDOTDIR": str(home), "BROKER_DATA": str(data), "PS1": "> "}
+    own = {"PATH": PATH, "HOME": str(home), "ZDOTDIR": str(home), "PS1": "> "}
+    return ENVIRONMENT | own | {"BROKER_DATA": str(data), "BROKER_COMPLETION_S": "60"}
 
 
 class Typist:

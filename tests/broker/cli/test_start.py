@@ -45,6 +45,8 @@ def test_a_command_that_asks_a_broker_loads_none_of_what_a_broker_needs(tmp_path
         ({}, ""),
         ({}, 'url = "http://file"\napi_key = "brk_file"\nproject = "of-file"\nmarkets = ["local"]'),
         ({"BROKER_URL": "http://env", "broker_api_key": "brk_env"}, 'url = "http://file"\nproject = "of-file"'),
+        ({"BROKER_COMPLETION_S": "7.5"}, "completion_s = 3"),
+        ({}, "completion_s = 3"),
         ({"BROKER_PROJECT": "", "BROKER_URL": ""}, 'project = "of-file"'),  # set to nothing is set
         ({}, 'data = "/elsewhere"'),
     ],
@@ -60,6 +62,7 @@ def test_a_command_and_its_broker_read_the_same_from_the_same_settings(
         whole, ours = settings.load(**given), client_settings.load(**given)
         key = whole.api_key.get_secret_value() if whole.api_key else whole.api_key
         assert (whole.data, whole.url, key, whole.project) == (ours.data, ours.url, ours.api_key or None, ours.project)
+        assert whole.completion_s == ours.completion_s
     assert settings.Settings.model_fields["data"].default == client_settings.DEFAULT_DATA
 
 
