@@ -39,7 +39,7 @@ demo: .venv/ok
 	@DEMO_DIR="$(DEMO_DIR)" .venv/bin/broker demo
 
 test: .venv/ok
-	$(RUN) -m pytest -q -n $(WORKERS) $(TESTS)
+	$(RUN) -m pytest -q -n $(WORKERS) --dist loadgroup $(TESTS)
 
 # The tests that are given a database, on a throw-away PostgreSQL server.
 test-postgres: .venv/ok

@@ -22,6 +22,19 @@ sys.dont_write_bytecode = False
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# What one of these starts (a broker with its machines, a provider, a host) serves all tests that use it: on one worker of
+# pytest-xdist, not on each. With `--dist loadgroup`, as `make test` has it.
+SHARED = ("data", "ended", "shared_sandbox", "shared_host", "s3")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name in SHARED:
+            if name in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group(name))
+                break
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--database", action="store_true", help="run only the tests that are given a database")
