@@ -24,24 +24,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # What one of these starts (a broker with its machines, a provider, a host) serves all tests that use it: on one worker of
 # pytest-xdist, not on each. With `--dist loadgroup`, as `make test` has it.
-SHARED = ("data", "ended", "shared_sandbox", "shared_host", "s3")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        for name in SHARED:
-            if name in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group(name))
-                break
+SHARED = ("data", "ended", "shared_sandbox", "shared_host")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--database", action="store_true", help="run only the tests that are given a database")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --database: the tests whose outcome may depend on which database they run on."""
+    """Tests that share something are marked with it. With --database: the tests whose outcome may depend on which database
+    they run on."""
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        if shared := next((name for name in SHARED if name in names), None):
+            item.add_marker(pytest.mark.xdist_group(shared))
     if config.getoption("--database"):
         touching = [item for item in items if "databases" in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=[item for item in items if item not in touching])
