@@ -19,17 +19,13 @@ if TYPE_CHECKING:
 def load(*, config: Path | None = None, **given: Any) -> Settings:
     """All settings, with the command's own options on top; those that were not given (None) leave the rest as it is.
 
-    Who needs them all does a broker's own work in this process: its events go to standard error, warnings and worse.
-
     Raises Failure (usage) that names each setting that is wrong.
     """
     # Imported here: building all of them takes a quarter of a second, which only a broker's own commands should pay.
     from pydantic import ValidationError  # noqa: PLC0415
 
     from broker import settings  # noqa: PLC0415
-    from broker.cli import logs  # noqa: PLC0415
 
-    logs.configure("warning")
     if config and not config.is_file():
         raise Failure(f"--config {config}: no such file", USAGE)
     try:

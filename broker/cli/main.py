@@ -82,9 +82,16 @@ declare(app, COMMANDS)
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
 
+# The commands that do a broker's own work in this process; all others ask a broker, and have no events to tell.
+OWN_WORK = frozenset({"serve", "hosts", "demo", "models", "backup", "restore"})
+
 
 def run() -> None:
     """What the installed `broker` calls."""
+    if OWN_WORK.intersection(sys.argv[1:2]):
+        from broker.cli import logs  # noqa: PLC0415 - structlog brings rich along
+
+        logs.configure("warning")
     completion.answer_shells()
     try:
         app()

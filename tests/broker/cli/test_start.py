@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from broker import client_settings, settings
 from broker.cli.configuration import load_client
 from broker.cli.exits import USAGE, Failure
+from broker.cli.main import OWN_WORK, app
+from tests.broker.cli.test_help import commands
 from tests.support.command_line import ENVIRONMENT, quick
 
 RUN = "import sys; from broker.cli.main import run\ntry: run()\nfinally: print(*sys.modules, file=sys.stderr)"
@@ -37,6 +40,15 @@ def test_a_command_that_asks_a_broker_loads_none_of_what_a_broker_needs(tmp_path
     found = loaded("status", "batch_1", "--url", "http://127.0.0.1:9", data=tmp_path)
     assert "aiohttp" in found, "it asked"
     assert found & HEAVY == set()
+
+
+def test_a_command_that_asks_no_broker_tells_its_events_on_standard_error() -> None:
+    """Unless it is told where, structlog writes to standard output, into the JSON that a script reads."""
+    root = typer.main.get_command(app)
+    asking_none = {path[0] for path, command in commands(root) if "url" not in {each.name for each in command.params}}
+    groups = {name for name, command in root.commands.items() if hasattr(command, "commands")}  # type: ignore[attr-defined]
+    assert asking_none - groups <= OWN_WORK | {"completion"}
+    assert "models" in OWN_WORK, "of its group, `fetch` asks none"
 
 
 @pytest.mark.parametrize(

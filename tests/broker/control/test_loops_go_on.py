@@ -140,10 +140,10 @@ async def test_an_offer_on_which_starting_fails_is_held_back(town: Any) -> None:
     await change(town, Worker, made["mute"], state="awaited", ready_us=None)
     await change(town, RentalRow, made["regretted"], state="failed", release_us=1)
     reconciler = Reconciler(town.services)
-    await reconciler._give_up_on_silent("town")
+    await reconciler._leaving("town")
     town.database.clock_offset_us += 130 * SECOND_US
     await change(town, RentalRow, made["mute"], created_us=int(datetime.now(UTC).timestamp() * 1e6))
-    await reconciler._give_up_on_silent("town")
+    await reconciler._leaving("town")
     assert (await town.row(RentalRow, made["mute"])).state == "releasing"
     await change(town, Worker, made["goodbye"], gone_us=int(datetime.now(UTC).timestamp() * 1e6) + 129 * SECOND_US)
     await change(town, Worker, made["died"], gone_us=int(datetime.now(UTC).timestamp() * 1e6) + 129 * SECOND_US)
