@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -25,7 +26,7 @@ from workers.profile import ModelProfile
 SECOND_US = 1_000_000
 # Older ones are forgotten: a market that was slow gets another chance, since nothing is measured where nothing is rented.
 REMEMBERED_US = 7 * 86_400 * SECOND_US
-READ_AT_MOST = 5_000
+READ_AT_MOST = 2_000
 WINDOW = 20
 QUANTILE = 0.75
 # With fewer observations the prior, what the market or the settings say, counts as one more.
@@ -139,18 +140,22 @@ def grouped(observed: Iterable[Observed]) -> StartUps:
 
 
 async def start_ups(session: AsyncSession, now_us: int) -> StartUps:
-    """What is remembered at `now_us`."""
-    return grouped(
-        Observed(row.market, row.place, row.image, row.model, row.accelerator, row.boot_ms, row.ready_ms)
-        for row in await newest(session, now_us)
-    )
+    """What is remembered at `now_us`. Asked at every plan, so it reads columns and makes no rows of them."""
+    names = ("market", "place", "image", "model", "accelerator", "boot_ms", "ready_ms")
+    found = await session.execute(_remembered(select(*(col(getattr(StartUp, name)) for name in names)), now_us))
+    return grouped(Observed(*row) for row in found)
 
 
 async def newest(session: AsyncSession, now_us: int) -> Sequence[StartUp]:
     """The rows that are remembered, newest first."""
+    return (await session.scalars(_remembered(select(StartUp), now_us))).all()
+
+
+def _remembered(query: Select[Any], now_us: int) -> Select[Any]:
     since_us = now_us - REMEMBERED_US
-    query = select(StartUp).where(col(StartUp.observed_us) > since_us).order_by(col(StartUp.observed_us).desc())
-    return (await session.scalars(query.limit(READ_AT_MOST))).all()
+    return (
+        query.where(col(StartUp.observed_us) > since_us).order_by(col(StartUp.observed_us).desc()).limit(READ_AT_MOST)
+    )
 
 
 async def observe(

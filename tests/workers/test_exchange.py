@@ -245,7 +245,7 @@ async def test_a_connection_that_the_engine_closed_while_idle_costs_no_line(make
 def spec(base_url: str | None) -> EngineSpec:
     fields: dict[str, Any] = dict.fromkeys(EngineSpec.__dataclass_fields__)
     return EngineSpec(
-        **fields | {"base_url": base_url, "headers": {}, "request_timeout_s": 1.0, "concurrency_start": 1}
+        **fields | {"base_url": base_url, "headers": {}, "request_timeout_s": 1.0, "concurrency_start": 1, "phases": {}}
     )
 
 
