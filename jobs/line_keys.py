@@ -26,46 +26,47 @@ _IS_BLANK = np.zeros(256, dtype=bool)
 _IS_BLANK[list(b" \t\r\n")] = True
 
 
-def line_ends(stretch: bytes) -> list[int]:
-    """Where each line of a stretch of whole lines ends: at its newline, or at the end of the stretch."""
-    ends, end = [], stretch.find(b"\n")
-    while end >= 0:
-        ends.append(end)
-        end = stretch.find(b"\n", end + 1)
-    return ends if stretch.endswith(b"\n") else [*ends, len(stretch)]
+def line_ends(text: bytes, begin: int, end: int) -> list[int]:
+    """Where each of the whole lines in [begin, end) ends: at its newline, or at `end`."""
+    ends, newline = [], text.find(b"\n", begin, end)
+    while newline >= 0:
+        ends.append(newline)
+        newline = text.find(b"\n", newline + 1, end)
+    return ends if ends and ends[-1] == end - 1 else [*ends, end]
 
 
 class Layout:
-    r"""Where the lines of a stretch end, and where its keys are.
+    r"""Where the lines of a stretch of text end, and where its keys are.
 
     Calls of numpy cost 2 µs each whatever they do (with cold caches, as here), and so they are few: what is rare is looked
     for in bytes, and looked at closely only when found.
 
-    >>> layout = Layout(b'{"a": {"b" : 1}, "a": "c: d \\": e"}\n{}')
+    >>> text = b'{"a": {"b" : 1}, "a": "c: d \\": e"}\n{}'
+    >>> layout = Layout(text, 0, len(text))
     >>> layout.ends, layout.keys(0, 35), layout.keys(36, 38), layout.is_closed
     ([35, 38], 3, 0, True)
     """
 
-    def __init__(self, stretch: bytes, room: Marks | None = None) -> None:
-        """Of whole lines. `room`, of as many entries as there are bytes or more, is written over: passed again and again, it
-        spares the system giving and taking as much memory each time.
+    def __init__(self, text: bytes, begin: int, end: int, room: Marks | None = None) -> None:
+        """Of the whole lines in [begin, end). `room`, of as many entries as there are bytes or more, is written over: passed
+        again and again, it spares the system giving and taking as much memory each time.
         """
-        self.ends = line_ends(stretch)
-        self._octets = np.frombuffer(stretch, dtype=np.uint8)
-        self._stretch = stretch
+        self.ends = line_ends(text, begin, end)
+        self._begin = begin
+        self._octets = np.frombuffer(text, np.uint8, end - begin, begin)
         # numpy's own search takes 5 µs to begin
-        self._keys = self._found(None if room is None else room[: len(stretch)]).data
+        self._keys = self._found(None if room is None else room[: end - begin]).data
 
     def keys(self, begin: int, end: int) -> int:
         """At least the number of keys that the objects in these whole lines write."""
-        first = bisect_left(self._keys, begin)
-        return bisect_left(self._keys, end, first) - first
+        first = bisect_left(self._keys, begin - self._begin)
+        return bisect_left(self._keys, end - self._begin, first) - first
 
     @property
     def is_closed(self) -> bool:
         """Whether each line begins with { and ends with }."""
-        ends, octets = np.array(self.ends), self._octets
-        opened = self._stretch[:1] + octets[ends[:-1] + 1].tobytes()
+        ends, octets = np.array(self.ends) - self._begin, self._octets
+        opened = octets[:1].tobytes() + octets[ends[:-1] + 1].tobytes()
         closed = octets[ends - 1].tobytes()
         return bool(opened == b"{" * len(ends) and closed == b"}" * len(ends))
 

@@ -137,35 +137,35 @@ class Validator:
 
     # --- the splitter's receiver ---
 
-    def take(self, stretch: bytes, start: int) -> None:
-        if not self._lines and (one_document := is_one_document(stretch.lstrip(b" \t\r\n"))):
+    def take(self, text: bytes, begin: int, end: int, start: int) -> None:
+        if not self._lines and (one_document := is_one_document(text[begin:end].lstrip(b" \t\r\n"))):
             self.refuse(*one_document)
             return
-        self._cutter.read(stretch, start)
-        self._stretch_stop = start + len(stretch)
-        if len(self._room) < len(stretch):
-            self._room = np.empty(2 * len(stretch), dtype=np.bool_)
-        layout = Layout(stretch, self._room)
-        ends, may_hold_returns = layout.ends, b"\r" in stretch
+        whole, offset = memoryview(text), start - begin  # from here on positions are the text's; + offset: the file's
+        self._cutter.read(whole[begin:end], start)
+        self._stretch_stop = offset + end
+        if len(self._room) < end - begin:
+            self._room = np.empty(2 * (end - begin), dtype=np.bool_)
+        layout = Layout(text, begin, end, self._room)
+        ends, may_hold_returns = layout.ends, text.find(b"\r", begin, end) >= 0
         may_be_chats = not may_hold_returns and layout.is_closed
-        whole, lines = memoryview(stretch), len(ends)
-        line = begin = 0
+        line, lines = 0, len(ends)
         while line < lines:
             after = line + 1  # alone, until a line has said what all must agree on
             if self._agreed.model is not None:
                 after = max(bisect_right(ends, begin + self._batch_bytes, line, min(line + BATCH_LINES, lines)), after)
             some = ends[line:after]
-            if not (may_be_chats and self._take_chats(whole, start, begin, some, layout.keys(begin, some[-1]))):
-                for end in some:
-                    self._take_line(whole[begin:end], start + begin, layout.keys(begin, end), may_hold_returns)
+            if not (may_be_chats and self._take_chats(whole, offset, begin, some, layout.keys(begin, some[-1]))):
+                for stop in some:
+                    self._take_line(whole[begin:stop], offset + begin, layout.keys(begin, stop), may_hold_returns)
                     if self.is_hopeless:
                         return
-                    begin = end + 1
+                    begin = stop + 1
             begin = some[-1] + 1
             line = after
 
-    def _take_chats(self, whole: memoryview, start: int, begin: int, ends: list[int], keys: int) -> bool:
-        """Take lines of the stretch that begin at `begin`, if they are chats with nothing wrong; otherwise do nothing."""
+    def _take_chats(self, whole: memoryview, offset: int, begin: int, ends: list[int], keys: int) -> bool:
+        """Take lines of the text that begin at `begin`, if they are chats with nothing wrong; otherwise do nothing."""
         lines, agreed = len(ends), self._agreed
         if agreed.model is None or agreed.url != CHAT or self._lines + lines > self._limits.max_lines:
             return False
@@ -177,9 +177,9 @@ class Validator:
             or not self._names.are_new(chats.names, self._lines + 1)
         ):
             return False
-        stops = [start + end + 1 for end in ends]
-        stops[-1] = start + min(ends[-1] + 1, len(whole))
-        self._cutter.add_lines(start + begin, stops, chats.input_tokens, chats.output_tokens, chats.prefixes)
+        stops = [offset + end + 1 for end in ends]
+        stops[-1] = min(stops[-1], self._stretch_stop)
+        self._cutter.add_lines(offset + begin, stops, chats.input_tokens, chats.output_tokens, chats.prefixes)
         for idx, digest in enumerate(chats.digests, self._lines):
             if digest is not None:
                 self._repeats.add(idx, digest)

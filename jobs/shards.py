@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import groupby
 
 from jobs.prefix import Runs
 from jobs.types import ShardSpec
@@ -36,7 +37,7 @@ class Cutter:
         self._prefixes = Runs()
         self._digest = hashlib.sha256()
 
-    def read(self, stretch: bytes, start: int) -> None:
+    def read(self, stretch: bytes | memoryview, start: int) -> None:
         """The bytes from `start` of the file that the next lines lie in."""
         self._hash()
         self._view, self._view_start = memoryview(stretch), start
@@ -55,23 +56,21 @@ class Cutter:
         self, start: int, stops: list[int], inputs: list[int], outputs: list[int], prefixes: list[str | None]
     ) -> None:
         """The next lines, one after another: the same as to `add` each."""
-        lines, prefix = len(stops), prefixes[0]
-        if (
-            self._lines
-            and self._lines + lines <= self._max_lines
-            and stops[-1] - self._start <= self._max_bytes
-            and not self._prefixes.changes_with(prefix)
-            and prefixes.count(prefix) == lines
-        ):
-            self._stop = stops[-1]
-            self._lines += lines
-            self._input_tokens += sum(inputs)
-            self._output_tokens += sum(outputs)
-            self._prefixes.add(prefix, lines)
-            return
-        for stop, input_tokens, output_tokens, of_line in zip(stops, inputs, outputs, prefixes, strict=True):
-            self.add(start, stop, input_tokens, output_tokens, of_line)
-            start = stop
+        at = 0
+        for prefix, run in groupby(prefixes):
+            stop = at + len(list(run))
+            self.add(start, stops[at], inputs[at], outputs[at], prefix)
+            lines = stop - at - 1  # are left, and make no difference to where shards are cut as long as they fit
+            if self._lines + lines <= self._max_lines and stops[stop - 1] - self._start <= self._max_bytes:
+                self._stop = stops[stop - 1]
+                self._lines += lines
+                self._input_tokens += sum(inputs[at + 1 : stop])
+                self._output_tokens += sum(outputs[at + 1 : stop])
+                self._prefixes.add(prefix, lines)
+            else:
+                for line in range(at + 1, stop):
+                    self.add(stops[line - 1], stops[line], inputs[line], outputs[line], prefix)
+            start, at = stops[stop - 1], stop
 
     def add_unsent(self, start: int, stop: int) -> None:
         """A line that no engine gets: it lies in the shard, costs nothing and has no prefix."""

@@ -22,7 +22,7 @@ TERMS = Terms(limits=Limits(max_depth=8, max_custom_id_chars=32), default_output
 
 
 def quickly(row: bytes) -> Request | None:
-    return QuickReader(TERMS).read(row, Layout(row).keys(0, len(row)))
+    return QuickReader(TERMS).read(row, Layout(row, 0, len(row)).keys(0, len(row)))
 
 
 def slowly(row: bytes) -> Request | None:
@@ -257,7 +257,7 @@ def test_tools_that_every_line_repeats_are_judged_on_every_line() -> None:
 def test_no_key_that_is_written_is_missed(rows: list[bytes]) -> None:
     """Of every line that is JSON, at least its keys are counted; bytes that are not do no harm."""
     text = b"\n".join(rows)
-    layout = Layout(text)
+    layout = Layout(text, 0, len(text))
     begins = [0, *(end + 1 for end in layout.ends)]
     for row, begin, end in zip(text.split(b"\n"), begins, layout.ends, strict=False):
         count = layout.keys(begin, end)
@@ -278,5 +278,5 @@ def test_keys_of_json_are_counted_however_often_they_are_written(value: Any, twi
     kept: list[int] = []
     written: list[int] = []
     json.loads(row, object_pairs_hook=lambda found: (written.append(len(found)), kept.append(len(dict(found)))))
-    count = Layout(row.encode()).keys(0, len(row.encode()))
+    count = Layout(row.encode(), 0, len(row.encode())).keys(0, len(row.encode()))
     assert count >= sum(written) and (not twice or sum(written) > sum(kept))
