@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 import structlog
-from sqlalchemy import delete, insert, or_, select
+from sqlalchemy import delete, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -57,7 +58,8 @@ async def known(session: AsyncSession, project: str, requests: Iterable[str]) ->
 
 
 async def remember(session: AsyncSession, batch: Batch, requests: Mapping[str, Known], now_us: int) -> int:
-    """Keep where these requests are answered; a request that is known already stays as it is. Returns how many are new."""
+    """Keep where these requests are answered; a request that is known already stays as it is, also one that another replica
+    of the broker remembers at the same time. Returns how many are new."""
     before = await known(session, batch.project, requests)
     rows = [
         {
@@ -70,9 +72,12 @@ async def remember(session: AsyncSession, batch: Batch, requests: Mapping[str, K
         for name, answer in requests.items()
         if name not in before
     ]
-    if rows:
-        await session.execute(insert(AnswerRow), rows)
-    return len(rows)
+    if not rows:
+        return 0
+    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    # always in one order, or two replicas could wait for each other's rows
+    fresh = insert(AnswerRow).values(sorted(rows, key=lambda row: str(row["request_sha256"]))).on_conflict_do_nothing()
+    return len((await session.scalars(fresh.returning(col(AnswerRow.request_sha256)))).all())
 
 
 async def may_remember(session: AsyncSession, batch: Batch) -> bool:

@@ -56,6 +56,7 @@ log = structlog.get_logger()
 ROUTES: web.AppKey[tuple[Route, ...]] = web.AppKey("routes", tuple)
 # What `read` takes: JSON bodies. Uploads and parts are streamed and have limits of their own.
 MAX_JSON_BYTES = 8 * 1024 * 1024
+RANGE_NOT_SATISFIABLE = 416
 
 
 def build_app(services: Services, loops: Mapping[str, LoopState] | None = None) -> web.Application:
@@ -95,7 +96,11 @@ def build_app(services: Services, loops: Mapping[str, LoopState] | None = None) 
     )
     app[ROUTES] = routes
     for each in routes:
-        app.router.add_route(each.method, each.aiohttp_path(), bind(each, services, wire))
+        handler = bind(each, services, wire)
+        app.router.add_route(each.method, each.aiohttp_path(), handler)
+        if each.method == "GET" and each.access == "key" and RANGE_NOT_SATISFIABLE in each.errors:
+            # What is read in ranges is first asked for its size and ETag. Not in the document: HEAD follows from GET.
+            app.router.add_route("HEAD", each.aiohttp_path(), handler)
 
     async def stop(_app: web.Application) -> None:
         worker_wire.stopping.set()

@@ -125,12 +125,7 @@ async def list_batches(call: Call, query: BatchQuery) -> shapes.BatchList:
     async with call.services.database.transaction() as session:
         page = await batches.list_batches(session, call.project, after=query.after, limit=query.limit)
         shown = await batch_shapes(session, page)
-    return shapes.BatchList(
-        data=shown,
-        first_id=shown[0].id if shown else None,
-        last_id=shown[-1].id if shown else None,
-        has_more=page.has_more,
-    )
+    return shapes.BatchList.of(shown, has_more=page.has_more)
 
 
 async def get_batch(call: Call) -> shapes.Batch:

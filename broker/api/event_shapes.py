@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from broker.api.lists import Listed
 from broker.api.shapes import Own
 from jobs.clock import MICROSECONDS
 from jobs.tables import OutboxEvent
@@ -31,14 +32,10 @@ class BatchEvent(BaseModel):
     )
 
 
-class BatchEventList(BaseModel):
+class BatchEventList(Listed):
     """A page of a batch's events, oldest first."""
 
-    object: Literal["list"] = "list"
     data: list[BatchEvent]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
 
 
 class EventQuery(Own):

@@ -150,12 +150,7 @@ class EventStreams:
 async def _page(call: Call, after: str | None, limit: int) -> BatchEventList:
     look = await _look(call, await _number(call, after), limit + 1)
     page = look.events[:limit]
-    return BatchEventList(
-        data=page,
-        first_id=page[0].id if page else None,
-        last_id=page[-1].id if page else None,
-        has_more=len(look.events) > limit,
-    )
+    return BatchEventList.of(page, has_more=len(look.events) > limit)
 
 
 async def _number(call: Call, event_id: str | None) -> int:

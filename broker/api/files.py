@@ -128,12 +128,7 @@ async def list_files(call: Call, query: FileQuery) -> shapes.FileList:
             limit=query.limit,
             newest_first=query.order == "desc",
         )
-    return shapes.FileList(
-        data=[file_shape(file) for file in page],
-        first_id=page[0].id if page else None,
-        last_id=page[-1].id if page else None,
-        has_more=page.has_more,
-    )
+    return shapes.FileList.of([file_shape(file) for file in page], has_more=page.has_more)
 
 
 async def get_file(call: Call) -> shapes.File:
@@ -170,7 +165,7 @@ class Content:
 
 
 async def serve_object(call: Call, content: Content) -> web.StreamResponse:
-    """Answer a GET with an object or a range of it. Raises Problem 416, and ObjectMissing before anything is sent."""
+    """Answer a GET or HEAD with an object or a range of it. Raises Problem 416, and ObjectMissing before anything is sent."""
     etag, asked = f'"{content.tag}"', call.request.headers
     if _names(asked.get("If-None-Match", ""), etag):
         return web.Response(status=304, headers={"ETag": etag})
@@ -224,10 +219,13 @@ def byte_range(header: str | None, size: int) -> Part:
 async def stream_object(call: Call, key: str, part: Part, headers: dict[str, str]) -> web.StreamResponse:
     """Answer with bytes of an object. The first chunk is read before the headers go out, so that a missing object is an
     error answer and not a broken stream."""
-    chunks = call.services.store.stream(key, part.start, part.stop)
-    first = await anext(chunks, b"")
     answer = web.StreamResponse(status=206 if part.is_partial else 200, headers=headers)
     answer.content_length = part.stop - part.start
+    if call.request.method == "HEAD":
+        await call.services.store.size(key)
+        return answer
+    chunks = call.services.store.stream(key, part.start, part.stop)
+    first = await anext(chunks, b"")
     async with whole_or_aborted(call.request):
         await answer.prepare(call.request)
         await answer.write(first)

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from broker.api.lists import Listed
+
 
 class Compatible(BaseModel):
     """An OpenAI shape: unknown fields are ignored."""
@@ -251,12 +253,8 @@ class Batch(BaseModel):
     x_broker: BatchBroker
 
 
-class BatchList(BaseModel):
-    object: Literal["list"] = "list"
+class BatchList(Listed):
     data: list[Batch]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
 
 
 class Placements(BaseModel):
@@ -278,12 +276,8 @@ class File(BaseModel):
     status: Literal["uploaded", "processed", "error"] = "processed"
 
 
-class FileList(BaseModel):
-    object: Literal["list"] = "list"
+class FileList(Listed):
     data: list[File]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
 
 
 class Deleted(BaseModel):

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from broker.api.lists import Listed
 from broker.api.shapes import Compatible, Own
 from broker.tables import Delivery, Webhook
 from jobs.clock import MICROSECONDS
@@ -77,12 +78,8 @@ class WebhookWithSecret(WebhookEndpoint):
     signing_secret: str = Field(description="`whsec_…`, shown this once; verify deliveries with it (Standard Webhooks)")
 
 
-class WebhookList(BaseModel):
-    object: Literal["list"] = "list"
+class WebhookList(Listed):
     data: list[WebhookEndpoint]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
 
 
 class WebhookDeleted(BaseModel):
@@ -133,12 +130,8 @@ class WebhookDelivery(BaseModel):
     delivered_at: int | None
 
 
-class WebhookDeliveryList(BaseModel):
-    object: Literal["list"] = "list"
+class WebhookDeliveryList(Listed):
     data: list[WebhookDelivery]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
 
 
 class PageQuery(Own):

@@ -58,12 +58,7 @@ async def list_webhooks(call: Call, query: shapes.PageQuery) -> shapes.WebhookLi
     async with call.services.database.transaction() as session:
         page = await webhooks.page(session, call.project, after=query.after, limit=query.limit)
         shown = [shapes.endpoint(webhook) for webhook in page]
-    return shapes.WebhookList(
-        data=shown,
-        first_id=shown[0].id if shown else None,
-        last_id=shown[-1].id if shown else None,
-        has_more=page.has_more,
-    )
+    return shapes.WebhookList.of(shown, has_more=page.has_more)
 
 
 async def get_webhook(call: Call) -> shapes.WebhookEndpoint:
@@ -148,12 +143,7 @@ async def list_deliveries(call: Call, query: shapes.PageQuery) -> shapes.Webhook
         webhook = await _mine(session, call)
         page = await deliveries.page(session, webhook.id, after=query.after, limit=query.limit)
         shown = [shapes.delivery_shape(delivery) for delivery in page]
-    return shapes.WebhookDeliveryList(
-        data=shown,
-        first_id=shown[0].event_id if shown else None,
-        last_id=shown[-1].event_id if shown else None,
-        has_more=page.has_more,
-    )
+    return shapes.WebhookDeliveryList.of(shown, has_more=page.has_more, named="event_id")
 
 
 async def retry_delivery(call: Call) -> shapes.WebhookDelivery:

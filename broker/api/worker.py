@@ -118,7 +118,8 @@ async def _engine(services: Services, rental: RentalRow) -> dict[str, Any]:
     try:
         if profile is None:
             raise UnknownModel(f"model {rental.model!r} is not configured any more")
-        return engine_spec(await with_weights(profile, services.settings.cache / "weights"))
+        here = await with_weights(profile, services.settings.cache / "weights")
+        return engine_spec(here, services.settings.jobs.media_hosts)
     except WorkersError as error:
         reason = f"{error.code}: {error}"
     async with services.database.transaction() as session:

@@ -51,6 +51,17 @@ def test_vllm_is_bound_to_loopback_and_takes_the_profiles_flags() -> None:
     assert local["argv"][-2:] == ["--quantization", "fp8"]
 
 
+def test_vllm_fetches_media_from_the_hosts_that_lines_may_name_and_no_profile_says_otherwise() -> None:
+    hosts = ("media.example.org", "img.example.net")
+    argv = engine_spec(VALID[1], hosts)["argv"]
+    at = argv.index("--allowed-media-domains")
+    assert tuple(argv[at + 1 : at + 3]) == hosts
+    assert argv[at + 3].startswith("--"), "the flag takes all words up to the next flag"
+    assert "--allowed-media-domains" not in engine_spec(VALID[1])["argv"]
+    with pytest.raises(BadProfile, match="--allowed-media-domains"):
+        engine_spec(ModelProfile(id="b", engine="vllm", weights="w", args=("--allowed-media-domains=evil.example",)))
+
+
 @pytest.mark.parametrize(("parallel", "start"), [(8, 256), (300, 300)])
 def test_vllm_is_given_enough_to_fill_its_batch_from_the_first_moment(parallel: int, start: int) -> None:
     spec = engine_spec(ModelProfile(id="b", engine="vllm", weights="/models/b", parallel=parallel))

@@ -6,7 +6,7 @@ is in its result.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -24,10 +24,11 @@ SERVERS: Mapping[str, Server] = MappingProxyType(
 _OTHERS = {"llamacpp": llamacpp.spec, "url": url.spec, "command": command.spec}
 
 
-def engine_spec(profile: ModelProfile) -> dict[str, Any]:
-    """The engine object for this profile. Raises BadProfile, naming the model and everything that is wrong."""
+def engine_spec(profile: ModelProfile, media_hosts: Sequence[str] = ()) -> dict[str, Any]:
+    """The engine object for this profile; from `media_hosts` its requests may name media. Raises BadProfile, naming the model
+    and everything that is wrong."""
     server = SERVERS.get(profile.engine)
-    return server.spec(profile) if server else _OTHERS[profile.engine](profile)
+    return server.spec(profile, media_hosts) if server else _OTHERS[profile.engine](profile)
 
 
 def findings(profile: ModelProfile) -> Iterator[str]:

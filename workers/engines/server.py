@@ -55,6 +55,7 @@ class Server:
     `runs_on` are the kinds of accelerators; `image` where it is published. `reserved` flags are the broker's. `phases` are
     regular expressions, with the seconds as their group, of what the engine writes about its own start. `refusals` says
     which combinations the engine itself would refuse, or would silently not do. `first_guess` and `most_in_flight` are requests.
+    `media_flag` names the hosts, one or more, that the engine may fetch media from; it is one of `reserved`.
     """
 
     title: str
@@ -65,6 +66,7 @@ class Server:
     reserved: tuple[str, ...]
     forbidden_env: Mapping[str, str] = field(default_factory=dict)
     revision_flag: str | None = None
+    media_flag: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     health_path: str = "/health"
     metrics_path: str | None = None
@@ -74,13 +76,15 @@ class Server:
     first_guess: int = 64
     most_in_flight: int = 1024
 
-    def spec(self, profile: ModelProfile) -> dict[str, Any]:
+    def spec(self, profile: ModelProfile, media_hosts: Sequence[str] = ()) -> dict[str, Any]:
         """The agent's `engine` object. Raises BadProfile naming everything that is wrong."""
         wrong = list(self.wrong(profile))
         if wrong:
             raise BadProfile(f"model {profile.id!r}: {'; '.join(wrong)}")
         options = self.effective(profile)
         argv, env = self._translated(options, profile)
+        # Lines that name other hosts are refused before; without hosts, all that name any are.
+        argv += [self.media_flag, *media_hosts] if self.media_flag and media_hosts else []
         return {
             "argv": [*argv, *profile.args],
             "env": {**self.env, **env, **_offline(profile.weights or ""), **profile.env},
@@ -121,7 +125,7 @@ class Server:
             yield f"{self.title} cannot be told a revision ({profile.revision}); fetch it into a folder and name that"
         written_twice = [arg for arg in profile.args if arg.partition("=")[0] in self.reserved]
         if written_twice:
-            yield f"args {written_twice} are set by the broker (loopback only); leave them out"
+            yield f"args {written_twice} are set by the broker (loopback only, its own media hosts); leave them out"
         for name, why in self.forbidden_env.items():
             if profile.env.get(name, "0") != "0":
                 yield f"env {name} {why}; leave it out"

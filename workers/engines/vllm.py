@@ -124,9 +124,10 @@ VLLM = Server(
         *("--max-model-len", "{context}", "--uvicorn-log-level", "warning"),
     ),
     options=OPTIONS,
-    reserved=("--host", "--port", "--served-model-name", "--api-key", "--uds"),
+    reserved=("--host", "--port", "--served-model-name", "--api-key", "--uds", "--allowed-media-domains"),
     forbidden_env={"VLLM_SERVER_DEV_MODE": "opens control routes"},
     revision_flag="--revision",
+    media_flag="--allowed-media-domains",
     # A media host that a project trusts must not send the engine on to another (vLLM follows redirects by default).
     env={"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"},
     metrics_path="/metrics",

@@ -58,7 +58,7 @@ async def test_a_body_beyond_the_limit_is_413(server: Any) -> None:
 async def test_other_methods_are_405_with_allow(server: Any) -> None:
     for path, allowed in (
         ("/v1/batches", {"GET", "POST"}),
-        ("/v1/files/x/content", {"GET"}),
+        ("/v1/files/x/content", {"GET", "HEAD"}),
         ("/worker/v1/hello", {"POST"}),
     ):
         answer = await server.call("PATCH", path)

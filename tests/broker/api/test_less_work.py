@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from broker.control.answer import Answerer
 from broker.control.collect import Collector
 from broker.control.finalise import Finaliser
 from broker.control.remember import Rememberer
 from broker.control.validate import Validator
+from jobs import answers
 from jobs.clock import db_now
+from jobs.tables import AnswerRow, Batch
 from markets import price_book
 from tests.support.house import House, request
 from tests.support.line_worker import LineWorker
@@ -252,3 +255,21 @@ async def test_a_damaged_own_part_is_made_anew_and_its_saving_counts_once(house:
     assert (batch["status"], batch["x_broker"]["invalid"], batch["x_broker"]["reused"]["lines"]) == ("completed", 1, 1)
     books = (await house.server.call("GET", f"/v1/ledger/entries?batch={batch_id}")).json
     assert Decimal(books["balances"]["Memo:Saved:Default"]) == Decimal(batch["x_broker"]["reused"]["saved_usd"])
+
+
+async def test_what_two_replicas_remember_at_the_same_time_is_remembered_once(house: House) -> None:
+    class Unseen(dict[str, answers.Known]):
+        """Requests that were not known when one looked, because the other replica had not committed yet."""
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(())
+
+    await house.run(await house.submit("one", "two", reuse=True))
+    async with house.services.database.transaction() as session:
+        rows = list(await session.scalars(select(AnswerRow)))
+        batch = await session.get_one(Batch, rows[0].batch_id)
+        known = await answers.known(session, batch.project, [row.request_sha256 for row in rows])
+        assert len(known) == 2
+        new = next(iter(known.values()))
+        assert await answers.remember(session, batch, Unseen(known | {"f" * 64: new}), now_us=1) == 1, "the new one"
+        assert len(list(await session.scalars(select(AnswerRow)))) == 3

@@ -143,3 +143,22 @@ async def test_a_deleted_output_is_gone_by_every_door(server: Any, ready: tuple[
 async def test_an_unknown_kind_or_order_is_a_400(server: Any, ready: tuple[Agent, str], query: str) -> None:
     answer = await results(server, ready[1], query)
     assert (answer.status, answer.json["error"]["param"]) == (400, query[1:].split("=", maxsplit=1)[0])
+
+
+async def test_head_says_of_a_file_and_of_results_what_get_would_and_sends_none_of_it(
+    server: Any, ready: tuple[Agent, str]
+) -> None:
+    agent, batch = ready
+    path = f"/v1/batches/{batch}/results"
+    assert (await server.call("HEAD", path)).status == 200, "nothing is answered yet"
+    await agent.work(await leased(agent), range(0, 4))
+    file_id = (await end(server, batch))["output_file_id"]
+    for of in (path, f"{path}?order=completion", f"/v1/files/{file_id}/content"):
+        head, whole = await server.call("HEAD", of), await server.call("GET", of)
+        assert (head.status, head.raw, head.headers["Content-Length"]) == (200, b"", str(len(whole.raw)))
+        assert {name: head.headers[name] for name in ("ETag", "Content-Type")} == {
+            name: whole.headers[name] for name in ("ETag", "Content-Type")
+        }
+        known = await server.call("HEAD", of, headers={"If-None-Match": whole.headers["ETag"]})
+        assert known.status == 304
+    assert (await server.call("HEAD", "/v1/files/file-none/content")).status == 404

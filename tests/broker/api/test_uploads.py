@@ -232,3 +232,22 @@ async def test_a_file_that_came_in_parts_may_be_larger_than_one_that_came_at_onc
         "in_progress",
         10_000,
     )
+
+
+async def test_a_crash_between_a_joined_file_and_its_row_is_made_good_by_completing_again(
+    client: AsyncOpenAI, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(point: str) -> None:
+        assert point == "upload.before_txn"
+        raise OSError("the disk went away")
+
+    upload = await pending(client)
+    parts = await sent(client, upload)
+    monkeypatch.setattr(server.services.failpoints, "reached", crash)
+    with pytest.raises(openai.InternalServerError):
+        await client.uploads.complete(upload.id, part_ids=parts)
+    monkeypatch.undo()
+    done = await client.uploads.complete(upload.id, part_ids=parts)
+    assert done.file is not None
+    assert (await client.files.content(done.file.id)).content == CONTENT
+    assert len(await keys_of(server.services.store)) == 1
