@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.api import shapes
+from broker.api import shapes, surroundings
 from broker.api.health import database_problems, late_loops
 from broker.api.market import listed_offers, serves
 from broker.api.registry import Call, Route, route
@@ -42,11 +42,14 @@ class Doctor:
             """Check database, loops, object store, markets, models, workers and books."""
             checks = [_database(await database_problems(call.services.database)), *_loops(self.loops)]
             checks.append(await _objects(call.services))
+            checks += [surroundings.disk(call.services.settings.data)]
+            checks += surroundings.images(call.services.settings.models)
             async with call.services.database.transaction() as session:
                 checks.append(await _leader(session, call.services))
                 checks += await _replicas(session, call.services)
                 checks += await _markets(session, call.services)
                 checks += await _models(session, call.services)
+                checks += [await surroundings.clock(session), await surroundings.receivers(session)]
                 checks += [await _workers(session), await _books(session)]
             return shapes.Doctor(ok=all(each.ok for each in checks), checks=checks)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from broker.api.lists import Listed
 
@@ -378,10 +378,19 @@ class Ledger(BaseModel):
 
 
 class Check(BaseModel):
+    """One finding. What is in order and yet has something to mend is a warning."""
+
     name: str
     ok: bool
     found: str
     mend: str | None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def state(self) -> Literal["ok", "warn", "fail"]:
+        if not self.ok:
+            return "fail"
+        return "warn" if self.mend else "ok"
 
 
 class Doctor(BaseModel):

@@ -68,4 +68,6 @@ async def test_the_doctor_looks_at_everything_and_says_how_to_mend(server: Any) 
     assert by_name["ledger"]["ok"]
     assert not by_name["model tiny"]["ok"], "no offer can run it yet"
     assert by_name["model tiny"]["mend"]
+    assert {"disk", "clock", "webhooks"} <= set(by_name)
+    assert by_name["clock"]["state"] == "ok"
     assert all(check["mend"] for check in answer["checks"] if not check["ok"])

@@ -1,0 +1,89 @@
+"""What can be checked without a running broker: settings, folder, secrets, database, object store."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from sqlalchemy.engine import make_url
+
+from broker.api import surroundings
+from broker.api.health import database_problems
+from broker.api.shapes import Check, Doctor
+from broker.database import Database, sqlite_url
+from broker.object_store import BadStoreSettings, store_of, told
+from broker.owner import owner
+from broker.settings import Settings
+from jobs.errors import StoreFailed, StoreUnfit
+from jobs.store_check import check_store
+
+SECRETS = ("secret", "admin.key", "ssh_authority")
+
+
+async def offline_checks(settings: Settings) -> Doctor:
+    """Look at what `settings` name, changing nothing but two objects that are written and deleted again."""
+    checks = [_folder(settings.data)]
+    if checks[0].ok:
+        checks += [_owner(settings.data), surroundings.disk(settings.data)]
+        checks += surroundings.secrets(settings.data / name for name in SECRETS)
+        checks += [await _database(settings), await _objects(settings)]
+    checks += surroundings.images(settings.models)
+    if not settings.models:
+        checks.append(
+            Check(
+                name="models", ok=False, found="none is configured", mend="add a section [models.NAME] to broker.toml"
+            )
+        )
+    return Doctor(ok=all(each.ok for each in checks), checks=checks)
+
+
+def _folder(data: Path) -> Check:
+    if not data.is_dir():
+        return Check(
+            name="data", ok=False, found=f"{data} is no folder", mend="check --data, or start `broker serve` on it"
+        )
+    ok = os.access(data, os.R_OK | os.W_OK | os.X_OK)
+    found = f"{data} can be {'read and written' if ok else 'not written by this user'}"
+    return Check(name="data", ok=ok, found=found, mend=None if ok else "run as the user whose broker it is")
+
+
+def _owner(data: Path) -> Check:
+    live = owner(data)
+    found = f"pid {live.pid} serves it at {live.url}" if live else "no broker serves it now"
+    return Check(name="owner", ok=True, found=found, mend=None)
+
+
+async def _database(settings: Settings) -> Check:
+    url = settings.database_url or sqlite_url(settings.data / "broker.db")
+    shown = make_url(url).render_as_string(hide_password=True)
+    if _is_to_be_made(url):
+        return Check(name="database", ok=True, found=f"{shown} does not exist yet; `broker serve` makes it", mend=None)
+    database = Database(url)
+    try:
+        problems = await database_problems(database)
+    finally:
+        await database.close()
+    mend = (
+        "`broker serve` migrates an older schema; see database_url and whether the database is up" if problems else None
+    )
+    return Check(name="database", ok=not problems, found="; ".join(problems) or f"{shown} answers", mend=mend)
+
+
+def _is_to_be_made(url: str) -> bool:
+    """SQLite makes an empty file of whatever it is asked to open: it is not asked then."""
+    parsed = make_url(url)
+    return parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists()
+
+
+async def _objects(settings: Settings) -> Check:
+    where = told(settings.objects, settings.data)
+    mend = "see the section `objects` of broker.toml, and whether the store is up and lets us in"
+    async with AsyncExitStack() as stack:
+        try:
+            store = store_of(settings.objects, settings.data)
+            stack.push_async_callback(store.close)
+            await check_store(store)
+        except (BadStoreSettings, StoreFailed, StoreUnfit) as failure:
+            return Check(name="objects", ok=False, found=f"{where}: {failure}", mend=mend)
+    return Check(name="objects", ok=True, found=f"{where}: names are given once", mend=None)

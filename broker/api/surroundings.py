@@ -1,0 +1,98 @@
+"""What a broker stands on, beside its database and its markets: the disk, the clock, its secrets' permissions, its receivers.
+
+Each check is a value; the doctor's route and `broker doctor --offline` both make a list of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from broker.api.shapes import Check
+from broker.settings import ModelSettings
+from broker.tables import Webhook
+from jobs.clock import MICROSECONDS, db_now
+
+GB = 1_000_000_000
+DISK_WARN_BYTES, DISK_FAIL_BYTES = 5 * GB, GB // 2
+SKEW_WARN_S, SKEW_FAIL_S = 2.0, 30.0
+OTHERS = 0o077
+
+
+def disk(data: Path) -> Check:
+    """A full disk stops intake and commits."""
+    return disk_check(data, shutil.disk_usage(data).free)
+
+
+def disk_check(data: Path, free_bytes: int) -> Check:
+    """
+    >>> disk_check(Path("/data"), 100 * GB).state, disk_check(Path("/data"), 3 * GB).state, disk_check(Path("/data"), 9).state
+    ('ok', 'warn', 'fail')
+    """
+    found = f"{free_bytes / GB:.1f} GB are free where {data} is"
+    mend = "make room, or move the data folder (docs/operations.md)"
+    if free_bytes < DISK_FAIL_BYTES:
+        return Check(name="disk", ok=False, found=found, mend=mend)
+    return Check(name="disk", ok=True, found=found, mend=mend if free_bytes < DISK_WARN_BYTES else None)
+
+
+async def clock(session: AsyncSession) -> Check:
+    """This machine's clock against the database's, which rules leases (contract C7)."""
+    before_s = time.time()
+    database_s = await db_now(session) / MICROSECONDS
+    return clock_check(database_s - (before_s + time.time()) / 2)
+
+
+def clock_check(skew_s: float) -> Check:
+    """
+    >>> clock_check(0.1).state, clock_check(-5).state, clock_check(60).state
+    ('ok', 'warn', 'fail')
+    """
+    found = f"the database's clock is {abs(skew_s):.1f} s {'ahead of' if skew_s > 0 else 'behind'} this machine's"
+    mend = "synchronise both clocks (chrony, systemd-timesyncd): signatures and leases have times in them"
+    if abs(skew_s) > SKEW_FAIL_S:
+        return Check(name="clock", ok=False, found=found, mend=mend)
+    return Check(name="clock", ok=True, found=found, mend=mend if abs(skew_s) > SKEW_WARN_S else None)
+
+
+async def receivers(session: AsyncSession) -> Check:
+    """Webhooks that do nothing but fail, and those that were disabled for it."""
+    failing = select(func.count()).where(col(Webhook.disabled_us).is_(None), col(Webhook.failing_since_us).is_not(None))
+    disabled = select(func.count()).where(col(Webhook.disabled_us).is_not(None))
+    count, gone = int(await session.scalar(failing) or 0), int(await session.scalar(disabled) or 0)
+    mend = "`broker webhooks list` and `broker webhooks deliveries ID` say which, and what they answer"
+    found = f"{count} webhooks are failing, {gone} are disabled"
+    return Check(name="webhooks", ok=True, found=found, mend=mend if count else None)
+
+
+def secrets(files: Iterable[Path]) -> list[Check]:
+    """Secrets that others on this machine can read, each named."""
+    open_ones = [file for file in files if file.is_file() and file.stat().st_mode & OTHERS]
+    if not open_ones:
+        return [Check(name="secrets", ok=True, found="readable by their owner alone", mend=None)]
+    return [
+        Check(
+            name="secrets", ok=False, found=f"{file} has mode {file.stat().st_mode & 0o777:o}", mend=f"chmod 600 {file}"
+        )
+        for file in open_ones
+    ]
+
+
+def images(models: Mapping[str, ModelSettings]) -> list[Check]:
+    """Images that are not named by digest: what runs tomorrow may be another than today's."""
+    return [
+        Check(
+            name=f"image of {name}",
+            ok=True,
+            found=f"{model.image} is a tag, which may mean another image tomorrow",
+            mend=f'name it by digest in [models.{name}]: image = "…@sha256:…"',
+        )
+        for name, model in sorted(models.items())
+        if model.image and "@sha256:" not in model.image
+    ]

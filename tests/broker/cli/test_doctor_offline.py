@@ -1,0 +1,65 @@
+"""The doctor without a broker: what is wrong before, or instead of, a start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from broker.api.offline import offline_checks
+from broker.api.shapes import Check
+from broker.api.surroundings import images, secrets
+from broker.migrate import upgrade
+from broker.settings import ModelSettings, Settings
+
+
+async def found(settings: Settings) -> dict[str, Check]:
+    return {check.name: check for check in (await offline_checks(settings)).checks}
+
+
+async def test_a_folder_before_its_first_start_is_in_order_but_for_models(tmp_path: Path) -> None:
+    checks = await found(Settings(data=tmp_path))
+    assert {name for name, check in checks.items() if not check.ok} == {"models"}
+    assert "does not exist yet" in checks["database"].found
+    assert not (tmp_path / "broker.db").exists(), "looking made a database"
+
+
+async def test_a_folder_that_is_not_there_is_all_that_is_said_of_it(tmp_path: Path) -> None:
+    checks = await found(Settings(data=tmp_path / "none"))
+    assert set(checks) == {"data", "models"}
+    assert not checks["data"].ok
+    assert checks["data"].mend
+
+
+async def test_a_schema_of_another_version_is_told(tmp_path: Path) -> None:
+    await upgrade(f"sqlite+aiosqlite:///{tmp_path / 'broker.db'}", "0001")
+    database = (await found(Settings(data=tmp_path)))["database"]
+    assert not database.ok
+    assert "revision 0001" in database.found
+    assert "migrates" in (database.mend or "")
+
+
+async def test_a_database_that_is_down_is_told_without_its_password(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, database_url="postgresql://broker:hunter2@127.0.0.1:1/broker")
+    database = (await found(settings))["database"]
+    assert not database.ok
+    assert "hunter2" not in database.found
+
+
+def test_secrets_that_others_can_read_are_named_with_the_command_that_mends_it(tmp_path: Path) -> None:
+    for name, mode in (("secret", 0o600), ("admin.key", 0o644)):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(mode)
+    (check,) = secrets(tmp_path / name for name in ("secret", "admin.key", "not-there"))
+    assert (check.state, check.mend) == ("fail", f"chmod 600 {tmp_path / 'admin.key'}")
+    (tmp_path / "admin.key").chmod(0o600)
+    (check,) = secrets([tmp_path / "admin.key"])
+    assert check.state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("image", "states"), [("vllm/vllm-openai@sha256:" + "a" * 64, []), ("vllm/vllm-openai:v1", ["warn"])]
+)
+def test_an_image_that_may_change_is_a_warning(image: str, states: list[str]) -> None:
+    model = ModelSettings(engine="vllm", weights="w", image=image, image_tag_may_move=True, launches=("container",))
+    assert [check.state for check in images({"m": model})] == states
