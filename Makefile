@@ -15,7 +15,7 @@ UV = 0.13.9
 RUN = .venv/bin/python
 NODE = tests/conformance/node
 
-.PHONY: setup demo test test-postgres test-replicas conformance lint chaos lock lock-node
+.PHONY: setup demo test test-postgres test-replicas conformance objects lint chaos lock lock-node
 .DELETE_ON_ERROR:
 
 setup: .venv/ok
@@ -52,6 +52,14 @@ test-replicas: .venv/ok
 # Other people's clients at length: the official Node client (needs node and npm), 300 MB uploads, every operation fuzzed.
 conformance: .venv/ok $(NODE)/node_modules/.package-lock.json
 	$(RUN) -m pytest -q -n $(WORKERS) -m conformance tests/conformance
+
+# On a real S3 server: a whole batch, 300 MB in flat memory, and the tests that touch objects.
+objects: .venv/ok
+	BROKER_TEST_OBJECTS=s3 $(RUN) -m pytest -q -n $(WORKERS) -m 'not conformance and not replicas' tests/system/test_objects.py \
+		tests/jobs/test_objects.py tests/jobs/test_garbage.py tests/jobs/test_results.py tests/jobs/test_views.py \
+		tests/jobs/test_own_parts.py tests/broker/control/test_garbage.py tests/broker/api/test_upload.py \
+		tests/broker/api/test_uploads.py tests/broker/api/test_results.py tests/broker/api/test_less_work.py \
+		tests/broker/api/test_worker_commits.py tests/broker/api/test_retention.py
 
 $(NODE)/node_modules/.package-lock.json: $(NODE)/package-lock.json
 	cd $(NODE) && npm ci --no-audit --no-fund --fetch-retries 5

@@ -27,6 +27,7 @@ from broker.control.answer import Answerer
 from broker.control.collect import Collector
 from broker.control.deliver import Deliverer
 from broker.control.finalise import Finaliser
+from broker.control.garbage import GarbageCollector
 from broker.control.loops import Loops, Step
 from broker.control.place import Placer
 from broker.control.plan import Planner
@@ -69,6 +70,7 @@ LOOPS = (
     "finalise",
     "remember",
     "collect",
+    "garbage",
     "deliver",
     "watch",
 )
@@ -255,6 +257,7 @@ def _led(services: Services) -> dict[str, tuple[float, Step]]:
         "answer": (control.plan_s, Answerer(services).step),
         "remember": (control.plan_s, Rememberer(services).step),
         "collect": (control.collect_s, Collector(services).step),
+        "garbage": (control.garbage_s, GarbageCollector(services).step),
         "watch": (control.plan_s, Watcher(services).step),
     }
 

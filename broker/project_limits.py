@@ -14,8 +14,10 @@ from ledger.money import to_nano
 
 
 class ProjectLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Each is named in the error that it causes. `max_file_bytes` is of a file sent in one request, `max_upload_bytes` of
-    one sent in parts. A batch that may cost more than `approve_above_nano` waits for a second person; None: none does."""
+    """Each limit is named in the error that it causes. `max_file_bytes` is of a file sent in one request, `max_upload_bytes`
+    of one sent in parts. `file_lifetime_s` and `results_lifetime_s` are how long inputs and results are kept when a request
+    does not say; 0 keeps them until they are deleted. A batch that may cost more than `approve_above_nano` waits for a
+    second person; None: none does."""
 
     max_lines: int
     max_file_bytes: int
@@ -23,6 +25,8 @@ class ProjectLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_line_bytes: int
     max_output_tokens: int
     max_n: int
+    file_lifetime_s: int
+    results_lifetime_s: int
     approve_above_nano: int | None
 
     def of_validation(self) -> Limits:
@@ -58,6 +62,8 @@ def limits_of(settings: Settings, project: Project | None) -> ProjectLimits:
         max_line_bytes=own.get("max_line_bytes", jobs.max_line_bytes),
         max_output_tokens=own.get("max_output_tokens", usual.max_output_tokens),
         max_n=own.get("max_n", usual.max_n),
+        file_lifetime_s=own.get("file_lifetime_s", jobs.file_lifetime_s),
+        results_lifetime_s=own.get("results_lifetime_s", jobs.results_lifetime_s),
         approve_above_nano=approve,
     )
 

@@ -57,14 +57,17 @@ class JobsSettings(Section):
 
     `max_file_bytes` is of a file sent in one request, `max_upload_bytes` of one sent in parts (`/v1/uploads`).
     `file_lifetime_s`: after how many seconds a batch's input file expires when its owner does not say (as at OpenAI, 30
-    days); 0 keeps it until it is deleted. `media_hosts`: from where engines may fetch what prompts refer to (https, by
-    name); by default nowhere, because they would fetch it from inside the rented machine.
+    days); 0 keeps it until it is deleted. `results_lifetime_s` is the same for output and error files, from when they are
+    made; what only serves results goes with them. A project may have both of its own. `media_hosts`: from where engines may
+    fetch what prompts refer to (https, by name); by default nowhere, because they would fetch it from inside the rented
+    machine.
     """
 
     max_lines: int = 50_000
     max_file_bytes: int = 200 * 1024 * 1024
     max_upload_bytes: int = 8 * 1024 * 1024 * 1024
     file_lifetime_s: int = Field(default=2_592_000, ge=0)
+    results_lifetime_s: int = Field(default=0, ge=0)
     max_line_bytes: int = 1024 * 1024
     media_hosts: tuple[str, ...] = ()
     shard_lines: int = 1_000
@@ -84,7 +87,8 @@ class ControlSettings(Section):
 
     `cancel_grace_s`: how long lines in flight of a cancelled batch may still finish; `drain_s`: the same for a machine
     that is asked to finish. Both bound what a line that hangs can cost. `approve_above_usd`: a batch that may cost more waits
-    until a second person has approved it; a project may have a threshold of its own.
+    until a second person has approved it; a project may have a threshold of its own. Objects that no row needs are removed
+    `orphan_grace_s` after they were written, at most `max_objects_per_cycle` each `garbage_s`.
     """
 
     poll_s: float = 60
@@ -93,6 +97,9 @@ class ControlSettings(Section):
     accrue_s: float = 5
     finalise_s: float = 1
     collect_s: float = 60
+    garbage_s: float = 600
+    orphan_grace_s: int = Field(default=86_400, ge=3_600)
+    max_objects_per_cycle: int = 1_000
     hold_buffer: Decimal = Decimal("1.25")
     idle_release_s: float = 20
     worker_silence_s: float = 60

@@ -6,6 +6,40 @@ The names of parts and results are unique by what is in them, so that one name o
 from __future__ import annotations
 
 import re
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["files", "uploads", "parts", "results", "undone", "views"]
+
+
+class ObjectName(msgspec.Struct, frozen=True):
+    """What a key says of its object. `owner` is the id of the batch or upload; of a file's object it is the file's."""
+
+    project: str
+    owner: str
+    kind: Kind
+
+
+def name_of(key: str) -> ObjectName | None:
+    """The reverse of all the functions below; None for a key that none of them gives.
+
+    >>> name_of("acme/files/file-1"), name_of("acme/batch_1/views/output-input-00.jsonl")
+    (ObjectName(project='acme', owner='file-1', kind='files'), ObjectName(project='acme', owner='batch_1', kind='views'))
+    >>> name_of("somebody/else.txt") is None
+    True
+    """
+    match key.split("/"):
+        case [project, "files", file_id]:
+            return ObjectName(project, file_id, "files")
+        case [project, "uploads", upload_id, _]:
+            return ObjectName(project, upload_id, "uploads")
+        case [project, batch_id, "parts", _, _]:
+            return ObjectName(project, batch_id, "parts")
+        case [project, batch_id, ("results" | "undone" | "views") as kind, _]:
+            return ObjectName(project, batch_id, kind)
+        case _:
+            return None
 
 
 def input_key(project: str, file_id: str) -> str:

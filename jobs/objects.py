@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import heapq
 import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -83,6 +84,7 @@ class ObjectStore:
         self._creating = creating or backend
         self.streams = streams
         self.direct = direct
+        self._is_ordered = not isinstance(backend, LocalStore)  # the others list in the order of keys
 
     @classmethod
     def local(cls, folder: Path) -> ObjectStore:
@@ -209,13 +211,29 @@ class ObjectStore:
         async for found in self.listed(prefix):
             yield found.key
 
-    async def listed(self, prefix: str) -> AsyncIterator[Listed]:
-        """The objects below a folder-like prefix ("" is all), in no particular order. Raises StoreFailed."""
+    async def listed(self, prefix: str, *, after: str = "") -> AsyncIterator[Listed]:
+        """The objects below a folder-like prefix ("" is all) whose keys are greater than `after`, in no particular order.
+
+        Raises StoreFailed.
+        """
         with told_as_ours("list", prefix):
-            async for page in obstore.list(self._backend, prefix=prefix or None):
+            async for page in obstore.list(self._backend, prefix=prefix or None, offset=after or None):
                 for found in page:
                     written_us = int(found["last_modified"].timestamp() * 1_000_000)
                     yield Listed(key=found["path"], size=found["size"], written_us=written_us)
+
+    async def page(self, after: str, limit: int) -> list[Listed]:
+        """The `limit` objects whose keys come next after this one ("" is the beginning), in order. Raises StoreFailed."""
+        found = self.listed("", after=after)
+        if not self._is_ordered:
+            everything = [each async for each in found]
+            return heapq.nsmallest(limit, everything, key=lambda each: each.key)
+        page: list[Listed] = []
+        async for each in found:
+            page.append(each)
+            if len(page) == limit:
+                break
+        return page
 
     async def close(self) -> None:
         """Let go of threads and connections."""

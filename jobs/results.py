@@ -114,9 +114,10 @@ async def _damaged(composer: Composer) -> tuple[DamagedPart, ...]:
 # --- finishing: one transaction --------------------------------------------------------------------------------------
 
 
-async def finish(session: AsyncSession, batch_id: str, composed: Composed) -> Batch:
+async def finish(session: AsyncSession, batch_id: str, composed: Composed, *, lifetime_s: int | None = None) -> Batch:
     """Make the composed files the batch's, and end it; or withdraw damaged parts, so that their lines run again.
 
+    The files expire after what the batch asked for, else after `lifetime_s`; None: when they are deleted.
     A batch that has ended stays as it is. Raises BadTransition when the batch changed since the plan was loaded: load
     it again.
     """
@@ -129,8 +130,9 @@ async def finish(session: AsyncSession, batch_id: str, composed: Composed) -> Ba
     if composed.damaged:
         await _withdraw(session, batch, composed.damaged, now_us)
         return batch
-    batch.output_file_id = await _file(session, batch, "output", composed.output)
-    batch.error_file_id = await _file(session, batch, "error", composed.errors)
+    lifetime_s = lifetime_s if batch.output_expires_s is None else batch.output_expires_s
+    batch.output_file_id = await _file(session, batch, "output", composed.output, lifetime_s)
+    batch.error_file_id = await _file(session, batch, "error", composed.errors, lifetime_s)
     batch.expired = composed.undone if batch.ending == "expired" else 0
     batch.cancelled = composed.undone if batch.ending == "cancelled" else 0
     if batch.completed + batch.failed + batch.expired + batch.cancelled != batch.total:
@@ -139,10 +141,11 @@ async def finish(session: AsyncSession, batch_id: str, composed: Composed) -> Ba
     return batch
 
 
-async def _file(session: AsyncSession, batch: Batch, kind: str, stored: Stored | None) -> str | None:
+async def _file(
+    session: AsyncSession, batch: Batch, kind: str, stored: Stored | None, lifetime_s: int | None
+) -> str | None:
     if stored is None:
         return None
-    lifetime_s = batch.output_expires_s
     file = await files.create(
         session,
         file_id=ids.file_id(),

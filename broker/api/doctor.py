@@ -19,6 +19,7 @@ from broker.leadership import THE_TERM
 from broker.object_store import told
 from broker.replica_settings import differing, digests
 from broker.services import Services
+from broker.store_residency import store_facts
 from broker.tables import Replica, Term, Worker
 from jobs.clock import MICROSECONDS, db_now
 from jobs.errors import StoreFailed, StoreUnfit
@@ -84,8 +85,12 @@ async def _objects(services: Services) -> shapes.Check:
         return shapes.Check(name="objects", ok=False, found=f"{store}: {failure}", mend=mend)
     took = f"{time.monotonic() - began:.2f} s"
     way = "workers are sent there" if services.store.direct else "workers go through the broker"
+    facts = store_facts(settings, 0)
+    place = (
+        "its place is not stated (objects.country): residency does not ask" if facts is None else f"in {facts.country}"
+    )
     return shapes.Check(
-        name="objects", ok=True, found=f"{store}: names are given once (asked in {took}); {way}", mend=None
+        name="objects", ok=True, found=f"{store}: names are given once (asked in {took}); {way}; {place}", mend=None
     )
 
 

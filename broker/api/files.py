@@ -68,7 +68,7 @@ async def _record(call: Call, file_id: str, form: Form, stored: Stored) -> File:
             "missing_required_parameter", "The form has no part named `purpose`; send `batch`.", "purpose"
         )
     require_batch(purpose)
-    lifetime_s = _lifetime_s(call, form.fields)
+    lifetime_s = await _lifetime_s(call, form.fields)
     async with call.services.database.transaction() as session:
         now_us = await db_now(session)
         return await files.create(
@@ -91,16 +91,17 @@ def require_batch(purpose: str) -> None:
         raise bad_request("invalid_purpose", message, "purpose")
 
 
-def default_lifetime_s(call: Call) -> int | None:
+async def default_lifetime_s(call: Call, project: str) -> int | None:
     """How long an input file is kept whose owner did not say; None is until it is deleted."""
-    return call.services.settings.jobs.file_lifetime_s or None
+    async with call.services.database.transaction() as session:
+        return (await project_limits(session, call.services.settings, project)).file_lifetime_s or None
 
 
-def _lifetime_s(call: Call, fields: dict[str, str]) -> int | None:
+async def _lifetime_s(call: Call, fields: dict[str, str]) -> int | None:
     """OpenAI's `expires_after[anchor]` and `expires_after[seconds]`, or the default when neither was sent."""
     anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
     if anchor is None and seconds is None:
-        return default_lifetime_s(call)
+        return await default_lifetime_s(call, call.project)
     if anchor != "created_at":
         raise bad_request(
             "invalid_value", f"expires_after[anchor] is {anchor!r}; only 'created_at' is known", "expires_after[anchor]"

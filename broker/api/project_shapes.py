@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from broker.api.shapes import Own
 
 MAX_BYTES = 2**40
+MAX_LIFETIME_S = 10 * 366 * 86_400
 
 
 class ProjectLimitsPatch(Own):
@@ -20,6 +21,10 @@ class ProjectLimitsPatch(Own):
     max_line_bytes: int | None = Field(default=None, ge=1, le=64 * 1024 * 1024)
     max_output_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
     max_n: int | None = Field(default=None, ge=1, le=16_384)
+    file_lifetime_s: int | None = Field(default=None, ge=0, le=MAX_LIFETIME_S, description="inputs; 0: until deleted")
+    results_lifetime_s: int | None = Field(
+        default=None, ge=0, le=MAX_LIFETIME_S, description="results; 0: until deleted"
+    )
 
 
 class ProjectPatch(Own):
@@ -40,3 +45,12 @@ class Project(BaseModel):
     limits: dict[str, int] = Field(description="what holds now, by name")
     approve_above_usd: str | None = Field(description="what holds now; null: no batch needs approval")
     own: list[str] = Field(description="the names of the settings that are the project's own")
+
+
+class ProjectErased(BaseModel):
+    """A project's data is gone. `objects` is how many lay in the object store."""
+
+    id: str
+    object: Literal["project.data"] = "project.data"
+    deleted: Literal[True] = True
+    objects: int

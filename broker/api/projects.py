@@ -14,6 +14,7 @@ from broker.control.convert import usd
 from broker.project_limits import NAMES, limits_of
 from broker.settings import Settings
 from broker.tables import Project
+from jobs import erasure
 from jobs.clock import MICROSECONDS
 from ledger.money import to_nano
 
@@ -47,6 +48,22 @@ async def change_project(call: Call, body: shapes.ProjectPatch) -> shapes.Projec
     return shape
 
 
+async def erase_project(call: Call) -> shapes.ProjectErased:
+    """Erase a project's data: every file, result and part, and what people typed; ids, counts and the books remain.
+
+    422 while a batch of it has not ended. Settings and keys stay.
+    """
+    store = call.services.store
+    async with call.services.database.transaction() as session:
+        project = (await _named(session, call)).id
+        await erasure.erase(session, project)
+    keys = [key async for key in store.keys(project)]
+    for key in keys:
+        await store.delete(key)
+    log.info("project.objects_erased", project=project, objects=len(keys), by=call.caller.key_id)
+    return shapes.ProjectErased(id=project, objects=len(keys))
+
+
 async def _named(session: AsyncSession, call: Call) -> Project:
     found = await session.get(Project, call.path("project"))
     if found is None:
@@ -70,4 +87,5 @@ def _shape(settings: Settings, project: Project) -> shapes.Project:
 ROUTES: tuple[Route, ...] = (
     route("GET", "/v1/admin/projects/{project}", get_project, tag="admin", roles=("admin",)),
     route("PATCH", "/v1/admin/projects/{project}", change_project, tag="admin", roles=("admin",)),
+    route("DELETE", "/v1/admin/projects/{project}/data", erase_project, tag="admin", roles=("admin",), errors=(422,)),
 )  # fmt: skip

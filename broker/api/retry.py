@@ -111,7 +111,7 @@ async def _compose(call: Call, plan: FinalPlan, file_id: str, wanted: Again) -> 
 
 async def _create(call: Call, batch: Batch, new: batches.NewBatch, stored: Stored, wanted: Again) -> shapes.RetryBatch:
     """The composed file and its batch, in one transaction; or the batch that a faster repeat has made meanwhile."""
-    lifetime_s = default_lifetime_s(call)
+    lifetime_s = await default_lifetime_s(call, batch.project)
     async with call.services.database.transaction() as session:
         earlier = await batches.repeated(session, new)
         if earlier is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.api import upload_shapes as shapes
-from broker.api.files import clean_name, default_lifetime_s, file_shape, require_batch
+from broker.api.files import clean_name, file_shape, require_batch
 from broker.api.multipart import Form, receive
 from broker.api.problems import bad_request
 from broker.api.registry import Call, Route, route
@@ -23,7 +23,8 @@ async def create_upload(call: Call, body: shapes.UploadCreate) -> shapes.Upload:
     """Begin a file that comes in parts; there is an hour's time to complete it."""
     require_batch(body.purpose)
     async with call.services.database.transaction() as session:
-        limit = (await project_limits(session, call.services.settings, call.project)).max_upload_bytes
+        limits = await project_limits(session, call.services.settings, call.project)
+        limit = limits.max_upload_bytes
     if body.bytes > limit:
         message = f"bytes is {body.bytes}; a file may have {limit} (limit max_upload_bytes); split it"
         raise bad_request("file_too_large", message, "bytes")
@@ -35,7 +36,7 @@ async def create_upload(call: Call, body: shapes.UploadCreate) -> shapes.Upload:
         filename=clean_name(body.filename),
         mime_type=body.mime_type,
         bytes=body.bytes,
-        file_expires_s=default_lifetime_s(call) if body.expires_after is None else body.expires_after.seconds,
+        file_expires_s=(limits.file_lifetime_s or None) if body.expires_after is None else body.expires_after.seconds,
     )
     async with call.services.database.transaction() as session:
         return await _shape(session, await uploads.create(session, new))

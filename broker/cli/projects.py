@@ -1,4 +1,4 @@
-"""`projects show` and `projects set`: a project's limits, and from what cost on a batch needs a second person."""
+"""`projects show`, `set` and `erase`: a project's limits, from what cost on a batch needs a second person, and its end."""
 
 from __future__ import annotations
 
@@ -57,6 +57,27 @@ def change(
     target.run(work)
 
 
+def erase(
+    name: Name,
+    target: Target,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it: nothing brings it back.")] = False,
+) -> None:
+    """Erase a project's files, results and what people typed. Ids, counts and the books stay, and so do its settings."""
+    if not yes:
+        raise Failure(f"this erases every file and result of project {name} for good; say --yes", USAGE)
+
+    async def work(client: Client) -> int:
+        gone = await client.delete(f"/v1/admin/projects/{name}/data")
+        if target.json:
+            document(gone)
+        else:
+            line(f"the data of project {name} is erased: {gone['objects']} objects")
+        return exits.OK
+
+    target.run(work)
+
+
 def _number(name: str, text: str) -> int | None:
     if text != NONE and not text.isdecimal():
         raise Failure(f"--limit {name}={text}: want a whole number, or none", USAGE)
@@ -77,5 +98,5 @@ def _show(project: Document, *, json: bool) -> None:
 
 projects = declare(
     typer.Typer(no_args_is_help=True, help="Projects: limits, and from what cost on a second person decides."),
-    {"show": show, "set": change},
+    {"show": show, "set": change, "erase": erase},
 )

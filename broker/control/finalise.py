@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import structlog
 
 from broker.control.saving import take_back_withdrawn
+from broker.project_limits import project_limits
 from broker.services import Services
 from jobs import batches, results, views
 from jobs.errors import JobsError
@@ -42,7 +43,9 @@ class Finaliser:
             composed = await results.compose(self.services.store, plan, rows)
             self.services.failpoints.reached("finalise.before_txn")
             async with self.services.database.transaction() as session:
-                batch = await results.finish(session, batch_id, composed)
+                limits = await project_limits(session, self.services.settings, plan.project)
+                lifetime_s = limits.results_lifetime_s or None
+                batch = await results.finish(session, batch_id, composed, lifetime_s=lifetime_s)
                 if composed.damaged:
                     await take_back_withdrawn(session, batch)
             if batch.status in TERMINAL:

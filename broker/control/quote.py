@@ -15,6 +15,7 @@ from broker.control.own_answers import decide, left_for_workers
 from broker.control.snapshot import SECOND_US, TYPICAL_OUTPUT_PERCENT, max_nano, work_of
 from broker.control.variant_quotes import Quoted, quote_variants
 from broker.services import Services
+from broker.store_residency import store_facts, store_refusals
 from broker.tables import Project, Quote
 from jobs import files
 from jobs.batches import Remaining
@@ -23,7 +24,7 @@ from jobs.errors import BadBatch
 from jobs.tables import Batch
 from jobs.window import expires_us
 from ledger.money import to_nano
-from solver.residency import INTERNAL, Policy, compile_countries, digest, with_confidentiality
+from solver.residency import INTERNAL, Facts, Policy, compile_countries, digest, with_confidentiality
 from solver.types import Work
 from workers.profile import ModelProfile
 
@@ -80,8 +81,19 @@ async def quote(
     best = await quote_variants(
         services, candidates.profiles, lambda each: _with_profile(base, each), {base.policy_hash: policy}
     )
+    explanation = best.explanation
+    if refusals := store_refusals(policy, store_facts(services.settings, now_us), now_us):
+        told = {
+            "feasible": False,
+            "waiting_on": "residency",
+            "reasons": refusals,
+            "chosen": [],
+            "usd": None,
+            "end": None,
+        }
+        explanation = explanation.model_copy(update=told)
     answer = quote_shapes.Quote(
-        **best.explanation.model_dump(),
+        **explanation.model_dump(),
         id=f"quote_{ULID()}",
         model=found.model,
         served_model=best.profile.id,
@@ -89,7 +101,7 @@ async def quote(
         expires_at=now_us // SECOND_US + QUOTE_TTL_S,
     )
     async with services.database.transaction() as session:
-        session.add(quote_row(answer.id, project, None, best.explanation, now_us))
+        session.add(quote_row(answer.id, project, None, explanation, now_us))
     return answer
 
 
@@ -118,9 +130,14 @@ async def policy_for(session: AsyncSession, project: str, wishes: shapes.BatchWi
 
 
 def quote_row(
-    quote_id: str, project: str, batch_id: str | None, explanation: quote_shapes.Explanation, now_us: int
+    quote_id: str,
+    project: str,
+    batch_id: str | None,
+    explanation: quote_shapes.Explanation,
+    now_us: int,
+    store: Facts | None = None,
 ) -> Quote:
-    """What was promised, for comparison with what became of it."""
+    """What was promised, for comparison with what became of it; `store` is what was known then of where its data lies."""
     return Quote(
         id=quote_id,
         project=project,
@@ -128,5 +145,5 @@ def quote_row(
         created_us=now_us,
         cost_nano=None if explanation.usd is None else to_nano(Decimal(explanation.usd)),
         end_us=None if explanation.end is None else explanation.end * SECOND_US,
-        body=explanation.model_dump(mode="json"),
+        body=explanation.model_dump(mode="json") | ({} if store is None else {"store": msgspec.to_builtins(store)}),
     )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+import msgspec
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 from ulid import ULID
@@ -28,6 +29,8 @@ from broker.control.variant_quotes import PASSING, Quoted
 from broker.model_revision import revision_of
 from broker.project_limits import project_limits
 from broker.services import Services
+from broker.store_residency import store_facts, store_refusals
+from broker.tables import Policy
 from jobs import batches, tag_rows
 from jobs.batches import Remaining
 from jobs.clock import db_now
@@ -38,6 +41,7 @@ from jobs.types import Finding, Validation
 from ledger.money import to_nano
 from markets import price_book
 from solver.errors import SolverError
+from solver.residency import Policy as ResidencyPolicy
 from workers.profile import ModelProfile
 
 log = structlog.get_logger()
@@ -84,6 +88,9 @@ class Validator:
         if findings:
             await self._fail(batch, findings, max(found.findings_total, len(findings)))
             return
+        if refused := await self._refused_by_store(batch):
+            await self._fail(batch, refused, len(refused))
+            return
         taken = await self._decide(batch, found, candidates.profiles)
         blocking = blocking_findings(batch, taken.quoted.explanation)
         if blocking and (unheard := await self._unheard()):
@@ -94,6 +101,17 @@ class Validator:
             await self._fail(batch, blocking, len(blocking))
             return
         await self._begin(batch, found, taken)
+
+    async def _refused_by_store(self, batch: Batch) -> list[Finding]:
+        """Why the batch may not lie where our objects do. Waiting would not move the store: `on_infeasible` changes nothing."""
+        async with self.services.database.transaction() as session:
+            now_us = await db_now(session)
+            stored = await session.get(Policy, batch.policy_hash)
+        if stored is None:
+            return []  # nobody permits it any place, which the plan will say
+        policy = msgspec.convert(stored.body, ResidencyPolicy)
+        refusals = store_refusals(policy, store_facts(self.services.settings, now_us), now_us)
+        return [Finding(code="infeasible_residency", message=each, param="x_broker.residency") for each in refusals]
 
     async def _decide(self, batch: Batch, found: Validation, profiles: Sequence[ModelProfile]) -> Taken:
         """Which lines the broker answers itself, which profile serves the others, and at what price."""
@@ -118,7 +136,8 @@ class Validator:
             if await _was_changed(session, batch):
                 return
             now_us = await db_now(session)
-            session.add(quote_row(f"quote_{ULID()}", batch.project, batch.id, quoted.explanation, now_us))
+            facts = store_facts(self.services.settings, now_us)
+            session.add(quote_row(f"quote_{ULID()}", batch.project, batch.id, quoted.explanation, now_us, facts))
             if not await self._may_begin(session, batch, quoted.explanation, now_us):
                 return
             begun = await batches.begin(session, batch.id, found, prepared.reserved, model=quoted.profile.id)

@@ -64,6 +64,8 @@ CATALOGUE: tuple[Family, ...] = (
     Family("broker_commits_total", "counter", "Workers' commits by outcome; all but committed and "
            "committed_superseded were refused, or had been answered before (replayed)", ("outcome",), "process"),
     Family("broker_part_bytes_total", "counter", "Bytes of parts that count", origin="process"),
+    Family("broker_orphans_removed_total", "counter", "Objects removed because no row needs them", origin="process"),
+    Family("broker_orphans_removed_bytes_total", "counter", "Bytes of such objects", origin="process"),
     Family("broker_plans_total", "counter", "Plans by stage of the fallback chain and by what ended the search",
            ("stage", "stopped_by"), "process"),
     Family("broker_plan_solve_seconds", "histogram", "Seconds from snapshot to plan", origin="process"),

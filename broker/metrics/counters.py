@@ -24,6 +24,8 @@ class Counters:
         self._leases = self._counter("broker_leases_total")
         self._commits = self._counter("broker_commits_total")
         self._part_bytes = self._counter("broker_part_bytes_total")
+        self._orphans = self._counter("broker_orphans_removed_total")
+        self._orphan_bytes = self._counter("broker_orphans_removed_bytes_total")
         self._plans = self._counter("broker_plans_total")
         self._solve = self._histogram("broker_plan_solve_seconds", SOLVE_BUCKETS)
         self._gap = self._gauge("broker_plan_gap_ratio")
@@ -42,6 +44,10 @@ class Counters:
         self._commits.labels(answer.outcome).inc()
         if answer.outcome in ("committed", "committed_superseded"):
             self._part_bytes.inc(size)
+
+    def orphan_removed(self, size: int) -> None:
+        self._orphans.inc()
+        self._orphan_bytes.inc(size)
 
     def commit_refused(self, code: str) -> None:
         """Count a commit that got an error and no outcome; `code` is the error's."""

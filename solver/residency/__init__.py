@@ -3,7 +3,7 @@
 `evaluate(policy, facts, at_us) -> Decision` is total: any policy and any facts give a decision, never an exception.
 """
 
-from solver.residency.compile import CONFIDENTIALITY, INTERNAL, compile_countries, with_confidentiality
+from solver.residency.compile import CONFIDENTIALITY, INTERNAL, about_places, compile_countries, with_confidentiality
 from solver.residency.evaluate import evaluate
 from solver.residency.types import Decision, FactEvidence, Facts, Policy, PolicyRule, Reason, digest
 
@@ -16,6 +16,7 @@ __all__ = [
     "Policy",
     "PolicyRule",
     "Reason",
+    "about_places",
     "compile_countries",
     "digest",
     "evaluate",

@@ -30,6 +30,8 @@ INTERNAL = Policy(name="internal", rules=_INTERNAL_RULES)
 CONFIDENTIALITY = ("none", "at_rest", "dedicated", "cpu_tee", "gpu_tee")
 """What a place keeps from its operator, least first (contract C2)."""
 
+_PLACES = ("country", "subdivision", "operator", "jurisdictions")
+
 # Codes that people write and ISO 3166 reserves for something else.
 _OFTEN_MEANT = {"UK": "GB", "EL": "GR"}
 
@@ -64,6 +66,21 @@ def with_confidentiality(policy: Policy, least: str) -> Policy:
         return policy
     rule = PolicyRule(id="confidentiality", effect="allow", field="confidentiality", values=enough)
     return Policy(name=f"{policy.name}+confidentiality:{least}", rules=(*policy.rules, rule), version=policy.version)
+
+
+def about_places(policy: Policy) -> Policy | None:
+    """`policy` with its rules about where and whose alone, for what holds data and computes nothing; None without any.
+
+    >>> about_places(INTERNAL) is None, [rule.id for rule in about_places(compile_countries(["DE"])).rules]
+    (True, ['countries'])
+    """
+    rules = tuple(rule for rule in policy.rules if rule.field in _PLACES)
+    if not rules:
+        return None
+    if not any(rule.effect == "allow" for rule in rules):
+        # every place but the denied ones: what a policy of denies alone means for a place, spelled out for the evaluator
+        rules = (*rules, PolicyRule(id="stores", effect="allow", field="launch", values=("store",)))
+    return Policy(name=policy.name, rules=rules, version=policy.version)
 
 
 def _members(value: str) -> tuple[str, ...]:

@@ -135,7 +135,11 @@ async def test_a_key_that_is_no_clean_path_is_refused(tmp_path: Path, key: str) 
         await store.put(key, b"")
 
 
-@pytest.mark.parametrize("mib", [64, pytest.param(300, marks=pytest.mark.conformance)])
+@pytest.mark.parametrize(
+    ("store", "mib"),
+    [("local", 64), *(pytest.param(kind, 300, marks=pytest.mark.objects) for kind in ("local", "s3"))],
+    indirect=["store"],
+)
 async def test_a_long_stream_is_never_held_in_memory(store: ObjectStore, mib: int) -> None:
     """obstore's own create-only mode holds all of it: 300 MB of upload were 300 MB of broker."""
     await store.put_stream(

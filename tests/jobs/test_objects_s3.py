@@ -10,13 +10,15 @@ from typing import Any
 
 import aiohttp
 import pytest
+from msgspec import structs
 
 from jobs.errors import ObjectExists, ObjectMissing, StoreFailed, StoreUnfit
 from jobs.objects import ObjectStore, SignedRequest
-from jobs.s3 import PART_BYTES, S3Bucket
+from jobs.s3 import PART_BYTES, S3Bucket, S3Keys, S3Place
 from jobs.store_check import check_store
 from tests.support.object_stores import s3_of
 from tests.support.s3_server import S3Server
+from tests.support.torn_proxy import TornProxy, torn_proxy
 
 PART = b"the answers of a worker"
 PART_SHA = hashlib.sha256(PART).hexdigest()
@@ -183,6 +185,58 @@ async def test_a_store_that_overwrites_is_refused(s3: S3Server, monkeypatch: pyt
     with pytest.raises(StoreUnfit, match="it overwrites"):
         await check_store(store)
     await store.close()
+
+
+def behind(proxy: TornProxy, prefix: str) -> ObjectStore:
+    """The same objects over a network that tears."""
+    return s3_of(S3Server(proxy.url, 0, bucket="tests"), prefix=prefix)
+
+
+async def test_a_read_that_is_torn_goes_on_where_it_was(s3: S3Server) -> None:
+    content = bytes(range(256)) * 30_000
+    near = s3_of(s3, prefix="torn-read")
+    await near.put_stream("p/x", of(content))
+    with torn_proxy(s3.url, [3_000_000, 2_000_000], upwards=False) as proxy:
+        far = behind(proxy, "torn-read")
+        assert await far.get("p/x") == content
+        assert proxy.torn == 2
+        await far.close()
+    await near.close()
+
+
+@pytest.mark.parametrize("write", ["put", "put_stream"])
+async def test_a_write_whose_answer_was_lost_is_known_to_be_ours(s3: S3Server, write: str) -> None:
+    """The repetition finds the object there: it is the one that we wrote, not another's."""
+    cuts = [0] if write == "put" else [10**9, 0]  # before a stream it is asked whether the name is free
+    with torn_proxy(s3.url, cuts, upwards=False) as proxy:
+        far = behind(proxy, f"torn-{write}")
+        stored = await (far.put("p/x", b"once") if write == "put" else far.put_stream("p/x", of(b"once")))
+        assert (stored.size, proxy.torn) == (4, 1)
+        assert await far.get("p/x") == b"once"
+        with pytest.raises(ObjectExists):
+            await far.put("p/x", b"once")
+        await far.close()
+
+
+async def of(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+async def test_workers_are_sent_to_where_they_see_the_store() -> None:
+    place = S3Place(bucket="b", region="eu-central-1", endpoint="http://10.0.0.5:9000", path_style=True)
+    keys = S3Keys(access_key_id="a", secret_access_key="s")
+    public = structs.replace(place, public_endpoint="https://objects.example.org")
+    for each, url in ((place, "http://10.0.0.5:9000/b/p/x?"), (public, "https://objects.example.org/b/p/x?")):
+        bucket = S3Bucket(each, keys)
+        assert (await bucket.signed_get("p/x", 0, 1, 60)).url.startswith(url)
+        await bucket.close()
+
+
+async def test_amazons_own_buckets_are_named_in_the_host() -> None:
+    bucket = S3Bucket(S3Place(bucket="acme", region="eu-central-1"), S3Keys(access_key_id="a", secret_access_key="s"))
+    signed = await bucket.signed_put("p/x", 1, "0" * 64, 60)
+    assert signed.url.startswith("https://acme.s3.eu-central-1.amazonaws.com/p/x?")
+    await bucket.close()
 
 
 async def test_wrong_credentials_are_a_failure_that_says_so(s3: S3Server) -> None:

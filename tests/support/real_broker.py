@@ -73,16 +73,18 @@ capacity = 4
 
 
 class RealBroker:
-    """`url`, `key` and the unmodified `openai` client of a broker in `folder`."""
+    """`url`, `key` and the unmodified `openai` client of a broker in `folder`; `also` is appended to its settings."""
 
-    def __init__(self, folder: Path, *, latency: float = 0.2, restored: Path | None = None, settings: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, latency: float = 0.2, restored: Path | None = None, settings: str = "", also: str = ""
+    ) -> None:
         """`restored` is a data folder that is there already; `settings` come before the others in broker.toml."""
         self.folder, self.data = folder, restored or folder / "data"
         if restored is None:
             self.data.mkdir()
             (folder / "catalogue.toml").write_text(CATALOGUE)
             text = SETTINGS.format(folder=folder, model=MODEL, python=sys.executable, engine=ENGINE, latency=latency)
-            (self.data / "broker.toml").write_text(settings + text)
+            (self.data / "broker.toml").write_text(settings + text + also)
         key = self.data / "admin.key"
         self.url, self.key = "", key.read_text().strip() if key.exists() else ""
         self._process = self._start()
@@ -229,8 +231,8 @@ class RealBroker:
 
 
 @contextlib.contextmanager
-def real_broker(folder: Path, *, latency: float = 0.2) -> Iterator[RealBroker]:
-    broker = RealBroker(folder, latency=latency)
+def real_broker(folder: Path, *, latency: float = 0.2, also: str = "") -> Iterator[RealBroker]:
+    broker = RealBroker(folder, latency=latency, also=also)
     try:
         yield broker
     finally:

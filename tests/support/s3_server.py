@@ -31,10 +31,10 @@ class S3Server:
     Tests share `bucket`, below prefixes of their own: this server keeps several volumes for each bucket.
     """
 
-    def __init__(self, url: str, pid: int) -> None:
+    def __init__(self, url: str, pid: int, bucket: str | None = None) -> None:
         import boto3  # noqa: PLC0415
 
-        self.url, self.pid, self.bucket = url, pid, "tests"
+        self.url, self.pid, self.bucket = url, pid, bucket or "tests"
         self.client: Any = boto3.client(
             "s3",
             endpoint_url=url,
@@ -43,7 +43,8 @@ class S3Server:
             region_name="us-east-1",
         )
 
-        self.client.create_bucket(Bucket=self.bucket)
+        if bucket is None:
+            self.client.create_bucket(Bucket=self.bucket)
 
     def settings(self) -> dict[str, Any]:
         """The section `objects` of a broker that keeps its objects here, below a prefix that nobody else has."""
