@@ -45,7 +45,39 @@ async def _open(name: str, settings: Settings, owner: str) -> Market:
             return _sandbox(settings, owner)
         case "hosts":
             return await asyncio.to_thread(hosts_market, settings, owner=owner)
-    raise UnknownMarket(f"market {name!r} in settings is not one of local, sandbox, hosts")
+        case "aws":
+            return await asyncio.to_thread(_aws, settings, owner)
+    raise UnknownMarket(f"market {name!r} in settings is not one of local, sandbox, hosts, aws")
+
+
+def _aws(settings: Settings, owner: str) -> Market:
+    """EC2. Raises UnknownMarket when boto3 is not installed, or no region is named."""
+    try:
+        from markets.aws.account import AwsKeys, fixed  # noqa: PLC0415 - boto3 is an extra, and takes a second to load
+        from markets.aws.market import AwsMarket, AwsOptions  # noqa: PLC0415
+        from markets.aws.price_list import BULK  # noqa: PLC0415
+    except ModuleNotFoundError as missing:
+        raise UnknownMarket(f"market 'aws' needs {missing.name}; install compute-broker[aws]") from missing
+    aws = settings.aws
+    if not aws.regions:
+        raise UnknownMarket("market 'aws' has no region; set aws.regions, for example [\"eu-central-1\"]")
+    keys = None
+    if aws.access_key_id and aws.secret_access_key:
+        token = aws.session_token.get_secret_value() if aws.session_token else None
+        keys = AwsKeys(aws.access_key_id, aws.secret_access_key.get_secret_value(), token)
+    options = AwsOptions(
+        regions=aws.regions,
+        instance_types=aws.instance_types,
+        pricings=aws.pricings,
+        image=aws.image,
+        disk_gib=aws.disk_gib,
+        boot_s=aws.boot_s,
+        subnets=aws.subnets,
+        security_groups=aws.security_groups,
+        endpoint_url=aws.endpoint_url,
+        price_list_url=aws.price_list_url or BULK,
+    )
+    return AwsMarket(options, credentials=fixed(keys), owner=owner, cache=settings.cache / "prices")
 
 
 def _sandbox(settings: Settings, owner: str) -> Market:

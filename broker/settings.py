@@ -265,6 +265,30 @@ class ProfileSettings(Section):
         return {**rest, "options": {**rest.get("options", {}), **beside}} if beside else given
 
 
+class AwsSettings(Section):
+    """AWS EC2 as the market `aws`, in `regions`. Without keys: boto3's own chain (on AWS, the machine's role).
+
+    `instance_types` may have wildcards. `image` is an AMI or an SSM parameter that names one; it needs docker or apt, and
+    for GPUs NVIDIA's driver and container toolkit. `subnets` and `security_groups` are by region: by default the default
+    VPC's subnets, and a group of our own that lets nothing in. `boot_s`: from renting to the start of the container, without
+    its image's pull. `endpoint_url` and `price_list_url` replace AWS's own.
+    """
+
+    regions: tuple[str, ...] = ()
+    instance_types: tuple[str, ...] = ("g5.*", "g6.*", "g6e.*", "p4d.*", "p4de.*", "p5.*", "p5en.*")
+    pricings: tuple[Literal["spot", "on_demand"], ...] = ("spot", "on_demand")
+    access_key_id: str | None = None
+    secret_access_key: SecretStr | None = None
+    session_token: SecretStr | None = None
+    image: str = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id"
+    disk_gib: int = Field(default=200, ge=30)
+    boot_s: int = 150
+    subnets: dict[str, tuple[str, ...]] = {}
+    security_groups: dict[str, str] = {}
+    endpoint_url: str | None = None
+    price_list_url: str | None = None
+
+
 class ModelSettings(Section):
     """One model that may be asked for, and how it is served.
 
@@ -341,6 +365,7 @@ class Settings(BaseSettings):
     local: LocalMarketSettings = LocalMarketSettings()
     sandbox: SandboxSettings = SandboxSettings()
     own: HostsSettings = HostsSettings()
+    aws: AwsSettings = AwsSettings()
     models: dict[str, ModelSettings] = {}
 
     @classmethod

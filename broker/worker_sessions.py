@@ -129,6 +129,19 @@ async def bind_bootstrap(session: AsyncSession, rental: str, text: str, pubkey: 
     return worker
 
 
+async def check_bootstrap(session: AsyncSession, rental: str, text: str, now_us: int) -> None:
+    """Whether this bootstrap token is the rental's and nobody has used it yet; it stays as it is.
+
+    Raises Refused 401 for another token, one that has expired, one that is used, and when the worker is over.
+    """
+    worker = await session.get(Worker, rental)
+    known = worker.bootstrap_sha256 if worker else "0" * 64
+    if not hmac.compare_digest(known, bootstrap_hash(text)) or worker is None:
+        raise Refused(401, "invalid_bootstrap", f"The bootstrap token is not the one of rental {rental}; stop.")
+    if worker.pubkey is not None or worker.state != "awaited" or worker.bootstrap_expires_us <= now_us:
+        raise Refused(401, "bootstrap_used", f"The bootstrap token of rental {rental} is used or has expired; stop.")
+
+
 def _mac(secret: bytes, claims: bytes) -> bytes:
     return hmac.new(secret, _PURPOSE + claims, hashlib.sha256).digest()
 

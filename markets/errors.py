@@ -92,6 +92,12 @@ class Unavailable(MarketsError):
     code = "unavailable"
 
 
+class Unsupported(MarketsError):
+    """This market cannot do that."""
+
+    code = "unsupported"
+
+
 class BadOffer(MarketsError):
     """A value that a market sent cannot be made into an offer."""
 

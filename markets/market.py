@@ -21,6 +21,18 @@ EndReason = Literal["released", "preempted", "exited", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
+class Download:
+    """A file that the machine fetches by itself, because its start-up document has no room for it.
+
+    `bearer` goes into the Authorization header; it is the rental's single-use token and nothing more valuable.
+    """
+
+    url: str
+    sha256: str
+    bearer: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class MachineStart:
     """What a fresh machine runs first; the equivalent of a cloud's user data.
 
@@ -30,6 +42,9 @@ class MachineStart:
 
     Of containers: `cache` asks for a folder at /cache that outlives the container (weights, what engines compile); `user`
     is whom the image's programs run as (`2000`, `2000:0`), None the image's own.
+
+    `vm` markets do as containers do, once the machine has fetched `downloads` into the same folder; `/state` is a folder
+    of the machine's that the container writes to, and `/state/alive` getting older than `dead_man_s` ends the machine.
     """
 
     argv: tuple[str, ...]
@@ -40,6 +55,8 @@ class MachineStart:
     entrypoint: tuple[str, ...] | None = None
     cache: bool = False
     user: str | None = None
+    downloads: Mapping[str, Download] = field(default_factory=dict)
+    dead_man_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,5 +161,8 @@ class Market(PriceSource, Protocol):
         ...
 
     async def charges(self, from_at: datetime, to_at: datetime) -> list[Charge]:
-        """What the provider bills for rentals whose metered time overlaps the half-open period [from_at, to_at)."""
+        """What the provider bills for rentals whose metered time overlaps the half-open period [from_at, to_at).
+
+        Unsupported: this adapter has no way to learn it.
+        """
         ...

@@ -18,7 +18,7 @@ from ledger.money import to_nano
 from markets.errors import IllegalTransition, RentalUnknown
 from markets.instants import maybe_micros, micros
 from markets.market import EndReason, Rental
-from markets.offer import Offer
+from markets.offer import Accelerator, Offer
 from markets.offer_record import record_from_offer
 from markets.tables import RentalRow
 
@@ -104,6 +104,56 @@ async def record_intent(
     session.add(row)
     await session.flush()
     _log.info("rental.intended", rental=rental_id, offer=row.offer_key, project=project, model=model)
+    return row
+
+
+async def record_leaked(
+    session: AsyncSession, rental: Rental, offer: Offer | None, *, project: str, now_us: int
+) -> RentalRow:
+    """A machine with our mark that we knew nothing of, and whose end the market has confirmed: what it cost is owed.
+
+    `offer` is what the price book has under its key; without it, whole seconds are counted. Raises ValueError when the
+    rental has not ended, or has no start or no USD price.
+    """
+    if rental.ended_at is None or rental.started_at is None or rental.currency != "USD":
+        raise ValueError(
+            f"rental {rental.tag} is {rental.state} at {rental.price} {rental.currency}; it cannot be booked"
+        )
+    offer = offer or Offer(
+        key=rental.offer_key,
+        launch="vm",
+        accelerator=Accelerator(name=rental.offer_key.accelerator, count=rental.offer_key.count),
+        currency=rental.currency,
+        price=rental.price,
+        observed_at=rental.seen_at,
+        source="the market's list of rentals",
+        raw_sha256="",
+    )
+    row = RentalRow(
+        id=rental.tag,
+        market=rental.offer_key.market,
+        offer_key=str(rental.offer_key),
+        project=project,
+        model="unknown",
+        precision="auto",
+        state="ended",
+        price_nano_hour=to_nano(rental.price),
+        pricing=rental.offer_key.pricing,
+        granularity_s=offer.granularity_s,
+        minimum_s=offer.minimum_s,
+        facts=record_from_offer(offer),
+        purpose={"leaked": True},
+        market_facts={},
+        created_us=micros(rental.started_at),
+        release_us=now_us,
+        release_reason="it was leaked: our mark, and no record of it",
+        ended_us=micros(rental.ended_at),
+        end_reason=rental.end_reason,
+    )
+    _take(row, rental)
+    session.add(row)
+    await session.flush()
+    _log.warning("rental.leaked", rental=rental.tag, offer=row.offer_key, project=project, **rental.facts)
     return row
 
 

@@ -36,6 +36,7 @@ from broker.api import (
     webhooks,
     worker_parts,
 )
+from broker.api.agent_download import AgentDownload
 from broker.api.binding import REQUEST_ID, bind
 from broker.api.doctor import Doctor
 from broker.api.events import EventStreams
@@ -88,6 +89,7 @@ def build_app(services: Services, loops: Mapping[str, LoopState] | None = None) 
         *projects.ROUTES,
         *worker_wire.routes(),
         *worker_parts.ROUTES,
+        *AgentDownload().routes(),
         *Health(states, Exposition(services, states)).routes(),
     )
     routes = (*routes, _document_route(routes, wire, services.public_url))

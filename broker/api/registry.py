@@ -39,6 +39,7 @@ PARAMETERS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "webhook_id": (r"[A-Za-z0-9_-]{1,64}", "id of a webhook: `webhook_…`"),
         "event_id": (r"[A-Za-z0-9_-]{1,64}", "id of an event: `evt_…`"),
         "key_id": (r"[A-Za-z0-9_]{1,64}", "id of an API key: `key_…`, not its text"),
+        "rental_id": (r"[A-Za-z0-9_-]{1,64}", "id of a rental: `rental_…`"),
         "shard_id": (r"[A-Za-z0-9_-]{1,64}", "id of a shard: `shard_…`"),
         # the router sees %2F as it came and decodes it afterwards: names like `org/model` arrive either way
         "model": (r"[A-Za-z0-9][A-Za-z0-9._:%/-]{0,199}", "name of a model"),

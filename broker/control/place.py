@@ -136,6 +136,7 @@ class Placer:
             bootstrap_token=token,
             profile=profile,
             dead_man_s=settings.control.dead_man_s,
+            market=row.market,
             failpoint=failpoint,
         )
         return Intent(tag=row.id, owner=self.services.owner, start=start, max_price=_ceiling(row))

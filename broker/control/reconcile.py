@@ -13,14 +13,16 @@ from typing import Any
 import structlog
 
 from broker.control.draining import drain
+from broker.keys import DEFAULT_PROJECT
 from broker.services import Services
 from broker.tables import Worker
 from jobs.clock import db_now
 from markets import rentals
 from markets.errors import MarketsError, PartialList, RentalNotFound, RentalUnknown, StillReleasing
 from markets.market import Market, Rental
+from markets.offer_record import offer_from_record
 from markets.sweep import Action, Adopt, Alarm, MarkEnded, Memory, Release, Seen, SweepSettings, Verify, sweep
-from markets.tables import RentalRow
+from markets.tables import OfferRow, RentalRow
 from workers.profile import ModelProfile
 
 log = structlog.get_logger()
@@ -178,12 +180,18 @@ class Reconciler:
                 await rentals.lost(session, rental_id, error="the market no longer knows it", now_us=now_us)
 
     async def _observe(self, rental: Rental) -> None:
-        """Record what the market says. A machine without a row (a stranger that was let go) has nothing to record."""
+        """Record what the market says. A machine that we knew nothing of has cost money all the same: once it has ended,
+        it is recorded, and settled like any other, at the expense of the default project."""
         async with self.services.database.transaction() as session:
+            now_us = await db_now(session)
             try:
-                await rentals.observe(session, rental, now_us=await db_now(session))
+                await rentals.observe(session, rental, now_us=now_us)
             except RentalUnknown:
                 log.warning("sweep.stranger", rental=rental.tag, state=rental.state, offer=str(rental.offer_key))
+                if rental.state == "ended":
+                    listed = await session.get(OfferRow, str(rental.offer_key))
+                    offer = offer_from_record(listed.record) if listed else None
+                    await rentals.record_leaked(session, rental, offer, project=DEFAULT_PROJECT, now_us=now_us)
 
 
 def hello_patience_s(facts: Mapping[str, Any], profile: ModelProfile | None, grace_s: float) -> float:

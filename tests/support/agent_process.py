@@ -72,6 +72,7 @@ class AgentProcess:
         rental_id: str = "rental_1",
         dead_man_s: int = 60,
         failpoint: str | None = None,
+        market: str = "",
     ) -> AgentProcess:
         start = machine_start(
             launch="process",
@@ -81,6 +82,7 @@ class AgentProcess:
             profile=profile,
             dead_man_s=dead_man_s,
             failpoint=failpoint,
+            market=market,
         )
         stderr = _lay_out(folder, start)
         process = await asyncio.create_subprocess_exec(

@@ -30,8 +30,8 @@ catalogue = "{folder}/catalogue.toml"
 
 [jobs]
 shard_lines = 100
-part_lines = 6
-part_seconds = 1
+part_lines = {part_lines}
+part_seconds = {part_seconds}
 lease_ttl_s = 4
 
 [control]
@@ -76,14 +76,30 @@ class RealBroker:
     """`url`, `key` and the unmodified `openai` client of a broker in `folder`; `also` is appended to its settings."""
 
     def __init__(
-        self, folder: Path, *, latency: float = 0.2, restored: Path | None = None, settings: str = "", also: str = ""
+        self,
+        folder: Path,
+        *,
+        latency: float = 0.2,
+        restored: Path | None = None,
+        settings: str = "",
+        also: str = "",
+        part_lines: int = 6,
+        part_seconds: float = 1,
     ) -> None:
         """`restored` is a data folder that is there already; `settings` come before the others in broker.toml."""
         self.folder, self.data = folder, restored or folder / "data"
         if restored is None:
             self.data.mkdir()
             (folder / "catalogue.toml").write_text(CATALOGUE)
-            text = SETTINGS.format(folder=folder, model=MODEL, python=sys.executable, engine=ENGINE, latency=latency)
+            text = SETTINGS.format(
+                folder=folder,
+                model=MODEL,
+                python=sys.executable,
+                engine=ENGINE,
+                latency=latency,
+                part_lines=part_lines,
+                part_seconds=part_seconds,
+            )
             (self.data / "broker.toml").write_text(settings + text + also)
         key = self.data / "admin.key"
         self.url, self.key = "", key.read_text().strip() if key.exists() else ""
@@ -231,8 +247,9 @@ class RealBroker:
 
 
 @contextlib.contextmanager
-def real_broker(folder: Path, *, latency: float = 0.2, also: str = "") -> Iterator[RealBroker]:
-    broker = RealBroker(folder, latency=latency, also=also)
+def real_broker(folder: Path, **options: Any) -> Iterator[RealBroker]:
+    """`options` are those of RealBroker."""
+    broker = RealBroker(folder, **options)
     try:
         yield broker
     finally:

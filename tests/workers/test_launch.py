@@ -15,16 +15,19 @@ from workers.launch import machine_start
 from workers.package import build_agent
 from workers.profile import ModelProfile
 
+PINNED = f"vllm/vllm-openai@sha256:{'0' * 64}"
 
-def start(launch: Any = "process", **changes: Any) -> Any:
+
+def start(launch: Any = "process", url: str = "http://127.0.0.1:1", market: str = "", **changes: Any) -> Any:
     fields: dict[str, Any] = {"id": "m", "engine": "vllm", "weights": "w", "launches": ("process", "container")}
     return machine_start(
         launch=launch,
         rental_id="rental_1",
-        broker_url="http://127.0.0.1:1",
+        broker_url=url,
         bootstrap_token="once",
         profile=ModelProfile(**(fields | changes)),
         dead_man_s=60,
+        market=market,
         python="/usr/bin/python3",
     )
 
@@ -62,11 +65,25 @@ def test_a_container_keeps_weights_and_compiled_kernels_on_its_host() -> None:
     assert (without.cache, without.env, without.user) == (False, {}, "2000:0")
 
 
+def test_a_machine_of_the_internet_fetches_the_agent_with_nothing_but_its_single_use_token() -> None:
+    made = start("vm", "https://b.example", "aws", launches=("vm",), image=PINNED, shm_mib=1024)
+    config = json.loads(made.files["agent.json"])
+    assert schema_errors("config", config) == []
+    assert (config["metadata"], config["alive_file"]) == ("aws", "/state/alive")
+    assert set(made.files) == {"agent.json"}
+    download = made.downloads["agent.pyz"]
+    assert download.url == "https://b.example/worker/v1/rentals/rental_1/agent.pyz"
+    assert (download.sha256, download.bearer) == (build_agent().sha256, "once")
+    assert "once" not in repr(download)
+
+
 @pytest.mark.parametrize(
     ("launch", "changes", "said"),
     [
         ("vm", {}, "cannot be launched as 'vm'"),
-        ("vm", {"launches": ("vm",)}, "no way is known"),
+        ("kubernetes", {"launches": ("kubernetes",)}, "no way is known"),
+        ("vm", {"launches": ("vm",), "url": "https://b.example", "image": "vllm:latest"}, "by digest"),
+        ("vm", {"launches": ("vm",), "image": PINNED}, "cannot dial http://127.0.0.1:1"),
         ("container", {}, "needs 'image'"),
     ],
 )

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workers.agent.errors import BadConfig
+from workers.agent.metadata import SOURCES
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """`folder` is where the file lies: the engine's working directory, and where `notice.json` is looked for.
 
-    `dead_man_s` 0 means never.
+    `dead_man_s` 0 means never. `metadata` names the cloud whose metadata service announces interruptions (metadata.py);
+    `alive_file` is touched while the broker answers, for a switch outside of this process.
     """
 
     broker_url: str
@@ -22,6 +24,8 @@ class Config:
     dead_man_s: int
     failpoint: str | None
     folder: Path
+    metadata: str | None = None
+    alive_file: Path | None = None
 
 
 def read_config(path: Path) -> Config:
@@ -42,6 +46,11 @@ def read_config(path: Path) -> Config:
         raise BadConfig(f"{path}: field 'dead_man_s' must be an integer ≥ 0, is {dead_man_s!r}")
     if failpoint is not None and not isinstance(failpoint, str):
         raise BadConfig(f"{path}: field 'failpoint' must be a string or null, is {failpoint!r}")
+    metadata, alive_file = fields.get("metadata"), fields.get("alive_file")
+    if metadata is not None and metadata not in SOURCES:
+        raise BadConfig(f"{path}: field 'metadata' must be null or one of {', '.join(SOURCES)}, is {metadata!r}")
+    if alive_file is not None and not isinstance(alive_file, str):
+        raise BadConfig(f"{path}: field 'alive_file' must be a path or null, is {alive_file!r}")
     return Config(
         broker_url=fields["broker_url"].rstrip("/"),
         rental_id=fields["rental_id"],
@@ -49,4 +58,6 @@ def read_config(path: Path) -> Config:
         dead_man_s=dead_man_s,
         failpoint=failpoint,
         folder=path.resolve().parent,
+        metadata=metadata,
+        alive_file=Path(alive_file) if alive_file else None,
     )

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import aiohttp
 
 from workers.agent.config import Config
-from workers.agent.dead_man import watch_dead_man
+from workers.agent.dead_man import tell_alive, watch_dead_man
 from workers.agent.drain import plan_drain
 from workers.agent.driver import Driver
 from workers.agent.engine import Engine
@@ -29,7 +29,8 @@ from workers.agent.intake import Intake
 from workers.agent.lean import IDLE_CONNECTION_S, exchange_for
 from workers.agent.log import event
 from workers.agent.machine import machine_facts
-from workers.agent.notices import wait_for_notice
+from workers.agent.metadata import asker
+from workers.agent.notices import notices
 from workers.agent.parts import Parts
 from workers.agent.pool import Pool
 from workers.agent.spec import Welcome
@@ -89,6 +90,8 @@ class _Agent:
             loop.add_signal_handler(number, self._drain, "drain", _SIGTERM_NOTICE_S)
         working = asyncio.create_task(self._work())
         watchdog = asyncio.create_task(watch_dead_man(self._config.dead_man_s, lambda: self._wire.last_answer_at))
+        if self._config.alive_file is not None:
+            self._spawn(tell_alive(self._config.alive_file, lambda: self._wire.last_answer_at))
         first: set[asyncio.Future[Any]] = {working, watchdog, self._trouble}
         try:
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
@@ -196,10 +199,13 @@ class _Agent:
         self._end(Ending("stop"))
 
     async def _watch_notices(self, heartbeat: Heartbeat) -> None:
-        heartbeat.interrupted_at = await wait_for_notice(self._config.folder)
-        self._drain("notice", heartbeat.interrupted_at - time.monotonic())
-        heartbeat.state = "draining"
-        heartbeat.beat_now()
+        source = self._config.metadata
+        ask = asker(source, self._to_engine) if source else None
+        async for at in notices(self._config.folder, ask):
+            heartbeat.interrupted_at = at
+            self._drain("notice", at - time.monotonic())
+            heartbeat.state = "draining"
+            heartbeat.beat_now()
 
     async def _close(self, ending: Ending, driver: Driver, parts: Parts, heartbeat: Heartbeat) -> None:
         """Finish what can be finished, commit all that is finished, stop the engine, say goodbye."""

@@ -1,0 +1,185 @@
+"""One AWS account over boto3: clients per region, a bounded pool of threads for them, errors of ours.
+
+boto3 is imported here, and this package where the market `aws` is configured: it is an extra, and slow to load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+import boto3
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import Loader
+
+from markets.aws.failures import market_error
+from markets.errors import MarketsError, NotAuthorized, Unavailable
+
+T = TypeVar("T")
+Answer = Mapping[str, Any]
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class AwsKeys:
+    """Long-lived keys, or with `session_token` those of an assumed role."""
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+
+
+# The door to wherever credentials are kept; asked at first, and again after AWS has refused what it gave (rotation).
+# None: boto3's own chain, which is the machine's role where the broker runs on AWS.
+CredentialSource = Callable[[], Awaitable[AwsKeys | None]]
+
+
+def fixed(keys: AwsKeys | None) -> CredentialSource:
+    """Credentials that do not change while the broker runs."""
+
+    async def give() -> AwsKeys | None:
+        return keys
+
+    return give
+
+
+class Account:
+    """`ask` and `pages` are all that is ever called. `endpoint_url` replaces AWS's own (a test's server, a VPC endpoint).
+
+    `loader` lets several accounts share what boto3 reads of its services' descriptions (a second of CPU each time)."""
+
+    def __init__(
+        self,
+        credentials: CredentialSource,
+        *,
+        endpoint_url: str | None = None,
+        threads: int = 8,
+        timeout_s: float = 20,
+        create_timeout_s: float = 60,
+        loader: Loader | None = None,
+    ) -> None:
+        self._credentials = credentials
+        self._endpoint_url = endpoint_url
+        self._timeout_s, self._create_timeout_s = timeout_s, create_timeout_s
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="aws")
+        self._loader = loader
+        self._session: boto3.Session | None = None
+        self._clients: dict[tuple[str, str, bool], Any] = {}
+        self._opening = asyncio.Lock()
+
+    async def ask(
+        self, region: str, operation: str, *, service: str = "ec2", may_create: bool = False, **request: Any
+    ) -> Answer:
+        """One call of boto3's method `operation`. Reads are tried three times by botocore, creations once."""
+        client = await self._client(region, service, may_create)
+        what = f"{operation} in {region}"
+        try:
+            answer: Answer = await self.in_thread(lambda: getattr(client, operation)(**request))
+        except (ClientError, BotoCoreError) as error:
+            failure = market_error(error, what, may_create=may_create)
+            if isinstance(failure, NotAuthorized):
+                await self._forget()
+            raise failure from error
+        return answer
+
+    async def pages(
+        self, region: str, operation: str, member: str, *, page: int = _PAGE, **request: Any
+    ) -> tuple[list[Any], datetime]:
+        """`member` of all pages, and AWS's clock at the last. BrokenOff when a page after the first failed."""
+        found: list[Any] = []
+        token: str | None = None
+        seen: set[str] = set()
+        at: datetime | None = None
+        while True:
+            paging: dict[str, Any] = {"MaxResults": page} | ({"NextToken": token} if token else {})
+            try:
+                answer = await self.ask(region, operation, **request, **paging)
+            except MarketsError as error:
+                if at is not None:
+                    raise BrokenOff(
+                        f"{operation} in {region} broke off after {len(found)}: {error}", found, at
+                    ) from error
+                raise
+            found += answer[member]
+            at = clock(answer)
+            token = answer.get("NextToken") or None
+            if token is None:
+                return found, at
+            if token in seen:
+                raise BrokenOff(f"{operation} in {region}: the page {token[:20]!r} was sent before", found, at)
+            seen.add(token)
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """In the account's own pool."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    async def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _client(self, region: str, service: str, may_create: bool) -> Any:
+        key = (region, service, may_create)
+        async with self._opening:
+            if key not in self._clients:
+                if self._session is None:
+                    keys = await self._credentials()
+                    self._session = await self.in_thread(lambda: _session(keys, self._loader))
+                session = self._session
+                self._clients[key] = await self.in_thread(lambda: self._make(session, *key))
+            return self._clients[key]
+
+    def _make(self, session: boto3.Session, region: str, service: str, may_create: bool) -> Any:
+        config = Config(
+            connect_timeout=10,
+            read_timeout=self._create_timeout_s if may_create else self._timeout_s,
+            retries={"mode": "standard", "total_max_attempts": 1 if may_create else 3},
+            user_agent_extra="compute-broker",
+        )
+        return session.client(service, region_name=region, endpoint_url=self._endpoint_url, config=config)
+
+    async def _forget(self) -> None:
+        """The next call asks for credentials again: they may have been rotated."""
+        async with self._opening:
+            self._session = None
+            self._clients.clear()
+
+
+class BrokenOff(Unavailable):
+    """Some pages of a list came and others did not; `found` is what came, the last of it `at` AWS's clock."""
+
+    def __init__(self, message: str, found: list[Any], at: datetime) -> None:
+        super().__init__(message)
+        self.found = found
+        self.at = at
+
+
+def _session(keys: AwsKeys | None, loader: Loader | None) -> boto3.Session:
+    core = botocore.session.Session()
+    if loader is not None:
+        core.register_component("data_loader", loader)
+    if keys is None:
+        return boto3.Session(botocore_session=core)
+    return boto3.Session(
+        botocore_session=core,
+        aws_access_key_id=keys.access_key_id,
+        aws_secret_access_key=keys.secret_access_key,
+        aws_session_token=keys.session_token,
+    )
+
+
+def clock(answer: Answer) -> datetime:
+    """AWS's clock when it answered, to the second: the Date header. Raises Unavailable without one."""
+    text = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    try:
+        return parsedate_to_datetime(str(text)).astimezone(UTC)
+    except ValueError as error:
+        raise Unavailable(f"aws: an answer came with the Date {text!r}, which is not a date") from error
