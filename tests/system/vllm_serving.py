@@ -27,9 +27,9 @@ NAME = "tuned"
 START_S = 600
 ANSWER_S = 120
 GRAMMAR = r"(yes|no) [0-9]{3}"
-# It adds forty words to each prompt, which cost tokens: so one sees that it was used.
+# It adds twenty words to each prompt, which cost tokens: so one sees that it was used.
 TEMPLATE = Path(__file__).with_name("vllm_template.jinja")
-LONG = "The quick brown fox jumps over the lazy dog. " * 36  # more than one block of the cache (128 tokens on a CPU)
+LONG = "The quick brown fox jumps over the lazy dog. " * 24  # more than one block of the cache (128 tokens on a CPU)
 
 
 def serve_and_ask(python: Path, model: Path, work: Path) -> dict[str, Any]:
@@ -42,13 +42,13 @@ def serve_and_ask(python: Path, model: Path, work: Path) -> dict[str, Any]:
         dtype="bfloat16",
         prefix_caching=True,
         max_num_seqs=4,
-        max_num_batched_tokens=1024,
+        max_num_batched_tokens=2048,
         eager=True,
         structured_outputs="xgrammar",
         chat_template=str(TEMPLATE),
         adapter=Adapter(weights=str(adapter), rank=8),
     )
-    profile = ModelProfile(id=NAME, engine="vllm", weights=str(model), context=1024, options=options)
+    profile = ModelProfile(id=NAME, engine="vllm", weights=str(model), context=2048, options=options)
     spec = engine_spec(profile)
     with _running(python, spec, work / "vllm.log") as url:
         told = _asked(url, spec)
