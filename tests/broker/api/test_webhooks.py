@@ -470,7 +470,7 @@ async def test_metrics_count_deliveries_without_ids(
         for family in text_string_to_metric_families(exposed)
         for sample in family.samples
     }
-    assert samples["broker_webhooks", "enabled"] == 1
+    assert samples["broker_webhooks", "failing"] == 1, "enabled, and its last answer was a failure"
     assert samples["broker_webhook_deliveries", "delivered"] == 1
     assert samples["broker_webhook_deliveries", "pending"] == 1
     assert samples["broker_webhook_deliveries", "gave_up"] == 0
