@@ -6,47 +6,6 @@ The cost of a line is a projection of the entries, never a row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A line that a rental worked on. `weight`: what it cost the machine (its tokens), in any one unit, 0 or more."""
-
-    batch: str
-    idx: int
-    weight: int
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What a line bears of a rental's cost."""
-
-    batch: str
-    idx: int
-    nano: int
-
-
-@dataclass(frozen=True, slots=True)
-class Allotment:
-    """How a rental's cost divides: `shares` in the order of the lines given, and what no line bears, `unallotted_nano`.
-
-    Unallotted is the whole cost of a rental that served nothing (idle, or lost before its first commit), else 0.
-    """
-
-    shares: tuple[Share, ...]
-    unallotted_nano: int
-
-    @property
-    def total_nano(self) -> int:
-        return self.unallotted_nano + sum(share.nano for share in self.shares)
-
-    def by_batch(self) -> dict[str, int]:
-        """Cost per batch, in the order of the batches' first lines. Without what is unallotted."""
-        sums: dict[str, int] = {}
-        for share in self.shares:
-            sums[share.batch] = sums.get(share.batch, 0) + share.nano
-        return sums
 
 
 def allot(total_nano: int, weights: Sequence[int]) -> list[int]:
@@ -76,15 +35,3 @@ def allot(total_nano: int, weights: Sequence[int]) -> list[int]:
     for position in by_remainder[: total_nano - sum(shares)]:
         shares[position] += 1
     return shares
-
-
-def allot_rental(total_nano: int, served: Sequence[Served]) -> Allotment:
-    """Divide a rental's accrued total among the lines it served; a line served twice bears two shares.
-
-    >>> allot_rental(10, []).unallotted_nano
-    10
-    """
-    if not served:
-        return Allotment((), total_nano)
-    shares = allot(total_nano, [line.weight for line in served])
-    return Allotment(tuple(Share(line.batch, line.idx, nano) for line, nano in zip(served, shares, strict=True)), 0)

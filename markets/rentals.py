@@ -178,14 +178,6 @@ async def known_rentals(session: AsyncSession, market: str, tags: Sequence[str])
     return (await session.scalars(select(RentalRow).where(col(RentalRow.market) == market, wanted))).all()
 
 
-async def by_project(session: AsyncSession, project: str, *, limit: int = 1_000) -> Sequence[RentalRow]:
-    """The project's rentals, newest first."""
-    query = select(RentalRow).where(col(RentalRow.project) == project)
-    return (
-        await session.scalars(query.order_by(col(RentalRow.created_us).desc(), col(RentalRow.id).desc()).limit(limit))
-    ).all()
-
-
 async def unsettled(session: AsyncSession) -> Sequence[RentalRow]:
     """Rentals that are over and whose final meter (and hold) has not been booked yet."""
     query = select(RentalRow).where(col(RentalRow.state).in_(OVER), col(RentalRow.settled).is_(False))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.allot import Served, Share, allot, allot_rental
+from ledger.allot import allot
 
 TOTALS = st.integers(0, 10**15)
 WEIGHTS = st.lists(st.integers(0, 10**9), min_size=1, max_size=40)
@@ -54,26 +54,3 @@ def test_more_weight_never_bears_less(total: int, weights: list[int]) -> None:
 def test_what_cannot_be_divided_is_refused(total: int, weights: list[int]) -> None:
     with pytest.raises(ValueError, match=r"negative|nobody"):
         allot(total, weights)
-
-
-def test_a_rentals_cost_is_borne_by_the_lines_it_served() -> None:
-    served = [Served("batch_a", 0, 30), Served("batch_b", 7, 60), Served("batch_a", 1, 10)]
-    allotment = allot_rental(1_000, served)
-    assert allotment.shares == (Share("batch_a", 0, 300), Share("batch_b", 7, 600), Share("batch_a", 1, 100))
-    assert allotment.by_batch() == {"batch_a": 400, "batch_b": 600}
-    assert allotment.unallotted_nano == 0
-
-
-def test_a_rental_that_served_nothing_is_named_unallotted_not_dropped() -> None:
-    allotment = allot_rental(1_000, [])
-    assert (allotment.shares, allotment.unallotted_nano, allotment.by_batch()) == ((), 1_000, {})
-
-
-@settings(deadline=None)
-@given(
-    TOTALS,
-    st.lists(st.builds(Served, st.sampled_from(["a", "b", "c"]), st.integers(0, 5), st.integers(0, 5000)), max_size=30),
-)
-def test_batches_and_what_is_unallotted_sum_to_the_rental(total: int, served: list[Served]) -> None:
-    allotment = allot_rental(total, served)
-    assert allotment.total_nano == sum(allotment.by_batch().values()) + allotment.unallotted_nano == total

@@ -163,14 +163,6 @@ async def test_what_the_database_does_not_know_is_said_so(book: Database) -> Non
             await rentals.get(session, "rental_none")
 
 
-async def test_a_projects_rentals_are_its_own(book: Database) -> None:
-    await intend(book, "rental_1")
-    await intend(book, "rental_2")
-    async with book.transaction() as session:
-        assert [row.id for row in await rentals.by_project(session, "project_1")] == ["rental_2", "rental_1"]
-        assert not await rentals.by_project(session, "project_2")
-
-
 EVENTS: tuple[Event, ...] = ("create", "confirm", "release", "end", "fail", "lose")
 
 
