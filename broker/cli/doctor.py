@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from broker.cli import exits
+from broker.cli import configuration, exits
 from broker.cli.client import Client
 from broker.cli.options import Target
 from broker.cli.output import document, line, table
@@ -26,7 +26,8 @@ def doctor(
         # Imported here: the broker's rooms take a second that no other command should pay.
         from broker.api.offline import offline_checks  # noqa: PLC0415
 
-        raise typer.Exit(_show(asyncio.run(offline_checks(target.settings())).model_dump(), target.json))
+        settings = configuration.load(data=target.settings().data)
+        raise typer.Exit(_show(asyncio.run(offline_checks(settings)).model_dump(), target.json))
 
     async def work(client: Client) -> int:
         return _show(await client.get("/v1/doctor"), target.json)
