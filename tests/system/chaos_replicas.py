@@ -25,6 +25,8 @@ BROKERS = 2
 PATIENCE_S = 4.0
 # Longer than it takes until the silent broker leads no more, shorter than what its agents put up with.
 CUT_S, FROZEN_S = 6.0, 8.0
+# Two brokers start in each world, and start again after each kill.
+WORLD_S = 300.0
 
 SHARED = """
 database_url = "postgresql://broker@127.0.0.1:{port}/postgres"
@@ -47,6 +49,7 @@ class SharedWorld(World):
 
     def __init__(self, folder: Path, schedule: Schedule) -> None:
         super().__init__(folder, schedule)
+        self._deadline = time.monotonic() + WORLD_S
         self._open = ExitStack()
         self._mends: list[tuple[float, Wire]] = []
 
