@@ -2,8 +2,8 @@
 
 `python tests/system/chaos.py --seeds 5 [--first 1] [--ground postgres] [--mutate fence+disjoint|sweeper|hold]` runs one
 world a seed and prints, last, one JSON object: {"seeds", "lost", "duplicated", "leaked", "ledger_mismatches",
-"secrets_leaked"}. All zero is what the broker promises. On PostgreSQL two brokers share the database, and leaders,
-database and wires fail, too. A mutation removes a safety check from the broker and must make its field non-zero.
+"secrets_leaked"}. All zero is what the broker promises. On PostgreSQL two brokers share the database and an S3 server,
+and leaders, database and wires fail, too. A mutation removes a safety check from the broker and must make its field non-zero.
 
 Exit status: 0 when all is zero (or, with --mutate, when it was noticed), else 1.
 """
@@ -15,9 +15,13 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,8 +30,10 @@ from chaos_replicas import SharedWorld
 from chaos_schedule import Ground, Schedule, draw, must_notice
 from chaos_world import World
 
+from tests.support.s3_server import s3_server
+
 FIELDS = ("lost", "duplicated", "leaked", "ledger_mismatches", "secrets_leaked")
-WORLDS: dict[Ground, type[World]] = {"sqlite": World, "postgres": SharedWorld}
+MakeWorld = Callable[[Path, Schedule], World]
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,19 @@ class Outcome:
         return not any(getattr(self, name) for name in FIELDS)
 
 
-def run_world(schedule: Schedule, ground: Ground, keep: bool) -> Outcome:
+@contextmanager
+def worlds_on(ground: Ground) -> Iterator[MakeWorld]:
+    """How a world on this ground is made. On PostgreSQL each has a database server of its own, and all one S3 server."""
+    if ground == "sqlite":
+        yield World
+        return
+    with tempfile.TemporaryDirectory(prefix="chaos-s3-") as folder, s3_server(Path(folder) / "s3") as s3:
+        yield partial(SharedWorld, s3=s3)
+
+
+def run_world(schedule: Schedule, make: MakeWorld, keep: bool) -> Outcome:
     folder = Path(tempfile.mkdtemp(prefix=f"chaos-{schedule.seed}-"))
-    world = WORLDS[ground](folder, schedule)
+    world = make(folder, schedule)
     try:
         world.run()
         outcome = Outcome(**world.measure(), kills=world.kills, notes=tuple(world.notes))
@@ -70,14 +86,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=1)
-    parser.add_argument("--ground", default="sqlite", choices=list(WORLDS))
+    parser.add_argument("--ground", default="sqlite", choices=get_args(Ground))
     parser.add_argument("--mutate", default=None, choices=["fence+disjoint", "sweeper", "hold"])
     parser.add_argument("--workers", type=int, default=3, help="worlds at a time")
     parser.add_argument("--keep", action="store_true", help="keep every world's folder")
     asked = parser.parse_args()
     schedules = [draw(seed, asked.mutate, asked.ground) for seed in range(asked.first, asked.first + asked.seeds)]
-    with ThreadPoolExecutor(asked.workers) as pool:
-        outcomes = list(pool.map(lambda schedule: run_world(schedule, asked.ground, asked.keep), schedules))
+    with worlds_on(asked.ground) as make, ThreadPoolExecutor(asked.workers) as pool:
+        outcomes = list(pool.map(lambda schedule: run_world(schedule, make, asked.keep), schedules))
     total = {"seeds": len(outcomes)} | {name: sum(getattr(o, name) for o in outcomes) for name in FIELDS}
     print(json.dumps(total))
     if asked.mutate:

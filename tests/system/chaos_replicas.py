@@ -1,4 +1,4 @@
-"""A chaos world of two brokers on one PostgreSQL server, behind one URL, over wires that can be cut."""
+"""A chaos world of two brokers on one PostgreSQL server and one S3 server, behind one URL, over wires that can be cut."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from psycopg import sql
 from markets.sandbox.process import ensure_running
 from tests.support.postgres_server import postgres_server
 from tests.support.replicas import Replica, free_port
+from tests.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 from tests.support.wire import Wire
 
 BROKERS = 2
@@ -42,20 +43,30 @@ SANDBOX = """
 url = "{url}"
 token = "{token}"
 """
+OBJECTS = """
+[objects]
+kind = "s3"
+endpoint = "http://127.0.0.1:{port}"
+bucket = "{bucket}"
+prefix = "{prefix}"
+country = "DE"
+operator = "tests"
+"""
 
 
 class SharedWorld(World):
-    """The same story as a world of one broker. `data` holds what the brokers share: objects and the provider."""
+    """The same story as a world of one broker. `data` holds what the brokers share of this machine: the provider."""
 
-    def __init__(self, folder: Path, schedule: Schedule) -> None:
+    def __init__(self, folder: Path, schedule: Schedule, *, s3: S3Server) -> None:
         super().__init__(folder, schedule)
+        self._s3, self._prefix = s3, f"seed/{schedule.seed}"
         self._deadline = time.monotonic() + WORLD_S
         self._open = ExitStack()
         self._mends: list[tuple[float, Wire]] = []
 
     def _write_settings(self) -> None:
         super()._write_settings()
-        (self.data / "objects").mkdir()
+        (self.data / "objects").mkdir()  # stays empty: the store is S3
         self._database = self._open.enter_context(postgres_server())
         sandbox = asyncio.run(
             ensure_running(self.data / "sandbox", catalogue=self.folder / "catalogue.toml", idle_s=3600)
@@ -63,7 +74,8 @@ class SharedWorld(World):
         self._brokers = [Replica(self.data, number, free_port()) for number in range(BROKERS)]
         self._front = Wire([broker.port for broker in self._brokers], health="/healthz")
         self._wires = [Wire([self._database.port]) for _ in self._brokers]
-        for wire in (self._front, *self._wires):
+        self._store = Wire([int(self._s3.url.rpartition(":")[2])])
+        for wire in (self._front, self._store, *self._wires):
             self._open.callback(wire.close)
         self._url = f"http://127.0.0.1:{self._front.port}"
         settings = (self.data / "broker.toml").read_text()
@@ -72,7 +84,9 @@ class SharedWorld(World):
         for broker, wire in zip(self._brokers, self._wires, strict=True):
             shared = SHARED.format(port=wire.port, patience=PATIENCE_S, url=self._url)
             provider = SANDBOX.format(url=sandbox.url, token=sandbox.token)
-            (broker.folder / "broker.toml").write_text(before + shared + provider + rest)
+            store = OBJECTS.format(port=self._store.port, bucket=self._s3.bucket, prefix=self._prefix)
+            store += f'access_key_id = "{ACCESS_KEY}"\nsecret_access_key = "{SECRET_KEY}"\n'
+            (broker.folder / "broker.toml").write_text(before + shared + provider + store + rest)
 
     def _start_broker(self) -> None:
         for broker in self._brokers:
@@ -119,6 +133,8 @@ class SharedWorld(World):
                 self._database.start()
             case "database.cut":
                 self._cut(self._wires[self._brokers.index(leader)])
+            case "store.cut":
+                self._cut(self._store)
             case "front.cut":
                 self._cut(self._front)
             case "front.tear":
@@ -147,6 +163,22 @@ class SharedWorld(World):
     def _rows(self, query: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self._database.url()) as connection:
             return connection.execute(query.encode()).fetchall()
+
+    def _more_secrets(self) -> tuple[str, ...]:
+        return (SECRET_KEY,)
+
+    def _object(self, key: str) -> bytes:
+        content: bytes = self._s3.client.get_object(Bucket=self._s3.bucket, Key=f"{self._prefix}/{key}")["Body"].read()
+        return content
+
+    def _objects(self) -> Iterator[tuple[str, bytes]]:
+        pages = self._s3.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._s3.bucket, Prefix=f"{self._prefix}/"
+        )
+        for page in pages:
+            for found in page.get("Contents", ()):
+                key = found["Key"].removeprefix(f"{self._prefix}/")
+                yield key, self._object(key)
 
     def _dump(self) -> Iterator[tuple[str, bytes]]:
         """Each table as text, bytes with their letters legible. What the brokers have agreed on is kept by design."""

@@ -17,7 +17,15 @@ BROKER_POINTS = (
     "place.after_intent",
     "place.after_create",
 )
-GROUND_POINTS = ("leader.kill", "leader.freeze", "database.kill", "database.cut", "front.cut", "front.tear")
+GROUND_POINTS = (
+    "leader.kill",
+    "leader.freeze",
+    "database.kill",
+    "database.cut",
+    "store.cut",
+    "front.cut",
+    "front.tear",
+)
 AGENT_POINTS = ("agent.before_put", "agent.after_put")
 # What each mutation removes must be seen in this field of the report.
 NOTICED_IN = {"fence+disjoint": "duplicated", "sweeper": "leaked", "hold": "ledger_mismatches"}
@@ -32,8 +40,8 @@ class Fault:
     machine: `kill` (SIGKILL to an agent), `freeze` (SIGSTOP until its lease is another's, then SIGCONT: a zombie), `preempt`
     sandbox: `create_then_500`: the provider creates the machine and answers with an error
     ground:  `leader.kill`, `leader.freeze` (SIGSTOP until another leads, then SIGCONT), `database.kill` (SIGKILL to the
-             postmaster, started again), `database.cut` (the leader's connections fall silent for a while), `front.cut` (all
-             between agents and brokers does), `front.tear` (all of that is reset)
+             postmaster, started again), `database.cut` (the leader's connections fall silent for a while), `store.cut` (all
+             to the object store do), `front.cut` (all between agents and brokers do), `front.tear` (those are reset)
     """
 
     where: Where

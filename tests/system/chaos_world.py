@@ -270,18 +270,26 @@ class World:
     def _secrets(self) -> int:
         """Places in which a secret, or a prompt, was written down: logs of everybody, the database, stored objects."""
         endpoint = json.loads(self._endpoint().read_text())
-        secrets = {word.encode() for word in (CANARY, self._key, endpoint["token"])}
+        secrets = {word.encode() for word in (CANARY, self._key, endpoint["token"], *self._more_secrets())}
         places: list[tuple[str, bytes, set[bytes]]] = [
             (str(file), file.read_bytes(), secrets | {WHISPER.encode()}) for file in self.folder.rglob("*.log")
         ]
         places += [(f"database: {name}", dump, secrets | {WHISPER.encode()}) for name, dump in self._dump()]
-        places += [(str(file), file.read_bytes(), secrets) for file in self._objects() if file.is_file()]
+        places += [(name, content, secrets) for name, content in self._objects()]
         leaks = [where for where, content, words in places if any(word in content for word in words)]
         self.notes += [f"a secret or a prompt is in {where}" for where in leaks]
         return len(leaks)
 
-    def _objects(self) -> Iterator[Path]:
-        return (self.data / "objects").rglob("*")
+    def _more_secrets(self) -> tuple[str, ...]:
+        return ()
+
+    def _object(self, key: str) -> bytes:
+        return (self.data / "objects" / key).read_bytes()
+
+    def _objects(self) -> Iterator[tuple[str, bytes]]:
+        for file in (self.data / "objects").rglob("*"):
+            if file.is_file():
+                yield str(file), file.read_bytes()
 
     def _dump(self) -> Iterator[tuple[str, bytes]]:
         """All that the database's files hold, also what was deleted and not yet overwritten."""
@@ -293,7 +301,7 @@ class World:
         ids: Counter[str] = Counter()
         files = self._rows("select object_key from jobs_file where purpose = 'batch_output'")
         for (key,) in files:
-            for line in (self.data / "objects" / key).read_text().splitlines():
+            for line in self._object(key).splitlines():
                 ids[json.loads(line)["custom_id"]] += 1
         return ids
 
