@@ -62,6 +62,7 @@ database_url = "{url}"
 [database]
 pool_size = {connections}
 pool_overflow = 0
+leader_patience_s = 120
 
 [control]
 poll_s = 3600
