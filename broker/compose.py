@@ -42,7 +42,7 @@ from broker.control.watch import Watcher
 from broker.database import UNAVAILABLE, Database, sqlite_url
 from broker.failpoints import Failpoints
 from broker.keys import ensure_admin_key
-from broker.leadership import Leadership, Standing, fence
+from broker.leadership import THE_TERM, Leadership, Standing, fence
 from broker.market_set import open_markets
 from broker.migrate import upgrade
 from broker.model_set import model_profiles
@@ -52,6 +52,7 @@ from broker.replica_settings import digests
 from broker.secret_files import kept
 from broker.services import Services
 from broker.settings import Settings
+from broker.tables import Term
 from broker.webhook_sender import WebhookSender
 from jobs import batches, outbox
 from jobs.clock import db_now
@@ -79,13 +80,17 @@ EVERYWHERE = frozenset({"deliver"})
 
 
 async def serve(
-    settings: Settings, *, ready: Callable[[str, str | None], None], exit_when_idle_s: float | None = None
+    settings: Settings,
+    *,
+    ready: Callable[[str, str | None], None],
+    exit_when_idle_s: float | None = None,
+    new_admin_key: bool = False,
 ) -> None:
     """Run a broker until SIGTERM or SIGINT, or until nothing is left to do for `exit_when_idle_s`. Then it takes no new work,
     and what is begun is let end: requests first, then the loops' steps, each within `http.shutdown_timeout_s`.
 
-    `ready` is called once with the URL and, at the first start, the admin key. Rentals survive the end: their machines
-    go on, and the next start finds them.
+    `ready` is called once with the URL and, at the first start or when a new one is asked for, the admin key. Rentals
+    survive the end: their machines go on, and the next start finds them.
     """
     settings.data.mkdir(parents=True, exist_ok=True)
     stop = asyncio.Event()
@@ -101,10 +106,7 @@ async def serve(
         stack.push_async_callback(deliverer.close, within_s=settings.http.shutdown_timeout_s)
         loops = _loops(services, deliverer)
         await _serve_http(services, loops, (activity.note, intake.guard), listening, stack)
-        async with services.database.transaction() as session:
-            # of a shared database the first broker has the key; a folder that comes and goes makes no new ones
-            is_kept = services.database.is_shared or (settings.data / ADMIN_KEY).exists()
-            admin_key = await ensure_admin_key(session, await db_now(session), is_kept=is_kept)
+        admin_key = await _admin_key(services, is_lost=new_admin_key)
         loops.start()
         stack.push_async_callback(loops.stop, within_s=settings.http.shutdown_timeout_s)
         ready(url, admin_key)
@@ -175,6 +177,15 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
 
     database.after_commit.append(tell)
     return services
+
+
+async def _admin_key(services: Services, *, is_lost: bool) -> str | None:
+    """A new admin key when nobody has one: the first broker of a shared database, or the owner of a folder without its."""
+    async with services.database.transaction() as session:
+        # brokers that start together look one after the other
+        await session.get(Term, THE_TERM, with_for_update=True)
+        is_kept = services.database.is_shared or (services.settings.data / ADMIN_KEY).exists()
+        return await ensure_admin_key(session, await db_now(session), is_kept=is_kept and not is_lost)
 
 
 async def _common(database: Database, file: Path, make: Callable[[], bytes]) -> bytes:

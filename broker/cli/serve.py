@@ -28,6 +28,9 @@ def serve(
     markets: Annotated[str | None, typer.Option(help="Which markets to use, such as local,sandbox.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML settings (default: DATA/broker.toml).")] = None,
     json: Annotated[bool, typer.Option("--json", help="Log as JSON lines also on a terminal.")] = False,
+    new_admin_key: Annotated[
+        bool, typer.Option("--new-admin-key", help="Make another admin key: the first was lost.")
+    ] = False,
     exit_when_idle: Annotated[float | None, typer.Option(hidden=True, min=0)] = None,
 ) -> None:
     """Run a broker. The first line on standard output is JSON: its URL, and at the first start the admin key.
@@ -60,13 +63,13 @@ def serve(
     except Owned as owned:
         raise Failure(str(owned), ERROR) from owned
     try:
-        _run(settings, ownership, exit_when_idle)
+        _run(settings, ownership, exit_when_idle, new_admin_key)
     finally:
         ownership.close()
     raise typer.Exit(OK)
 
 
-def _run(settings: Settings, ownership: Ownership, exit_when_idle: float | None) -> None:
+def _run(settings: Settings, ownership: Ownership, exit_when_idle: float | None, new_admin_key: bool) -> None:
     # Imported here: the broker's rooms, the solver and its libraries take a second that no other command should pay.
     from broker.compose import serve as compose  # noqa: PLC0415
     from broker.object_store import BadStoreSettings  # noqa: PLC0415
@@ -81,7 +84,7 @@ def _run(settings: Settings, ownership: Ownership, exit_when_idle: float | None)
         sys.stdout.flush()
 
     try:
-        asyncio.run(compose(settings, ready=ready, exit_when_idle_s=exit_when_idle))
+        asyncio.run(compose(settings, ready=ready, exit_when_idle_s=exit_when_idle, new_admin_key=new_admin_key))
     except BadStoreSettings as wrong:
         raise Failure(str(wrong), USAGE) from wrong
     except (StoreFailed, StoreUnfit) as failure:

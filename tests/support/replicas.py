@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -177,9 +178,10 @@ class Replicas:
             (replica.folder / "broker.toml").write_text(text)
 
     def start(self) -> None:
-        for replica in self.replicas:
-            replica.start()
-            self.key = replica.told.get("admin_key") or self.key
+        """All at once: they migrate, agree and make one admin key."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Replica.start, self.replicas))
+        (self.key,) = (each.told["admin_key"] for each in self.replicas if "admin_key" in each.told)
 
     def leader(self) -> Replica:
         """The one that leads; waits for it."""
