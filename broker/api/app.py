@@ -47,6 +47,7 @@ from broker.api.registry import Call, Route, route
 from broker.api.wire import WireSchemas
 from broker.api.worker import WorkerWire
 from broker.control.loops import LoopState
+from broker.database import UNAVAILABLE
 from broker.event_feed import EventFeed
 from broker.metrics.counters import Counters
 from broker.metrics.exposition import Exposition
@@ -180,6 +181,11 @@ def _hung_up(request: web.Request) -> bool:
 
 
 def _log_failure(request: web.Request, problem: Problem, error: Exception) -> None:
+    if isinstance(error, UNAVAILABLE):
+        # while the database is away every request ends here: one line each
+        found = f"{type(error).__name__}: {error}".partition("\n")[0]
+        log.warning("request.no_database", request=request[REQUEST_ID], route=route_of(request), error=found)
+        return
     log.error(
         "request.failed",
         request=request[REQUEST_ID],
