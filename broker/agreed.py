@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.tables import Agreed
+
+START_LOCK = 0x62726B03
+
+
+async def one_at_a_time(session: AsyncSession) -> None:
+    """Brokers that start together go on one after the other, each when the transaction of the one before has ended.
+
+    A lock of its own: the leader's term is share-locked by one transaction or another at any time, and PostgreSQL lets
+    whoever wants that row for itself wait for ever.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        await session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": START_LOCK})
 
 
 async def agreed(session: AsyncSession, name: str, make: Callable[[], bytes]) -> bytes:

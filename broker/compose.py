@@ -19,7 +19,7 @@ from aiohttp.typedefs import Middleware
 from sqlalchemy.ext.asyncio import AsyncSession
 from ulid import ULID
 
-from broker.agreed import agreed
+from broker.agreed import agreed, one_at_a_time
 from broker.api.app import build_app
 from broker.api.intake import Intake
 from broker.control.accrue import Accruer
@@ -42,7 +42,7 @@ from broker.control.watch import Watcher
 from broker.database import UNAVAILABLE, Database, sqlite_url
 from broker.failpoints import Failpoints
 from broker.keys import ensure_admin_key
-from broker.leadership import THE_TERM, Leadership, Standing, fence
+from broker.leadership import Leadership, Standing, fence
 from broker.market_set import open_markets
 from broker.migrate import upgrade
 from broker.model_set import model_profiles
@@ -52,7 +52,6 @@ from broker.replica_settings import digests
 from broker.secret_files import kept
 from broker.services import Services
 from broker.settings import Settings
-from broker.tables import Term
 from broker.webhook_sender import WebhookSender
 from jobs import batches, outbox
 from jobs.clock import db_now
@@ -182,8 +181,7 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
 async def _admin_key(services: Services, *, is_lost: bool) -> str | None:
     """A new admin key when nobody has one: the first broker of a shared database, or the owner of a folder without its."""
     async with services.database.transaction() as session:
-        # brokers that start together look one after the other
-        await session.get(Term, THE_TERM, with_for_update=True)
+        await one_at_a_time(session)
         is_kept = services.database.is_shared or (services.settings.data / ADMIN_KEY).exists()
         return await ensure_admin_key(session, await db_now(session), is_kept=is_kept and not is_lost)
 
