@@ -17,7 +17,7 @@ import pytest
 
 from tests.support import replicas as support
 
-pytestmark = [pytest.mark.replicas, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.replicas, pytest.mark.timeout(600)]
 LINES = 60
 
 
