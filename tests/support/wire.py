@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 HEALTH_S = 0.3
 PATIENCE_S = 4.0
+MISSES = 2
 
 
 class Wire:
@@ -83,15 +84,19 @@ class Wire:
             _shut(each)
 
     def _look_after(self) -> None:
-        """Whose health nobody answers gets no more connections, and loses those that it has."""
+        """Who has not answered for its health several times gets no more connections, and loses those that it has."""
+        missed = dict.fromkeys(self._targets, 0)
         while not self._closed.wait(HEALTH_S):
             for target in self._targets:
                 try:
                     urllib.request.urlopen(f"http://127.0.0.1:{target}{self._health}", timeout=PATIENCE_S).close()
                     self._alive.add(target)
+                    missed[target] = 0
                 except (OSError, ValueError):
-                    self._alive.discard(target)
-                    self.tear(target)
+                    missed[target] += 1
+                    if missed[target] >= MISSES:
+                        self._alive.discard(target)
+                        self.tear(target)
 
 
 def _shut(each: socket.socket) -> None:
