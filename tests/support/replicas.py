@@ -126,15 +126,15 @@ class Replica:
         self.process.wait()
 
     def stop(self) -> int:
-        """Its exit status after a SIGTERM."""
+        """Its exit status after a SIGTERM; one that does not end in a minute is killed, and its status says so."""
         assert self.process
         self.process.send_signal(signal.SIGCONT)
         self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(60)
-        finally:
+        except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait()
+            return self.process.wait()
 
     @property
     def leads(self) -> bool:

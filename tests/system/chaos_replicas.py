@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -149,13 +148,9 @@ class SharedWorld(World):
 
     def _stop_broker(self) -> None:
         for broker in self._brokers:
-            try:
-                status = broker.stop()
-            except subprocess.TimeoutExpired as late:
-                self.notes.append(f"broker did not end within {late.timeout} s of SIGTERM")
-            else:
-                if status:
-                    self.notes.append(f"broker ended with {status} after SIGTERM")
+            status = broker.stop()
+            if status:
+                self.notes.append(f"broker ended with {status} after SIGTERM")
 
     def end(self) -> None:
         for broker in getattr(self, "_brokers", ()):
