@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -176,9 +176,16 @@ async def get(session: AsyncSession, project: str, batch_id: str) -> Batch:
 
 
 async def list_batches(
-    session: AsyncSession, project: str | None, *, after: str | None = None, limit: int = 20
+    session: AsyncSession,
+    project: str | None,
+    *,
+    after: str | None = None,
+    limit: int = 20,
+    statuses: Sequence[str] = (),
+    tags: Mapping[str, str] | None = None,
 ) -> Page[Batch]:
-    """Newest first, older than `after`. Project None lists all projects (operators).
+    """Newest first, older than `after`. Project None lists all projects (operators). Only batches with one of `statuses` and
+    all of `tags`, where any are given; no name of a tag has quotes or backslashes in it.
 
     Raises BadCursor when there is no batch `after` among them.
     """
@@ -190,6 +197,10 @@ async def list_batches(
         if cursor is None or project not in (None, cursor.project):
             raise BadCursor(f"after is {after!r}, which is no batch here; use the last id of a page", param="after")
         statement = statement.where(col(Batch.id) < after)
+    if statuses:
+        statement = statement.where(col(Batch.status).in_(statuses))
+    for name, value in (tags or {}).items():
+        statement = statement.where(col(Batch.wishes)[("tags", name)].as_string() == value)
     rows = await session.scalars(statement.order_by(col(Batch.id).desc()).limit(limit + 1))
     return page_of(list(rows), limit)
 

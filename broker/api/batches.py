@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
 import msgspec
 import structlog
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -24,6 +25,7 @@ from broker.tables import Policy, Project
 from jobs import batches, ids
 from jobs.clock import MICROSECONDS, db_now
 from jobs.tables import Batch
+from jobs.types import BatchStatus
 from solver.residency import Policy as ResidencyPolicy
 from solver.residency import digest
 
@@ -33,13 +35,25 @@ MAX_UNIX_SECONDS = 253_402_300_799  # the last second of the year 9999: later is
 READERS: tuple[Role, ...] = ("submitter", "viewer", "compliance", "finance", "operator")
 
 
+# One value of a parameter that may be repeated arrives alone.
+Repeated = BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
+# The name goes into a path within a JSON document, where these characters would end it.
+Tag = Annotated[str, Field(pattern=r'^[^="\\\x00]{1,64}=[^\x00]{1,512}$')]
+
+
 class BatchQuery(BaseModel):
-    """OpenAI's list parameters; others are ignored, as there."""
+    """OpenAI's list parameters, and two of ours; others are ignored, as there."""
 
     model_config = ConfigDict(extra="ignore")
 
     after: str | None = Field(default=None, max_length=64)
     limit: int = Field(default=20, ge=1, le=100)
+    status: Annotated[list[BatchStatus], Repeated] = Field(
+        default=[], max_length=20, description="only batches with this status; may be repeated: one of these"
+    )
+    tag: Annotated[list[Tag], Repeated] = Field(
+        default=[], max_length=20, description="only batches with this tag, `name=value`; may be repeated: all of these"
+    )
 
 
 async def create(call: Call, body: shapes.BatchCreate) -> shapes.Batch:
@@ -123,7 +137,14 @@ async def store_policy(session: AsyncSession, policy: ResidencyPolicy, now_us: i
 async def list_batches(call: Call, query: BatchQuery) -> shapes.BatchList:
     """List batches, newest first."""
     async with call.services.database.transaction() as session:
-        page = await batches.list_batches(session, call.project, after=query.after, limit=query.limit)
+        page = await batches.list_batches(
+            session,
+            call.project,
+            after=query.after,
+            limit=query.limit,
+            statuses=query.status,
+            tags=dict(each.split("=", 1) for each in query.tag),
+        )
         shown = await batch_shapes(session, page)
     return shapes.BatchList.of(shown, has_more=page.has_more)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, get_args
 
 import typer
@@ -35,11 +35,13 @@ def show_list(
     _check(status or ())
 
     def is_wanted(batch: Document) -> bool:
-        has = batch["x_broker"]["tags"].items()
-        return (not status or bool({batch["status"], report.state(batch)} & set(status))) and tags.items() <= has
+        return not status or bool({batch["status"], report.state(batch)} & set(status))
 
     async def work(client: Client) -> int:
-        batches = await _newest(client, limit, is_wanted)
+        # the broker's list does not tell apart what we call batches in progress
+        asked = [] if set(status or ()) & set(PHASES) else list(status or ())
+        query = {"status": asked, "tag": [f"{key}={value}" for key, value in tags.items()]}
+        batches = await _newest(client, limit, query, is_wanted)
         if target.json:
             document({"object": "list", "data": batches})
             return exits.OK
@@ -72,12 +74,16 @@ def _check(statuses: Sequence[str]) -> None:
         raise exits.Failure(f"--status {unknown.pop()!r}: want one of {', '.join(known)}", exits.USAGE)
 
 
-async def _newest(client: Client, limit: int, is_wanted: Callable[[Document], bool]) -> list[Document]:
-    """The broker has no filters: its list is read until enough are found."""
+async def _newest(
+    client: Client, limit: int, query: Mapping[str, list[str]], is_wanted: Callable[[Document], bool]
+) -> list[Document]:
+    """The broker's list is read until enough are found."""
     found: list[Document] = []
     page: Document = {"last_id": None, "has_more": True}
     while page["has_more"] and len(found) < limit:
-        page = await client.get("/v1/batches", {"limit": PAGE, "after": page["last_id"]})
+        page = await client.get(
+            "/v1/batches", {**query, "limit": min(PAGE, limit) if query["status"] else PAGE, "after": page["last_id"]}
+        )
         found += filter(is_wanted, page["data"])
     return found[:limit]
 

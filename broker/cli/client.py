@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # A broker that restarts is back within seconds; the sum of these waits is how long a command is patient with it.
 RETRY_WAITS_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 CHUNK_BYTES = 256 * 1024
-Query = Mapping[str, str | int | None]
+Query = Mapping[str, str | int | list[str] | None]
 
 
 class BrokerUnreachable(Exception):
@@ -148,8 +148,12 @@ class Client:
         await asyncio.sleep(wait_s)
 
 
-def _given(query: Query | None) -> dict[str, str]:
-    return {name: str(value) for name, value in (query or {}).items() if value is not None}
+def _given(query: Query | None) -> dict[str, str | list[str]]:
+    return {
+        name: value if isinstance(value, list) else str(value)
+        for name, value in (query or {}).items()
+        if value is not None
+    }
 
 
 async def _refuse(answer: aiohttp.ClientResponse) -> None:

@@ -118,3 +118,26 @@ async def test_a_quote_creates_nothing(server: Any, input_lines: Any) -> None:
         body = {"input_file_id": "file-none", "endpoint": "/v1/chat/completions"}
         unknown = await server.call("POST", path, json=body)
         assert (unknown.status, unknown.json["error"]["param"]) == (404, "input_file_id"), "the field that named it"
+
+
+async def test_the_list_is_narrowed_by_status_and_tags(server: Any) -> None:
+    async def made(**tags: str) -> str:
+        return str((await server.new_batch(x_broker={"tags": tags} if tags else None))["id"])
+
+    async def found(query: str) -> list[str]:
+        answer = await server.call("GET", f"/v1/batches?{query}")
+        assert answer.status == 200, answer.raw
+        return [batch["id"] for batch in answer.json["data"]]
+
+    bare, one, two = await made(), await made(team="a", run="1"), await made(team="a", run="2.0")
+    assert await found("") == [two, one, bare]
+    assert await found("tag=team=a") == [two, one]
+    assert await found("tag=team=a&tag=run=1") == [one]
+    assert await found("tag=run=2.0&status=validating") == [two]
+    assert await found("tag=team=b") == await found("tag=te.am=a") == await found("tag=$[0]=a") == []
+    await server.call("POST", f"/v1/batches/{one}/cancel")
+    (ended,) = {(await server.call("GET", f"/v1/batches/{one}")).json["status"]}
+    assert await found(f"status={ended}") == [one]
+    assert await found(f"status={ended}&status=validating&limit=2") == [two, one]
+    for wrong in ("status=running", "tag=team", 'tag=te"am=a', "tag=te\\am=a"):
+        assert (await server.call("GET", f"/v1/batches?{wrong}")).status == 400, wrong

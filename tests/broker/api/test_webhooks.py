@@ -475,3 +475,51 @@ async def test_metrics_count_deliveries_without_ids(
     assert samples["broker_webhook_deliveries", "pending"] == 1
     assert samples["broker_webhook_deliveries", "gave_up"] == 0
     assert samples[("broker_events_waiting",)] == 0
+
+
+async def test_what_is_learned_of_an_attempt_after_another_took_its_delivery_over_changes_nothing(
+    client: AsyncOpenAI, server: Any, receive: Receive
+) -> None:
+    receiver = await receive()
+    made = await hook(client, receiver.url)
+    await fail(server)
+    slow, quick = (Deliverer(server.services, WebhookSender(server.services.settings.webhooks)) for _ in range(2))
+    receiver.gate, receiver.answers = asyncio.Event(), [web.Response(), web.Response(status=410)]
+    await slow.step()
+    async with asyncio.timeout(30):
+        await receiver.arrived.wait()
+    held, receiver.gate = receiver.gate, None
+    server.services.database.clock_offset_us += 61 * 1_000_000
+    await deliver(quick)
+    held.set()
+    await slow.settled()
+    assert (len(receiver.got), len(set(receiver.ids))) == (2, 1)
+    (one,) = await deliveries(server, made.id)
+    assert (one["status"], one["attempts"], one["last_status_code"]) == ("delivered", 2, 200)
+    assert (await server.call("GET", f"/v1/webhook_endpoints/{made.id}")).json["x_broker"]["enabled"], (
+        "in spite of the 410"
+    )
+    for each in (slow, quick):
+        await each.close(within_s=0)
+
+
+async def test_a_crash_between_an_attempt_and_its_record_sends_again_under_the_same_id(
+    client: AsyncOpenAI, server: Any, receive: Receive, deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(point: str) -> None:
+        if point == "deliver.after_send":
+            raise OSError("the disk went away")
+
+    receiver = await receive()
+    made = await hook(client, receiver.url)
+    await fail(server)
+    monkeypatch.setattr(server.services.failpoints, "reached", crash)
+    await deliverer.step()
+    with pytest.raises(OSError, match="the disk went away"):
+        await deliverer.settled()
+    monkeypatch.undo()
+    assert [each["status"] for each in await deliveries(server, made.id)] == ["pending"]
+    server.services.database.clock_offset_us += 61 * 1_000_000
+    await deliver(deliverer)
+    assert (len(receiver.got), len(set(receiver.ids))) == (2, 1)
+    assert [each["status"] for each in await deliveries(server, made.id)] == ["delivered"]
