@@ -21,12 +21,16 @@ DEFAULT_DATA = Path(platformdirs.user_data_dir("compute-broker"))
 
 @dataclass(frozen=True)
 class ClientSettings:
-    """`data` is the folder whose broker is meant, unless `url` names one elsewhere. None: not set."""
+    """`data` is the folder whose broker is meant, unless `url` names one elsewhere. None: not set.
+
+    `tls_ca` is a PEM of what is trusted beside what the system trusts.
+    """
 
     data: Path
     url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     project: str | None = None
+    tls_ca: Path | None = None
     completion_s: float = 1.0
 
 
@@ -43,7 +47,8 @@ def load(**given: Any) -> ClientSettings:
     environment = _environment(os.environ)
     data = Path(overrides.get("data") or environment.get("data") or DEFAULT_DATA)
     found = {"data": data} | _file(data / "broker.toml") | environment | overrides
-    return ClientSettings(**(found | {"data": Path(found["data"])} | _seconds(found)))
+    tls_ca = {"tls_ca": Path(found["tls_ca"])} if "tls_ca" in found else {}
+    return ClientSettings(**(found | {"data": Path(found["data"])} | tls_ca | _seconds(found)))
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
@@ -75,4 +80,6 @@ def _file(file: Path) -> dict[str, str]:
 
 
 def _chosen(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: values[name] for name in ("data", "url", "api_key", "project", "completion_s") if name in values}
+    return {
+        name: values[name] for name in ("data", "url", "api_key", "project", "tls_ca", "completion_s") if name in values
+    }

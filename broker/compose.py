@@ -22,6 +22,7 @@ from ulid import ULID
 from broker.agreed import agreed, one_at_a_time
 from broker.api.app import build_app
 from broker.api.intake import Intake
+from broker.authority import open_authority
 from broker.control.accrue import Accruer
 from broker.control.answer import Answerer
 from broker.control.collect import Collector
@@ -39,20 +40,26 @@ from broker.control.settle import Settler
 from broker.control.solver_process import SolverProcess
 from broker.control.validate import Validator
 from broker.control.watch import Watcher
+from broker.credentials import Credentials
 from broker.database import UNAVAILABLE, Database, sqlite_url
 from broker.failpoints import Failpoints
-from broker.keys import ensure_admin_key
+from broker.keyring import open_keyring
+from broker.keys import ensure_admin_key, ensure_project
 from broker.leadership import Leadership, Standing, fence
 from broker.market_set import open_markets
 from broker.migrate import upgrade
 from broker.model_set import model_profiles
 from broker.object_store import opened_store
+from broker.oidc import Issuer
 from broker.owner import ADMIN_KEY
 from broker.replica_settings import digests
 from broker.secret_files import kept
 from broker.services import Services
 from broker.settings import Settings
+from broker.tls import server_context, trusted_ca
+from broker.vault import Vault, has_data_keys
 from broker.webhook_sender import WebhookSender
+from broker.webhooks import adopt
 from jobs import batches, outbox
 from jobs.clock import db_now
 from markets import rentals
@@ -81,14 +88,14 @@ EVERYWHERE = frozenset({"deliver"})
 async def serve(
     settings: Settings,
     *,
-    ready: Callable[[str, str | None], None],
+    ready: Callable[[Ready], None],
     exit_when_idle_s: float | None = None,
     new_admin_key: bool = False,
 ) -> None:
     """Run a broker until SIGTERM or SIGINT, or until nothing is left to do for `exit_when_idle_s`. Then it takes no new work,
     and what is begun is let end: requests first, then the loops' steps, each within `http.shutdown_timeout_s`.
 
-    `ready` is called once with the URL and, at the first start or when a new one is asked for, the admin key. Rentals
+    `ready` is called once; with the admin key at the first start, or when a new one is asked for. Rentals
     survive the end: their machines go on, and the next start finds them.
     """
     settings.data.mkdir(parents=True, exist_ok=True)
@@ -97,24 +104,34 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        listening = _listen(settings)
-        url = f"http://{settings.http.host}:{listening.getsockname()[1]}"
+        listening = _listen(settings.http.host, settings.http.port)
+        scheme = "http" if settings.http.tls_certificate is None else "https"
+        url = f"{scheme}://{settings.http.host}:{listening.getsockname()[1]}"
         services = await _services(settings, settings.http.public_url or url, stack)
         activity, intake = Activity(), Intake()
         deliverer = Deliverer(services, WebhookSender(settings.webhooks))
         stack.push_async_callback(deliverer.close, within_s=settings.http.shutdown_timeout_s)
         loops = _loops(services, deliverer)
-        await _serve_http(services, loops, (activity.note, intake.guard), listening, stack)
+        local_url = await _serve_http(services, loops, (activity.note, intake.guard), listening, stack) or url
         admin_key = await _admin_key(services, is_lost=new_admin_key)
         loops.start()
         stack.push_async_callback(loops.stop, within_s=settings.http.shutdown_timeout_s)
-        ready(url, admin_key)
+        ready(Ready(url, local_url, admin_key))
         log.info("broker.ready", url=url, markets=sorted(services.markets), models=sorted(services.models))
         await _until_done(stop, services, activity, exit_when_idle_s)
         log.info("broker.stopping", within_s=settings.http.shutdown_timeout_s)
         intake.close()
         await intake.drained(within_s=settings.http.shutdown_timeout_s)
     log.info("broker.stopped")
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Where the broker answers, and at its first start the admin key. `local_url` is for commands on this machine."""
+
+    url: str
+    local_url: str
+    admin_key: str | None = field(repr=False)
 
 
 @dataclass
@@ -134,12 +151,12 @@ class Activity:
             self.last_s = time.monotonic()
 
 
-def _listen(settings: Settings) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     """Bound before anything is made, because workers must be told the port. Raises OSError naming the address."""
     try:
-        return socket.create_server((settings.http.host, settings.http.port), backlog=512)
+        return socket.create_server((host, port), backlog=512)
     except OSError as refused:
-        where = f"{settings.http.host}:{settings.http.port}"
+        where = f"{host}:{port}"
         raise OSError(
             refused.errno, f"cannot listen on {where}: {refused.strerror}; choose another --port"
         ) from refused
@@ -152,6 +169,7 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
     solver = SolverProcess(timeout_s=settings.control.solve_timeout_s)
     stack.push_async_callback(solver.close)
     owner = (await _common(database, settings.data / "owner", lambda: str(ULID()).encode())).decode()
+    vault = Vault(database, open_keyring(settings.vault, settings.data, may_make=not await has_data_keys(database)))
     markets = await open_markets(settings, owner=owner, stack=stack)
     services = Services(
         settings=settings,
@@ -164,10 +182,21 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
         failpoints=Failpoints(settings.failpoint),
         public_url=public_url,
         owner=owner,
+        vault=vault,
+        credentials=Credentials(database, vault),
+        authority=None if settings.http.tls_certificate is None else await open_authority(database, vault),
+        issuer=None if settings.oidc is None else Issuer(settings.oidc),
+        broker_ca=trusted_ca(settings.http),
         wake={name: asyncio.Event() for name in LOOPS},
     )
     if database.is_shared:
         services = await _joined(services, stack)
+
+    async with database.transaction() as session:
+        for grant in settings.oidc.grants if settings.oidc else ():
+            if grant.project:
+                await ensure_project(session, grant.project, await db_now(session))
+    await adopt(services.database, vault, services.secret)
 
     def tell(session: AsyncSession) -> None:
         # Parts are many, and no webhook is told of them: they wait for the loop's own time.
@@ -277,8 +306,10 @@ async def _serve_http(
     around: tuple[Middleware, Middleware],
     listening: socket.socket,
     stack: AsyncExitStack,
-) -> None:
-    """`around`: what stands before all middlewares of the application, and what after all of them."""
+) -> str | None:
+    """`around`: what stands before all middlewares of the application, and what after all of them. With TLS,
+    commands on this machine get a plain listener of their own on loopback, and its URL is returned: the certificate is for the
+    public name, and they could not check it."""
     app = build_app(services, loops=loops.states)
     app.middlewares.insert(0, around[0])
     app.middlewares.append(around[1])
@@ -290,7 +321,14 @@ async def _serve_http(
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    await web.SockSite(runner, listening).start()
+    if services.authority is None:
+        await web.SockSite(runner, listening).start()
+        return None
+    tls = server_context(services.settings.http, services.authority.certificate)
+    await web.SockSite(runner, listening, ssl_context=tls).start()
+    local = _listen("127.0.0.1", 0)
+    await web.SockSite(runner, local).start()
+    return f"http://127.0.0.1:{local.getsockname()[1]}"
 
 
 async def _until_done(

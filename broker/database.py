@@ -97,6 +97,8 @@ def _engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
         return create_async_engine(
             url,
             pool_pre_ping=True,
+            # an error's message would show what was written, and that may be a secret or a person's text
+            hide_parameters=True,
             pool_size=settings.pool_size,
             max_overflow=settings.pool_overflow,
             connect_args={
@@ -106,7 +108,7 @@ def _engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
             },
         )
     # timeout: how long a writer waits for another before "database is locked"; commits here take milliseconds.
-    engine = create_async_engine(url, connect_args={"timeout": 30})
+    engine = create_async_engine(url, connect_args={"timeout": 30}, hide_parameters=True)
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:

@@ -95,10 +95,13 @@ async def authenticate(session: AsyncSession, text: str, now_us: int) -> Princip
     return Principal(key_id=key.id, name=key.principal, project=key.project, roles=frozenset(key.roles))
 
 
-async def revoke_key(session: AsyncSession, key_id: str, now_us: int) -> bool:
-    """End a key now. False when there is none with this id; revoking twice keeps the first time."""
+async def revoke_key(session: AsyncSession, key_id: str, now_us: int, *, project: str | None = None) -> bool:
+    """End a key now. False when there is none with this id, or none in `project` where that is given.
+
+    Revoking twice keeps the first time.
+    """
     key = await session.get(Key, key_id)
-    if key is None:
+    if key is None or project not in (None, key.project):
         return False
     if key.revoked_us is None:
         key.revoked_us = now_us

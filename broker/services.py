@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from broker.authority import Authority
+from broker.credentials import Credentials
 from broker.database import Database
 from broker.failpoints import Failpoints
 from broker.leadership import Leadership
 from broker.metrics.counters import Counters
+from broker.oidc import Issuer
 from broker.settings import Settings
+from broker.vault import Vault
 from jobs.objects import ObjectStore
 from markets.market import Market
 from solver.types import Plan, Snapshot
@@ -28,7 +32,9 @@ class Planning(Protocol):
 @dataclass(frozen=True)
 class Services:
     """The broker's parts. `owner` marks its machines at every market; `secret` signs worker tokens and object URLs. Both
-    live in the data folder, or in the database where several brokers share one.
+    live in the data folder, or in the database where several brokers share one. `vault` has the data keys of other people's
+    secrets; `credentials` are what projects log in with at markets. `authority` signs for workers, where this broker ends TLS
+    itself; `broker_ca` (PEM) is what they trust beside what their system does. `issuer` knows people by its tokens.
 
     `nudge` names loops that should run now rather than at their next tick: `nudge("plan")` after a batch was created.
     `pass_on` is given the name, too, for brokers elsewhere.
@@ -44,6 +50,11 @@ class Services:
     failpoints: Failpoints
     public_url: str
     owner: str
+    vault: Vault
+    credentials: Credentials
+    authority: Authority | None = None
+    issuer: Issuer | None = None
+    broker_ca: str | None = None
     wake: Mapping[str, asyncio.Event] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters, repr=False)
     leadership: Leadership = field(default_factory=Leadership)

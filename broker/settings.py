@@ -28,6 +28,10 @@ class Section(BaseModel):
 class HttpSettings(Section):
     """Where the broker listens. `public_url` is what workers dial; needed when it differs from the listening address.
 
+    With `tls_certificate` (PEM, with its chain) and `tls_key` the broker speaks TLS itself, and knows its workers by client
+    certificates of its own authority; behind a proxy that ends TLS leave both away and set `public_url`. `tls_ca` (PEM) is
+    what workers trust in addition to what their system does.
+
     A key may have `streams_per_key` event streams open at a process; a silent one gets a comment every
     `stream_heartbeat_s`, so that proxies keep it open.
     """
@@ -35,6 +39,9 @@ class HttpSettings(Section):
     host: str = "127.0.0.1"
     port: int = 0
     public_url: str | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
     shutdown_timeout_s: float = 10
     streams_per_key: int = 16
     stream_heartbeat_s: float = 15
@@ -177,6 +184,54 @@ class ObjectSettings(Section):
     operator: str | None = None
     jurisdictions: tuple[str, ...] | None = None
     evidence: str = "configured by the operator"
+
+
+class KekSettings(Section):
+    """One key-encryption key: `file` (32 bytes in base64, mode 0600), `value` (the same, best from the environment:
+    BROKER_VAULT__KEYS='{"2026-11": {"value": "…"}}'), or `aws_kms` (a key id, alias or ARN; needs the extra `aws`)."""
+
+    file: Path | None = None
+    value: SecretStr | None = None
+    aws_kms: str | None = None
+    aws_region: str | None = None
+
+
+class VaultSettings(Section):
+    """What secrets of others are encrypted under: by default DATA/kek, made at the first start. Lose it, and they are lost.
+
+    `keys` by name; `current` wraps what is new. To rotate: add a key, make it current, `broker credentials rotate`, and take
+    the earlier one out when nothing is wrapped by it. Brokers that share a database share their keys.
+    """
+
+    current: str | None = None
+    aws_region: str | None = None
+    keys: dict[str, KekSettings] = {}
+
+
+class OidcGrant(Section):
+    """Whoever is in `group` has `roles` in `project`; without a project in all."""
+
+    group: str
+    project: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    roles: tuple[Literal["submitter", "viewer", "compliance", "finance", "operator", "admin"], ...] = Field(
+        min_length=1
+    )
+
+
+class OidcSettings(Section):
+    """Whose tokens are taken beside API keys, and what they grant. `issuer` exactly as it is written in the tokens.
+
+    `audience` is whom tokens must be for; `client_id` what `broker login` says it is (a public client with the device grant).
+    `name_claim` is the person's name in approvals and logs, `groups_claim` the list that grants are held against.
+    """
+
+    issuer: str
+    audience: str
+    client_id: str | None = None
+    scopes: tuple[str, ...] = ("openid", "email", "offline_access")
+    name_claim: str = "email"
+    groups_claim: str = "groups"
+    grants: tuple[OidcGrant, ...] = ()
 
 
 class LocalMarketSettings(Section):
@@ -338,8 +393,8 @@ class Settings(BaseSettings):
 
     `cache` holds what can be fetched again (model weights); it may be shared by brokers. `url` and `api_key` point the
     commands at a broker elsewhere instead of the data folder's own; `project` says whose batches they mean, for a key
-    that sees all projects. `completion_s` is how long Tab waits for a broker's word. `log_format` auto is console on a
-    terminal and json, one event a line, everywhere else.
+    that sees all projects. `tls_ca` (PEM) is what they trust beside their system. `completion_s` is how long Tab waits for a
+    broker's word. `log_format` auto is console on a terminal and json, one event a line, everywhere else.
     """
 
     model_config = SettingsConfigDict(env_prefix="BROKER_", env_nested_delimiter="__", frozen=True, extra="forbid")
@@ -350,6 +405,7 @@ class Settings(BaseSettings):
     url: str | None = None
     api_key: SecretStr | None = None
     project: str | None = None
+    tls_ca: Path | None = None
     completion_s: float = 1.0
     markets: tuple[str, ...] = ("local", "sandbox")
     failpoint: str | None = None
@@ -362,6 +418,8 @@ class Settings(BaseSettings):
     control: ControlSettings = ControlSettings()
     webhooks: WebhookSettings = WebhookSettings()
     objects: ObjectSettings = ObjectSettings()
+    vault: VaultSettings = VaultSettings()
+    oidc: OidcSettings | None = None
     local: LocalMarketSettings = LocalMarketSettings()
     sandbox: SandboxSettings = SandboxSettings()
     own: HostsSettings = HostsSettings()
@@ -378,6 +436,10 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+# Names of settings whose values are never shown, not even when they are wrong. A test finds those that are missing here.
+SECRET_SETTINGS = frozenset({"api_key", "token", "value", "env", "database_url", "secret_access_key", "session_token"})
 
 
 def load(toml: Path | None = None, **overrides: object) -> Settings:

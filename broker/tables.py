@@ -236,7 +236,7 @@ class Approval(SQLModel, table=True):
 class Webhook(SQLModel, table=True):
     """Whom a project tells of its batches. `events` are types such as `batch.completed`.
 
-    `secret` is sealed with the broker's own; `secret_hint` are its last characters. The one before it is signed with, too,
+    `secret` is sealed with the vault's `data_key`; `secret_hint` are its last characters. The one before it is signed with, too,
     until `earlier_until_us`. `failing_since_us` is the first failure since the last success. `disabled_us` is set when
     somebody switched it off, when it answered 410, or when it did nothing but fail for too long.
     """
@@ -248,6 +248,7 @@ class Webhook(SQLModel, table=True):
     url: str
     secret: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     secret_hint: str
+    data_key: str | None = None
     earlier_secret: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
     earlier_until_us: int | None = micros(nullable=True)
     events: list[str] = Field(sa_column=Column(JSON, nullable=False))

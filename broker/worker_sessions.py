@@ -2,8 +2,8 @@
 
 A rental's machine gets a bootstrap token in its start-up files. Its first call binds the token to the `pubkey` that the
 agent process made; the same process may repeat the call (a lost answer must not strand a machine), another may not.
-Session tokens are signed, not stored: they name the rental, the session counter of its `Worker` row and an end. Raising
-the counter cuts every token off at once; so does the end of the rental.
+Session tokens are signed, not stored: they name the rental, the session counter of its `Worker` row, an end, and what they
+are bound to (worker_binding.py). Raising the counter cuts every token off at once; so does the end of the rental.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from broker.tables import Worker
 from markets.tables import RentalRow
 
 _PURPOSE = b"broker worker session v1\x00"
+# What must come with a token: nothing, a proof by the worker's key, or its client certificate.
+Binding = Literal["", "proof", "certificate"]
 LIVE_RENTAL = ("intended", "creating", "running", "releasing")
 
 
@@ -42,6 +44,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     issued_us: int
     expires_us: int
+    bound: Binding = ""
 
 
 def bootstrap_hash(text: str) -> str:
@@ -79,16 +82,18 @@ def renewed(session: Session, now_us: int, ttl_s: int) -> Session | None:
     """
     if now_us - session.issued_us < (session.expires_us - session.issued_us) // 2:
         return None
-    return fresh(session.rental, session.number, now_us, ttl_s)
+    return fresh(session.rental, session.number, now_us, ttl_s, session.bound)
 
 
-def fresh(rental: str, number: int, now_us: int, ttl_s: int) -> Session:
+def fresh(rental: str, number: int, now_us: int, ttl_s: int, bound: Binding = "") -> Session:
     """A session that begins now."""
-    return Session(rental=rental, number=number, issued_us=now_us, expires_us=now_us + ttl_s * 1_000_000)
+    return Session(rental=rental, number=number, issued_us=now_us, expires_us=now_us + ttl_s * 1_000_000, bound=bound)
 
 
-async def authenticate_worker(session: AsyncSession, secret: bytes, text: str, now_us: int) -> str:
-    """The rental that a session token speaks for. Raises Refused 401 when the token, the session or the rental has ended."""
+async def authenticate_worker(session: AsyncSession, secret: bytes, text: str, now_us: int) -> tuple[Session, Worker]:
+    """What a session token says, and its worker. Raises Refused 401 when the token, the session or the rental has ended.
+
+    What the token is bound to is asked for by the caller."""
     claims = read(secret, text, now_us)
     if claims is None:
         raise Refused(401, "invalid_session", "The session token is malformed, not ours, or has expired; stop.")
@@ -98,7 +103,7 @@ async def authenticate_worker(session: AsyncSession, secret: bytes, text: str, n
     rental = await session.get(RentalRow, claims.rental)
     if rental is None or rental.state not in LIVE_RENTAL:
         raise Refused(401, "rental_ended", f"Rental {claims.rental} has ended; stop.")
-    return claims.rental
+    return claims, worker
 
 
 async def locked_worker(session: AsyncSession, rental: str) -> Worker | None:

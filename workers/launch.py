@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from dataclasses import replace
+from typing import Literal
 from urllib.parse import urlsplit
 
 from markets.docker_run import CACHE
@@ -42,12 +43,15 @@ def machine_start(
     dead_man_s: int,
     market: str = "",
     failpoint: str | None = None,
+    identity: Literal["certificate", "token"] = "token",
+    broker_ca: str | None = None,
     python: str = sys.executable,
     package: AgentPackage | None = None,
 ) -> MachineStart:
     """The start of a worker for `profile`. `python` is used by process launches, the image's own by the others.
 
-    `market` says whose metadata service announces interruptions. `package` saves building the agent again. Raises
+    `market` says whose metadata service announces interruptions. `identity`: how the worker is known after hello. `broker_ca`
+    (PEM): what it trusts beside its system's authorities. `package` saves building the agent again. Raises
     BadProfile when the profile does not fit the launch kind, or a machine of the internet could not dial `broker_url`.
     """
     if launch not in profile.launches:
@@ -63,6 +67,8 @@ def machine_start(
         "failpoint": failpoint,
         "metadata": market if market in SOURCES else None,
         "alive_file": f"{_STATE}/alive" if launch == "vm" else None,
+        "identity": identity,
+        "broker_ca": broker_ca,
     }
     files = {"agent.json": json.dumps(config, indent=1).encode(), _AGENT: package.content}
     if launch == "process":

@@ -5,9 +5,10 @@ from __future__ import annotations
 import structlog
 
 from broker.api import shapes
+from broker.api.auth import no_such_project
 from broker.api.problems import bad_request, not_found
 from broker.api.registry import Call, Route, route
-from broker.keys import create_key, revoke_key
+from broker.keys import DEFAULT_PROJECT, create_key, revoke_key
 from jobs.clock import MICROSECONDS, db_now
 
 log = structlog.get_logger()
@@ -16,7 +17,13 @@ MAX_LIFE_S = 10 * 365 * 86_400
 
 
 async def create_api_key(call: Call, body: shapes.KeyCreate) -> shapes.KeyCreated:
-    """Make an API key; its text is shown this once. A project that does not exist yet is created."""
+    """Make an API key; its text is shown this once. A project that does not exist yet is created.
+
+    An administrator of one project makes keys for that project only.
+    """
+    own = call.caller.project
+    if own is not None and body.project not in (None, own):
+        raise no_such_project(str(body.project))
     if body.expires_in_s is not None and body.expires_in_s > MAX_LIFE_S:
         raise bad_request(
             "invalid_value", f"expires_in_s {body.expires_in_s} is more than {MAX_LIFE_S} (ten years)", "expires_in_s"
@@ -26,7 +33,7 @@ async def create_api_key(call: Call, body: shapes.KeyCreate) -> shapes.KeyCreate
         key, text = await create_key(
             session,
             principal=body.principal,
-            project=body.project,
+            project=body.project or own or DEFAULT_PROJECT,
             roles=body.roles,
             now_us=now_us,
             expires_us=None if body.expires_in_s is None else now_us + body.expires_in_s * MICROSECONDS,
@@ -46,7 +53,7 @@ async def revoke_api_key(call: Call) -> shapes.KeyRevoked:
     """Revoke an API key: it is worth nothing from now on. Revoking twice is one revocation."""
     key_id = call.path("key_id")
     async with call.services.database.transaction() as session:
-        known = await revoke_key(session, key_id, await db_now(session))
+        known = await revoke_key(session, key_id, await db_now(session), project=call.caller.project)
     if not known:
         raise not_found("key_not_found", f"No key {key_id!r}; its id is in the answer that made it.")
     log.info("key.revoked", key=key_id, by=call.caller.key_id)

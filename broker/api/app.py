@@ -24,8 +24,10 @@ from broker.api import (
     books,
     budgets,
     costs,
+    credentials,
     errors,
     files,
+    login,
     market,
     models,
     profiles,
@@ -35,6 +37,7 @@ from broker.api import (
     uploads,
     webhooks,
     worker_parts,
+    workers,
 )
 from broker.api.agent_download import AgentDownload
 from broker.api.binding import REQUEST_ID, bind
@@ -87,6 +90,9 @@ def build_app(services: Services, loops: Mapping[str, LoopState] | None = None) 
         *Doctor(states).routes(),
         *webhooks.ROUTES,
         *admin.ROUTES,
+        *login.ROUTES,
+        *workers.ROUTES,
+        *credentials.ROUTES,
         *projects.ROUTES,
         *worker_wire.routes(),
         *worker_parts.ROUTES,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import structlog
 from aiohttp import web
 
-from broker.api.problems import Problem, bad_request, forbidden, not_found, unauthorized
+from broker.api.problems import Problem, bad_request, forbidden, not_found, unauthorized, unavailable
 from broker.api.registry import Call, Route
 from broker.keys import DEFAULT_PROJECT, Principal, authenticate
+from broker.oidc import BadToken, Issuer, IssuerSilent, is_token, principal_of
 from broker.services import Services
 from broker.tables import Project
+from broker.worker_binding import require_bound, shown_by
 from broker.worker_sessions import Refused, authenticate_worker
 from jobs.clock import db_now
+
+log = structlog.get_logger()
 
 PROJECT_HEADER = "openai-project"
 
@@ -36,8 +41,10 @@ def bearer(request: web.Request) -> str:
 async def _by_key(declared: Route, services: Services, request: web.Request, request_id: str) -> Call:
     text = bearer(request)
     named = request.headers.get(PROJECT_HEADER)
+    # before the transaction: the issuer may have to be asked
+    person = await _by_token(services.issuer, text, named) if services.issuer and is_token(text) else None
     async with services.database.transaction() as session:
-        principal = await authenticate(session, text, await db_now(session))
+        principal = person or await authenticate(session, text, await db_now(session))
         if principal is None:
             raise unauthorized("invalid_api_key", "The API key is not valid: mistyped, unknown, expired or revoked.")
         if not principal.may(declared.roles):
@@ -51,6 +58,33 @@ async def _by_key(declared: Route, services: Services, request: web.Request, req
         if principal.project is None and await session.get(Project, project) is None:
             raise no_such_project(project)
     return Call(services, request, request_id, principal, project)
+
+
+async def _by_token(issuer: Issuer, text: str, named: str | None) -> Principal:
+    """The person that a token speaks of. Raises 401 for a token that opens nothing, 403 for a person whom nothing is granted,
+    404 for a project that is none of the person's, 503 when the issuer cannot be asked."""
+    try:
+        person = await issuer.person(text)
+    except BadToken as bad:
+        log.info("oidc.refused", reason=str(bad))
+        raise unauthorized(
+            "invalid_token", f"The token is not valid here: {bad}. Get another with `broker login`."
+        ) from bad
+    except IssuerSilent as silent:
+        log.error("oidc.issuer_silent", reason=str(silent))
+        raise unavailable(
+            "issuer_unavailable", "The token cannot be checked now: its issuer does not answer."
+        ) from silent
+    found = principal_of(person, issuer.settings, named)
+    if isinstance(found, Principal):
+        return found
+    if not found.projects:
+        message = f"{person.name} is known, and none of its groups is granted anything here; see oidc.grants."
+        raise forbidden("nothing_granted", message)
+    if named:
+        raise no_such_project(named)
+    message = f"{person.name} may work in {', '.join(found.projects)}; name one of them in the header {PROJECT_HEADER}."
+    raise bad_request("project_required", message)
 
 
 def scope(principal: Principal, named: str | None) -> str:
@@ -88,8 +122,12 @@ def no_such_project(name: str) -> Problem:
 async def _by_session(services: Services, request: web.Request) -> str:
     """The rental that a worker's session token speaks for. A token that is cut off is 401: the worker stops."""
     text = bearer(request)
+    shown = await shown_by(request)
     async with services.database.transaction() as session:
+        now_us = await db_now(session)
         try:
-            return await authenticate_worker(session, services.secret, text, await db_now(session))
+            claims, worker = await authenticate_worker(session, services.secret, text, now_us)
+            await require_bound(session, claims, worker, shown, now_us)
+            return claims.rental
         except Refused as refused:
             raise Problem(refused.status, refused.code, str(refused)) from refused

@@ -14,6 +14,7 @@ from pydantic_core import from_json
 from broker.api.auth import identify
 from broker.api.problems import Problem, bad_request
 from broker.api.registry import Route
+from broker.api.shapes import Confidential
 from broker.api.wire import WireSchemas
 from broker.services import Services
 
@@ -87,6 +88,8 @@ def parse_body(model: type[M], document: Any) -> M:
     try:
         return model.model_validate(document, strict=True)
     except ValidationError as error:
+        if issubclass(model, Confidential):
+            raise _confidentially_invalid(error) from None
         raise _invalid(error) from error
 
 
@@ -111,6 +114,14 @@ def _invalid(error: ValidationError) -> Problem:
     value = "" if first["type"] == "missing" else f", got {json.dumps(first['input'], default=str)[:100]}"
     where = f"{param}: " if param else ""
     return bad_request(CODES.get(first["type"], "invalid_value"), f"{where}{first['msg']}{value}{more}", param)
+
+
+def _confidentially_invalid(error: ValidationError) -> Problem:
+    """Neither values nor what stands where a name belongs: either may be the secret."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    param = str(first["loc"][0]) if first["loc"] and first["type"] != "extra_forbidden" else None
+    where = f"{param}: " if param else ""
+    return bad_request(CODES.get(first["type"], "invalid_value"), f"{where}{first['msg']} (not shown)", param)
 
 
 def _refuse_unstorable(value: Any, where: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
@@ -21,6 +21,7 @@ from broker.replica_settings import differing, digests
 from broker.services import Services
 from broker.store_residency import store_facts
 from broker.tables import Replica, Term, Worker
+from broker.vault import Wrapping
 from jobs.clock import MICROSECONDS, db_now
 from jobs.errors import StoreFailed, StoreUnfit
 from jobs.store_check import check_store
@@ -45,6 +46,7 @@ class Doctor:
             checks.append(await _objects(call.services))
             checks += [surroundings.disk(call.services.settings.data)]
             checks += surroundings.images(call.services.settings.models)
+            checks += [_vault(await call.services.vault.wrappings())]
             async with call.services.database.transaction() as session:
                 checks.append(await _leader(session, call.services))
                 checks += await _replicas(session, call.services)
@@ -122,6 +124,16 @@ async def _replicas(session: AsyncSession, services: Services) -> list[shapes.Ch
     found += "".join(f"; {holder} is set differently in {', '.join(names)}" for holder, names in unlike.items())
     mend = "give all brokers the same settings, and restart those that were changed" if unlike else None
     return [shapes.Check(name="replicas", ok=not unlike, found=found, mend=mend)]
+
+
+def _vault(wrappings: Sequence[Wrapping]) -> shapes.Check:
+    """Whether everything that lies sealed can be opened."""
+    lost = [f"{each.data_keys} data keys under {each.kek}" for each in wrappings if each.data_keys and not each.is_here]
+    here = ", ".join(each.kek for each in wrappings if each.is_here)
+    found = f"cannot be opened: {'; '.join(lost)}" if lost else f"opens with {here}"
+    return shapes.Check(
+        name="vault", ok=not lost, found=found, mend="name the key in vault.keys again" if lost else None
+    )
 
 
 async def _markets(session: AsyncSession, services: Services) -> list[shapes.Check]:

@@ -16,6 +16,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from broker.api.problems import Problem
 from broker.api.shapes import ApiError, ErrorEnvelope
 from broker.database import UNAVAILABLE
+from broker.envelope import Unopenable
+from broker.keyring import KekUnavailable
 from jobs import errors as jobs
 from ledger import errors as ledger
 from markets import errors as markets
@@ -72,6 +74,8 @@ STATUS: Mapping[type[Exception], int] = MappingProxyType(
         solver.SolverError: 500,
         # "database is locked", connection refused: asking again is right, what may be asked twice is done once
         **dict.fromkeys(UNAVAILABLE, 503),
+        Unopenable: 500,  # a key-encryption key of ours that is not here: the log says which
+        KekUnavailable: 503,
     }
 )
 

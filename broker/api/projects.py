@@ -65,9 +65,10 @@ async def erase_project(call: Call) -> shapes.ProjectErased:
 
 
 async def _named(session: AsyncSession, call: Call) -> Project:
-    found = await session.get(Project, call.path("project"))
-    if found is None:
-        raise not_found("project_not_found", f"No project {call.path('project')!r}; it is made with its first key.")
+    name, own = call.path("project"), call.caller.project
+    found = await session.get(Project, name)
+    if found is None or own not in (None, found.id):
+        raise not_found("project_not_found", f"No project {name!r}; it is made with its first key.")
     return found
 
 

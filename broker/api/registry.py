@@ -38,6 +38,8 @@ PARAMETERS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "upload_id": (r"[A-Za-z0-9_-]{1,64}", "id of an upload: `upload_…`"),
         "webhook_id": (r"[A-Za-z0-9_-]{1,64}", "id of a webhook: `webhook_…`"),
         "event_id": (r"[A-Za-z0-9_-]{1,64}", "id of an event: `evt_…`"),
+        "market": (r"[a-z0-9][a-z0-9-]{0,63}", "name of a market, such as `aws`"),
+        "rental": (r"[A-Za-z0-9_-]{1,64}", "id of a rental: `rental_…`"),
         "key_id": (r"[A-Za-z0-9_]{1,64}", "id of an API key: `key_…`, not its text"),
         "rental_id": (r"[A-Za-z0-9_-]{1,64}", "id of a rental: `rental_…`"),
         "shard_id": (r"[A-Za-z0-9_-]{1,64}", "id of a shard: `shard_…`"),

@@ -25,6 +25,10 @@ class Own(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Confidential(Own):
+    """A body that holds secrets: what is wrong with it is told without what was sent."""
+
+
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
@@ -408,7 +412,13 @@ class Health(BaseModel):
 
 class KeyCreate(Own):
     principal: str = Field(min_length=1, max_length=100)
-    project: str = Field(default="default", min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9-]*$")
+    project: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        pattern=r"^[a-z0-9][a-z0-9-]*$",
+        description="default: the caller's own, for a key of all projects `default`",
+    )
     roles: list[Literal["submitter", "viewer", "compliance", "finance", "operator", "admin"]] = Field(min_length=1)
     expires_in_s: int | None = Field(default=None, gt=0)
 

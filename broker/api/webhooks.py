@@ -13,8 +13,8 @@ from broker.api.event_shapes import BatchEvent, EventSubject
 from broker.api.problems import bad_request, conflict, not_found
 from broker.api.registry import Call, Route, route
 from broker.egress import BadUrl, checked_url
+from broker.envelope import Unopenable
 from broker.keys import Role
-from broker.sealed import Unopenable
 from broker.tables import Delivery, Webhook
 from broker.webhook_sender import Message, WebhookSender
 from jobs import ids
@@ -28,12 +28,13 @@ READERS: tuple[Role, ...] = ("submitter", "viewer", "operator")
 async def create(call: Call, body: shapes.WebhookCreate) -> shapes.WebhookWithSecret:
     """Tell a URL of what happens to the project's batches; the secret is shown this once."""
     url, most = _url(call, body.url), call.services.settings.webhooks.per_project
+    key = await webhooks.sealing(call.services.vault)
     async with call.services.database.transaction() as session:
         if await webhooks.count(session, call.project) >= most:
             raise conflict("too_many_webhooks", f"This project has {most} webhooks already; delete one first.")
         webhook, secret = await webhooks.create(
             session,
-            sealing=call.services.secret,
+            key=key,
             project=call.project,
             name=body.name,
             url=url,
@@ -96,11 +97,12 @@ async def remove(call: Call) -> shapes.WebhookDeleted:
 
 async def rotate_secret(call: Call, body: shapes.WebhookRotate) -> shapes.WebhookWithSecret:
     """Make another secret, shown this once; the earlier one is worth nothing from now on, or in 24 hours."""
+    key = await webhooks.sealing(call.services.vault)
     async with call.services.database.transaction() as session:
         webhook = await _mine(session, call)
         secret = webhooks.rotate(
             webhook,
-            sealing=call.services.secret,
+            key=key,
             keep_earlier=body.keep_old_secret_active_for_24_hours,
             now_us=await db_now(session),
         )
@@ -111,10 +113,11 @@ async def rotate_secret(call: Call, body: shapes.WebhookRotate) -> shapes.Webhoo
 
 async def test(call: Call, body: shapes.WebhookTest) -> shapes.WebhookTested:
     """Send a sample event now, once, and say what the receiver answered."""
+    key = await webhooks.sealing(call.services.vault)
     async with call.services.database.transaction() as session:
         webhook, now_us = await _mine(session, call), await db_now(session)
         try:
-            secrets = webhooks.signing_secrets(webhook, sealing=call.services.secret, now_us=now_us)
+            secrets = webhooks.signing_secrets(webhook, key=key, now_us=now_us)
         except Unopenable as failure:
             raise conflict("secret_unreadable", "Its secret cannot be read any more; rotate it.") from failure
     sample = BatchEvent(

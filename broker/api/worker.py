@@ -19,11 +19,13 @@ from broker import worker_sessions
 from broker.api.auth import bearer
 from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
+from broker.authority import LIFE, BadCsr, revoke
 from broker.measurements import measured_load
 from broker.model_set import with_weights
 from broker.services import Services
 from broker.start_up import observe
 from broker.tables import Worker
+from broker.worker_identity import Identity, first_identity, renewed_certificate, tell_of_misuse
 from broker.worker_objects import input_request
 from broker.worker_pool import allowed, candidates, pool, refusal
 from broker.worker_sessions import Refused
@@ -89,26 +91,33 @@ async def hello(call: Call, body: dict[str, Any]) -> dict[str, Any]:
     services, rental_id = call.services, body["rental_id"]
     text = bearer(call.request)
     denied: str | None = None
-    async with services.database.transaction() as session:
-        now_us = await db_now(session)
-        try:
+    identity = Identity("proof" if body.get("proof") else "")
+    try:
+        async with services.database.transaction() as session:
+            now_us = await db_now(session)
             worker = await worker_sessions.bind_bootstrap(session, rental_id, text, body["pubkey"], now_us)
-        except Refused as refused:
-            raise Problem(refused.status, refused.code, str(refused)) from refused
-        rental = await _confirmed(session, rental_id)
-        batches = await pool(session, rental)
-        denied = await refusal(session, rental, batches, now_us)
-        if denied is None:
-            _welcome(worker, body, now_us)
-        else:
-            _fail(worker, denied, now_us)
-        session.add(worker)
+            rental = await _confirmed(session, rental_id)
+            batches = await pool(session, rental)
+            denied = await refusal(session, rental, batches, now_us)
+            if denied is None:
+                if services.authority is not None and body.get("csr"):
+                    identity = await first_identity(session, services.authority, rental_id, body["csr"], now_us)
+                _welcome(worker, body, now_us)
+            else:
+                _fail(worker, denied, now_us)
+            session.add(worker)
+    except Refused as refused:
+        if refused.code == "bootstrap_used":
+            await tell_of_misuse(services.database, rental_id, call.request.remote)
+        raise Problem(refused.status, refused.code, str(refused)) from refused
+    except BadCsr as bad:
+        raise bad_request(bad.code, str(bad), "csr") from bad
     if denied is not None:
         log.error("worker.forbidden", rental=rental_id, offer=rental.offer_key, reason=denied)
         services.nudge("reconcile")
         raise Problem(403, "residency_forbidden", denied)
     log.info("worker.hello", rental=rental_id, pid=body["pid"], hostname=body["hostname"], agent=body["agent_version"])
-    return _greeting(services, await _engine(services, rental), worker, rental, now_us)
+    return _greeting(services, await _engine(services, rental), worker, identity, now_us)
 
 
 async def _engine(services: Services, rental: RentalRow) -> dict[str, Any]:
@@ -146,7 +155,7 @@ async def _confirmed(session: AsyncSession, rental_id: str) -> RentalRow:
 def _welcome(worker: Worker, body: dict[str, Any], now_us: int) -> None:
     worker.pubkey = body["pubkey"]
     worker.seen_us = now_us
-    worker.hello = {name: value for name, value in body.items() if name != "pubkey"}
+    worker.hello = {name: value for name, value in body.items() if name not in ("pubkey", "csr")}
     if worker.hello_us is None:
         worker.hello_us = now_us
         worker.state = "starting"
@@ -161,13 +170,17 @@ def _greeting(
     services: Services,
     engine: dict[str, Any],
     worker: Worker,
-    rental: RentalRow,
+    identity: Identity,
     now_us: int,
 ) -> dict[str, Any]:
     settings = services.settings
-    session = worker_sessions.fresh(rental.id, worker.session, now_us, settings.control.token_ttl_s)
+    session = worker_sessions.fresh(worker.rental, worker.session, now_us, settings.control.token_ttl_s, identity.bound)
     return {
-        "worker_id": rental.id,
+        "worker_id": worker.rental,
+        "binding": identity.bound or None,
+        "certificate": identity.certificate,
+        "certificate_renew_s": round(LIFE.total_seconds()) // 2 if identity.certificate else None,
+        "now_us": now_us,
         "token": worker_sessions.issue(services.secret, session),
         "token_ttl_s": settings.control.token_ttl_s,
         "heartbeat_s": settings.control.heartbeat_s,
@@ -198,6 +211,7 @@ async def heartbeat(call: Call, body: dict[str, Any]) -> dict[str, Any]:
         await leases.end_dropped(session, placement_id=call.rental, named=named)
         await _note(session, worker, rental, body, now_us)
         await observe(session, rental, worker, services.models.get(rental.model), body.get("timings", {}))
+        certificate = await _renewed_certificate(session, services, call.rental, body.get("csr"), now_us)
         drain = worker.drain_reason is not None or rental.state == "releasing"
     claims = worker_sessions.read(services.secret, token, now_us)
     ttl_s = services.settings.control.token_ttl_s
@@ -207,11 +221,24 @@ async def heartbeat(call: Call, body: dict[str, Any]) -> dict[str, Any]:
     return {
         "token": worker_sessions.issue(services.secret, successor) if successor else None,
         "token_ttl_s": ttl_s,
+        "certificate": certificate,
         "drain": drain,
         # bounded: a line that hangs must not keep a machine that nobody needs (request timeouts are minutes long)
         "drain_in_s": services.settings.control.drain_s if drain else None,
         "lost": lost,
     }
+
+
+async def _renewed_certificate(
+    session: AsyncSession, services: Services, rental: str, csr: str | None, now_us: int
+) -> str | None:
+    """The successor of a certificate, or None where none is asked for or given out. Raises Problem 400."""
+    if csr is None or services.authority is None:
+        return None
+    try:
+        return await renewed_certificate(session, services.authority, rental, csr, now_us)
+    except BadCsr as bad:
+        raise bad_request(bad.code, str(bad), "csr") from bad
 
 
 async def _both(session: AsyncSession, rental_id: str) -> tuple[Worker, RentalRow]:
@@ -346,5 +373,6 @@ async def goodbye(call: Call, body: dict[str, Any]) -> None:
         worker.error = body["error"] or worker.error
         worker.session += 1
         session.add(worker)
+        await revoke(session, rental.id, f"goodbye: {body['reason']}", now_us)
     log.info("worker.gone", rental=call.rental, reason=body["reason"], error=body["error"], leases=freed)
     call.services.nudge("reconcile")

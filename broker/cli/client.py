@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -39,7 +40,8 @@ class ApiFailure(Exception):
 class Client:
     """One broker over HTTP. Bodies are the API's JSON as dictionaries: `broker/api/shapes.py` is their shape."""
 
-    def __init__(self, url: str, key: str | None, project: str | None = None) -> None:
+    def __init__(self, url: str, key: str | None, project: str | None = None, tls_ca: Path | None = None) -> None:
+        self._tls_ca = tls_ca
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         if project:
@@ -50,7 +52,7 @@ class Client:
         # Imported here: what asks no broker (help, completion of commands, a slip of the pen) need not wait for aiohttp.
         from broker.cli.transport import Transport  # noqa: PLC0415
 
-        self._transport = Transport(self._headers)
+        self._transport = Transport(self._headers, self._tls_ca)
         return self
 
     async def __aexit__(

@@ -12,6 +12,7 @@ from broker.client_settings import BadSetting, ClientSettings
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
 
     from broker.settings import Settings
 
@@ -57,5 +58,17 @@ def _described(wrong: ValidationError) -> str:
     lines = []
     for error in wrong.errors(include_url=False):
         name = ".".join(str(part) for part in error["loc"])
-        lines.append(f"setting {name or '(whole)'} = {error['input']!r}: {error['msg']}")
+        lines.append(f"setting {name or '(whole)'}{_shown(error)}: {error['msg']}")
     return "\n".join(lines)
+
+
+def _shown(error: ErrorDetails) -> str:
+    """The value that is wrong, unless it is or holds a secret: one that is mistyped is a secret nevertheless.
+
+    An unknown setting is known by its name: its value may be a secret under a name that was mistyped.
+    """
+    from broker.settings import SECRET_SETTINGS  # noqa: PLC0415 - as in `load`
+
+    if error["type"] == "extra_forbidden" or not isinstance(error["input"], str | int | float | bool):
+        return ""
+    return "" if SECRET_SETTINGS.intersection(map(str, error["loc"])) else f" = {error['input']!r}"

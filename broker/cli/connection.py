@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.cli import configuration
+from broker.cli import configuration, logins
 from broker.cli.client import Client
-from broker.cli.exits import Failure
+from broker.cli.exits import USAGE, Failure
 from broker.client_settings import ClientSettings
 from broker.owner import ADMIN_KEY, owner
 
@@ -36,14 +36,26 @@ class Address:
 async def connect(settings: ClientSettings) -> AsyncIterator[Client]:
     """A client of the broker that these settings mean. Raises Failure when none can be reached or started."""
     address = await find(settings)
-    async with Client(address.url, address.key, settings.project) as client:
+    if settings.tls_ca is not None:
+        _require_certificates(settings.tls_ca)
+    async with Client(address.url, address.key, settings.project, settings.tls_ca) as client:
         yield client
+
+
+def _require_certificates(tls_ca: Path) -> None:
+    """Raises Failure (usage) for what is no PEM of certificates."""
+    import ssl  # noqa: PLC0415 - where it is needed at all
+
+    try:
+        ssl.create_default_context().load_verify_locations(cafile=tls_ca)
+    except OSError as wrong:
+        raise Failure(f"setting tls_ca = {str(tls_ca)!r} is no PEM of certificates: {wrong}", USAGE) from wrong
 
 
 async def find(settings: ClientSettings) -> Address:
     """BROKER_URL first, then the data folder's owner, then a new broker for that folder."""
     if settings.url:
-        return Address(settings.url, settings.api_key or None, embedded=False)
+        return Address(settings.url, settings.api_key or await logins.current(settings.url), embedded=False)
     live = owner(settings.data)
     child = None if live else _start(settings.data)
     return await _answering(settings, child)

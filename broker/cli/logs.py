@@ -9,10 +9,20 @@ from typing import Literal
 import structlog
 
 
+def without_content(record: logging.LogRecord) -> bool:
+    """Leave of an error its kind alone: neither its message nor its trace. Always lets the record through."""
+    if record.exc_info and record.exc_info[0] is not None:
+        record.msg, record.args = f"{record.getMessage()}: {record.exc_info[0].__name__}", ()
+        record.exc_info = record.exc_text = None
+    return True
+
+
 def configure(level: str, form: Literal["auto", "json", "console"] = "auto") -> None:
     """For this process. `level` is a name of the standard library's: debug, info, warning, error."""
     threshold = logging.getLevelNamesMapping()[level.upper()]
     logging.basicConfig(stream=sys.stderr, level=max(threshold, logging.WARNING), format="%(name)s %(message)s")
+    # a request that cannot be parsed is logged with what was read of it, and that may be somebody's key
+    logging.getLogger("aiohttp.server").addFilter(without_content)
     live = form == "console" or (form == "auto" and sys.stderr.isatty())
     structlog.configure(
         processors=[

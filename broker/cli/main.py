@@ -14,6 +14,7 @@ from broker.cli import (
     budget,
     completion,
     costs,
+    credentials,
     demo,
     doctor,
     events,
@@ -21,6 +22,7 @@ from broker.cli import (
     keys,
     ledger,
     lines,
+    login,
     market,
     projects,
     results,
@@ -28,6 +30,7 @@ from broker.cli import (
     serve,
     submit,
     webhooks,
+    workers,
 )
 from broker.cli.exits import Failure, ReaderLeft
 from broker.cli.option_groups import Command, declare
@@ -58,6 +61,9 @@ COMMANDS: dict[str, Command] = {
     "approve": batch_changes.approve,
     "reject": batch_changes.reject,
     "cancel": batch_changes.cancel,
+    "login": login.login,
+    "logout": login.logout,
+    "whoami": login.whoami,
     "offers": market.offers,
     "profiles": market.profiles,
     "timings": market.timings,
@@ -73,6 +79,8 @@ GROUPS = {
     "webhooks": webhooks.webhooks,
     "projects": projects.projects,
     "keys": keys.keys,
+    "credentials": credentials.credentials,
+    "workers": workers.workers,
     "budget": budget.budget,
     "ledger": ledger.ledger,
     "models": market.models,

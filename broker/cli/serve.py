@@ -71,21 +71,24 @@ def serve(
 
 def _run(settings: Settings, ownership: Ownership, exit_when_idle: float | None, new_admin_key: bool) -> None:
     # Imported here: the broker's rooms, the solver and its libraries take a second that no other command should pay.
+    from broker.compose import Ready  # noqa: PLC0415
     from broker.compose import serve as compose  # noqa: PLC0415
+    from broker.keyring import BadKek  # noqa: PLC0415
     from broker.object_store import BadStoreSettings  # noqa: PLC0415
+    from broker.tls import BadTls  # noqa: PLC0415
     from jobs.errors import StoreFailed, StoreUnfit  # noqa: PLC0415
 
-    def ready(url: str, admin_key: str | None) -> None:
-        if admin_key:
-            write_private(settings.data / ADMIN_KEY, admin_key + "\n")
-        ownership.announce(url, admin_key or read_key(settings.data))
-        first_line = {"url": url} | ({"admin_key": admin_key} if admin_key else {})
+    def ready(told: Ready) -> None:
+        if told.admin_key:
+            write_private(settings.data / ADMIN_KEY, told.admin_key + "\n")
+        ownership.announce(told.local_url, told.admin_key or read_key(settings.data))
+        first_line = {"url": told.url} | ({"admin_key": told.admin_key} if told.admin_key else {})
         sys.stdout.write(dumps(first_line) + "\n")
         sys.stdout.flush()
 
     try:
         asyncio.run(compose(settings, ready=ready, exit_when_idle_s=exit_when_idle, new_admin_key=new_admin_key))
-    except BadStoreSettings as wrong:
+    except (BadStoreSettings, BadKek, BadTls) as wrong:
         raise Failure(str(wrong), USAGE) from wrong
     except (StoreFailed, StoreUnfit) as failure:
         raise Failure(f"the object store cannot be used: {failure}", ERROR) from failure

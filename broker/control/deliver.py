@@ -17,9 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from broker import deliveries, webhooks
 from broker.api.event_shapes import batch_event
 from broker.database import UNAVAILABLE
-from broker.sealed import Unopenable
+from broker.envelope import Unopenable
 from broker.services import Services
 from broker.tables import Delivery, Webhook
+from broker.vault import DataKey
 from broker.webhook_sender import Answer, Message, WebhookSender
 from jobs.clock import MICROSECONDS, db_now
 
@@ -107,9 +108,15 @@ class Deliverer:
             log.error("delivery.defect", webhook=webhook_id, trace="".join(traceback.format_exception(failure)))
 
     async def _lane(self, webhook_id: str) -> None:
+        try:
+            key = await webhooks.sealing(self.services.vault)
+        except Unopenable as failure:
+            # no webhook's fault, and none can be signed for: what is due stays due until the key is here again
+            log.error("delivery.vault_shut", webhook=webhook_id, error=str(failure))
+            return
         for _ in range(LANE_TURN):
             async with self.services.database.transaction() as session:
-                attempt = await self._claim(session, webhook_id)
+                attempt = await self._claim(session, webhook_id, key)
             if attempt is None:
                 return
             answer = await self.sender.send(attempt.url, attempt.message, attempt.secrets, attempt.now_us)
@@ -118,7 +125,7 @@ class Deliverer:
             if not answer.is_taken:
                 return
 
-    async def _claim(self, session: AsyncSession, webhook_id: str) -> Attempt | None:
+    async def _claim(self, session: AsyncSession, webhook_id: str, key: DataKey) -> Attempt | None:
         now_us = await db_now(session)
         webhook = await session.get(Webhook, webhook_id, with_for_update=True)
         # Deleted or disabled while an event was expanded for it: without this the delivery would stay due for ever.
@@ -141,7 +148,7 @@ class Deliverer:
             )
             return None
         try:
-            secrets = webhooks.signing_secrets(webhook, sealing=self.services.secret, now_us=now_us)
+            secrets = webhooks.signing_secrets(webhook, key=key, now_us=now_us)
         except Unopenable as failure:
             log.error("webhook.unopenable", webhook=webhook.id, error=str(failure))
             await webhooks.disable(session, webhook, "its secret cannot be read any more; rotate it", now_us)

@@ -133,6 +133,8 @@ class Placer:
             launch=row.facts["launch"],
             rental_id=row.id,
             broker_url=self.services.public_url,
+            identity="token" if self.services.authority is None else "certificate",
+            broker_ca=self.services.broker_ca,
             bootstrap_token=token,
             profile=profile,
             dead_man_s=settings.control.dead_man_s,

@@ -118,7 +118,9 @@ class RealBroker:
         assert process.stdout
         told = json.loads(process.stdout.readline())
         self.url, self.key = told["url"], told.get("admin_key") or self.key
-        self.openai = openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key)
+        # with TLS, commands on this machine have a plain way of their own: the certificate is for others
+        self.local = json.loads((self.data / "broker.lock").read_text())["url"]
+        self.openai = openai.OpenAI(base_url=f"{self.local}/v1", api_key=self.key)
         return process
 
     @property
@@ -135,10 +137,10 @@ class RealBroker:
         assert self._process.wait(30) == 0
         self._process = self._start()
 
-    def submit(self, lines: int, *, max_tokens: int = 16, **wishes: Any) -> str:
+    def submit(self, lines: int, *, max_tokens: int = 16, prompt: str = "say", **wishes: Any) -> str:
         """A batch of so many chat requests with custom_ids `line-0` …; its id."""
         batch = self.openai.batches.create(
-            input_file_id=self.upload(lines, max_tokens),
+            input_file_id=self.upload(lines, max_tokens, prompt),
             endpoint="/v1/chat/completions",
             completion_window="24h",
             extra_body={"x_broker": wishes},
@@ -148,10 +150,10 @@ class RealBroker:
     def quote(self, lines: int, **wishes: Any) -> dict[str, Any]:
         """What such a batch would cost and where it would run."""
         body = {"input_file_id": self.upload(lines, 16), "x_broker": wishes}
-        found: dict[str, Any] = json.loads(_ask(self.url + "/v1/quotes", self.key, body))
+        found: dict[str, Any] = json.loads(_ask(self.local + "/v1/quotes", self.key, body))
         return found
 
-    def upload(self, lines: int, max_tokens: int) -> str:
+    def upload(self, lines: int, max_tokens: int, prompt: str = "say") -> str:
         requests = [
             {
                 "custom_id": f"line-{i}",
@@ -160,7 +162,7 @@ class RealBroker:
                 "body": {
                     "model": MODEL,
                     "max_tokens": max_tokens,
-                    "messages": [{"role": "user", "content": f"say {i}"}],
+                    "messages": [{"role": "user", "content": f"{prompt} {i}"}],
                 },
             }
             for i in range(lines)
@@ -193,7 +195,7 @@ class RealBroker:
         return json.loads(self.text(path))
 
     def text(self, path: str) -> str:
-        return _ask(self.url + path, self.key)
+        return _ask(self.local + path, self.key)
 
     def sandbox(self, path: str) -> Any:
         """Ask the provider itself, past the broker."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from workers.agent.errors import BadConfig
 from workers.agent.metadata import SOURCES
@@ -26,6 +27,8 @@ class Config:
     folder: Path
     metadata: str | None = None
     alive_file: Path | None = None
+    identity: Literal["certificate", "token"] = "token"
+    broker_ca: str | None = None
 
 
 def read_config(path: Path) -> Config:
@@ -60,4 +63,6 @@ def read_config(path: Path) -> Config:
         folder=path.resolve().parent,
         metadata=metadata,
         alive_file=Path(alive_file) if alive_file else None,
+        identity="certificate" if fields.get("identity") == "certificate" else "token",
+        broker_ca=fields.get("broker_ca"),
     )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from workers.agent.driver import Driver
 from workers.agent.errors import Refused
+from workers.agent.identity import Identity
 from workers.agent.leases import HeldLease
 from workers.agent.log import event
 from workers.agent.pool import Pool
@@ -23,6 +24,7 @@ class Heartbeat:
     """`run` beats until cancelled and raises Dismissed. `on_drain` is called with the seconds that are left, or None."""
 
     wire: Wire
+    identity: Identity
     pool: Pool
     driver: Driver
     interval_s: float
@@ -54,7 +56,8 @@ class Heartbeat:
         # lost ones, too, until their last lines are committed: a batch that is being cancelled waits for these
         named = [lease for lease in self.pool.leases if not lease.is_void]
         try:
-            answer = await self.wire.heartbeat(self._message(named, sent_at))
+            csr = await self.identity.renewal()
+            answer = await self.wire.heartbeat(self._message(named, sent_at) | ({"csr": csr} if csr else {}))
         except (NotNow, Refused) as silence:
             event("heartbeat.unanswered", reason=str(silence))
             return False
@@ -89,6 +92,9 @@ class Heartbeat:
     def _follow(self, answer: Mapping[str, Any], named: list[HeldLease], sent_at: float) -> None:
         if answer["token"] is not None:
             self.wire.use_token(answer["token"])
+        context = self.identity.renewed(answer.get("certificate"))
+        if context is not None:
+            self.wire.use_tls(context)
         lost = set(answer["lost"])
         for lease in named:  # the answer is about these epochs; a lease that came meanwhile is not meant
             if lease.is_lost:

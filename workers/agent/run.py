@@ -7,7 +7,6 @@ engine stopped, goodbye said) or abrupt (dismissed, forgotten: the engine is kil
 from __future__ import annotations
 
 import asyncio
-import secrets
 import signal
 import time
 from collections.abc import Callable, Collection, Coroutine
@@ -25,6 +24,7 @@ from workers.agent.engine import Engine
 from workers.agent.errors import EngineFailed, ProtocolDefect, Refused
 from workers.agent.failpoints import Failpoints
 from workers.agent.heartbeat import Heartbeat
+from workers.agent.identity import Identity, trusting
 from workers.agent.intake import Intake
 from workers.agent.lean import IDLE_CONNECTION_S, exchange_for
 from workers.agent.log import event
@@ -74,6 +74,7 @@ class _Agent:
         self._failpoints = failpoints
         self._to_engine = to_engine
         self._wire = Wire(to_broker, config.broker_url, config.bootstrap_token)
+        self._identity = Identity(wants_certificate=config.identity == "certificate", broker_ca=config.broker_ca)
         loop = asyncio.get_running_loop()
         self._ending: asyncio.Future[Ending] = loop.create_future()
         self._trouble: asyncio.Future[None] = loop.create_future()
@@ -122,6 +123,7 @@ class _Agent:
         )
         heartbeat = Heartbeat(
             wire=self._wire,
+            identity=self._identity,
             pool=pool,
             driver=driver,
             interval_s=welcome.heartbeat_s,
@@ -156,7 +158,11 @@ class _Agent:
 
     async def _hello(self) -> Welcome | None:
         """Introduce this machine. None: told to end before the broker answered."""
-        facts = await machine_facts(self._config.rental_id, secrets.token_hex(32), self._config.folder)
+        identity = self._identity
+        if self._config.broker_ca:
+            self._wire.use_tls(trusting(self._config.broker_ca))
+        facts = await machine_facts(self._config.rental_id, identity.pubkey, self._config.folder)
+        facts |= await identity.introduction()
         asking = asyncio.create_task(self._wire.hello(facts))
         await self._unless_ending(asking)
         if not asking.done():
@@ -167,6 +173,11 @@ class _Agent:
         except Refused as refusal:
             raise ProtocolDefect(str(refusal)) from refusal
         self._wire.use_token(answer["token"])
+        context, prover = identity.adopt(answer)
+        if context is not None:
+            self._wire.use_tls(context)
+        if prover is not None:
+            self._wire.use_proof(prover)
         welcome = Welcome.from_wire(answer)
         event("agent.welcomed", worker=welcome.worker_id, rental=self._config.rental_id)
         return welcome

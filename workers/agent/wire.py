@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -19,12 +20,15 @@ import aiohttp
 from yarl import URL
 
 from workers.agent.errors import Dismissed, Refused
+from workers.agent.identity import PROOF_HEADER, Prover
 from workers.agent.log import event
 
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 15.0
 _CALL_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
 _TRANSFER_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
+_WIRE = "/worker/v1/"
+_OBJECTS = _WIRE + "objects/"
 _AGAIN = frozenset({408, 425, 429})
 
 
@@ -51,11 +55,21 @@ class Wire:
         self._session = session
         self._base = URL(broker_url + "/")
         self._token = token
+        self._tls: ssl.SSLContext | bool = True
+        self._prover: Prover | None = None
         self.last_answer_at = time.monotonic()
 
     def use_token(self, token: str) -> None:
         """From now on this is who we are."""
         self._token = token
+
+    def use_proof(self, prover: Prover) -> None:
+        """From now on each call proves that it is ours."""
+        self._prover = prover
+
+    def use_tls(self, context: ssl.SSLContext) -> None:
+        """From now on connections to the broker are made with this: new ones, because a connection has one identity."""
+        self._tls = context
 
     async def hello(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Say what this machine is; asked again until answered. Dismissed also on 422: another process is this worker."""
@@ -131,15 +145,28 @@ class Wire:
             raise Refused(f"GET {URL(url).path}", reply.status, reply.body.decode("utf-8", "replace"))
         return reply
 
+    def _identity(self, method: str, url: URL, body: bytes) -> dict[str, str]:
+        shown = {"Authorization": f"Bearer {self._token}"}
+        # objects are opened by what their own path says: no proof, and none of the time to hash a part
+        if self._prover is not None and not _wire_path(url).startswith(_OBJECTS):
+            shown[PROOF_HEADER] = self._prover.header(method, _wire_path(url), body)
+        return shown
+
     async def _ask(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
     ) -> Reply:
         url = self._base.join(URL(path, encoded=True))
         is_broker = url.origin() == self._base.origin()
-        sent = dict(headers) | ({"Authorization": f"Bearer {self._token}"} if is_broker else {})
+        sent = dict(headers) | (self._identity(method, url, body or b"") if is_broker else {})
         try:
             async with self._session.request(
-                method, url, data=body, headers=sent, timeout=timeout, allow_redirects=False
+                method,
+                url,
+                data=body,
+                headers=sent,
+                timeout=timeout,
+                allow_redirects=False,
+                ssl=self._tls if is_broker else True,
             ) as answer:
                 reply = Reply(answer.status, await answer.read())
                 after = answer.headers.get("Retry-After")
@@ -152,6 +179,11 @@ class Wire:
         if is_broker and reply.status < 400:
             self.last_answer_at = time.monotonic()
         return reply
+
+
+def _wire_path(url: URL) -> str:
+    """From the wire's own root: the broker may be below a path of a proxy's."""
+    return _WIRE + url.path.partition(_WIRE)[2]
 
 
 def next_pause(tries: int, after_s: float | None, chance: float) -> float:

@@ -19,11 +19,14 @@ from broker.api.app import ROUTES, build_app
 from broker.api.registry import PARAMETERS, Route
 from broker.control.loops import LoopState
 from broker.control.place import await_worker
+from broker.credentials import Credentials
 from broker.database import Database
 from broker.failpoints import Failpoints
+from broker.keyring import open_keyring
 from broker.keys import Role, create_key, ensure_admin_key
 from broker.services import Services
 from broker.settings import JobsSettings, Settings
+from broker.vault import Vault
 from jobs.clock import db_now
 from jobs.objects import ObjectStore
 from markets import rentals
@@ -119,6 +122,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 async def server(settings: Settings, database: Database, object_store: ObjectStore) -> AsyncIterator[Server]:
+    vault = Vault(database, open_keyring(settings.vault, settings.data))
     services = Services(
         settings=settings,
         database=database,
@@ -132,6 +136,8 @@ async def server(settings: Settings, database: Database, object_store: ObjectSto
         failpoints=Failpoints(None),
         public_url="http://127.0.0.1",
         owner="test",
+        vault=vault,
+        credentials=Credentials(database, vault),
         wake={name: asyncio.Event() for name in ("validate", "plan", "finalise", "reconcile")},
     )
     async with database.transaction() as session:

@@ -7,7 +7,6 @@ from typing import Any, get_args
 
 import pytest
 
-from broker.api.registry import Route
 from broker.keys import Role
 
 WORKER_PATHS = ("/worker/v1/",)
@@ -47,42 +46,6 @@ async def test_an_api_key_does_not_open_the_worker_wire(server: Any) -> None:
         if each.access == "worker":
             answer = await server.call(each.method, server.concrete(each), **body_for(each))
             assert answer.status == 401, each.path
-
-
-async def test_another_projects_things_do_not_exist(server: Any) -> None:
-    """404, not 403: a caller learns nothing about what others have."""
-    theirs = await server.key("submitter", "viewer", "compliance", "finance", "operator", project="theirs")
-    mine = await server.key("submitter", "viewer", "compliance", "finance", "operator", project="mine")
-    batch = await server.new_batch(key=mine)
-    names = {"{batch_id}": batch["id"], "{file_id}": batch["input_file_id"]}
-    scoped = [each for each in server.routes if each.access == "key" and any(name in each.path for name in names)]
-    assert len(scoped) >= 7
-    for each in sorted(scoped, key=lambda route: route.method == "DELETE"):
-        path = each.path.replace("{batch_id}", batch["id"]).replace("{file_id}", batch["input_file_id"]) + asks_for(
-            each
-        )
-        foreign = await server.call(each.method, path, key=theirs, **body_for(each))
-        assert foreign.status == 404, f"{each.method} {path}: {foreign.raw[:200]}"
-        missing = await server.call(each.method, server.concrete(each) + asks_for(each), key=theirs, **body_for(each))
-        assert missing.json["error"]["type"] == foreign.json["error"]["type"] == "not_found_error"
-        own = await server.call(each.method, path, key=mine, **body_for(each))
-        assert own.status in (200, 422), f"{each.method} {path}: {own.raw[:200]}"
-    assert (await server.call("GET", "/v1/batches", key=theirs)).json["data"] == []
-    assert (await server.call("GET", "/v1/files", key=theirs)).json["data"] == []
-
-
-def asks_for(route: Route) -> str:
-    """The query that a route can not do without: a value for each parameter that has no default."""
-    required = [name for name, field in route.query.model_fields.items() if field.is_required()] if route.query else []
-    return "?" + "&".join(f"{name}=agent" for name in required) if required else ""
-
-
-async def test_anothers_file_cannot_be_a_batchs_input(server: Any, input_lines: Any) -> None:
-    theirs, mine = await server.key("submitter", project="theirs"), await server.key("submitter", project="mine")
-    file_id = await server.upload(input_lines(1), key=theirs)
-    body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-    assert (await server.call("POST", "/v1/batches", key=mine, json=body)).status == 404
-    assert (await server.call("POST", "/v1/quotes", key=mine, json={"input_file_id": file_id})).status == 404
 
 
 async def test_an_admin_names_the_project_with_the_header(server: Any) -> None:

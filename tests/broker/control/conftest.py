@@ -17,11 +17,14 @@ from sqlmodel import col
 
 from broker.api.batches import store_policy
 from broker.control.place import await_worker
+from broker.credentials import Credentials
 from broker.database import Database
 from broker.failpoints import Failpoints
+from broker.keyring import open_keyring
 from broker.services import Services
-from broker.settings import ControlSettings, Settings
+from broker.settings import ControlSettings, Settings, VaultSettings
 from broker.tables import Assignment, Waiting, Worker
+from broker.vault import Vault
 from jobs import batches, files, ids
 from jobs.clock import db_now
 from jobs.objects import ObjectStore
@@ -224,6 +227,7 @@ async def town(database: Database, tmp_path: Path, object_store: ObjectStore) ->
     profile = ModelProfile(
         id=MODEL, engine="url", base_url="http://127.0.0.1:9", tokens_per_s={"cpu": (1000, 10)}, load_s=1
     )
+    vault = Vault(database, open_keyring(VaultSettings(), tmp_path))
     services = Services(
         settings=Settings(data=tmp_path, control=ControlSettings(accrue_s=1, reconcile_s=1, heartbeat_s=1)),
         database=database,
@@ -235,6 +239,8 @@ async def town(database: Database, tmp_path: Path, object_store: ObjectStore) ->
         failpoints=Failpoints(None),
         public_url="http://127.0.0.1",
         owner="test",
+        vault=vault,
+        credentials=Credentials(database, vault),
         wake={name: asyncio.Event() for name in ("validate", "plan", "place", "settle", "reconcile")},
     )
     yield Town(services)

@@ -1,0 +1,143 @@
+"""Data keys in the database, each wrapped by a key-encryption key: what every stored secret of others lies under.
+
+A data key belongs to an `owner`, such as `credentials/PROJECT` or `webhooks`. Rotation wraps data keys again, one
+transaction each, so that it can stop anywhere and go on; until it is done the earlier KEK still opens the rest.
+Unwrapping may be a network call (KMS): `data_key` is asked before a transaction begins, and remembers what it unwrapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import col
+from ulid import ULID
+
+from broker.database import Database
+from broker.envelope import close, new_key, open_box
+from broker.keyring import Keyring
+from broker.vault_tables import DataKeyRow
+from jobs.clock import db_now
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class DataKey:
+    """A data key, unwrapped. `id` is written beside what was closed with it."""
+
+    id: str
+    plain: bytes = field(repr=False)
+
+    def close(self, plain: bytes, context: str) -> bytes:
+        return close(self.plain, plain, context)
+
+    def open(self, box: bytes, context: str) -> bytes:
+        """Raises Unopenable."""
+        return open_box(self.plain, box, context)
+
+
+@dataclass(frozen=True, slots=True)
+class Wrapping:
+    """How many data keys a KEK has wrapped, and whether it is here to open them."""
+
+    kek: str
+    data_keys: int
+    is_current: bool
+    is_here: bool
+
+
+class Vault:
+    """The data keys of one database."""
+
+    def __init__(self, database: Database, keyring: Keyring) -> None:
+        self.keyring = keyring
+        self._database = database
+        self._unwrapped: dict[str, DataKey] = {}
+
+    async def data_key(self, owner: str) -> DataKey:
+        """The owner's data key, made at the first use. Not to be called inside a transaction.
+
+        Raises Unopenable when it was wrapped by a KEK that is not here.
+        """
+        if owner in self._unwrapped:
+            return self._unwrapped[owner]
+        row = await self._row(owner) or await self._make(owner)
+        plain = await self.keyring.named(row.kek).unwrap(row.wrapped, context(row.id, owner))
+        self._unwrapped[owner] = DataKey(row.id, plain)
+        return self._unwrapped[owner]
+
+    async def rewrap(self) -> int:
+        """Wrap with the current KEK what another has wrapped; how many data keys that were. May be stopped and repeated.
+
+        Raises Unopenable for the first that does not open; those before it are done.
+        """
+        current, done = self.keyring.current, 0
+        for row in await self._others(current):
+            bound = context(row.id, row.owner)
+            plain = await self.keyring.named(row.kek).unwrap(row.wrapped, bound)
+            wrapped = await self.keyring.named(current).wrap(plain, bound)
+            async with self._database.transaction() as session:
+                changed = await session.execute(
+                    update(DataKeyRow)
+                    .where(col(DataKeyRow.id) == row.id, col(DataKeyRow.kek) == row.kek)
+                    .values(kek=current, wrapped=wrapped, wrapped_us=await db_now(session))
+                    .execution_options(synchronize_session=False)
+                )
+            done += int(getattr(changed, "rowcount", 0))
+            log.info("vault.rewrapped", data_key=row.id, owner=row.owner, before=row.kek, after=current)
+        return done
+
+    async def wrappings(self) -> Sequence[Wrapping]:
+        """What is wrapped by what. A KEK that wraps nothing and is not current may leave the settings."""
+        async with self._database.transaction() as session:
+            grouped = select(col(DataKeyRow.kek), func.count()).group_by(col(DataKeyRow.kek))
+            counts = {kek: int(count) for kek, count in await session.execute(grouped)}
+        here = self.keyring.keys
+        return [
+            Wrapping(kek, counts.get(kek, 0), kek == self.keyring.current, kek in here)
+            for kek in sorted(counts.keys() | here.keys())
+        ]
+
+    async def _row(self, owner: str) -> DataKeyRow | None:
+        async with self._database.transaction() as session:
+            row: DataKeyRow | None = await session.scalar(select(DataKeyRow).where(col(DataKeyRow.owner) == owner))
+            return row
+
+    async def _make(self, owner: str) -> DataKeyRow:
+        key_id, current = f"datakey_{ULID()}", self.keyring.current
+        wrapped = await self.keyring.named(current).wrap(new_key(), context(key_id, owner))
+        try:
+            async with self._database.transaction() as session:
+                now_us = await db_now(session)
+                row = DataKeyRow(
+                    id=key_id, owner=owner, kek=current, wrapped=wrapped, created_us=now_us, wrapped_us=now_us
+                )
+                session.add(row)
+        except IntegrityError:
+            # another replica, or another task of this one, was faster: its key counts
+            found = await self._row(owner)
+            if found is None:
+                raise
+            return found
+        log.info("vault.data_key", data_key=key_id, owner=owner, kek=current)
+        return row
+
+    async def _others(self, current: str) -> list[DataKeyRow]:
+        query = select(DataKeyRow).where(col(DataKeyRow.kek) != current).order_by(col(DataKeyRow.id))
+        async with self._database.transaction() as session:
+            return list(await session.scalars(query))
+
+
+async def has_data_keys(database: Database) -> bool:
+    """Whether anything lies under a key-encryption key already."""
+    async with database.transaction() as session:
+        return await session.scalar(select(col(DataKeyRow.id)).limit(1)) is not None
+
+
+def context(data_key: str, owner: str) -> str:
+    """What a wrapped data key is bound to."""
+    return f"data key {data_key} of {owner}"
