@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -27,7 +29,12 @@ def doctor(
         from broker.api.offline import offline_checks  # noqa: PLC0415
 
         settings = configuration.load(data=target.settings().data)
-        raise typer.Exit(_show(asyncio.run(offline_checks(settings)).model_dump(), target.json))
+        code = _show(asyncio.run(offline_checks(settings)).model_dump(), target.json)
+        # obstore's own threads abort the process when the interpreter ends around them right after their last answer
+        # (measured, 0.12.1: every second time), and the exit code would be a signal's.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
     async def work(client: Client) -> int:
         return _show(await client.get("/v1/doctor"), target.json)

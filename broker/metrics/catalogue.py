@@ -76,8 +76,10 @@ CATALOGUE: tuple[Family, ...] = (
     Family("broker_loop_seconds_total", "counter", "Seconds spent in each control loop", ("loop",), "process"),
     Family("broker_loop_runs_total", "counter", "Runs of each control loop", ("loop",), "process"),
     Family("broker_loop_failures_total", "counter", "Runs that failed, defects included", ("loop",), "process"),
-    Family("broker_loop_lag_seconds", "gauge", "How long ago the loop should have ended a run; 0 when on time",
-           ("loop",), "process"),
+    Family("broker_loop_lag_seconds", "gauge", "How long ago the loop should have ended a run; 0 when on time, and when "
+           "another broker runs it", ("loop",), "process"),
+    Family("broker_leader", "gauge", "1 when this broker decides for all that share its database; of those one does",
+           origin="process"),
     Family("broker_http_requests_total", "counter", "HTTP answers by route and status", ("method", "route", "status"),
            "process"),
     Family("broker_http_request_seconds", "histogram", "Seconds until the answer was prepared", ("route",), "process"),

@@ -48,6 +48,7 @@ class Exposition(Collector):
 
     def _of_process(self) -> dict[str, Values]:
         return {
+            "broker_leader": {(): float(self._services.leadership.leads)},
             "broker_database_connections": _pool(self._services.database),
             "broker_disk_free_bytes": {(): shutil.disk_usage(self._services.settings.data).free},
             "broker_build_info": {(version("compute-broker"),): 1},
@@ -72,12 +73,14 @@ def _of_loops(loops: Mapping[str, LoopState], now_s: float) -> dict[str, Values]
 
 
 def lag_s(state: LoopState, now_s: float) -> float:
-    """How long ago a run should have ended; before the first run there is nothing to be late for.
+    """How long ago a run should have ended; before the first run, and while another broker runs it, nothing is late.
 
     >>> lag_s(LoopState(5.0, last_end=100.0), 103.0), lag_s(LoopState(5.0, last_end=100.0), 112.0), lag_s(LoopState(5.0), 9.0)
     (0.0, 7.0, 0.0)
     """
-    return 0.0 if state.last_end is None else max(0.0, now_s - state.last_end - state.every_s)
+    if state.last_end is None or state.stands_by:
+        return 0.0
+    return max(0.0, now_s - state.last_end - state.every_s)
 
 
 def _pool(database: Database) -> Values:

@@ -94,6 +94,10 @@ async def test_a_late_loop_lags(server: Any) -> None:
     found = await samples(server)
     assert found["broker_loop_lag_seconds", "plan"] > 900
     assert found["broker_loop_lag_seconds", "poll"] == 0
+    server.loops["plan"].stands_by = True
+    found = await samples(server)
+    assert found["broker_loop_lag_seconds", "plan"] == 0, "another broker runs it: it is not late here"
+    assert found["broker_leader",] == 1
 
 
 async def test_a_scrape_costs_the_same_however_much_there_was(server: Any, rent: Rent) -> None:

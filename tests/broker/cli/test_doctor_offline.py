@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,15 @@ async def test_a_database_that_is_down_is_told_without_its_password(tmp_path: Pa
     database = (await found(settings))["database"]
     assert not database.ok
     assert "hunter2" not in database.found
+
+
+def test_the_command_says_it_and_its_exit_code_too(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "broker", "doctor", "--offline", "--json", "--data", str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["ok"]) == (1, False)
+    assert {check["name"]: check["state"] for check in told["checks"]}["models"] == "fail"
+    assert not list(tmp_path.glob("broker.*")), "a broker was started"
 
 
 def test_secrets_that_others_can_read_are_named_with_the_command_that_mends_it(tmp_path: Path) -> None:
