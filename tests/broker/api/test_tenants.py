@@ -34,7 +34,7 @@ OWNED = {
 }
 # What belongs to no project, is a name that each project may use (market), or is the wire's: of one rental, whose session
 # token is asked for instead of a key.
-COMMON = {"model", "market", "shard_id", "token"}
+COMMON = {"model", "market", "rental_id", "shard_id", "token"}
 # What a route cannot do without, where its schema alone does not say it.
 BODIES: dict[str, dict[str, Any]] = {
     "budgets.grant_budget": {"usd": "1"},
