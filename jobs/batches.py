@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import msgspec
 import structlog
-from sqlalchemy import and_, case, func, or_, select
+from sqlalchemy import and_, case, exists, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -305,10 +305,25 @@ async def cancel(session: AsyncSession, project: str, batch_id: str) -> Batch:
     return batch
 
 
-async def advance(session: AsyncSession, *, cancel_grace_s: float) -> list[str]:
+async def drained_batches(session: AsyncSession) -> list[Batch]:
+    """The cancelled batches without a live lease that are not closed yet, oldest first."""
+    leased = exists().where(
+        col(Shard.batch_id) == col(Batch.id),
+        col(Shard.state) == "leased",
+        col(Shard.lease_expires_us) > await db_now(session),
+    )
+    statement = select(Batch).where(col(Batch.status) == "cancelling", col(Batch.ending).is_(None), ~leased)
+    return list(await session.scalars(statement.order_by(col(Batch.id))))
+
+
+async def advance(
+    session: AsyncSession, *, cancel_grace_s: float, repeated: Collection[str] | None = None
+) -> list[str]:
     """Let time pass: close what has expired, and cancelled batches that are drained or out of grace.
 
-    Returns the ids of the batches that moved. Their results can be composed now.
+    `repeated` are the cancelled batches whose repeats have been answered as far as their leaders are; any other keeps its
+    grace, though nobody works for it. None: all are. Returns the ids of the batches that moved. Their results can be
+    composed now.
     """
     now_us = await db_now(session)
     due = select(col(Batch.id)).where(
@@ -321,7 +336,9 @@ async def advance(session: AsyncSession, *, cancel_grace_s: float) -> list[str]:
     moved = []
     for batch_id in list(await session.scalars(due.order_by(col(Batch.id)))):
         batch = await locked(session, batch_id)
-        if await transition(session, batch, "tick", now_us, cancel_grace_us=int(cancel_grace_s * MICROSECONDS)):
+        repeats_wait = repeated is not None and batch_id not in repeated
+        grace_us = int(cancel_grace_s * MICROSECONDS)
+        if await transition(session, batch, "tick", now_us, cancel_grace_us=grace_us, repeats_wait=repeats_wait):
             moved.append(batch_id)
     return moved
 

@@ -17,7 +17,10 @@ Event = Literal["validated", "invalid", "cancel", "tick", "answered", "composed"
 
 
 class BatchView(msgspec.Struct, frozen=True, kw_only=True):
-    """What the machine may know of a batch: `undone` lines without an answer, `live_leases` not yet expired."""
+    """What the machine may know of a batch: `undone` lines without an answer, `live_leases` not yet expired.
+
+    `repeats_wait`: lines that repeat an answered one may still be to be answered, which costs nothing.
+    """
 
     status: BatchStatus
     ending: Ending | None
@@ -25,6 +28,7 @@ class BatchView(msgspec.Struct, frozen=True, kw_only=True):
     cancelling_us: int | None = None
     undone: int = 0
     live_leases: int = 0
+    repeats_wait: bool = False
     cancel_grace_us: int = 0
 
 
@@ -56,7 +60,7 @@ def decide(view: BatchView, event: Event, now_us: int) -> Decision:
 
     validating   validated → in_progress; invalid → failed; cancel → cancelling; expired → closed as expired
     in_progress  all lines answered → closed as completed; expired → closed as expired; cancel → cancelling
-    cancelling   all answered; at a tick also drained, grace over or expired → closed as cancelled
+    cancelling   all answered; at a tick also drained (no lease, no repeat waits), grace over, expired → closed as cancelled
     pause and resume (validating, in_progress) change nothing else: the deadline goes on, and what is in flight is
     finished; cancelling ends a pause
     closed       composed → its ending; withdrawn → in_progress again if it was to complete and there is time
@@ -121,7 +125,8 @@ def _cancelling(view: BatchView, event: Event, now_us: int) -> Decision:
             return _same(view)
         case "answered" | "tick":
             grace_over = view.cancelling_us is not None and now_us >= view.cancelling_us + view.cancel_grace_us
-            if view.undone <= 0 or view.live_leases == 0 or grace_over or now_us >= view.expires_us:
+            is_drained = view.undone <= 0 or (view.live_leases == 0 and not view.repeats_wait)
+            if is_drained or grace_over or now_us >= view.expires_us:
                 return Decision(status="cancelling", ending="cancelled", close_leases=True)
             return _same(view)
     return _refuse(view, event)

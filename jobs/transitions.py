@@ -29,7 +29,13 @@ async def locked(session: AsyncSession, batch_id: str) -> Batch:
 
 
 async def transition(
-    session: AsyncSession, batch: Batch, event: Event, now_us: int, *, cancel_grace_us: int = 0
+    session: AsyncSession,
+    batch: Batch,
+    event: Event,
+    now_us: int,
+    *,
+    cancel_grace_us: int = 0,
+    repeats_wait: bool = False,
 ) -> bool:
     """Apply an event to a locked batch. True when its status or ending changed, or whether it is paused.
 
@@ -42,6 +48,7 @@ async def transition(
         cancelling_us=batch.cancelling_us,
         undone=batch.total - batch.completed - batch.failed,
         live_leases=await leases.live_leases(session, batch.id, now_us),
+        repeats_wait=repeats_wait,
         cancel_grace_us=cancel_grace_us,
     )
     decision = decide(view, event, now_us)

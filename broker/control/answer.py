@@ -2,7 +2,8 @@
 
 A repeat whose leader completed gets the leader's response under its own custom_id; one whose leader failed is run like
 any other line. The repeats of a shard are answered together, once the last of their leaders is done, so that a batch
-does not end in thousands of tiny parts; a batch that is about to end is not kept waiting for that.
+does not end in thousands of tiny parts; a batch that is about to end is not kept waiting for that. Before a cancelled
+batch is closed, the finaliser has what is ready answered.
 """
 
 from __future__ import annotations
@@ -70,6 +71,18 @@ class Answerer:
                 # its lines stay reserved and are tried again; the batches behind it go on
                 log.error("batch.answer_failed", batch=batch.id, error=f"{type(failure).__name__}: {failure}")
 
+    async def settle(self, batch: Batch) -> bool:
+        """Answer the repeats whose leader is done, before a cancelled batch is closed: they cost nothing and are there.
+
+        False, and logged, when that failed; those not answered stay reserved.
+        """
+        try:
+            await self._answer_repeats(batch)
+        except (JobsError, OSError) as failure:
+            log.error("batch.answer_failed", batch=batch.id, error=f"{type(failure).__name__}: {failure}")
+            return False
+        return True
+
     # --- repeats, and own parts that were damaged ---
 
     async def _with_reserved_lines(self) -> list[Batch]:
@@ -79,6 +92,12 @@ class Answerer:
             return [batch for batch in rows if takes_answers(batch.status, batch.ending)]
 
     async def _answer(self, batch: Batch) -> None:
+        maker, again = await self._answer_repeats(batch)
+        if again:
+            await self._answer_again(batch, maker, again)
+
+    async def _answer_repeats(self, batch: Batch) -> tuple[OwnPartMaker, list[tuple[ShardName, Shard]]]:
+        """Also the shards with reserved lines that follow nothing."""
         async with self.services.database.transaction() as session:
             now_us = await db_now(session)
             price = await quoted_price(session, batch.id)
@@ -101,8 +120,7 @@ class Answerer:
                 if found.is_due(enough=jobs.part_lines, is_closing=is_closing):
                     await self._copy(batch, maker, name, shard, found.ready)
                 await self._give(batch, shard, found.failed)
-        if again:
-            await self._answer_again(batch, maker, again)
+        return maker, again
 
     async def _page(self, batch_id: str, after: int) -> Sequence[Shard]:
         statement = (

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from broker.control.answer import Answerer
 from broker.control.saving import take_back_withdrawn
 from broker.project_limits import project_limits
 from broker.services import Services
@@ -22,13 +23,23 @@ class Finaliser:
     services: Services
 
     async def step(self) -> None:
+        repeated = await self._answer_repeats()
         async with self.services.database.transaction() as session:
-            await batches.advance(session, cancel_grace_s=self.services.settings.control.cancel_grace_s)
+            grace_s = self.services.settings.control.cancel_grace_s
+            await batches.advance(session, cancel_grace_s=grace_s, repeated=repeated)
             closed = await batches.closed_batches(session)
         for batch_id in closed:
             await self._finish(batch_id)
         if closed:
             self.services.nudge("plan")
+
+    async def _answer_repeats(self) -> set[str]:
+        """The drained batches whose ready repeats are answered now. One where that fails is tried again until its grace is
+        over; one that is cancelled or drained later than this look has its turn at the next step."""
+        async with self.services.database.transaction() as session:
+            drained = await batches.drained_batches(session)
+        answerer = Answerer(self.services)
+        return {batch.id for batch in drained if await answerer.settle(batch)}
 
     async def _finish(self, batch_id: str) -> None:
         """Compose and end one batch. Its trouble (a damaged part, counts that disagree) is logged and stays visible in

@@ -33,6 +33,14 @@ TABLE = [
     (view("cancelling", cancelling_us=NOW, cancel_grace_us=500), "tick", NOW + 499, ("cancelling", None)),
     (view("cancelling", cancelling_us=NOW, cancel_grace_us=500), "tick", NOW + 500, ("cancelling", "cancelled")),
     (view("cancelling", live_leases=0, cancel_grace_us=500), "tick", NOW, ("cancelling", "cancelled")),  # drained
+    # nobody works for it, but answers that cost nothing are still to be copied; not for longer than the grace
+    (view("cancelling", live_leases=0, repeats_wait=True, cancel_grace_us=500), "tick", NOW, ("cancelling", None)),
+    (
+        view("cancelling", live_leases=0, repeats_wait=True, cancelling_us=NOW, cancel_grace_us=500),
+        "tick",
+        NOW + 500,
+        ("cancelling", "cancelled"),
+    ),
     (view("cancelling", cancel_grace_us=5_000, cancelling_us=NOW), "tick", EXPIRES, ("cancelling", "cancelled")),
     (view("cancelling", cancelling_us=NOW), "answered", NOW, ("cancelling", None)),  # one answer does not end the grace
     (view("cancelling", undone=0), "answered", NOW, ("cancelling", "cancelled")),

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.control.answer import Answerer
 from broker.control.collect import Collector
 from broker.control.finalise import Finaliser
 from broker.control.remember import Rememberer
 from broker.control.validate import Validator
-from jobs import answers
+from jobs import answers, batches, leases
 from jobs.clock import db_now
 from jobs.tables import AnswerRow, Batch
 from markets import price_book
@@ -123,6 +124,62 @@ async def test_a_cancelled_batch_answers_the_repeats_whose_leader_is_done(house:
     await house.worker.answer(lease, only=[0])
     await house.server.call("POST", f"/v1/batches/{batch_id}/cancel")
     await Answerer(house.services).step()
+    assert (await house.batch(batch_id))["request_counts"]["completed"] == 2
+
+
+async def cancelled_with_one_leader_done(house: House) -> str:
+    """Four lines, two of them repeats; one of the first two is answered, and nobody has a lease any more."""
+    batch_id = await house.submit("same", "other", "same", "other", reuse=True)
+    lease = await house.worker.lease(batch_id)
+    assert lease is not None
+    await house.worker.answer(lease, only=[0])
+    async with house.services.database.transaction() as session:
+        await leases.abandon(session, placement_id=house.worker.placement, blame=False)
+    await house.server.call("POST", f"/v1/batches/{batch_id}/cancel")
+    return batch_id
+
+
+async def test_a_cancelled_batch_that_nobody_works_for_publishes_the_repeats_that_are_ready(house: House) -> None:
+    batch_id = await cancelled_with_one_leader_done(house)
+    await Finaliser(house.services).step()
+    batch = await house.batch(batch_id)
+    assert (batch["status"], batch["request_counts"]) == ("cancelled", {"total": 4, "completed": 2, "failed": 2})
+    answers = bodies(await house.results(batch_id))
+    assert answers.keys() == {"line-0", "line-2"} and answers["line-0"] == answers["line-2"]
+    assert set(await house.results(batch_id, "error")) == {"line-1", "line-3"}
+    assert (batch["x_broker"]["reused"]["lines"], house.worker.ran) == (1, [0])
+
+
+async def test_a_batch_that_is_cancelled_while_batches_are_being_closed_has_its_repeats_answered_first(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The finaliser has looked for cancelled batches already, and has not closed any yet."""
+    drained, batch_ids = batches.drained_batches, list[str]()
+
+    async def then_it_is_cancelled(session: AsyncSession) -> list[Batch]:
+        found = await drained(session)
+        await session.commit()
+        batch_ids.append(await cancelled_with_one_leader_done(house))
+        return found
+
+    monkeypatch.setattr(batches, "drained_batches", then_it_is_cancelled)
+    await Finaliser(house.services).step()
+    assert (await house.batch(batch_ids[0]))["status"] == "cancelling"
+    monkeypatch.undo()
+    await Finaliser(house.services).step()
+    batch = await house.batch(batch_ids[0])
+    assert (batch["status"], batch["request_counts"]["completed"]) == ("cancelled", 2)
+
+
+async def test_a_cancelled_batch_waits_while_its_repeats_cannot_be_answered(house: House) -> None:
+    batch_id = await cancelled_with_one_leader_done(house)
+    [key] = [key for key in await keys_of(house.services.store) if "/files/" in key]
+    content = await house.services.store.get(key)
+    await house.services.store.delete(key)
+    await Finaliser(house.services).step()
+    assert (await house.batch(batch_id))["status"] == "cancelling"
+    await house.services.store.put(key, content)
+    await Finaliser(house.services).step()
     assert (await house.batch(batch_id))["request_counts"]["completed"] == 2
 
 
