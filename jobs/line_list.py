@@ -1,7 +1,7 @@
 """What became of each line of a batch, a page at a time.
 
 Rows say which lines are done, which failed, and what they used; only for the lines of the page are part objects read,
-which say under which custom_id and with which error.
+which say under which custom_id and with which error. Only a search for a custom_id reads more.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
+import structlog
 from sqlalchemy import ColumnElement, Select, exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -18,12 +19,15 @@ from jobs import ranges, suspects, undone
 from jobs.answer_errors import error_of
 from jobs.commits import usage_of
 from jobs.composer import UNDONE
+from jobs.errors import ObjectMissing
 from jobs.final_plan import OWN_PLACEMENT, FinalPart, FinalShard
 from jobs.objects import ObjectStore
 from jobs.part_objects import AnswerError, AskedIds, Damaged, custom_ids, read_part
 from jobs.part_rows import Transaction, final_part
 from jobs.tables import Batch, Part, Shard
 from jobs.types import TERMINAL, LineUsage
+
+log = structlog.get_logger()
 
 LineState = Literal["completed", "failed", "invalid", "expired", "cancelled", "pending", "in_flight"]
 
@@ -56,10 +60,15 @@ async def list_lines(
     batch: Batch,
     *,
     status: LineState | None = None,
+    custom_id: str | None = None,
     after: int = 0,
     limit: int = 100,
 ) -> tuple[list[Line], bool]:
-    """The lines from index `after` on, with one status or any, and whether there are more.
+    """The lines from index `after` on, with one status or any, under one custom_id or any, and whether there are more.
+
+    There is no index of custom_ids: looking for one reads the input from `after` on once, a shard at a time in memory, and
+    to its end even when the line is found, since invalid lines may repeat a custom_id. When the input was deleted, the
+    parts are read instead.
 
     Raises ObjectCorrupt when the input is not the one that was validated, and ObjectMissing when it is gone although
     the batch has not ended.
@@ -72,9 +81,16 @@ async def list_lines(
             if shard is None:
                 break
             parts = list(await session.scalars(_parts(shard, status)))
-        matching = [line for line in _lines(batch, shard, parts) if line.idx >= after and status in (None, line.status)]
-        found.append(_Found(_final_shard(shard), matching[:left], [final_part(part, shard.number) for part in parts]))
-        left -= len(matching)
+        here = _Found(_final_shard(shard), [], [final_part(part, shard.number) for part in parts])
+        named = None if custom_id is None else await _named(store, batch, here, custom_id)
+        if named is None or named:
+            here.lines = [
+                line
+                for line in _lines(batch, shard, parts)
+                if line.idx >= after and status in (None, line.status) and (named is None or line.idx in named)
+            ][:left]
+            found.append(here)
+            left -= len(here.lines)
         after = shard.first_idx + shard.lines
     lines = [line for each in found for line in each.lines]
     shown = {line.idx for line in lines[:limit]}
@@ -177,6 +193,30 @@ def _final_shard(shard: Shard) -> FinalShard:
 
 
 # --- from objects ----------------------------------------------------------------------------------------------------
+
+
+async def _named(store: ObjectStore, batch: Batch, found: _Found, custom_id: str) -> set[int]:
+    """Which lines of the shard have this custom_id."""
+    try:
+        names = await custom_ids(store, batch.input_key, found.shard)
+    except ObjectMissing:
+        if batch.status not in TERMINAL:
+            raise
+        names = await _kept_names(store, batch, found)
+    return {idx for idx, name in names.items() if name == custom_id}
+
+
+async def _kept_names(store: ObjectStore, batch: Batch, found: _Found) -> dict[int, str | None]:
+    """The names that the results of an ended batch still know; lines of a damaged part have none."""
+    names: dict[int, str | None] = {}
+    if found.shard.undone:
+        names |= await undone.names(store, batch.project, batch.id, batch.input_key, found.shard)
+    for part in found.parts:
+        try:
+            names |= {answer.idx: answer.line.custom_id for answer in await read_part(store, part, None)}
+        except Damaged as damage:
+            log.warning("part.unreadable", batch=batch.id, part=part.key, reason=str(damage))
+    return names
 
 
 async def _fill(store: ObjectStore, batch: Batch, found: _Found, lines: Sequence[Line]) -> None:

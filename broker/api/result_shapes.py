@@ -21,11 +21,17 @@ class ResultQuery(BaseModel):
 
 
 class LineQuery(BaseModel):
-    """Lines after line number `after`, of one status or all."""
+    """Lines after line number `after`, of one status or all, under one custom_id or any."""
 
     model_config = ConfigDict(extra="ignore")
 
     status: LineStatus | None = None
+    custom_id: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=4096,
+        description="exactly this one; the whole input is read for it, so a large batch takes its time",
+    )
     after: int = Field(default=0, ge=0, le=2**53)
     limit: int = Field(default=100, ge=1, le=1000)
 

@@ -93,6 +93,7 @@ async def list_lines(call: Call, query: shapes.LineQuery) -> shapes.LineList:
         call.services.database.transaction,
         batch,
         status=query.status,
+        custom_id=query.custom_id,
         after=query.after,  # line numbers count from 1, indexes from 0: the line after n has index n
         limit=query.limit,
     )

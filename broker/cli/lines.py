@@ -26,13 +26,17 @@ def lines(
     target: Target,
     *,
     status: Annotated[LineStatus | None, typer.Option(help="Only lines of this status.")] = None,
+    custom_id: Annotated[
+        str | None, typer.Option("--id", help="Only lines with exactly this custom_id; the whole input is searched.")
+    ] = None,
     after: Annotated[int, typer.Option(min=0, help="Only lines after this number.")] = 0,
     limit: Limit = 100,
 ) -> None:
     """What became of each line: its answer's tokens and place, or why it has none."""
 
     async def work(client: Client) -> int:
-        path, query = f"/v1/batches/{batch_id}/lines", {"status": status, "after": after}
+        path = f"/v1/batches/{batch_id}/lines"
+        query = {"status": status, "custom_id": custom_id, "after": after}
         found = await pages(client, path, limit=limit, query=query, last="last_line", most=PAGE)
         if target.json:
             document(found)

@@ -71,3 +71,20 @@ async def test_a_retry_takes_invalid_lines_when_asked(server: Any, ended: str) -
     assert (made["x_retry"]["invalid"], made["x_retry"]["invalid_left_out"]) == (4, 0)
     expected = b"".join(line + b"\n" for line in (BAD[1], BAD[2], BAD[4], BAD[5], good(6)))
     assert (await server.call("GET", f"/v1/files/{made['input_file_id']}/content")).raw == expected
+
+
+async def test_every_line_with_a_custom_id_is_found_also_those_that_repeat_it(server: Any, ended: str) -> None:
+    """The input is read to its end, and a line whose name is all that can be read of it has that name."""
+    file_id = await server.upload(b"\n".join([good(0), good(1), good(0), good(2), good(0)]))
+    body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "x_broker": {"skip_invalid": True}}
+    batch = (await server.call("POST", "/v1/batches", json=body)).json["id"]
+    await Validator(server.services).step()
+    found = (await server.call("GET", f"/v1/batches/{batch}/lines?custom_id=line-0")).json
+    assert [(line["line"], line["status"]) for line in found["data"]] == [
+        (1, "pending"),
+        (3, "invalid"),
+        (5, "invalid"),
+    ]
+    page = (await server.call("GET", f"/v1/batches/{batch}/lines?custom_id=line-0&limit=1&after=1")).json
+    assert ([line["line"] for line in page["data"]], page["last_line"], page["has_more"]) == ([3], 3, True)
+    assert await lines(server, ended, "?custom_id=line-5") == [(6, "line-5", "invalid_method")]

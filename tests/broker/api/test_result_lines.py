@@ -61,6 +61,19 @@ async def test_lines_are_filtered_by_status_and_paged_by_number(server: Any, rea
     assert (empty["data"], empty["last_line"], empty["has_more"]) == ([], None, False)
 
 
+async def test_a_line_is_found_by_its_custom_id_exactly(server: Any, ready: tuple[Agent, str]) -> None:
+    agent, batch = ready
+    await agent.work(await leased(agent), range(0, 2), failed=[1])
+    [found] = await lines(server, batch, "?custom_id=line-1")
+    assert (found["line"], found["custom_id"], found["status"]) == (2, "line-1", "failed")
+    assert found["error"]["code"] == "context_length_exceeded"
+    assert [line["line"] for line in await lines(server, batch, "?custom_id=line-3&status=pending")] == [4]
+    for nothing in ("line", "LINE-1", "line-1 ", "line-1%25", "line-1&status=completed", "line-1&after=2"):
+        assert await lines(server, batch, f"?custom_id={nothing}") == [], nothing
+    for wrong in ("", "%00", "x" * 4097):
+        assert (await server.call("GET", f"/v1/batches/{batch}/lines?custom_id={wrong}")).status == 400
+
+
 async def test_lines_that_a_batch_ended_without_answering_keep_their_names(
     server: Any, ready: tuple[Agent, str]
 ) -> None:
@@ -83,6 +96,9 @@ async def test_lines_that_a_batch_ended_without_answering_keep_their_names(
         ("line-3", "cancelled", "batch_cancelled"),
     ]
     assert [line["line"] for line in await lines(server, batch, "?status=cancelled")] == [3, 4]
+    for n, line in enumerate(before):
+        assert await lines(server, batch, f"?custom_id=line-{n}") == [line], "found by name without the input"
+    assert await lines(server, batch, "?custom_id=line-0&status=cancelled") == []
 
 
 async def test_shards_say_how_far_they_are_and_who_holds_them(server: Any, ready: tuple[Agent, str]) -> None:

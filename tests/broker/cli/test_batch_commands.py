@@ -86,6 +86,8 @@ def test_lines_say_what_became_of_each(data: Path, mixed: str) -> None:
     assert [row.split("\t")[0] for row in shown.stdout.splitlines()] == ["line", "1", "2"]
     assert "go on with --after 2" in shown.stderr
     assert [each["line"] for each in at(data, "lines", mixed, "--after", "2")["data"]] == [3]
+    assert at(data, "lines", mixed, "--id", failed["custom_id"])["data"] == [failed]
+    assert at(data, "lines", mixed, "--id", "nobody")["data"] == []
 
 
 def test_shards_say_how_far_each_is(data: Path, mixed: str) -> None:
