@@ -1,4 +1,4 @@
-"""Bodies of costs by tag."""
+"""Bodies of costs by machine, by model, and by tag."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from pydantic import BaseModel, ConfigDict, Field
 LATEST = 253_402_300_799  # the last second of the year 9999
 
 
-class TagQuery(BaseModel):
-    """Which tag; other parameters are refused."""
+class CostQuery(BaseModel):
+    """By what; other parameters are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
-    by: str = Field(pattern=r"^[^\x00]{1,64}$", description="name of a tag, of lines or of the batch")
+    by: str = Field(
+        pattern=r"^(tag:)?[^\x00]{1,64}$",
+        description="placement, model, or the name of a tag, of lines or of the batch; tag:NAME is always the tag",
+    )
 
 
-class ProjectTagQuery(TagQuery):
-    """Which tag, of the batches that were created in which time."""
+class ProjectCostQuery(CostQuery):
+    """By what, of the batches that were created in which time."""
 
     since: int = Field(default=0, ge=0, le=LATEST, description="unix seconds; batches created at or after it")
     until: int | None = Field(default=None, ge=0, le=LATEST, description="unix seconds; batches created before it")
 
 
 class CostRow(BaseModel):
-    """The lines with one value of the tag; `-` are those without."""
+    """The lines of one machine (`broker`: they needed none), model or value of the tag; `-` are those without."""
 
     value: str
     lines: int

@@ -1,4 +1,4 @@
-"""Costs by agent, task or whatever else lines are tagged with; and forgetting the tags."""
+"""Costs by machine, by model, or by agent, task and whatever else lines are tagged with; and forgetting the tags."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from broker.api.batches import READERS
-from broker.api.cost_shapes import CostRow, Costs, ProjectTagQuery, TagQuery, TagsErased
+from broker.api.cost_shapes import CostQuery, CostRow, Costs, ProjectCostQuery, TagsErased
 from broker.api.problems import bad_request
 from broker.api.registry import Call, Route, route
 from broker.control.convert import usd
-from broker.tag_costs import ValueCost, costs_by_tag, joined
+from broker.grouped_costs import grouped_costs
+from broker.tag_costs import ValueCost, joined
 from jobs import batches, tag_rows
 from jobs.clock import MICROSECONDS
 from jobs.tables import Batch
@@ -20,19 +21,19 @@ from jobs.tables import Batch
 MOST_BATCHES = 1_000
 
 
-async def batch_costs(call: Call, query: TagQuery) -> Costs:
-    """What a batch's lines cost so far by the value of a tag.
+async def batch_costs(call: Call, query: CostQuery) -> Costs:
+    """What a batch's lines cost so far by the machine that answered them, by model, or by the value of a tag.
 
     A line's own tag counts before the batch's. The rows sum to the cost of the batch, to the last digit.
     """
     async with call.services.database.transaction() as session:
         batch = await batches.get(session, call.project, call.path("batch_id"))
-        rows = await costs_by_tag(session, batch, query.by)
+        rows = await grouped_costs(session, batch, query.by)
     return _shape(query.by, rows, batch=batch.id, count=1)
 
 
-async def project_costs(call: Call, query: ProjectTagQuery) -> Costs:
-    """What the project's batches of a time cost so far by the value of a tag."""
+async def project_costs(call: Call, query: ProjectCostQuery) -> Costs:
+    """What the project's batches of a time cost so far by machine, by model, or by the value of a tag."""
     wanted = select(Batch).where(
         col(Batch.project) == call.project, col(Batch.created_us) >= query.since * MICROSECONDS
     )
@@ -48,7 +49,7 @@ async def project_costs(call: Call, query: ProjectTagQuery) -> Costs:
     parts = []
     for batch in found:  # a transaction each: many batches must not keep writers waiting
         async with call.services.database.transaction() as session:
-            parts.append(await costs_by_tag(session, batch, query.by))
+            parts.append(await grouped_costs(session, batch, query.by))
     return _shape(query.by, joined(parts), batch=None, count=len(found))
 
 

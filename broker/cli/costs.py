@@ -1,4 +1,4 @@
-"""`costs` and `tags erase`: what each agent's or task's lines cost, and forgetting who they were."""
+"""`costs` and `tags erase`: what the lines of each machine, model, agent or task cost, and forgetting who they were."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from broker.cli.wishes import unix_seconds
 
 
 def costs(
-    by: Annotated[str, typer.Option(help="The tag by whose values the cost is told, such as agent.", metavar="KEY")],
+    by: Annotated[
+        str,
+        typer.Option(help="placement, model, or a tag such as agent (tag:NAME is always the tag).", metavar="KEY"),
+    ],
     target: Target,
     *,
     batch_id: Annotated[
@@ -28,7 +31,7 @@ def costs(
     since: Annotated[str | None, typer.Option(help="Only batches created from then on; as --until, ISO 8601.")] = None,
     until: Annotated[str | None, typer.Option(help="Only batches created before then.")] = None,
 ) -> None:
-    """What lines cost so far by the value of a tag; the rows sum to the whole, to the last digit.
+    """What lines cost so far by machine, by model, or by the value of a tag; the rows sum to the whole, to the last digit.
 
     Tags are a line's own (`"x_broker": {"tags": {…}}` beside its custom_id), else its batch's (`submit --tag`).
     """
@@ -53,7 +56,7 @@ def costs(
 
 
 def _rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row a value; `-` are the lines without the tag."""
+    """One row a value; `-` are the lines without one."""
     counts = ("lines", "completed", "failed", "input_tokens", "output_tokens")
     return [(each["value"], *(str(each[name]) for name in counts), usd(each["usd"])) for each in found["data"]]
 

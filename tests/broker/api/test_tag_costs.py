@@ -1,4 +1,4 @@
-"""Costs by the tags of lines: rows that sum to the cost of the batch, until the tags are erased."""
+"""Costs by the tags of lines, by machine and by model: rows that sum to the cost of the batch, until the tags are erased."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
+from broker.control.answer import Answerer
 from broker.costs import BatchCost
 from broker.tag_costs import divided
 from jobs.clock import db_now
@@ -88,6 +89,50 @@ async def test_lines_that_needed_no_engine_cost_nothing(house: House) -> None:
     rows = {row["value"]: row for row in (await costs(house, batch_id))["data"]}
     assert (rows["again"]["completed"], rows["again"]["usd"]) == (1, "0")
     assert Decimal(rows["first"]["usd"]) > 0
+
+
+async def test_rows_by_machine_and_by_model_sum_to_the_cost_of_the_batch(house: House) -> None:
+    batch_id = await house.submit("same", "same", "other", "third", reuse=True)
+    lease = await house.worker.lease(batch_id)
+    assert lease is not None
+    await house.worker.answer(lease, only=[0, 2], failed=[2])
+    await Answerer(house.services).step()
+    await spend(house, 10)
+    shown = Decimal((await house.batch(batch_id))["x_broker"]["cost_usd"])
+    told = await costs(house, batch_id, "placement")
+    assert {
+        row["value"]: (row["lines"], row["completed"], row["failed"], Decimal(row["usd"])) for row in told["data"]
+    } == {
+        "-": (1, 0, 0, 0),
+        "broker": (1, 1, 0, 0),
+        house.worker.placement: (2, 1, 1, shown),
+    }
+    assert Decimal(told["usd"]) == shown > 0
+    [row] = (await costs(house, batch_id, "model"))["data"]
+    assert (row["value"], row["lines"], row["completed"], row["failed"]) == ("tiny", 4, 2, 1)
+    assert (row["input_tokens"], row["output_tokens"], Decimal(row["usd"])) == (14, 10, shown)
+
+
+async def test_two_machines_costs_are_told_apart_and_an_idle_one_is_somebodys(house: House, rent: Rent) -> None:
+    first = await house.submit("one", "two")
+    await house.run(first)
+    await spend(house, 7)
+    busy, house.worker.placement = house.worker.placement, (await rent(batches=(first,))).rental
+    await spend(house, 3)
+    told = await costs(house, first, "placement")
+    usd = {row["value"]: (row["lines"], Decimal(row["usd"])) for row in told["data"]}
+    assert usd == {busy: (2, Decimal("0.000007")), house.worker.placement: (0, Decimal("0.000003"))}
+    whole = (await house.server.call("GET", "/v1/costs?by=placement")).json
+    assert Decimal(whole["usd"]) == Decimal(told["usd"]) == Decimal("0.00001")
+    assert [row["usd"] for row in (await house.server.call("GET", "/v1/costs?by=model")).json["data"]] == ["0.00001"]
+
+
+async def test_a_tag_that_is_called_like_a_reserved_word_is_asked_for_as_a_tag(house: House) -> None:
+    batch_id = await house.submit(tagged(0, model="mine"), tagged(1))
+    assert [row["value"] for row in (await costs(house, batch_id, "model"))["data"]] == ["tiny"]
+    for by in ("tag:model", "tag:none"):
+        rows = (await costs(house, batch_id, by))["data"]
+        assert [row["value"] for row in rows] == (["-", "mine"] if by == "tag:model" else ["-"])
 
 
 async def test_erased_tags_are_gone_and_the_sums_stay(house: House) -> None:

@@ -57,6 +57,10 @@ def test_costs_by_tag_sum_to_the_cost_and_tags_are_erased(data: Path, tmp_path: 
     assert sum(Decimal(each["usd"]) for each in costs["data"]) == Decimal(costs["usd"])
     table = quick("costs", batch_id, "--by", "agent", "--data", str(data)).stdout
     assert table.startswith("agent\tlines\tcompleted\t")
+    for by in ("placement", "model"):
+        told = at(data, "costs", batch_id, "--by", by)
+        assert sum(each["lines"] for each in told["data"]) == 3, by
+        assert sum(Decimal(each["usd"]) for each in told["data"]) == Decimal(told["usd"]), by
     assert "tags of" in quick("tags", "erase", batch_id, "--data", str(data)).stdout
     assert [each["value"] for each in at(data, "costs", batch_id, "--by", "agent")["data"]] == ["-"]
     assert quick("costs", batch_id, "--by", "agent", "--since", "1", "--data", str(data)).returncode == 2
