@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,7 +19,7 @@ from broker.control.convert import usd
 from ledger.audit import LedgerFinding, check
 from ledger.book import Recorded, balances, entries
 from ledger.event import UNIT_USD
-from ledger.export import COLUMNS, rows_of
+from ledger.export import COLUMNS, csv_text, rows_of
 from ledger.holds import open_holds
 from markets.tables import RentalRow
 
@@ -109,9 +106,9 @@ async def export_csv(call: Call, query: ExportQuery) -> web.StreamResponse:
     page = await _page(call, query, project, after_seq=0)
     async with whole_or_aborted(call.request):
         await answer.prepare(call.request)
-        await answer.write(_csv([COLUMNS]))
+        await answer.write(csv_text([COLUMNS]).encode())
         while page:
-            await answer.write(_csv(row for entry in page for row in rows_of(entry)))
+            await answer.write(csv_text(row for entry in page for row in rows_of(entry)).encode())
             page = await _page(call, query, project, after_seq=page[-1].seq)
         await answer.write_eof()
     return answer
@@ -122,12 +119,6 @@ async def _page(call: Call, query: ExportQuery, project: str | None, *, after_se
         return await entries(
             session, project=project, batch=query.batch, rental=query.rental, after_seq=after_seq, limit=PAGE_ENTRIES
         )
-
-
-def _csv(rows: Iterable[Iterable[str]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
-    return text.getvalue().encode()
 
 
 def entry_shape(entry: Recorded) -> shapes.Entry:

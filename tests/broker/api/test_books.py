@@ -11,8 +11,8 @@ import pytest
 
 from ledger.accrual import Meter, accrue
 from ledger.budgets import grant
-from ledger.export import read_csv
 from ledger.holds import open_hold
+from tests.support.ledger_csv import read_csv
 
 START = 1_795_305_600_000_000
 HOUR = 3_600_000_000
@@ -98,12 +98,12 @@ async def test_the_export_is_the_whole_books_and_reads_back(booked: Any, monkeyp
     monkeypatch.setattr("broker.api.books.PAGE_ENTRIES", 2)
     answer = await booked.call("GET", "/v1/ledger/export.csv")
     assert answer.headers["Content-Type"].startswith("text/csv")
-    read = list(read_csv(io.StringIO(answer.raw.decode(), newline="")))
+    read = list(read_csv(answer.raw.decode()))
     assert [each.seq for each in read] == [1, 2, 3, 4, 5]
     spent = sum(line.nano for each in read for line in each.event.lines if line.account.startswith("Expenses:"))
     assert spent == 1_000_000_000
     one = await booked.call("GET", "/v1/ledger/export.csv?rental=rental_2")
-    assert [each.seq for each in read_csv(io.StringIO(one.raw.decode(), newline=""))] == [3]
+    assert [each.seq for each in read_csv(one.raw.decode())] == [3]
 
 
 async def test_money_is_never_in_exponents(booked: Any) -> None:

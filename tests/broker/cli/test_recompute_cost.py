@@ -14,8 +14,8 @@ import pytest
 from broker.database import Database
 from ledger import holds
 from ledger.accrual import Meter, accrue, read_meter
-from ledger.export import csv_chunks
 from ledger.money import from_nano
+from tests.support.ledger_csv import written
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "recompute_cost.py"
 START_US = 1_795_305_600_000_000
@@ -37,7 +37,7 @@ async def ledger(database: Database, tmp_path: Path) -> Path:
             await holds.void_hold(session, hold_id=rental, **stamp)
     file = tmp_path / "ledger.csv"
     async with database.transaction() as session:
-        file.write_text("".join([chunk async for chunk in csv_chunks(session)]))
+        file.write_text(await written(session))
     return file
 
 
