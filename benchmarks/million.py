@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import json
 import resource
 import tempfile
@@ -23,9 +22,10 @@ from broker.cli import logs
 from broker.database import Database, sqlite_url
 from broker.migrate import upgrade
 from jobs import batches, commits, files, ids, leases, lines, results
-from jobs.keys import input_key, part_key
+from jobs.keys import input_key
 from jobs.objects import ObjectStore, Stored
-from jobs.types import Commit, Lease, Limits, LineUsage, Validation
+from jobs.types import Lease, Limits, LineUsage, Validation
+from tests.support.parts import stored_part
 
 PROJECT, WORKER = "bench", "worker"
 PART_LINES = 200
@@ -122,20 +122,7 @@ async def _work(store: ObjectStore, database: Database, lease: Lease) -> None:
     for seq, first in enumerate(range(lease.first_idx, lease.first_idx + lease.lines, PART_LINES)):
         stop = min(first + PART_LINES, lease.first_idx + lease.lines)
         content = zlib.compress(b"".join(_answer(idx) for idx in range(first, stop)), level=1, wbits=31)
-        sha256 = hashlib.sha256(content).hexdigest()
-        key = part_key(lease.project, lease.batch_id, lease.shard_id, epoch=lease.epoch, seq=seq, sha256=sha256)
-        await store.put(key, content)
-        asked = Commit(
-            shard_id=lease.shard_id,
-            epoch=lease.epoch,
-            nonce=lease.nonce,
-            seq=seq,
-            key=key,
-            size=len(content),
-            sha256=sha256,
-            lines=((first, stop),),
-            usage=tuple(_usage(idx) for idx in range(first, stop)),
-        )
+        asked = await stored_part(store, lease, seq, content, [_usage(idx) for idx in range(first, stop)])
         async with database.transaction() as session:
             answer = await commits.commit(session, WORKER, asked)
         assert answer.outcome == "committed", answer

@@ -27,12 +27,13 @@ from benchmarks.calibrate import calibrate
 from broker.cli import logs
 from broker.database import Database, sqlite_url
 from broker.migrate import upgrade
-from jobs import batches, commits, files, ids, leases, ranges, results, views
-from jobs.keys import input_key, part_key
+from jobs import batches, commits, files, ids, leases, results, views
+from jobs.keys import input_key
 from jobs.objects import ObjectStore
 from jobs.part_rows import PartRows
 from jobs.tables import Batch
-from jobs.types import Commit, Lease, LineUsage, ShardSpec, Validation
+from jobs.types import Lease, LineUsage, ShardSpec, Validation
+from tests.support.parts import stored_part
 
 PART_LINES, SHARD_LINES, SHARDS_AT_A_TIME = 200, 1_000, 32
 Mode = Literal["input", "completion", "view"]
@@ -121,13 +122,7 @@ def _chunks(lease: Lease, source: random.Random) -> Iterator[list[int]]:
 
 async def _answer(database: Database, store: ObjectStore, lease: Lease, lines: list[int], seq: int) -> None:
     content = gzip.compress(b"".join(map(_answer_line, lines)), compresslevel=1, mtime=0)
-    sha256 = hashlib.sha256(content).hexdigest()
-    key = part_key(lease.project, lease.batch_id, lease.shard_id, epoch=lease.epoch, seq=seq, sha256=sha256)
-    await store.put(key, content)
-    asked = Commit(
-        shard_id=lease.shard_id, epoch=lease.epoch, nonce=lease.nonce, seq=seq, key=key, size=len(content),
-        sha256=sha256, lines=ranges.from_lines(lines), usage=tuple(map(_usage, lines)),
-    )  # fmt: skip
+    asked = await stored_part(store, lease, seq, content, list(map(_usage, lines)))
     async with database.transaction() as session:
         answer = await commits.commit(session, "bench", asked)
     assert answer.outcome == "committed", answer

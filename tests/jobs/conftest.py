@@ -13,11 +13,12 @@ import pytest
 
 from broker.database import Database
 from jobs import batches, commits, files, ids, leases, lines, own_parts, ranges, results
-from jobs.keys import input_key, part_key
+from jobs.keys import input_key
 from jobs.objects import ObjectStore
 from jobs.part_objects import AnswerError, AnswerLine, AnswerResponse, PartLine
 from jobs.tables import Batch, File, Shard
 from jobs.types import Commit, CommitAnswer, Lease, Limits, LineUsage, Reserved, Validation
+from tests.support.parts import stored_part
 
 PROJECT = "acme"
 SECOND_US = 1_000_000
@@ -179,20 +180,7 @@ class Room:
             self._seq += 1
             seq = self._seq
         content = part_bytes(numbers, failed, worker=f"{lease.nonce}-{seq}")
-        sha256 = hashlib.sha256(content).hexdigest()
-        key = part_key(lease.project, lease.batch_id, lease.shard_id, epoch=lease.epoch, seq=seq, sha256=sha256)
-        await self.store.put(key, content)
-        return Commit(
-            shard_id=lease.shard_id,
-            epoch=lease.epoch,
-            nonce=lease.nonce,
-            seq=seq,
-            key=key,
-            size=len(content),
-            sha256=sha256,
-            lines=ranges.from_lines(numbers),
-            usage=usage(sorted(numbers), failed),
-        )
+        return await stored_part(self.store, lease, seq, content, usage(sorted(numbers), failed))
 
     async def own_part(
         self, batch_id: str, number: int, lines: Sequence[int], kind: own_parts.Kind = "reused", withdrawn: int = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -11,8 +10,8 @@ from typing import Any
 
 from broker.services import Services
 from jobs import commits, leases, ranges
-from jobs.keys import part_key
-from jobs.types import Commit, Lease, LineStatus, LineUsage
+from jobs.types import Lease, LineStatus, LineUsage
+from tests.support.parts import stored_part
 
 
 @dataclass
@@ -57,20 +56,8 @@ class LineWorker:
         return json.dumps({"idx": idx, "status": "failed" if is_failed else "completed", "line": answer}) + "\n"
 
     async def _commit(self, lease: Lease, part: bytes, lines: list[int], failed: Collection[int]) -> None:
-        sha256 = hashlib.sha256(part).hexdigest()
-        key = part_key(lease.project, lease.batch_id, lease.shard_id, epoch=lease.epoch, seq=0, sha256=sha256)
-        await self.services.store.put(key, part)
-        asked = Commit(
-            shard_id=lease.shard_id,
-            epoch=lease.epoch,
-            nonce=lease.nonce,
-            seq=0,
-            key=key,
-            size=len(part),
-            sha256=sha256,
-            lines=ranges.from_lines(lines),
-            usage=tuple(_usage(n, is_failed=n in failed) for n in lines),
-        )
+        usage = [_usage(n, is_failed=n in failed) for n in lines]
+        asked = await stored_part(self.services.store, lease, 0, part, usage)
         async with self.services.database.transaction() as session:
             answer = await commits.commit(session, self.placement, asked)
         assert answer.outcome == "committed", answer.message
