@@ -65,6 +65,7 @@ STATUS: Mapping[type[Exception], int] = MappingProxyType(
         markets.StillReleasing: 503,
         markets.PartialList: 503,
         markets.Unavailable: 503,
+        markets.Unsupported: 500,  # a question that this adapter says it cannot answer: ours to not ask
         markets.RentalUnknown: 404,
         markets.IllegalTransition: 422,
         markets.BadOffer: 500,
