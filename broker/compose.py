@@ -43,7 +43,7 @@ from broker.control.watch import Watcher
 from broker.credentials import Credentials
 from broker.database import UNAVAILABLE, Database, sqlite_url
 from broker.failpoints import Failpoints
-from broker.keyring import open_keyring
+from broker.keyring import OWN_KEK, BadKek, Keyring, open_keyring
 from broker.keys import ensure_admin_key, ensure_project
 from broker.leadership import Leadership, Standing, fence
 from broker.market_set import open_markets
@@ -169,7 +169,9 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
     solver = SolverProcess(timeout_s=settings.control.solve_timeout_s)
     stack.push_async_callback(solver.close)
     owner = (await _common(database, settings.data / "owner", lambda: str(ULID()).encode())).decode()
-    vault = Vault(database, open_keyring(settings.vault, settings.data, may_make=not await has_data_keys(database)))
+    keyring = open_keyring(settings.vault, settings.data, may_make=not await has_data_keys(database))
+    await _require_common_key(database, settings, keyring)
+    vault = Vault(database, keyring)
     markets = await open_markets(settings, owner=owner, stack=stack)
     services = Services(
         settings=settings,
@@ -221,6 +223,19 @@ async def _common(database: Database, file: Path, make: Callable[[], bytes]) -> 
         return kept(file, make)
     async with database.transaction() as session:
         return await agreed(session, file.name, lambda: file.read_bytes() if file.exists() else make())
+
+
+async def _require_common_key(database: Database, settings: Settings, keyring: Keyring) -> None:
+    """Raises BadKek for a broker that would wrap secrets with a key that no other broker of the database has."""
+    if not database.is_shared or settings.vault.keys:
+        return
+    async with database.transaction() as session:
+        theirs = (await agreed(session, "kek", keyring.current.encode)).decode()
+    if theirs != keyring.current:
+        raise BadKek(
+            f"the brokers of this database wrap secrets with the key {theirs}, and {settings.data / OWN_KEK} is "
+            f"{keyring.current}: copy the file from the broker that was first, or name one key in vault.keys of all"
+        )
 
 
 async def _joined(services: Services, stack: AsyncExitStack) -> Services:

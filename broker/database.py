@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnection
@@ -38,6 +38,16 @@ LIVELINESS = {
 
 def sqlite_url(file: Path) -> str:
     return f"sqlite+aiosqlite:///{file}"
+
+
+async def as_of_now(session: AsyncSession) -> None:
+    """Everything that this transaction reads is of one moment. To be called before anything else; SQLite does so anyway.
+
+    Without it, PostgreSQL shows each statement what was committed by then: a check of the books beside accruals would find
+    entries that the head does not know.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        await session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
 
 
 class Database:

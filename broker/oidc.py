@@ -7,6 +7,7 @@ once, at most every `REFETCH_S` seconds, so that nobody makes us ask for every m
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import ipaddress
 import json
@@ -61,7 +62,8 @@ class Issuer:
         self.settings = settings
         self._documents: Mapping[str, Any] | None = None
         self._keys: dict[str, PyJWK] = {}
-        self._fetched_s = float("-inf")
+        self._asked_s = self._fetched_s = float("-inf")  # when they were last asked for, and last had
+        self._asking = asyncio.Lock()
 
     async def person(self, token: str) -> Person:
         """Whom the token speaks of. Raises BadToken, IssuerSilent."""
@@ -92,27 +94,33 @@ class Issuer:
         return self._documents
 
     async def _key(self, kid: str) -> PyJWK:
-        age_s = time.monotonic() - self._fetched_s
-        if age_s > KEEP_S or (kid not in self._keys and age_s > REFETCH_S):
-            await self._fetch_keys()
+        async with self._asking:  # who comes while the first asks waits for what it gets
+            age_s = time.monotonic() - self._asked_s
+            if age_s > KEEP_S or (kid not in self._keys and age_s > REFETCH_S):
+                await self._fetch_keys()
+        if not self._keys:
+            raise IssuerSilent(f"it was asked for its keys {age_s:.0f} s ago and did not answer")
         if kid not in self._keys:
             raise BadToken("it is signed by a key that the issuer does not publish")
         return self._keys[kid]
 
     async def _fetch_keys(self) -> None:
         # first the time: a failure counts, too, so that a silent issuer is not asked by every request
-        before, self._fetched_s = self._fetched_s, time.monotonic()
+        self._asked_s = time.monotonic()
         try:
+            self._documents = None
             address = str((await self.document()).get("jwks_uri"))
             keys = PyJWKSet.from_dict(dict(await _fetched(address)))
         except IssuerSilent:
-            if self._keys and time.monotonic() - before < 24 * KEEP_S:
+            if self._keys and time.monotonic() - self._fetched_s < 24 * KEEP_S:
                 log.warning("oidc.keys_stale", issuer=self.settings.issuer)
                 return
+            self._keys = {}  # a key that was withdrawn a day ago opens nothing
             raise
         except jwt.PyJWTError as error:
             raise IssuerSilent(f"its keys cannot be read: {error}") from error
         self._keys = {str(key.key_id or ""): key for key in keys.keys if key.public_key_use in (None, "sig")}
+        self._fetched_s = self._asked_s
         log.info("oidc.keys", issuer=self.settings.issuer, count=len(self._keys))
 
 
@@ -121,8 +129,11 @@ def person_of(claims: Mapping[str, Any], settings: OidcSettings) -> Person:
     name = claims.get(settings.name_claim)
     if not isinstance(name, str) or not 0 < len(name) <= 100:
         raise BadToken(f"its claim {settings.name_claim!r} is no name; see oidc.name_claim")
-    if settings.name_claim == "email" and claims.get("email_verified") is False:
-        raise BadToken("its email is not verified by the issuer, so that it may be anybody's")
+    # Some issuers send no such claim (their mail addresses can be changed by their owners), some send it as a text.
+    if settings.name_claim == "email" and claims.get("email_verified") not in (True, "true"):
+        raise BadToken(
+            "its email is not said to be verified, so that it may be anybody's; set oidc.name_claim to another"
+        )
     groups = claims.get(settings.groups_claim, [])
     listed = [groups] if isinstance(groups, str) else groups
     if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
@@ -194,15 +205,24 @@ async def _fetched(address: str) -> Mapping[str, Any]:
             aiohttp.ClientSession(timeout=_TIMEOUT) as session,
             session.get(url, allow_redirects=False) as answer,
         ):
-            raw = await answer.content.read(MOST_BYTES)
             if answer.status != 200:
                 raise IssuerSilent(f"{address} answered {answer.status}")
-            document = json.loads(raw)
+            document = json.loads(await _whole(answer, address))
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise IssuerSilent(f"{address} did not answer with JSON: {type(error).__name__}") from error
     if not isinstance(document, dict):
         raise IssuerSilent(f"{address} answered no JSON object")
     return document
+
+
+async def _whole(answer: aiohttp.ClientResponse, address: str) -> bytes:
+    """The body, however many pieces it comes in. Raises IssuerSilent for one that is too long."""
+    raw = bytearray()
+    async for piece in answer.content.iter_any():
+        raw += piece
+        if len(raw) > MOST_BYTES:
+            raise IssuerSilent(f"{address} answered more than {MOST_BYTES} bytes")
+    return bytes(raw)
 
 
 def _is_loopback(host: str) -> bool:

@@ -46,6 +46,13 @@ class HttpSettings(Section):
     streams_per_key: int = 16
     stream_heartbeat_s: float = 15
 
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> HttpSettings:
+        """A misspelt name must not leave the broker speaking plain HTTP."""
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together: set both, or neither to speak plain HTTP")
+        return self
+
 
 class DatabaseSettings(Section):
     """PostgreSQL, which several brokers may share; SQLite needs none of it.

@@ -22,12 +22,20 @@ class Identity:
     certificate: str | None = None
 
 
-async def first_identity(session: AsyncSession, authority: Authority, rental: str, csr: str, now_us: int) -> Identity:
-    """The certificate of a worker that says hello; the same again for the same key, because answers get lost.
+async def first_identity(
+    session: AsyncSession, authority: Authority, rental: str, asked: Identity, csr: str | None, now_us: int
+) -> Identity:
+    """The certificate of a worker that says hello; the same again for the same key, because answers get lost. One that
+    sends no request for a certificate is known by what it `asked` for instead.
 
-    Raises BadCsr, and Refused 422 for another key than that of the first hello: who repeats what was overheard has not the
-    key.
+    Raises BadCsr, and Refused 422 for another key than that of the first hello, or for none where there was one: who repeats
+    what was overheard has not the key.
     """
+    if not csr:
+        if await has_certificate(session, rental):
+            message = f"Rental {rental} has a certificate; a bootstrap token is used once, and buys nothing less."
+            raise Refused(422, "bootstrap_used", message)
+        return asked
     pem = await standing(session, rental, csr, now_us)
     if pem is None:
         if await has_certificate(session, rental):

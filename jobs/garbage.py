@@ -12,6 +12,7 @@ answered. It goes when output and errors are deleted or have expired. A view is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -24,6 +25,8 @@ from jobs.tables import AnswerRow, Batch, File, Part, UploadRow
 from jobs.types import TERMINAL
 
 AT_ONCE = 500  # names in one question to the database
+# An id as we make them. A bucket may hold others' `marketing/files/report.pdf`, which has the form of a key of ours.
+_ID = re.compile(r"(file-|upload_|batch_)[0-9A-HJKMNP-TV-Z]{26}")
 
 
 class _Rows(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,10 +44,20 @@ async def unneeded(session: AsyncSession, keys: Sequence[str]) -> list[str]:
     """Of the keys of objects, all written long ago, those that no row needs or can come to need."""
     found: list[str] = []
     for start in range(0, len(keys), AT_ONCE):
-        named = {key: name for key in keys[start : start + AT_ONCE] if (name := name_of(key)) is not None}
+        named = {key: name for key in keys[start : start + AT_ONCE] if (name := our_name(key)) is not None}
         rows = await _rows(session, named)
         found += [key for key, name in named.items() if not _is_needed(key, name, rows)]
     return found
+
+
+def our_name(key: str) -> ObjectName | None:
+    """What the key names, if it has the form of ours, down to the id in it.
+
+    >>> our_name("marketing/files/report.pdf") is None
+    True
+    """
+    name = name_of(key)
+    return name if name is not None and _ID.fullmatch(name.owner) else None
 
 
 def _is_needed(key: str, name: ObjectName, rows: _Rows) -> bool:
@@ -61,12 +74,17 @@ def _is_needed(key: str, name: ObjectName, rows: _Rows) -> bool:
     return name.kind == "undone" and name.owner in rows.shown
 
 
+async def files_at(session: AsyncSession, keys: Sequence[str]) -> frozenset[str]:
+    """Of these keys, at most AT_ONCE, those of files that are there."""
+    live = select(col(File.object_key)).where(col(File.object_key).in_(keys), col(File.deleted_us).is_(None))
+    return frozenset(await session.scalars(live))
+
+
 async def _rows(session: AsyncSession, named: Mapping[str, ObjectName]) -> _Rows:
     keys = list(named)
     of_uploads = {name.owner for name in named.values() if name.kind == "uploads"}
     of_batches = {name.owner for name in named.values() if name.kind not in ("files", "uploads")}
     parts = [key for key, name in named.items() if name.kind == "parts"]
-    live = select(col(File.object_key)).where(col(File.object_key).in_(keys), col(File.deleted_us).is_(None))
     committed = select(col(Part.key)).where(col(Part.batch_id).in_(of_batches), col(Part.key).in_(parts))
     remembered = select(col(AnswerRow.part_key)).where(
         col(AnswerRow.batch_id).in_(of_batches), col(AnswerRow.part_key).in_(parts)
@@ -78,7 +96,7 @@ async def _rows(session: AsyncSession, named: Mapping[str, ObjectName]) -> _Rows
         await session.scalars(select(Batch).where(col(Batch.id).in_(of_batches), col(Batch.status).in_(TERMINAL)))
     )
     return _Rows(
-        files=frozenset(await session.scalars(live)),
+        files=await files_at(session, keys),
         parts=frozenset(await session.scalars(committed)),
         remembered=frozenset(await session.scalars(remembered)),
         collected=frozenset(await session.scalars(collected)),

@@ -28,6 +28,7 @@ from ulid import ULID
 
 from jobs.clock import MICROSECONDS
 from jobs.errors import ObjectExists, ObjectMissing, StoreFailed
+from jobs.garbage import our_name
 from jobs.objects import ObjectStore, SignedRequest
 from jobs.streams import ABANDONED_S, Chunks
 
@@ -238,7 +239,9 @@ class S3Bucket:
         marker: dict[str, Any] = {}
         while True:
             page = await self._ask("list_multipart_uploads", Prefix=self._name(""), **marker)
-            for found in page.get("Uploads", ()):
+            # without a prefix the bucket's other users' uploads are listed, too
+            ours = (found for found in page.get("Uploads", ()) if our_name(self._key(found["Key"])) is not None)
+            for found in ours:
                 if found["Initiated"].timestamp() * MICROSECONDS < before_us:
                     await self._abort(self._key(found["Key"]), found["UploadId"])
                     removed += 1

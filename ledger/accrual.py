@@ -27,6 +27,10 @@ SECOND_US = 1_000_000
 METER_KINDS = ("usage.accrue", "correction")
 
 
+# Who books a machine that nobody commissioned (it leaked, and the sweeper let it go): no hold can have come before it.
+LEAKED = "broker.leaked"
+
+
 @dataclass(frozen=True, slots=True)
 class Meter:
     """What is metered: one rental at one hourly price, billed in increments of `granularity_s`, at least `minimum_s`.

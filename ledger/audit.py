@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from ledger.accrual import is_meter_entry, reading_of
+from ledger.accrual import LEAKED, is_meter_entry, reading_of
 from ledger.book import Recorded, entry_id_of, recorded
 from ledger.errors import LedgerError
 from ledger.event import Event
@@ -98,7 +98,8 @@ class _Trail:
             yield _error(
                 "hold_unknown", entry.entry_id, f"entry {entry.seq} names hold {event.hold}, never opened before"
             )
-        if event.kind == "usage.accrue" and event.dims.rental not in self.covered:
+        is_covered = event.dims.rental in self.covered or event.actor == LEAKED
+        if event.kind == "usage.accrue" and not is_covered:
             message = f"entry {entry.seq} accrues for rental {event.dims.rental} before any hold was opened"
             yield _error("accrual_without_hold", entry.entry_id, message)
         if is_meter_entry(event):

@@ -136,9 +136,17 @@ def sweep(
             actions.extend(_of_known(rows[rental.tag], rental))
     if not is_complete:
         return Sweep(tuple(actions), Memory())
+    actions += [MarkEnded(rental) for rental in listed if _ended_unknown(rental, rows, settings)]
     verify, missing = _missing(known, tags, memory, now_us, settings)
     strangers, strange_since_us = _strangers(listed, rows, memory, now_us, settings)
     return Sweep((*actions, *verify, *strangers), Memory(missing, strange_since_us))
+
+
+def _ended_unknown(rental: Rental, rows: Mapping[str, Known], settings: SweepSettings) -> bool:
+    """A machine of ours without a row that is over and cost money. EC2 confirms an end a minute after it was asked for, and
+    the dead man's switch ends machines without us: the release alone would not tell."""
+    is_ours = rental.facts.get("owner") == settings.owner and rental.tag not in rows
+    return is_ours and rental.started_at is not None and rental.ended_at is not None and rental.currency == "USD"
 
 
 def _of_known(row: Known, rental: Rental) -> Iterable[Action]:
@@ -158,7 +166,8 @@ def _of_known(row: Known, rental: Rental) -> Iterable[Action]:
 def _missing(
     known: Sequence[Known], tags: set[str], memory: Memory, now_us: int, settings: SweepSettings
 ) -> tuple[list[Action], frozenset[str]]:
-    absent = {row.id: row for row in known if row.id not in tags and row.state not in OVER}
+    # an intent waits for its turn, and for weights: the market has not been asked yet, or the Placer will ask again
+    absent = {row.id: row for row in known if row.id not in tags and row.state not in (*OVER, "intended")}
     actions: list[Action] = []
     for tag, row in absent.items():
         young = now_us - row.created_us < settings.grace_us

@@ -114,6 +114,11 @@ def _vm(
         raise BadProfile(
             f"model {profile.id!r}: a rented machine cannot dial {url}; set http.public_url to an address that it can reach"
         )
+    if urlsplit(url).scheme != "https":
+        raise BadProfile(
+            f"model {profile.id!r}: a rented machine would send its token and read prompts over {url}, in clear; set "
+            "http.public_url to an https address"
+        )
     agent = Download(f"{url.rstrip('/')}/worker/v1/rentals/{rental_id}/agent.pyz", sha256, token)
     files = {name: content for name, content in start.files.items() if name != _AGENT}
     return replace(start, files=files, downloads={_AGENT: agent}, dead_man_s=dead_man_s)

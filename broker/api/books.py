@@ -16,6 +16,7 @@ from broker.api.auth import PROJECT_HEADER, no_such_project
 from broker.api.files import whole_or_aborted
 from broker.api.registry import Call, Route, route
 from broker.control.convert import usd
+from broker.database import as_of_now
 from ledger.audit import LedgerFinding, check
 from ledger.book import Recorded, balances, entries
 from ledger.event import UNIT_USD
@@ -51,6 +52,7 @@ async def list_entries(call: Call, query: EntryQuery) -> shapes.Ledger:
     project = _project(call, query.project)
     chosen: dict[str, Any] = {"project": project, "batch": query.batch, "rental": query.rental}
     async with call.services.database.transaction() as session:
+        await as_of_now(session)
         page = await entries(session, **chosen, kind=query.kind, after_seq=query.after, limit=query.limit + 1)
         sums = await balances(session, **chosen)
         held = await open_holds(session, project=project)

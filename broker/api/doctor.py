@@ -15,6 +15,7 @@ from broker.api.health import database_problems, late_loops
 from broker.api.market import listed_offers, serves
 from broker.api.registry import Call, Route, route
 from broker.control.loops import LoopState
+from broker.database import as_of_now
 from broker.leadership import THE_TERM
 from broker.object_store import told
 from broker.replica_settings import differing, digests
@@ -48,6 +49,7 @@ class Doctor:
             checks += surroundings.images(call.services.settings.models)
             checks += [_vault(await call.services.vault.wrappings())]
             async with call.services.database.transaction() as session:
+                await as_of_now(session)
                 checks.append(await _leader(session, call.services))
                 checks += await _replicas(session, call.services)
                 checks += await _markets(session, call.services)

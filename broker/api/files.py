@@ -19,6 +19,7 @@ from broker.api.registry import Call, Route, route
 from broker.project_limits import project_limits
 from jobs import answers, files, ids, views
 from jobs.clock import MICROSECONDS, db_now
+from jobs.errors import JobsError
 from jobs.keys import input_key
 from jobs.objects import Stored
 from jobs.streams import Chunks
@@ -50,14 +51,14 @@ async def upload_file(call: Call) -> shapes.File:
     async with call.services.database.transaction() as session:
         limits = await project_limits(session, call.services.settings, call.project)
     form = Form("file", limits.max_file_bytes, MAX_FILE)
-    kept = False
     try:
         stored = await receive(call.request, form, keep)
         file = await _record(call, file_id, form, stored)
-        kept = True
-    finally:
-        if form.stored is not None and not kept:
+    except (Problem, JobsError):
+        # refused for certain; after a lost answer to COMMIT the row may stand, and garbage collection finds out
+        if form.stored is not None:
             await store.delete(key)
+        raise
     return file_shape(file)
 
 

@@ -14,8 +14,8 @@ from broker.control.convert import usd
 from broker.project_limits import NAMES, limits_of
 from broker.settings import Settings
 from broker.tables import Project
-from jobs import erasure
-from jobs.clock import MICROSECONDS
+from jobs import erasure, garbage
+from jobs.clock import MICROSECONDS, db_now
 from ledger.money import to_nano
 
 log = structlog.get_logger()
@@ -57,11 +57,19 @@ async def erase_project(call: Call) -> shapes.ProjectErased:
     async with call.services.database.transaction() as session:
         project = (await _named(session, call)).id
         await erasure.erase(session, project)
-    keys = [key async for key in store.keys(project)]
-    for key in keys:
-        await store.delete(key)
-    log.info("project.objects_erased", project=project, objects=len(keys), by=call.caller.key_id)
-    return shapes.ProjectErased(id=project, objects=len(keys))
+        erased_us = await db_now(session)
+    # What was written since belongs to work that began after the erasure; what has no row of that is garbage in time.
+    keys = [each.key async for each in store.listed(project) if each.written_us < erased_us]
+    removed = 0
+    for start in range(0, len(keys), garbage.AT_ONCE):
+        some = keys[start : start + garbage.AT_ONCE]
+        async with call.services.database.transaction() as session:
+            kept = await garbage.files_at(session, some)
+        for key in set(some) - kept:
+            await store.delete(key)
+            removed += 1
+    log.info("project.objects_erased", project=project, objects=removed, by=call.caller.key_id)
+    return shapes.ProjectErased(id=project, objects=removed)
 
 
 async def _named(session: AsyncSession, call: Call) -> Project:

@@ -9,20 +9,21 @@ from broker.api import result_shapes as shapes
 from broker.api.batch_view import whole_batch
 from broker.api.batches import IDEMPOTENCY, deadline_us, idempotency_key, retry_count, store_policy
 from broker.api.files import default_lifetime_s
-from broker.api.problems import bad_request
+from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
 from broker.api.shapes import Batch as BatchShape
 from broker.api.shapes import BatchWishes
 from broker.control.quote import policy_for
 from jobs import batches, files, ids, retries
 from jobs.clock import MICROSECONDS, db_now
-from jobs.errors import FileGone, InputGone
+from jobs.errors import FileGone, InputGone, JobsError
 from jobs.final_plan import FinalPlan, load_plan
 from jobs.keys import input_key
 from jobs.objects import Stored
 from jobs.part_rows import PartRows
 from jobs.retries import Again
 from jobs.tables import Batch
+from solver.errors import SolverError
 
 
 async def retry(call: Call, body: shapes.RetryCreate) -> shapes.RetryBatch:
@@ -42,13 +43,14 @@ async def retry(call: Call, body: shapes.RetryCreate) -> shapes.RetryBatch:
         await _require_input(call, session, batch)
         plan = await load_plan(session, batch, ending=batch.ending)  # type: ignore[arg-type]  # what decide() returned
     stored = await _compose(call, plan, new.input_file_id, wanted)
-    is_kept = False
     try:
         made = await _create(call, batch, new, stored, wanted)
-        is_kept = made.input_file_id == new.input_file_id
-    finally:
-        if not is_kept:  # it was refused, or a repeat was faster
-            await call.services.store.delete(stored.key)
+    except (Problem, JobsError, SolverError):
+        # refused for certain; after a lost answer to COMMIT the batch may stand, and garbage collection finds out
+        await call.services.store.delete(stored.key)
+        raise
+    if made.input_file_id != new.input_file_id:  # a repeat was faster
+        await call.services.store.delete(stored.key)
     call.services.nudge("validate")
     return made
 

@@ -7,12 +7,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from broker.api import upload_shapes as shapes
 from broker.api.files import clean_name, file_shape, require_batch
 from broker.api.multipart import Form, receive
-from broker.api.problems import bad_request
+from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
 from broker.project_limits import project_limits
 from jobs import ids, uploads
 from jobs.clock import MICROSECONDS, db_now
-from jobs.errors import ObjectMissing
+from jobs.errors import JobsError, ObjectMissing
 from jobs.keys import upload_part_key
 from jobs.objects import Stored
 from jobs.streams import Chunks
@@ -53,15 +53,14 @@ async def add_part(call: Call) -> shapes.UploadPart:
         return await services.store.put_stream(key, chunks)
 
     form = Form("data", min(uploads.MAX_PART_BYTES, upload.bytes), "a part is at most 64 MiB, and at most the file")
-    kept = False
     try:
         stored = await receive(call.request, form, keep)
         async with services.database.transaction() as session:
             part = await uploads.add_part(session, call.project, upload_id, part_id, stored)
-        kept = True
-    finally:
-        if form.stored is not None and not kept:
+    except (Problem, JobsError):
+        if form.stored is not None:  # as for a file: only what was refused for certain
             await services.store.delete(key)
+        raise
     return shapes.UploadPart(id=part.id, created_at=part.created_us // MICROSECONDS, upload_id=upload_id)
 
 

@@ -100,8 +100,9 @@ async def hello(call: Call, body: dict[str, Any]) -> dict[str, Any]:
             batches = await pool(session, rental)
             denied = await refusal(session, rental, batches, now_us)
             if denied is None:
-                if services.authority is not None and body.get("csr"):
-                    identity = await first_identity(session, services.authority, rental_id, body["csr"], now_us)
+                if services.authority is not None:
+                    csr = body.get("csr")
+                    identity = await first_identity(session, services.authority, rental_id, identity, csr, now_us)
                 _welcome(worker, body, now_us)
             else:
                 _fail(worker, denied, now_us)

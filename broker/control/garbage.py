@@ -14,7 +14,7 @@ import structlog
 from broker.services import Services
 from jobs import garbage
 from jobs.clock import MICROSECONDS, db_now
-from jobs.errors import ObjectExists
+from jobs.errors import ObjectExists, ObjectMissing
 from jobs.objects import Listed, ObjectStore
 
 log = structlog.get_logger()
@@ -22,8 +22,16 @@ OWNER_KEY = ".owner"
 PAGE = 5_000
 
 
-async def owner_of(store: ObjectStore, owner: str) -> str:
-    """Whose objects lie here: `owner`'s from now on if nobody marked the place before. Raises StoreFailed."""
+async def marked_owner(store: ObjectStore) -> str | None:
+    """Whose objects lie here, or None if nobody marked the place. Raises StoreFailed."""
+    try:
+        return (await store.get(OWNER_KEY)).decode()
+    except ObjectMissing:
+        return None
+
+
+async def mark(store: ObjectStore, owner: str) -> str:
+    """`owner`'s from now on, or whoever was first's. Raises StoreFailed."""
     try:
         await store.put(OWNER_KEY, owner.encode())
     except ObjectExists:
@@ -40,9 +48,7 @@ class GarbageCollector:
 
     async def step(self) -> None:
         store, control = self.services.store, self.services.settings.control
-        marked = await owner_of(store, self.services.owner)
-        if marked != self.services.owner:
-            log.error("objects.shared", owner=marked, us=self.services.owner, mend="give each broker an objects.prefix")
+        if control.max_objects_per_cycle == 0 or not await self._is_ours():
             return
         page = await store.page(self._after, PAGE)
         async with self.services.database.transaction() as session:
@@ -56,6 +62,29 @@ class GarbageCollector:
         self._after = doomed[-1] if is_cut else page[-1].key if len(page) == PAGE else ""
         if doomed:
             log.info("objects.orphans_removed", objects=len(doomed), bytes=sum(old[key].size for key in doomed))
+
+    async def _is_ours(self) -> bool:
+        """Whether the place is marked as this broker's. An unmarked one is marked, unless it holds what looks like a
+        broker's objects and is in no row of ours: two brokers may have shared it before places were marked."""
+        store, us = self.services.store, self.services.owner
+        owner = await marked_owner(store)
+        if owner is None:
+            if foreign := await self._unknown(await store.page("", PAGE)):
+                mend = (
+                    f"give each broker an objects.prefix; or, if all is this broker's, put its owner into {OWNER_KEY}"
+                )
+                log.error("objects.unknown", objects=len(foreign), example=foreign[0], us=us, mend=mend)
+                return False
+            owner = await mark(store, us)
+        if owner != us:
+            log.error("objects.shared", owner=owner, us=us, mend="give each broker an objects.prefix")
+        return owner == us
+
+    async def _unknown(self, page: list[Listed]) -> list[str]:
+        """Keys of the form of ours, written long ago, that are in no row."""
+        async with self.services.database.transaction() as session:
+            before_us = await db_now(session) - self.services.settings.control.orphan_grace_s * MICROSECONDS
+            return await garbage.unneeded(session, [each.key for each in page if each.written_us < before_us])
 
     async def _remove(self, orphan: Listed) -> None:
         await self.services.store.delete(orphan.key)

@@ -12,7 +12,7 @@ from broker.tables import Worker
 from jobs import leases
 from jobs.clock import db_now
 from jobs.errors import JobsError
-from ledger.accrual import Meter, accrue
+from ledger.accrual import LEAKED, Meter, accrue
 from ledger.errors import LedgerError
 from ledger.holds import hold, void_hold
 from markets import rentals
@@ -71,7 +71,8 @@ async def settle(session: AsyncSession, rental_id: str, *, now_us: int) -> None:
     await leases.abandon(session, placement_id=rental_id, blame=row.end_reason in ("exited", "failed"))
     await _worker_gone(session, rental_id, now_us)
     if row.started_us is not None and row.ended_us is not None:
-        await accrue(session, meter_of(row), until_us=row.ended_us, final=True, actor=ACTOR, recorded_at_us=now_us)
+        actor = LEAKED if row.purpose.get("leaked") else ACTOR
+        await accrue(session, meter_of(row), until_us=row.ended_us, final=True, actor=actor, recorded_at_us=now_us)
     await _void(session, rental_id, now_us)
     await rentals.settle(session, rental_id)
     log.info("rental.settled", rental=rental_id, state=row.state, reason=row.end_reason, exit_status=row.exit_status)

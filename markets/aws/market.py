@@ -31,6 +31,7 @@ from markets.errors import (
     PriceMoved,
     RentalNotFound,
     StillReleasing,
+    Unavailable,
     Unsupported,
 )
 from markets.market import Charge, Intent, Released, Rental
@@ -304,7 +305,10 @@ class AwsMarket:
         """By tag. Of several (never made by us: the ClientToken is the tag) the one that lives."""
         mine = [{"Name": f"tag:{TAG}", "Values": [tag]}, {"Name": f"tag:{OWNER}", "Values": [self._owner]}]
         reservations, seen_at = await self._account.pages(region, "describe_instances", "Reservations", Filters=mine)
-        found = [self._rental(each, region, seen_at) for each in instances(reservations)]
+        try:
+            found = [self._rental(each, region, seen_at) for each in instances(reservations)]
+        except ValueError as wrong:  # somebody took our tags away; the releases of others must not wait for a person
+            raise Unavailable(f"aws {region}: {wrong}") from wrong
         return min(found, key=lambda each: each.state == "ended", default=None)
 
     async def _region_rentals(self, region: str) -> tuple[list[Rental], str | None]:

@@ -11,6 +11,8 @@ from jobs.keys import name_of, part_key, view_key
 from jobs.tables import AnswerRow
 from tests.support.object_stores import keys_of
 
+CRASHED = "acme/files/file-01M8F2WAHQJXA4ZM4WDYHMVAXZ"
+
 
 async def unneeded(room: Any) -> set[str]:
     keys = sorted(await keys_of(room.store))
@@ -79,8 +81,8 @@ async def test_a_remembered_answer_keeps_its_part(room: Any) -> None:
 async def test_an_input_goes_when_it_is_deleted_or_never_got_its_row(room: Any) -> None:
     kept, deleted = await room.upload(b"{}\n"), await room.upload(b"{}\n")
     await delete(room, deleted.id)
-    await room.store.put("acme/files/file-crashed", b"")
-    assert await unneeded(room) == {deleted.object_key, "acme/files/file-crashed"}
+    await room.store.put(CRASHED, b"")
+    assert await unneeded(room) == {deleted.object_key, CRASHED}
     assert kept.object_key in await keys_of(room.store)
 
 

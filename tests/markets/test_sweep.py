@@ -186,13 +186,14 @@ def test_one_list_alone_ends_nothing(known: dict[str, tuple[str, int]], listed: 
 def test_nothing_stays_open_unseen(
     known: dict[str, tuple[str, int]], listed: dict[str, tuple[str, str]], later_s: int
 ) -> None:
-    """Invariant: after two lists past the grace, each open row is seen, ended, or asked about."""
+    """Invariant: after two lists past the grace, each open row is seen, ended, or asked about; but for an intent whose turn
+    has not come: the market was not asked for it yet."""
     first = step((known, listed), Memory(), NOW)
     later = NOW + (200 + later_s) * SECOND
     actions = step((known, listed), first.memory, later).actions
     handled = {each.tag for each in actions if isinstance(each, Verify | Release)}
     handled |= {each.rental.tag for each in actions if isinstance(each, Adopt | Seen | MarkEnded)}
-    assert {tag for tag, (state, _) in known.items() if state not in OVER} <= handled
+    assert {tag for tag, (state, _) in known.items() if state not in (*OVER, "intended")} <= handled
 
 
 async def test_the_rows_of_the_database_are_what_the_sweep_needs(book: Database) -> None:

@@ -89,6 +89,9 @@ class Replica:
         self.folder, self.port = folder / f"replica{number}", port
         self.log = self.folder / "broker.log"
         self.folder.mkdir()
+        secret = self.folder / "kek"  # one key for all, as the operator would copy it
+        secret.write_bytes(b"k" * 32)
+        secret.chmod(0o600)
         (self.folder / "objects").symlink_to(folder / "objects")
         self.process: subprocess.Popen[bytes] | None = None
         self.told: dict[str, str] = {}

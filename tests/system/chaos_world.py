@@ -81,6 +81,7 @@ endpoints = ["/v1/chat/completions"]
 env = {{ HF_TOKEN = "{canary}" }}
 """
 # The engine's own secret, which agents must have and nobody may write down; and a word of each prompt.
+BOOKS_S = 30.0
 CANARY, WHISPER = "hf_canaryCanaryCANARY", "whispered"
 
 
@@ -256,7 +257,7 @@ class World:
     # --- the reckoning -----------------------------------------------------------------------------------------------
 
     def measure(self) -> dict[str, int]:
-        ledger = self._ledger()
+        ledger = self._ledger_at_rest()
         self._stop_broker()
         answered = self._answers()
         wanted = {f"line-{i}" for i in range(self.schedule.lines)}
@@ -266,6 +267,19 @@ class World:
         mismatches = self._mismatches(ledger)
         found = {"lost": lost, "duplicated": duplicated, "leaked": leaked, "ledger_mismatches": mismatches}
         return found | {"secrets_leaked": self._secrets()}
+
+    def _ledger_at_rest(self) -> dict[str, Any]:
+        """The books once they agree with the invoice. What a broker that was cut off had begun is found by the next sweep,
+        seconds later; what is booked wrongly stays wrong however often one looks."""
+        give_up = time.monotonic() + (0 if self.schedule.mutate else BOOKS_S)
+        while True:
+            ledger, notes = self._ledger(), list(self.notes)
+            wrong = self._mismatches(ledger)
+            self.notes = notes  # told once, by who measures
+            if not wrong or time.monotonic() > give_up:
+                return ledger
+            time.sleep(0.5)
+            self._keep_alive()
 
     def _secrets(self) -> int:
         """Places in which a secret, or a prompt, was written down: logs of everybody, the database, stored objects."""

@@ -81,7 +81,7 @@ async def test_a_token_of_the_issuer_is_a_person_with_the_roles_of_their_groups(
         {"object": "caller", "principal": "ada@example.com", "project": "ml", "roles": ["submitter", "viewer"]},
     )
     site.issuer.new_key("k2", "EC")
-    site.known._fetched_s = float("-inf")
+    site.known._asked_s = float("-inf")
     assert (await site.ask(site.issuer.token(kid="k2")))[0] == 200
 
 
@@ -120,6 +120,7 @@ async def test_tokens_that_must_not_open_do_not(site: Site) -> None:
         issuer.token(sub=None): "of nobody",
         issuer.token(email=None): "without a name",
         issuer.token(email_verified=False): "an address that is anybody's",
+        issuer.token(email_verified=None): "an address of which nobody says that it was verified",
         issuer.token(groups={"ml": True}): "groups that are no list",
         "a.b.c": "no JWT",
         "..": "nothing",
@@ -142,7 +143,7 @@ async def test_a_new_key_is_fetched_when_it_is_met_but_made_up_ids_do_not_make_u
         stranger.new_key(f"made-up-{number}", "EC")
         assert (await site.ask(stranger.token(kid=f"made-up-{number}")))[0] == 401
     assert issuer.asked["/keys"] == 1
-    site.known._fetched_s -= 61
+    site.known._asked_s -= 61
     assert (await site.ask(issuer.token(kid="k2")))[0] == 200
     assert issuer.asked["/keys"] == 2
 
@@ -151,11 +152,15 @@ async def test_an_issuer_that_is_away_is_503_at_first_and_missed_by_nobody_later
     site.issuer.is_away = True
     status, answer = await site.ask(site.issuer.token())
     assert (status, answer["error"]["code"]) == (503, "issuer_unavailable")
-    site.issuer.is_away, site.known._fetched_s = False, float("-inf")
+    assert (await site.ask(site.issuer.token()))[0] == 503, "not 401: nothing is known of the token"
+    site.issuer.is_away, site.known._asked_s = False, float("-inf")
     assert (await site.ask(site.issuer.token()))[0] == 200
     site.issuer.is_away = True
-    site.known._fetched_s -= 3_601
+    site.known._asked_s -= 3_601
     assert (await site.ask(site.issuer.token()))[0] == 200
+    site.known._asked_s -= 3_601
+    site.known._fetched_s -= 24 * 3_601
+    assert (await site.ask(site.issuer.token()))[0] == 503, "keys of a day ago may have been withdrawn"
 
 
 async def test_a_person_of_several_projects_names_one_and_one_of_none_gets_in_nowhere(site: Site) -> None:

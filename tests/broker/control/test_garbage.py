@@ -17,7 +17,7 @@ DAY_US = 86_400 * 1_000_000
 
 
 async def orphans(services: Any, count: int) -> set[str]:
-    keys = {f"acme/files/file-{n:03}" for n in range(count)}
+    keys = {f"acme/files/file-{n:026}" for n in range(count)}
     for key in keys:
         await services.store.put(key, b"12345")
     return keys
@@ -42,6 +42,7 @@ async def test_each_round_removes_so_many_at_most_and_the_next_goes_on(
     monkeypatch.setattr(garbage, "PAGE", 4)
     settings = Settings(data=tmp_path, control=ControlSettings(max_objects_per_cycle=3))
     services = replace(town.services, settings=settings)
+    await GarbageCollector(services).step()
     await orphans(services, 8)
     await services.store.put("acme/files/a.foreign/object", b"")
     services.database.clock_offset_us = DAY_US + 60_000_000
@@ -54,6 +55,15 @@ async def test_each_round_removes_so_many_at_most_and_the_next_goes_on(
     assert all(before - after <= 3 for before, after in pairwise(left))
     assert left[-1] == 0
     assert await keys_of(services.store) == {OWNER_KEY, "acme/files/a.foreign/object"}
+
+
+async def test_a_place_full_of_objects_that_we_do_not_know_is_not_taken_for_ours(town: Any) -> None:
+    """Two brokers shared a bucket before places were marked; the first to be upgraded removed the other's files."""
+    services = town.services
+    keys = await orphans(services, 2)
+    services.database.clock_offset_us = DAY_US + 60_000_000
+    await GarbageCollector(services).step()
+    assert await keys_of(services.store) == keys
 
 
 async def test_nothing_is_removed_where_another_broker_keeps_its_objects(town: Any) -> None:
