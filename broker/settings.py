@@ -102,7 +102,7 @@ class ControlSettings(Section):
     `cancel_grace_s`: how long lines in flight of a cancelled batch may still finish; `drain_s`: the same for a machine
     that is asked to finish. Both bound what a line that hangs can cost. `approve_above_usd`: a batch that may cost more waits
     until a second person has approved it; a project may have a threshold of its own. Objects that no row needs are removed
-    `orphan_grace_s` after they were written, at most `max_objects_per_cycle` each `garbage_s`.
+    `orphan_grace_s` after they were written, at most `max_objects_per_cycle` each `garbage_s`; 0 removes none.
     """
 
     poll_s: float = 60
@@ -113,7 +113,7 @@ class ControlSettings(Section):
     collect_s: float = 60
     garbage_s: float = 600
     orphan_grace_s: int = Field(default=86_400, ge=3_600)
-    max_objects_per_cycle: int = 1_000
+    max_objects_per_cycle: int = Field(default=1_000, ge=0)
     hold_buffer: Decimal = Decimal("1.25")
     idle_release_s: float = 20
     worker_silence_s: float = 60
