@@ -36,6 +36,9 @@ class Services:
     secrets; `credentials` are what projects log in with at markets. `authority` signs for workers, where this broker ends TLS
     itself; `broker_ca` (PEM) is what they trust beside what their system does. `issuer` knows people by its tokens.
 
+    `renting`: rentals whose market is being asked for a machine at this moment, however long it takes (a host pulls 10 GB of
+    image first).
+
     `nudge` names loops that should run now rather than at their next tick: `nudge("plan")` after a batch was created.
     `pass_on` is given the name, too, for brokers elsewhere.
     """
@@ -58,6 +61,7 @@ class Services:
     wake: Mapping[str, asyncio.Event] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters, repr=False)
     leadership: Leadership = field(default_factory=Leadership)
+    renting: set[str] = field(default_factory=set)
     pass_on: Callable[[str], None] | None = None
 
     def nudge(self, loop: str) -> None:

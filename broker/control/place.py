@@ -100,6 +100,7 @@ class Placer:
 
     async def _rent(self, market: Market, row: RentalRow, intent: Intent) -> Rental | None:
         offer = offer_from_record(row.facts)
+        self.services.renting.add(row.id)
         try:
             return await market.rent(offer, intent)
         except REFUSALS as refused:
@@ -111,6 +112,8 @@ class Placer:
         except MarketsError as failure:
             log.error("place.failed", rental=row.id, offer=row.offer_key, error=f"{failure.code}: {failure}")
             await self._over(row.id, f"{failure.code}: {failure}")
+        finally:
+            self.services.renting.discard(row.id)
         return None
 
     async def _over(self, rental_id: str, error: str) -> None:

@@ -114,6 +114,8 @@ class Reconciler:
                 log.error("sweep.alarm", strange=strange, released_now=released_now)
 
     async def _verify(self, market: Market, tag: str) -> None:
+        if tag in self.services.renting:
+            return  # the market is still making it: no list can have it yet
         try:
             rental = await market.rental(tag)
         except RentalNotFound:

@@ -23,7 +23,7 @@ from tests.support import real_broker as support
 if TYPE_CHECKING:
     from tests.conformance.api_fuzz import Fuzz
 
-EXAMPLES, MANY = 3, 25
+EXAMPLES, MANY = 1, 25
 
 
 @pytest.fixture(scope="module")

@@ -66,6 +66,14 @@ def test_instance_leaked_between_create_and_record_is_adopted() -> None:
         assert once([row("a", state)], [there]).actions == (Adopt(there),)
 
 
+def test_instance_leaked_and_over_before_anybody_looked_is_recorded() -> None:
+    """EC2 confirms an end a minute after it was asked for, and a machine may end itself: its cost was booked by nobody."""
+    ended, others = rental("a", "ended"), rental("b", "ended", owner="them")
+    assert once([], [ended, others]).actions == (MarkEnded(ended),)
+    partial = sweep([], [ended], Memory(), now_us=NOW, settings=SETTINGS, is_complete=False)
+    assert partial.actions == ()
+
+
 def test_a_confirmed_end_is_recorded_whatever_we_believed() -> None:
     for state in ("intended", "creating", "running", "releasing", "lost", "failed"):
         over = rental("a", "ended")

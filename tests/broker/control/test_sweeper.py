@@ -18,6 +18,7 @@ from ulid import ULID
 from broker.control.reconcile import Reconciler
 from broker.control.settle import Settler
 from jobs.clock import db_now
+from ledger.audit import check
 from ledger.tables import Entry
 from markets import price_book, rentals
 from markets.instants import micros
@@ -52,20 +53,23 @@ class World:
     async def create(self, *, row: str | None = "creating", market: Market | None = None, owner: str = "") -> str:
         """A machine that the broker has no memory of, or that of an intent that got no further than `row`."""
         tag = f"rental_{ULID()}"
-        database = self.town.database
         if row is not None:
-            async with database.transaction() as session:
-                now_us = await db_now(session)
-                await rentals.record_intent(
-                    session, rental_id=tag, offer=self.offer, project="default", model="m", precision="auto",
-                    purpose={}, now_us=now_us,
-                )  # fmt: skip
-                await rentals.mark_creating(session, tag, now_us=now_us)
-                if row == "failed":
-                    await rentals.failed(session, tag, error="the market never had it", now_us=now_us)
+            await self.intend(tag, is_failed=row == "failed")
         assert self.offer.price is not None
         await (market or self.market).rent(self.offer, Intent(tag, owner or self.owner, START, self.offer.price))
         return tag
+
+    async def intend(self, tag: str, *, is_failed: bool = False) -> None:
+        """A row whose machine the market is asked for; or that it was found to have never made."""
+        async with self.town.database.transaction() as session:
+            now_us = await db_now(session)
+            await rentals.record_intent(
+                session, rental_id=tag, offer=self.offer, project="default", model="m", precision="auto",
+                purpose={}, now_us=now_us,
+            )  # fmt: skip
+            await rentals.mark_creating(session, tag, now_us=now_us)
+            if is_failed:
+                await rentals.failed(session, tag, error="the market never had it", now_us=now_us)
 
     async def sweep(self, times: int = 1, *, later_s: int = 0) -> None:
         """Rounds of the loop, the first of them `later_s` after now."""
@@ -192,6 +196,27 @@ async def test_instance_leaked_without_any_record_is_released_after_two_lists_an
     row = await world.row(tag)
     assert row is not None and (row.project, row.settled, row.purpose) == ("default", True, {"leaked": True})
     assert await world.booked_nano(tag) == expected_nano(world, rental) > 0
+    async with world.town.database.transaction() as session:
+        assert await check(session) == [], "no hold can have come before it; a restore must not refuse these books"
+
+
+async def test_instance_leaked_that_ended_by_itself_is_booked_all_the_same(world: World) -> None:
+    tag = await world.create(row=None)
+    await world.market.release(tag)
+    await world.sweep()
+    assert await world.booked_nano(tag) == expected_nano(world, await world.of_market(tag)) > 0
+
+
+async def test_a_machine_that_the_market_is_still_making_is_not_given_up(world: World) -> None:
+    """A host that pulls 10 GB of image lists nothing for minutes; its first start was failed, and released when it came."""
+    tag = f"rental_{ULID()}"
+    await world.intend(tag)
+    world.reconciler.services.renting.add(tag)
+    await world.sweep(3, later_s=200)
+    assert await world.state(tag) == "creating"
+    world.reconciler.services.renting.discard(tag)
+    await world.sweep()
+    assert await world.state(tag) == "failed"
 
 
 async def test_nothing_is_killed_on_a_partial_list(world: World) -> None:
