@@ -24,12 +24,14 @@ EndReason = Literal["released", "preempted", "exited", "failed"]
 class Download:
     """A file that the machine fetches by itself, because its start-up document has no room for it.
 
-    `bearer` goes into the Authorization header; it is the rental's single-use token and nothing more valuable.
+    `bearer` goes into the Authorization header; it is the rental's single-use token and nothing more valuable. `ca` (PEM) is
+    trusted beside what the machine's system does.
     """
 
     url: str
     sha256: str
     bearer: str = field(repr=False)
+    ca: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

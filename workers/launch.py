@@ -97,12 +97,21 @@ def machine_start(
         token=bootstrap_token,
         profile=profile,
         sha256=package.sha256,
+        ca=broker_ca,
         dead_man_s=dead_man_s,
     )
 
 
 def _vm(
-    start: MachineStart, *, url: str, rental_id: str, token: str, profile: ModelProfile, sha256: str, dead_man_s: int
+    start: MachineStart,
+    *,
+    url: str,
+    rental_id: str,
+    token: str,
+    profile: ModelProfile,
+    sha256: str,
+    ca: str | None,
+    dead_man_s: int,
 ) -> MachineStart:
     """The container of `start` on a whole machine, whose start-up document holds kilobytes: it fetches the agent."""
     if not _DIGEST.fullmatch(start.image or ""):
@@ -119,7 +128,7 @@ def _vm(
             f"model {profile.id!r}: a rented machine would send its token and read prompts over {url}, in clear; set "
             "http.public_url to an https address"
         )
-    agent = Download(f"{url.rstrip('/')}/worker/v1/rentals/{rental_id}/agent.pyz", sha256, token)
+    agent = Download(f"{url.rstrip('/')}/worker/v1/rentals/{rental_id}/agent.pyz", sha256, token, ca)
     files = {name: content for name, content in start.files.items() if name != _AGENT}
     return replace(start, files=files, downloads={_AGENT: agent}, dead_man_s=dead_man_s)
 

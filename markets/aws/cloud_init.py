@@ -46,6 +46,8 @@ def _document(start: MachineStart, *, tag: str, owner: str, price: Decimal, acce
     for name, download in start.downloads.items():
         # a file, so that the token is not among the arguments that every process of the machine can read
         files.append(_file(f"{HOME}/{name}.header", f"Authorization: Bearer {download.bearer}\n", "0600"))
+        if download.ca is not None:
+            files.append(_file(f"{HOME}/{name}.ca", download.ca, "0644"))
     files += [
         _file(f"{HOME}/worker.sh", script, "0700"),
         _file(f"{_UNITS}/broker-worker.service", _WORKER_UNIT, "0644"),
@@ -134,11 +136,17 @@ again() {{ # seconds, command and arguments: three tries
 }}
 
 fetch() {{ # url, name, sha256
-  again 600 curl -fsS --retry 20 --retry-delay 3 --retry-connrefused -H "@$2.header" -o "$2.new" "$1"
-  echo "$3  $2.new" | sha256sum -c -
-  mv "$2.new" {files}/"$2"
-  chmod 644 {files}/"$2"
-  rm -f "$2.header"
+  url=$1 name=$2 sha256=$3
+  set --
+  if [ -e "$name.ca" ]; then # the broker's own, beside the system's
+    cat /etc/ssl/certs/ca-certificates.crt "$name.ca" >"$name.cas" || cp "$name.ca" "$name.cas"
+    set -- --cacert "$name.cas"
+  fi
+  again 600 curl -fsS --retry 20 --retry-delay 3 --retry-connrefused "$@" -H "@$name.header" -o "$name.new" "$url"
+  echo "$sha256  $name.new" | sha256sum -c -
+  mv "$name.new" {files}/"$name"
+  chmod 644 {files}/"$name"
+  rm -f "$name.header"
 }}
 
 gpus() {{

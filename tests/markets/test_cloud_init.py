@@ -72,6 +72,14 @@ def test_the_scripts_are_clean_to_shellcheck(tmp_path: Path) -> None:
     assert judged.returncode == 0, judged.stdout
 
 
+def test_the_agent_is_fetched_from_a_broker_that_only_its_own_authority_knows() -> None:
+    """A private authority was trusted by the agent, and not by the curl that fetches it: each machine was paid for nothing."""
+    download = Download("https://broker.example/agent.pyz", "0" * 64, "single-use", "-----BEGIN CERTIFICATE-----")
+    files = {each["path"]: each for each in yaml.safe_load(document(downloads={"agent.pyz": download}))["write_files"]}
+    assert files["/var/lib/broker/agent.pyz.ca"]["content"] == "-----BEGIN CERTIFICATE-----"
+    assert "/var/lib/broker/agent.pyz.ca" not in {each["path"] for each in yaml.safe_load(document())["write_files"]}
+
+
 def test_a_document_that_ec2_would_not_take_is_refused() -> None:
     with pytest.raises(ValueError, match="EC2 takes 16384"):
         document(files={"agent.json": b"x" * 20_000})

@@ -84,6 +84,7 @@ def test_a_machine_of_the_internet_fetches_the_agent_with_nothing_but_its_single
         ("kubernetes", {"launches": ("kubernetes",)}, "no way is known"),
         ("vm", {"launches": ("vm",), "url": "https://b.example", "image": "vllm:latest"}, "by digest"),
         ("vm", {"launches": ("vm",), "image": PINNED}, "cannot dial http://127.0.0.1:1"),
+        ("vm", {"launches": ("vm",), "image": PINNED, "url": "http://b.example"}, "in clear"),
         ("container", {}, "needs 'image'"),
     ],
 )
