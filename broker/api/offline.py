@@ -18,7 +18,7 @@ from broker.settings import Settings
 from jobs.errors import StoreFailed, StoreUnfit
 from jobs.store_check import check_store
 
-SECRETS = ("secret", "admin.key", "ssh_authority")
+SECRETS = ("secret", "admin.key", "ssh_authority", "kek")
 
 
 async def offline_checks(settings: Settings) -> Doctor:
