@@ -155,8 +155,12 @@ class Image:
             if not _holds(host, identity):
                 raise RigError(f"{host.name} does not hold {identity} after docker load")
             host.docker("image", "prune", "-f", timeout=120)
-        # vLLM only warns when its compiled part cannot be loaded, and fails much later: ask now.
-        probe = "import aiohttp, torch, vllm._C"
+        # vLLM only warns when its compiled part cannot be loaded, and fails much later: ask now. Which of its builds fits this
+        # processor is its own choice: `vllm._C` itself ends with SIGILL where there is no AVX-512.
+        probe = (
+            "import aiohttp, torch; from vllm.platforms import current_platform; current_platform.import_kernels(); "
+            "torch.ops._C.init_cpu_memory_env"
+        )
         hosts[0].docker("run", "--rm", "--network=none", "--entrypoint=python3", IMAGE, "-c", probe, timeout=180)
         self.record.write_text(json.dumps({"id": identity, "stamp": self._stamp()}))
         layers[1].unlink()
