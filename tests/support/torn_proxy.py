@@ -37,8 +37,11 @@ class TornProxy:
         gone = 0
         with contextlib.suppress(OSError):  # the other direction has torn or ended it
             while chunk := source.recv(65536):
+                left = None if limit is None else limit - gone
                 gone += len(chunk)
-                if limit is not None and gone > limit:
+                if left is not None and len(chunk) > left:
+                    if not self._upwards:  # exactly so many bytes, however they were put together on their way here
+                        sink.sendall(chunk[:left])
                     self.torn += 1
                     break
                 sink.sendall(chunk)

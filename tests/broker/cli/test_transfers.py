@@ -105,14 +105,12 @@ def test_a_download_that_never_ends_leaves_no_half_file_and_is_taken_up_by_the_n
         gone = broker("results", answered, "-o", str(out), "--url", proxy.url, env=env)
     assert gone.returncode == 1
     assert "no answer" in gone.stderr or "broke off" in gone.stderr
-    # On a busy machine headers and content come in one piece, which the proxy drops whole: then there is no half.
-    halves = list(tmp_path.iterdir())
-    for half in halves:
-        assert half.name.startswith(".answers.jsonl.") and half.name.endswith(".part")
-        half.write_bytes(half.read_bytes()[:-1] + b"?")  # to see that its bytes are not fetched again
+    (half,) = tmp_path.iterdir()
+    assert half.name.startswith(".answers.jsonl.") and half.name.endswith(".part")
+    half.write_bytes(half.read_bytes()[:-1] + b"?")  # to see that its bytes are not fetched again
     assert quick("results", answered, "-o", str(out), "--data", str(data)).returncode == 0
     assert [file.name for file in tmp_path.iterdir()] == ["answers.jsonl"]
-    assert sum(a != b for a, b in zip(out.read_text(), whole, strict=True)) == len(halves) <= 1
+    assert sum(a != b for a, b in zip(out.read_text(), whole, strict=True)) == 1
 
 
 def test_half_a_file_of_another_state_is_not_mixed_with_this_one(data: Path, answered: str, tmp_path: Path) -> None:
