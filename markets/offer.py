@@ -99,7 +99,11 @@ class Offer:
 
     `price` is per whole instance-hour in `currency`, all-in, and equals the sum of `components` when these are given;
     None or not positive means *unknown*, and the offer is then quarantined, never free. `capacity` None is unknown,
-    0 is sold out. `granularity_s` is the billing increment, `minimum_s` the least that is billed.
+    0 is sold out. `granularity_s` is the billing increment, `minimum_s` the least that is billed. `raw` is what the
+    provider said, in words that a person reads (amounts with their units, the rate of exchange and its date).
+
+    Capacity that is paid for whether it is used or not (a reservation, a commitment) has pricing `reserved`, what using it
+    costs *more* as its price (0 is then known, not unknown), and what it costs anyway in `sunk_per_hour`, which must be positive.
     `interruption_per_hour` None is unknown; `notice_s` is the warning before an interruption (0: none).
     """
 
@@ -132,6 +136,8 @@ class Offer:
     jurisdictions: tuple[str, ...] | None = None
     data_policy: Mapping[str, Any] | None = None
     quarantined: str | None = None
+    raw: Mapping[str, str] = field(default_factory=dict)
+    sunk_per_hour: Decimal | None = None
 
     @property
     def market(self) -> str:
@@ -163,12 +169,20 @@ def price_problem(offer: Offer) -> str | None:
         return (
             f"offer {offer.key}: price is unknown; quarantined until a positive price is seen (source: {offer.source})"
         )
+    if _is_sunk(offer):
+        return None
     if not offer.price.is_finite() or offer.price <= 0:
         return (
             f"offer {offer.key}: price {offer.price} is unknown, not free; quarantined until a positive price is seen "
             f"(source: {offer.source})"
         )
     return None
+
+
+def _is_sunk(offer: Offer) -> bool:
+    """Reserved capacity whose cost is known and paid anyway: its marginal price of 0 is a fact."""
+    sunk = offer.sunk_per_hour
+    return offer.pricing == "reserved" and offer.price == 0 and sunk is not None and sunk.is_finite() and sunk > 0
 
 
 def raw_digest(raw: Mapping[str, Any]) -> str:

@@ -66,6 +66,8 @@ def record_from_offer(offer: Offer) -> Record:
         "jurisdictions": None if offer.jurisdictions is None else list(offer.jurisdictions),
         "data_policy": None if offer.data_policy is None else dict(offer.data_policy),
         "quarantined": offer.quarantined,
+        "raw": dict(offer.raw),
+        "sunk_per_hour": _text(offer.sunk_per_hour),
     }
 
 
@@ -113,6 +115,9 @@ def _offer(record: Mapping[str, Any]) -> Offer:
         jurisdictions=None if jurisdictions is None else tuple(jurisdictions),
         data_policy=record["data_policy"],
         quarantined=record["quarantined"],
+        # records of before these fields are still read: rentals keep theirs for ever
+        raw=record.get("raw", {}),
+        sunk_per_hour=_decimal(record.get("sunk_per_hour")),
     )
 
 

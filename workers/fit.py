@@ -12,6 +12,8 @@ from workers.profile import ModelProfile
 # NVIDIA's compute capability by what offers call an accelerator: the first word that a name contains decides.
 # Source: developer.nvidia.com/cuda-gpus.
 CAPABILITY = (
+    # the Ada workstation cards before "rtx 50" and "rtx 20", which they contain
+    ("2000 ada", 89), ("4000 ada", 89), ("5000 ada", 89), ("rtx pro", 120), ("a4500", 86), ("quadro rtx 6000", 75),
     ("gb300", 103), ("b300", 103), ("gb200", 100), ("b200", 100), ("b100", 100), ("gh200", 90), ("h200", 90), ("h100", 90),
     ("h800", 90), ("h20", 90), ("rtx pro 6000", 120), ("rtx 50", 120), ("5090", 120), ("5080", 120), ("l40", 89),
     ("l20", 89), ("l4", 89), ("6000 ada", 89), ("4090", 89), ("4080", 89), ("rtx 40", 89), ("a100", 80), ("a800", 80),

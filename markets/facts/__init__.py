@@ -1,0 +1,1 @@
+"""Tables of facts that markets do not say themselves: accelerators, regions, operators, and a dated snapshot of prices."""
