@@ -152,7 +152,7 @@ def country_code(text: str | None) -> str | None:
     wanted = text.strip()
     wanted = _COUNTRY_ALIASES.get(wanted.upper(), wanted)
     try:
-        return cast(str, pycountry.countries.lookup(wanted).alpha_2)
+        return pycountry.countries.lookup(wanted).alpha_2
     except LookupError:
         return None
 
