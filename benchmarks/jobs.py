@@ -25,7 +25,7 @@ from jobs.request_line import Terms
 from jobs.types import Limits
 
 PIECE = 1024 * 1024  # as the object store reads
-FILE_BYTES = 12_000_000
+FILE_BYTES = 48_000_000
 LONG, SHORT = 4_000, 500  # about so many bytes a line
 
 

@@ -28,7 +28,7 @@ from jobs.types import Finding, InvalidLine, Limits, Validation
 MOST_BLANKS = 1024 * 1024  # bytes of blank lines that may be the end of the file
 # Lines that are read at once: enough that what is done once for all of them is little for each, few enough that their
 # texts lie in the processor's cache.
-BATCH_BYTES, BATCH_LINES = 128 * 1024, 128
+BATCH_BYTES, BATCH_LINES = 512 * 1024, 256
 LONGEST_MESSAGE = 1_000  # of a line that has many problems at once
 
 
