@@ -12,13 +12,17 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from ledger import lots, seal
 from ledger.accrual import LEAKED, is_meter_entry, reading_of
-from ledger.book import Recorded, entry_id_of, recorded
+from ledger.book import Recorded, entry_id_of, leaf_of, recorded
 from ledger.errors import LedgerError
 from ledger.event import Event
+from ledger.lots import Lot
+from ledger.merkle import Frontier, leaf_hash
 from ledger.positions import RESOLUTIONS, Hold, all_holds, moved, opened
 from ledger.rules import check_event, period_of
-from ledger.tables import Entry, Head, Posting
+from ledger.standing import closed_by, following, uses_of
+from ledger.tables import Entry, Head, Posting, ScopeUse
 
 _PAGE = 500
 
@@ -52,13 +56,16 @@ async def check(session: AsyncSession, *, ended_rentals: AbstractSet[str] = froz
         event = _decoded(entry)
         findings += _check_payload(entry, event)
         if isinstance(event, Event):
-            findings += _check_repeats(entry, event, postings)
+            findings += _check_repeats(entry, event, postings, trail.period(event))
             findings += trail.follow(recorded(entry))
     findings += await _check_head(session, expected_seq - 1)
     findings += await _check_strays(session)
     findings += await _check_units(session)
     findings += await _check_resolutions(session)
     findings += _check_hold_states(await all_holds(session), trail.holds)
+    findings += await _check_lots(session, trail)
+    findings += await _check_uses(session, trail)
+    findings += await _check_seal(session)
     findings += _check_holds(trail.holds.values(), ended_rentals)
     return findings
 
@@ -86,6 +93,16 @@ class _Trail:
         self.covered: set[str] = set()
         self.holds: dict[str, Hold] = {}
         self.metered: dict[str, int] = {}
+        self.closed: set[str] = set()
+        self.uses: dict[tuple[str, str, str], int] = {}
+        self.pools: dict[str, list[Lot]] = {}
+
+    def period(self, event: Event) -> str:
+        """The month that the event has to be booked in, by what the entries before it closed."""
+        period = period_of(event.occurred_at_us)
+        while period in self.closed:
+            period = following(period)
+        return period
 
     def follow(self, entry: Recorded) -> Iterator[LedgerFinding]:
         event = entry.event
@@ -104,6 +121,16 @@ class _Trail:
             yield _error("accrual_without_hold", entry.entry_id, message)
         if is_meter_entry(event):
             yield from self._follow_meter(entry)
+        period = self.period(event)
+        for use, nano in uses_of(event, event.dims.project, period) if event.dims.project else ():
+            self.uses[use] = self.uses.get(use, 0) + nano
+        if event.kind == "period.close":
+            self.closed |= closed_by(event)
+        try:
+            lots.admit(event, self.pools)
+            lots.moved(event, entry.seq, self.pools)
+        except LedgerError as problem:
+            yield _error("lots_differ", entry.entry_id, f"entry {entry.seq}: {problem}")
 
     def _follow_meter(self, entry: Recorded) -> Iterator[LedgerFinding]:
         """Why: a meter trusts the total in its newest key; it must be what was booked."""
@@ -139,12 +166,12 @@ def _check_payload(entry: Entry, event: Event | str) -> Iterator[LedgerFinding]:
         yield _error("payload_unreadable", entry.id, f"the bytes of entry {entry.seq} are no event: {event}")
 
 
-def _check_repeats(entry: Entry, event: Event, postings: Sequence[Posting]) -> Iterator[LedgerFinding]:
+def _check_repeats(entry: Entry, event: Event, postings: Sequence[Posting], period: str) -> Iterator[LedgerFinding]:
     """Columns and postings repeat the stored bytes.
 
     Why: queries read columns; one that differs would show finance another story.
     """
-    differing = [name for name, value in _repeated(event, entry).items() if getattr(entry, name) != value]
+    differing = [name for name, value in _repeated(event, entry, period).items() if getattr(entry, name) != value]
     if differing:
         yield _error("columns_changed", entry.id, f"{', '.join(differing)} of entry {entry.seq} differ from its bytes")
     told = [(number, line.account, line.unit, line.nano) for number, line in enumerate(event.lines)]
@@ -152,13 +179,13 @@ def _check_repeats(entry: Entry, event: Event, postings: Sequence[Posting]) -> I
         yield _error("postings_changed", entry.id, f"the postings of entry {entry.seq} differ from its bytes")
 
 
-def _repeated(event: Event, entry: Entry) -> dict[str, object]:
+def _repeated(event: Event, entry: Entry, period: str) -> dict[str, object]:
     return {
         "id": entry_id_of(event.key, entry.recorded_at_us),
         "key": event.key,
         "kind": event.kind,
         "occurred_at_us": event.occurred_at_us,
-        "period": period_of(event.occurred_at_us),
+        "period": period,
         "actor": event.actor,
         **msgspec.structs.asdict(event.dims),
         "corrects": event.corrects,
@@ -239,6 +266,66 @@ def _check_hold_states(kept: Sequence[Hold], followed: Mapping[str, Hold]) -> It
         state, told = states.get(hold_id), followed.get(hold_id)
         if state != told:
             yield _error("hold_state_differs", hold_id, f"kept as {state}, its entries add up to {told}")
+
+
+async def _check_lots(session: AsyncSession, trail: _Trail) -> list[LedgerFinding]:
+    """Why: what is spent is priced by the kept lots."""
+    kept = {(lot.unit, lot.seq): lot for lot in await lots.all_lots(session)}
+    told = {(lot.unit, lot.seq): lot for pool in trail.pools.values() for lot in pool}
+    return [
+        _error("lot_differs", f"{unit}:{seq}", f"kept as {kept.get((unit, seq))}, entries say {told.get((unit, seq))}")
+        for unit, seq in sorted(kept.keys() | told.keys())
+        if kept.get((unit, seq)) != told.get((unit, seq))
+    ]
+
+
+async def _check_uses(session: AsyncSession, trail: _Trail) -> list[LedgerFinding]:
+    """Why: nodes of the budget tree refuse holds by the kept sums."""
+    rows = (await session.execute(select(ScopeUse), execution_options={"populate_existing": True})).scalars()
+    kept = {(row.scope, row.unit, row.window): row.nano for row in rows}
+    return [
+        _error(
+            "use_differs",
+            "/".join(use),
+            f"kept as {kept.get(use, 0)} nano, its entries sum to {trail.uses.get(use, 0)}",
+        )
+        for use in sorted(kept.keys() | trail.uses.keys())
+        if kept.get(use, 0) != trail.uses.get(use, 0)
+    ]
+
+
+async def _check_seal(session: AsyncSession) -> list[LedgerFinding]:
+    """The stream `books` has one leaf for each entry, made of what the entry is now, and an unbroken chain.
+
+    Why: it is what a signed checkpoint speaks of.
+    """
+    findings: list[LedgerFinding] = []
+    prev, seq = seal.FIRST, 0
+    frontier = Frontier()
+    while page := await seal.leaves(session, "books", after_seq=seq, limit=_PAGE):
+        chosen = select(col(Entry.seq), col(Entry.id), col(Entry.payload), col(Entry.recorded_at_us))
+        chosen = chosen.where(col(Entry.seq).between(page[0].seq, page[-1].seq))
+        rows = (await session.execute(chosen)).all()
+        told = {row.seq: leaf_of(dict(row._mapping)) for row in rows if isinstance(row.payload, bytes)}
+        for leaf in page:
+            hashed = leaf_hash(leaf.payload)
+            frontier.add(hashed)
+            if told.get(leaf.seq) != leaf.payload:
+                findings.append(
+                    _error("seal_differs", f"books:{leaf.seq}", f"leaf {leaf.seq} is not what entry {leaf.seq} is")
+                )
+            if leaf.prev != prev or leaf.hash != seal.chained(leaf.prev, hashed):
+                findings.append(
+                    _error("chain_broken", f"books:{leaf.seq}", f"leaf {leaf.seq} does not follow the one before it")
+                )
+            prev, seq = leaf.hash, leaf.seq
+    head = await seal.head(session, "books")
+    newest = int((await session.execute(select(func.coalesce(func.max(col(Entry.seq)), 0)))).scalar_one())
+    if (head.seq, head.hash, head.root) != (seq, prev, frontier.root().hex()) or seq != newest:
+        findings.append(
+            _error("seal_head_differs", "books", f"the head says leaf {head.seq}, there are {seq} of {newest} entries")
+        )
+    return findings
 
 
 def _check_holds(holds: Iterable[Hold], ended_rentals: AbstractSet[str]) -> Iterator[LedgerFinding]:

@@ -7,8 +7,8 @@ entry is sealed. Callers that lock rows of their own do so before they post, nev
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 import structlog
@@ -17,13 +17,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 from ulid import ULID
 
-from ledger import accounts, positions
-from ledger.errors import HoldExceeded, HoldResolved, HoldUnknown, KeyReused, LedgerError, MalformedEvent
+from ledger import seal
+from ledger.errors import KeyReused, LedgerError
 from ledger.event import Event, Exists, Posted, encode
-from ledger.money import in_usd
-from ledger.positions import RESOLUTIONS, Hold
-from ledger.rules import HOLD_KINDS, check_event, period_of
-from ledger.tables import Entry, Head, HoldState, Posting
+from ledger.rules import check_event
+from ledger.standing import in_parts, standing
+from ledger.tables import Entry, Head, Posting
 
 log = structlog.get_logger("ledger")
 
@@ -66,30 +65,80 @@ async def lock(session: AsyncSession) -> int:
 async def post(session: AsyncSession, event: Event, *, recorded_at_us: int) -> Posted | Exists:
     """Write `event` to the books, once: the same event again answers Exists and writes nothing.
 
-    Raises KeyReused (same key, other content), Unbalanced, UnknownAccount, MalformedEvent; for events that name a
-    hold HoldUnknown, HoldResolved, and HoldExceeded when a project with a granted budget would go below zero. Then nothing
-    is written.
+    Raises KeyReused (same key, other content), Unbalanced, UnknownAccount, UnknownUnit, MalformedEvent; for events that name
+    a hold HoldUnknown, HoldResolved, and HoldExceeded when a project with a granted budget would go below zero; LotsExhausted
+    when more of a unit is spent than was bought. Then nothing is written.
     """
-    check_event(event)
-    payload = encode(event)
-    newest = await lock(session)
-    existing = (await session.execute(select(Entry).where(col(Entry.key) == event.key))).scalar_one_or_none()
-    if existing is not None:
-        return _existing(existing, event, payload)
-    hold = await _admit(session, event)
-    entry_id, seq = entry_id_of(event.key, recorded_at_us), newest + 1
-    row = _row(event, payload, seq=seq, recorded_at_us=recorded_at_us)
-    await session.execute(insert(Entry).values(**row))
+    return (await post_many(session, [(event, recorded_at_us)]))[0]
+
+
+async def post_many(session: AsyncSession, events: Sequence[tuple[Event, int]]) -> list[Posted | Exists]:
+    """The same for several events, each with when it is recorded, in their order: all of them, or none when one is refused.
+
+    Each is judged by what the ones before it leave. Many events cost few statements.
+    """
+    for event, _ in events:
+        check_event(event)
+    seq = await lock(session)
+    known = await _known(session, [event.key for event, _ in events])
+    fresh = [event for event, _ in events if event.key not in known]
+    now = await standing(session, fresh)
+    answers: list[Posted | Exists] = []
+    rows: list[dict[str, Any]] = []
+    for event, recorded_at_us in events:
+        payload = encode(event)
+        if event.key in known:
+            answers.append(_existing(known[event.key], event, payload))
+            continue
+        now.admit(event)
+        seq += 1
+        period = now.period(event)
+        now.follow(event, seq, period)
+        row = _row(event, payload, seq=seq, recorded_at_us=recorded_at_us, period=period)
+        rows.append(row)
+        known[event.key] = _Known(id=row["id"], seq=seq, payload=payload)
+        answers.append(Posted(entry_id=row["id"], seq=seq))
+    if rows:
+        await _write(session, rows, fresh)
+        await now.write(session)
+    return answers
+
+
+async def _write(session: AsyncSession, rows: Sequence[dict[str, Any]], fresh: Sequence[Event]) -> None:
+    """Entries unsealed, their postings, then sealed, and the leaves of the stream `books`: in that order, for the triggers."""
+    events = {event.key: event for event in fresh}
+    await session.execute(insert(Entry), rows)
     lines = [
-        {"entry_id": entry_id, "line": number, "account": line.account, "unit": line.unit, "nano": line.nano}
-        for number, line in enumerate(event.lines)
+        {"entry_id": row["id"], "line": number, "account": line.account, "unit": line.unit, "nano": line.nano}
+        for row in rows
+        for number, line in enumerate(events[row["key"]].lines)
     ]
     await session.execute(insert(Posting), lines)
-    await session.execute(update(Entry).where(col(Entry.id) == entry_id).values(sealed=True))
-    await session.execute(update(Head).where(col(Head.id) == 1).values(seq=seq))
-    await _keep_hold(session, event, hold, seq)
-    log.info("ledger.posted", entry=entry_id, seq=seq, key=event.key, kind=event.kind, project=event.dims.project)
-    return Posted(entry_id=entry_id, seq=seq)
+    first, last = rows[0]["seq"], rows[-1]["seq"]
+    await session.execute(
+        update(Entry)
+        .where(col(Entry.seq).between(first, last))
+        .values(sealed=True)
+        .execution_options(synchronize_session=False)
+    )
+    await session.execute(
+        update(Head).where(col(Head.id) == 1).values(seq=last).execution_options(synchronize_session=False)
+    )
+    await seal.append_many(session, "books", [leaf_of(row) for row in rows])
+    for row in rows:
+        log.info(
+            "ledger.posted", entry=row["id"], seq=row["seq"], key=row["key"], kind=row["kind"], project=row["project"]
+        )
+
+
+def leaf_of(row: Mapping[str, Any]) -> bytes:
+    """What is sealed of an entry: one line of JSON with the event's bytes as they are stored. Frozen: hashes hang on it."""
+    return b'{"entry_id":"%b","event":%b,"recorded_at_us":%d,"seq":%d}' % (
+        row["id"].encode(),
+        row["payload"],
+        row["recorded_at_us"],
+        row["seq"],
+    )
 
 
 async def entries(
@@ -162,7 +211,25 @@ def entry_id_of(key: str, recorded_at_us: int) -> str:
     return f"entry_{ULID.from_bytes(milliseconds + hashlib.sha256(key.encode()).digest()[:10])}"
 
 
-def _row(event: Event, payload: bytes, *, seq: int, recorded_at_us: int) -> dict[str, object]:
+class _Known(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    seq: int
+    payload: bytes
+
+
+async def _known(session: AsyncSession, keys: Sequence[str]) -> dict[str, _Known]:
+    """Those of the keys that are in the books."""
+    found: dict[str, _Known] = {}
+    for some in in_parts(sorted(set(keys))):
+        query = select(col(Entry.key), col(Entry.id), col(Entry.seq), col(Entry.payload)).where(
+            col(Entry.key).in_(some)
+        )
+        for key, entry_id, seq, payload in (await session.execute(query)).all():
+            found[key] = _Known(id=entry_id, seq=seq, payload=payload)
+    return found
+
+
+def _row(event: Event, payload: bytes, *, seq: int, recorded_at_us: int, period: str) -> dict[str, Any]:
     return {
         "id": entry_id_of(event.key, recorded_at_us),
         "seq": seq,
@@ -170,7 +237,7 @@ def _row(event: Event, payload: bytes, *, seq: int, recorded_at_us: int) -> dict
         "kind": event.kind,
         "occurred_at_us": event.occurred_at_us,
         "recorded_at_us": recorded_at_us,
-        "period": period_of(event.occurred_at_us),
+        "period": period,
         "actor": event.actor,
         **msgspec.structs.asdict(event.dims),
         "corrects": event.corrects,
@@ -181,7 +248,7 @@ def _row(event: Event, payload: bytes, *, seq: int, recorded_at_us: int) -> dict
     }
 
 
-def _existing(entry: Entry, event: Event, payload: bytes) -> Exists:
+def _existing(entry: _Known, event: Event, payload: bytes) -> Exists:
     if entry.payload == payload:
         return Exists(entry_id=entry.id, seq=entry.seq)
     before = msgspec.json.decode(entry.payload, type=Event)
@@ -194,69 +261,3 @@ def _existing(entry: Entry, event: Event, payload: bytes) -> Exists:
 
 def _fields(event: Event, names: Sequence[str]) -> str:
     return msgspec.json.encode({name: getattr(event, name) for name in names}).decode()
-
-
-async def _keep_hold(session: AsyncSession, event: Event, before: Hold | None, seq: int) -> None:
-    if event.kind == "hold.open":
-        await session.execute(insert(HoldState).values(**asdict(positions.opened(event, seq))))
-    elif before is not None:
-        after = positions.moved(before, event)
-        await session.execute(update(HoldState).where(col(HoldState.id) == before.id).values(**asdict(after)))
-
-
-async def _admit(session: AsyncSession, event: Event) -> Hold | None:
-    """What the books must say for this event to be posted; the hold that it names, as it stands now.
-
-    One path for every caller, replays included.
-    """
-    if event.corrects is not None and await find(session, event.corrects) is None:
-        raise MalformedEvent(f"event {event.key!r} corrects {event.corrects!r}, which is not in the books")
-    if event.hold is None:
-        return None
-    hold = await positions.hold(session, event.hold)
-    if event.kind == "hold.open":
-        _admit_opening(event, hold)
-    else:
-        _admit_change(event, hold)
-    if event.kind in HOLD_KINDS:
-        await _admit_budget(session, event)
-    return hold
-
-
-def _admit_opening(event: Event, hold: Hold | None) -> None:
-    if hold is not None:
-        raise KeyReused(
-            f"event {event.key!r}: hold {hold.id} was opened by entry {hold.opened_seq}; extend it or use a new id"
-        )
-
-
-def _admit_change(event: Event, hold: Hold | None) -> None:
-    if hold is None:
-        raise HoldUnknown(f"event {event.key!r}: hold {event.hold!r} was never opened")
-    if hold.resolved is not None:
-        raise HoldResolved(
-            f"event {event.key!r}: hold {hold.id} was resolved before ({hold.resolved}); open a new hold"
-        )
-    if hold.project != event.dims.project:
-        raise MalformedEvent(
-            f"event {event.key!r}: hold {hold.id} is of project {hold.project}, not {event.dims.project}"
-        )
-    given_back = -sum(line.nano for line in event.lines if line.account == accounts.held(hold.project))
-    if event.kind in RESOLUTIONS and given_back != hold.remaining_nano:
-        raise MalformedEvent(
-            f"event {event.key!r}: gives back {given_back} of the {hold.remaining_nano} nano left in hold {hold.id}"
-        )
-
-
-async def _admit_budget(session: AsyncSession, event: Event) -> None:
-    project = event.dims.project or ""
-    taken = -sum(line.nano for line in event.lines if line.account == accounts.budget(project))
-    if taken <= 0:
-        return
-    left = await positions.remaining(session, project)
-    if left is not None and taken > left:
-        log.warning("ledger.hold_refused", hold=event.hold, project=project, asked_nano=taken, remaining_nano=left)
-        raise HoldExceeded(
-            f"hold {event.hold} asks for {in_usd(taken)}, project {project} has {in_usd(left)} left of its budget; "
-            "grant more, ask for less, or wait until other holds are resolved"
-        )

@@ -52,3 +52,33 @@ class MalformedEvent(LedgerError):
     """A field of the event cannot be booked: the message names the field, its value and what it must be."""
 
     code = "malformed_event"
+
+
+class UnknownUnit(LedgerError):
+    """The event names a unit that is no currency and no quantity of the books."""
+
+    code = "unknown_unit"
+
+
+class PeriodClosed(LedgerError):
+    """The month is closed; what belongs to it is booked in the first open month, as a correction."""
+
+    code = "period_closed"
+
+
+class LimitExceeded(HoldExceeded):
+    """A node of the budget tree does not cover this hold."""
+
+    code = "limit_exceeded"
+
+
+class LotsExhausted(LedgerError):
+    """More of a unit would be spent than the lots hold."""
+
+    code = "lots_exhausted"
+
+
+class NoRate(LedgerError):
+    """No rate between two units is known for that time."""
+
+    code = "no_rate"

@@ -39,6 +39,19 @@ def in_usd(nano: int) -> str:
     return f"{sign}${amount:f}"
 
 
+def in_units(nano: int, unit: str) -> str:
+    """Nano-units as people read them, in the unit that they are of.
+
+    >>> in_units(250_000_000, "USD"), in_units(1_500_000_000, "AKT"), in_units(2_000, "MTOKEN")
+    ('$0.25', '1.5 AKT', '2 tokens')
+    """
+    if unit == "USD":
+        return in_usd(nano)
+    if unit == "MTOKEN":
+        return f"{nano // 1000:,} tokens"
+    return f"{'-' if nano < 0 else ''}{in_usd(abs(nano)).removeprefix('$')} {unit}"
+
+
 def cost_of_seconds(price_nano_hour: int, seconds: int) -> int:
     """Nano-units for `seconds` at an hourly price, rounded once, half to even, on the cumulative amount.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from sqlalchemy import ColumnElement, func, select
@@ -34,19 +35,27 @@ class Hold:
     opened_seq: int
     opened_at_us: int
     resolved: str | None
+    unit: str = UNIT_USD
 
 
-async def remaining(session: AsyncSession, project: str) -> int | None:
-    """Nano-USD that the project may still commit: granted − accrued − what open holds still set aside.
+async def remaining(session: AsyncSession, project: str, *, unit: str = UNIT_USD) -> int | None:
+    """Nano-USD (or another `unit`, MTOKEN) that the project may still commit: granted − accrued − what open holds set aside.
 
     None: the project never got a budget, so there is no limit. A grant counts over the whole life of the project, and
     so does what was accrued before it. Negative only when accruals went beyond their holds.
     """
-    granted = select(col(Entry.id)).where(col(Entry.kind) == "budget.grant", col(Entry.project) == project).limit(1)
+    account = accounts.budget(project)
+    granted = (
+        select(col(Entry.id))
+        .join(Posting, col(Posting.entry_id) == col(Entry.id))
+        .where(col(Entry.kind) == "budget.grant", col(Entry.project) == project)
+        .where(col(Posting.account) == account, col(Posting.unit) == unit)
+        .limit(1)
+    )
     if (await session.execute(granted)).first() is None:
         return None
     total = select(func.coalesce(func.sum(col(Posting.nano)), 0)).where(
-        col(Posting.account) == accounts.budget(project), col(Posting.unit) == UNIT_USD
+        col(Posting.account) == account, col(Posting.unit) == unit
     )
     return int((await session.execute(total)).scalar_one())
 
@@ -57,9 +66,14 @@ async def hold(session: AsyncSession, hold_id: str) -> Hold | None:
     return found[0] if found else None
 
 
-async def open_holds(session: AsyncSession, *, project: str | None = None) -> list[Hold]:
-    """The holds that are not resolved, oldest first."""
-    conditions: list[ColumnElement[bool]] = [col(HoldState.resolved).is_(None)]
+async def holds(session: AsyncSession, hold_ids: Sequence[str]) -> list[Hold]:
+    """Those of the holds that there are, open or resolved, oldest first."""
+    return await _holds(session, col(HoldState.id).in_(hold_ids))
+
+
+async def open_holds(session: AsyncSession, *, project: str | None = None, unit: str = UNIT_USD) -> list[Hold]:
+    """The holds of a unit that are not resolved, oldest first."""
+    conditions: list[ColumnElement[bool]] = [col(HoldState.resolved).is_(None), col(HoldState.unit) == unit]
     if project is not None:
         conditions.append(col(HoldState.project) == project)
     return await _holds(session, *conditions)
@@ -102,6 +116,7 @@ def opened(event: Event, seq: int) -> Hold:
         opened_seq=seq,
         opened_at_us=event.occurred_at_us,
         resolved=None,
+        unit=event.lines[0].unit,
     )
     return moved(empty, event)
 

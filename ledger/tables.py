@@ -81,6 +81,7 @@ class HoldState(SQLModel, table=True):
     opened_seq: int = _big()
     opened_at_us: int = _big()
     resolved: str | None = Field(default=None, index=True)
+    unit: str = Field(default="USD", sa_column=Column(String, nullable=False, server_default="USD"))
 
 
 class Head(SQLModel, table=True):
@@ -90,3 +91,82 @@ class Head(SQLModel, table=True):
 
     id: int = Field(primary_key=True)
     seq: int = _big()
+
+
+class SealLeaf(SQLModel, table=True):
+    """One leaf of a sealed stream: the exact bytes, and where they stand in the chain (ledger/seal.py)."""
+
+    __tablename__ = "ledger_seal"
+
+    stream: str = Field(primary_key=True)
+    seq: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    payload: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    prev: str
+    hash: str
+
+
+class SealHead(SQLModel, table=True):
+    """One row a stream: its newest leaf, and the roots of its full subtrees. Whoever appends locks it first."""
+
+    __tablename__ = "ledger_seal_head"
+
+    stream: str = Field(primary_key=True)
+    seq: int = _big()
+    hash: str
+    peaks: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class CheckpointRow(SQLModel, table=True):
+    """A signed checkpoint that was written outside the database, too: `note` is its text (ledger/checkpoint.py)."""
+
+    __tablename__ = "ledger_checkpoint"
+
+    stream: str = Field(primary_key=True)
+    size: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    root: str
+    note: str
+    at_us: int = _big()
+
+
+class Lot(SQLModel, table=True):
+    """What is left of one purchase of a unit: a cache of the entries, like `HoldState`. First in, first out by `seq`.
+
+    `nano` of `unit` were bought for `cost_nano` of `cost_unit`, `left_nano` and `left_cost_nano` are not spent yet.
+    """
+
+    __tablename__ = "ledger_lot"
+
+    unit: str = Field(primary_key=True)
+    seq: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    cost_unit: str
+    nano: int = _big()
+    cost_nano: int = _big()
+    left_nano: int = _big()
+    left_cost_nano: int = _big()
+    bought_us: int = _big()
+
+
+class Rate(SQLModel, table=True):
+    """What one `unit` was worth in `quote` at `at_us`, by whose word. `rate` is a decimal. Never changed."""
+
+    __tablename__ = "ledger_rate"
+
+    unit: str = Field(primary_key=True)
+    quote: str = Field(primary_key=True)
+    at_us: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    source: str = Field(primary_key=True)
+    rate: str
+
+
+class ScopeUse(SQLModel, table=True):
+    """What counts against a node of the budget tree: a cache of the entries that name it in `scopes`, or its project.
+
+    `window` is `held` (what open holds set aside now), `all`, or a month (what was accrued in it).
+    """
+
+    __tablename__ = "ledger_scope_use"
+
+    scope: str = Field(primary_key=True)
+    unit: str = Field(primary_key=True)
+    window: str = Field(primary_key=True)
+    nano: int = _big()

@@ -38,7 +38,9 @@ _TWO_LINES = "ledger: an entry needs at least two postings"
 _UNBALANCED = "ledger: debits and credits differ in a unit"
 _SEALED = "ledger: no postings into a sealed or unknown entry"
 _AMOUNT = "ledger: an amount is an integer of nano-units and not zero"
-_HEAD = "ledger: the head moves by one and is never removed"
+_HEAD = "ledger: the head moves forward to the newest entry and is never removed"
+# until 0006 it moved by one; several entries that are written at once move it once
+_HEAD_ASTRAY = "NEW.seq <= OLD.seq OR NEW.seq <> (SELECT MAX(seq) FROM ledger_entry)"
 _NEVER_SEALED = "ledger: an entry was never sealed"
 
 
@@ -48,6 +50,15 @@ def create_statements(dialect: str) -> list[str]:
         return [*_sqlite_triggers().values(), _HEAD_ROW]
     if dialect == "postgresql":
         return [*_POSTGRESQL_FUNCTIONS.values(), *_postgresql_triggers().values(), _HEAD_ROW]
+    raise ValueError(f"dialect {dialect!r} has no ledger triggers; sqlite and postgresql have")
+
+
+def head_statements(dialect: str) -> list[str]:
+    """DDL that replaces the head's trigger of before revision 0006. Raises ValueError for other dialects."""
+    if dialect == "sqlite":
+        return ["DROP TRIGGER ledger_head_update", _sqlite_triggers()["ledger_head_update"]]
+    if dialect == "postgresql":
+        return [_POSTGRESQL_FUNCTIONS["ledger_head_move"].replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1)]
     raise ValueError(f"dialect {dialect!r} has no ledger triggers; sqlite and postgresql have")
 
 
@@ -98,7 +109,7 @@ def _sqlite_triggers() -> dict[str, str]:
         "ledger_posting_amount": ("INSERT ON ledger_posting", "typeof(NEW.nano) <> 'integer' OR NEW.nano = 0", _AMOUNT),
         "ledger_posting_update": ("UPDATE ON ledger_posting", "1", _APPEND_ONLY),
         "ledger_posting_delete": ("DELETE ON ledger_posting", "1", _APPEND_ONLY),
-        "ledger_head_update": ("UPDATE ON ledger_head", "NEW.id <> 1 OR NEW.seq <> OLD.seq + 1", _HEAD),
+        "ledger_head_update": ("UPDATE ON ledger_head", f"NEW.id <> 1 OR {_HEAD_ASTRAY}", _HEAD),
         "ledger_head_delete": ("DELETE ON ledger_head", "1", _HEAD),
     }
     return {
@@ -114,6 +125,16 @@ def _refuse(message: str) -> str:
 
 def _function(name: str, body: str, declare: str = "") -> str:
     return f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $body$ {declare} BEGIN {body} END $body$"
+
+
+def append_only_function(name: str, message: str) -> str:
+    """PostgreSQL's function for a trigger that refuses always."""
+    return _function(name, _refuse(message))
+
+
+def refusal_function(name: str, condition: str, message: str) -> str:
+    """PostgreSQL's function for a trigger before a row's change that refuses when the condition holds."""
+    return _function(name, f"IF {condition} THEN {_refuse(message)} END IF; RETURN NEW;")
 
 
 _POSTGRESQL_FUNCTIONS = {
@@ -150,7 +171,7 @@ _POSTGRESQL_FUNCTIONS = {
     "ledger_head_move": _function(
         "ledger_head_move",
         f"IF TG_OP <> 'UPDATE' THEN {_refuse(_HEAD)} END IF; "
-        f"IF NEW.id <> 1 OR NEW.seq <> OLD.seq + 1 THEN {_refuse(_HEAD)} END IF; "
+        f"IF NEW.id <> 1 OR {_HEAD_ASTRAY} THEN {_refuse(_HEAD)} END IF; "
         "RETURN NEW;",
     ),
 }

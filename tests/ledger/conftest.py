@@ -11,8 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel
 
 from broker.database import Database
-from ledger.tables import Entry, Head, HoldState, Posting
-from ledger.triggers import create_statements
+from ledger import seal_triggers, triggers
 from tests.support.databases import Databases
 
 Scratch = Callable[[], AbstractAsyncContextManager[AsyncSession]]
@@ -27,11 +26,12 @@ def new_books(databases: Databases) -> NewBooks:
     async def make() -> AsyncIterator[Database]:
         url = databases.empty()
         database = Database(url)
-        tables = [SQLModel.metadata.tables[str(table.__tablename__)] for table in (Entry, Posting, HoldState, Head)]
+        tables = [table for name, table in SQLModel.metadata.tables.items() if name.startswith("ledger_")]
+        dialect = database.engine.dialect.name
         async with database.transaction() as session:
             connection = await session.connection()
             await connection.run_sync(lambda sync: SQLModel.metadata.create_all(sync, tables=tables))
-            for statement in create_statements(database.engine.dialect.name):
+            for statement in [*triggers.create_statements(dialect), *seal_triggers.create_statements(dialect)]:
                 await session.execute(text(statement))
         yield database
         await database.close()

@@ -36,21 +36,24 @@ SECOND = "entry_id IN (SELECT id FROM ledger_entry WHERE seq = 2)"
 Tampering = list[tuple[str, set[str]]]
 IN_SQLITE: Tampering = [
     ("UPDATE ledger_entry SET payload = CAST(replace(payload, '10000', '10001') AS BLOB) WHERE seq = 2",
-     {"payload_changed", "columns_changed", "postings_changed", "hold_state_differs", "meter_differs"}),
+     {"payload_changed", "columns_changed", "postings_changed", "hold_state_differs", "meter_differs",
+      "use_differs", "seal_differs"}),
     # a column of SQLite takes anything
     (f"UPDATE ledger_posting SET nano = nano + 0.5 WHERE line = 0 AND {SECOND}",
      {"postings_changed", "amount_not_integer", "books_unbalanced"}),
     (f"UPDATE ledger_posting SET nano = 'five' WHERE line = 0 AND {SECOND}",
      {"postings_changed", "amount_not_integer", "books_unbalanced"}),
-    ("PRAGMA foreign_keys=OFF; DELETE FROM ledger_entry WHERE seq = 3", {"seq_gap", "stray_postings", "hold_state_differs"}),
+    ("PRAGMA foreign_keys=OFF; DELETE FROM ledger_entry WHERE seq = 3",
+     {"seq_gap", "stray_postings", "hold_state_differs", "use_differs", "seal_differs"}),
 ]  # fmt: skip
 IN_POSTGRESQL: Tampering = [
     ("UPDATE ledger_entry SET payload = convert_to(replace(convert_from(payload, 'UTF8'), '10000', '10001'), 'UTF8')"
      " WHERE seq = 2",
-     {"payload_changed", "columns_changed", "postings_changed", "hold_state_differs", "meter_differs"}),
+     {"payload_changed", "columns_changed", "postings_changed", "hold_state_differs", "meter_differs",
+      "use_differs", "seal_differs"}),
     # it also switches foreign keys off
     ("SET LOCAL session_replication_role = replica; DELETE FROM ledger_entry WHERE seq = 3",
-     {"seq_gap", "stray_postings", "hold_state_differs"}),
+     {"seq_gap", "stray_postings", "hold_state_differs", "use_differs", "seal_differs"}),
 ]  # fmt: skip
 
 
@@ -101,20 +104,20 @@ async def test_honest_books_have_no_findings(books: Database) -> None:
         ),
         ("UPDATE ledger_entry SET project = 'other' WHERE seq = 2", {"columns_changed"}),
         ("UPDATE ledger_entry SET period = '2026-10' WHERE seq = 2", {"columns_changed"}),
-        ("UPDATE ledger_entry SET recorded_at_us = recorded_at_us + 1000 WHERE seq = 2", {"columns_changed"}),
+        ("UPDATE ledger_entry SET recorded_at_us = recorded_at_us + 1000 WHERE seq = 2", {"columns_changed", "seal_differs"}),
         ("UPDATE ledger_entry SET sha256 = 'x' WHERE seq = 2", {"payload_changed"}),
         ("UPDATE ledger_entry SET payload = '{}' WHERE seq = 2",
-         {"payload_changed", "payload_unreadable", "hold_state_differs", "meter_differs"}),
+         {"payload_changed", "payload_unreadable", "hold_state_differs", "meter_differs", "use_differs", "seal_differs"}),
         ("UPDATE ledger_hold SET remaining_nano = 60000", {"hold_state_differs"}),
         ("UPDATE ledger_hold SET resolved = NULL", {"hold_state_differs"}),
         ("DELETE FROM ledger_hold", {"hold_state_differs"}),
         ("UPDATE ledger_entry SET sealed = FALSE WHERE seq = 2", {"not_sealed"}),
-        ("UPDATE ledger_entry SET seq = 9 WHERE seq = 4", {"seq_gap", "head_differs"}),
+        ("UPDATE ledger_entry SET seq = 9 WHERE seq = 4", {"seq_gap", "head_differs", "seal_differs", "seal_head_differs"}),
         # the newest entry is gone, with its postings
         (
             "DELETE FROM ledger_posting WHERE entry_id IN (SELECT id FROM ledger_entry WHERE seq = 4); "
             "DELETE FROM ledger_entry WHERE seq = 4",
-            {"head_differs", "hold_left_open", "hold_state_differs"},
+            {"head_differs", "hold_left_open", "hold_state_differs", "use_differs", "seal_differs", "seal_head_differs"},
         ),
         ("DELETE FROM ledger_posting WHERE line = 1 AND entry_id IN (SELECT id FROM ledger_entry WHERE seq = 1)",
          {"postings_changed", "entry_unbalanced", "too_few_postings", "books_unbalanced"}),

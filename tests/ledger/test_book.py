@@ -183,20 +183,20 @@ async def test_a_crash_between_any_two_statements_leaves_a_whole_entry_or_none(b
             raise Crash
 
     async with books.transaction() as session:
-        await post(session, usage("whole", kind="usage.waste"), recorded_at_us=NOW)
+        await post(session, usage("whole", kind="invoice.variance"), recorded_at_us=NOW)
     needed = statements
     assert needed >= 5
     for statement in range(1, needed + 1):
         statements, die_at = 0, statement
         with pytest.raises(Crash):
             async with books.transaction() as session:
-                await post(session, usage("torn", kind="usage.waste"), recorded_at_us=NOW)
+                await post(session, usage("torn", kind="invoice.variance"), recorded_at_us=NOW)
         die_at = 0
         async with books.transaction() as session:
             assert [entry.event.key for entry in await entries(session)] == ["whole"]
             assert await audit.check(session) == []
     async with books.transaction() as session:
-        assert await post(session, usage("torn", kind="usage.waste"), recorded_at_us=NOW) == Posted(
+        assert await post(session, usage("torn", kind="invoice.variance"), recorded_at_us=NOW) == Posted(
             entry_id=(await entries(session, after_seq=1))[0].entry_id, seq=2
         )
 
