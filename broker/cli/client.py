@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 # A broker that restarts is back within seconds; the sum of these waits is how long a command is patient with it.
 RETRY_WAITS_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 CHUNK_BYTES = 256 * 1024
+# How long nothing of a body may leave before the connection counts as broken. TCP alone would wait for ever on a peer that
+# is there and does not read (seen: a proxy that had given up its other side).
+# More than the 120 s that the transport gives an answer once all was sent.
+SILENCE_S = 240.0
+Moved = Callable[[], None]
 Query = Mapping[str, str | int | list[str] | None]
 
 
@@ -40,8 +45,17 @@ class ApiFailure(Exception):
 class Client:
     """One broker over HTTP. Bodies are the API's JSON as dictionaries: `broker/api/shapes.py` is their shape."""
 
-    def __init__(self, url: str, key: str | None, project: str | None = None, tls_ca: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str | None,
+        project: str | None = None,
+        tls_ca: Path | None = None,
+        *,
+        silence_s: float = SILENCE_S,
+    ) -> None:
         self._tls_ca = tls_ca
+        self._silence_s = silence_s
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         if project:
@@ -89,8 +103,11 @@ class Client:
             if refused.status != 404:
                 raise
 
-    async def send(self, path: str, form: Callable[[], aiohttp.FormData], *, again: bool) -> dict[str, Any]:
-        """POST a form. It is used up by an attempt, whether or not a connection came of it: `form` makes each its own."""
+    async def send(self, path: str, form: Callable[[Moved], aiohttp.FormData], *, again: bool) -> dict[str, Any]:
+        """POST a form. It is used up by an attempt, whether or not a connection came of it: `form` makes each its own.
+
+        It calls what it is given whenever more of it is taken: an attempt of which nothing is taken for `silence_s` broke off.
+        """
         return await self._json("POST", path, again=again, form=form)
 
     @asynccontextmanager
@@ -122,25 +139,49 @@ class Client:
             return False
 
     async def _json(
-        self, method: str, path: str, *, again: bool, form: Callable[[], aiohttp.FormData] | None = None, **request: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        again: bool,
+        form: Callable[[Moved], aiohttp.FormData] | None = None,
+        **request: Any,
     ) -> dict[str, Any]:
         """One request, repeated when nothing was sent, or when `again` says that it may be sent twice."""
-        assert self._transport
         for wait_s in (*RETRY_WAITS_S, None):
-            if form:
-                request["data"] = form()
             try:
-                async with self._transport.asked(method, self.url + path, **request) as answer:
-                    await _refuse(answer)
-                    if answer.status == 204:
-                        return {}
-                    document: dict[str, Any] = await answer.json()
-                    return document
+                if form is None:
+                    return await self._attempt(method, path, request)
+                return await self._send_moving(method, path, form, request)
             except NotSent as failure:
                 await self._pause(wait_s, path, failure)  # any request may be repeated
             except BrokeOff as failure:
                 await self._pause(wait_s if again else None, path, failure)
         raise AssertionError("unreachable: the last pause raises")
+
+    async def _attempt(self, method: str, path: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        assert self._transport
+        async with self._transport.asked(method, self.url + path, **request) as answer:
+            await _refuse(answer)
+            if answer.status == 204:
+                return {}
+            document: dict[str, Any] = await answer.json()
+            return document
+
+    async def _send_moving(
+        self, method: str, path: str, form: Callable[[Moved], aiohttp.FormData], request: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """An attempt with a body, while it moves; then the transport's own limit for the answer. Raises NotSent, BrokeOff."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._silence_s) as patience:
+
+                def moved() -> None:
+                    patience.reschedule(loop.time() + self._silence_s)
+
+                return await self._attempt(method, path, {**request, "data": form(moved)})
+        except TimeoutError as failure:
+            raise BrokeOff(f"nothing more of it was taken for {self._silence_s:g} s") from failure
 
     async def _pause(self, wait_s: float | None, path: str, failure: Exception) -> None:
         if wait_s is None:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from broker.cli.client import ApiFailure, Client
+from broker.cli.client import ApiFailure, Client, Moved
 from broker.cli.output import progress
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ async def upload(client: Client, file: Path, *, name: str) -> Document:
         sent = opened.enter_context(progress(f"uploading {name}", size))
         if size <= PART_BYTES:
             try:
-                return await client.send("/v1/files", lambda: _whole(source, name, size, sent), again=False)
+                return await client.send(
+                    "/v1/files", lambda moved: _whole(source, name, size, sent, moved), again=False
+                )
             except ApiFailure as refused:
                 if refused.status != 413:
                     raise
@@ -56,17 +58,17 @@ async def _in_parts(client: Client, source: IO[bytes], name: str, size: int, sen
     return file
 
 
-def _whole(source: IO[bytes], name: str, size: int, sent: Sent) -> FormData:
+def _whole(source: IO[bytes], name: str, size: int, sent: Sent, moved: Moved) -> FormData:
     form = _new_form()
     form.add_field("purpose", "batch")
-    form.add_field("file", _bytes(source, 0, size, sent), filename=name, content_type="application/jsonl")
+    form.add_field("file", _bytes(source, 0, size, sent, moved), filename=name, content_type="application/jsonl")
     return form
 
 
-def _part_of(source: IO[bytes], start: int, length: int, sent: Sent) -> Callable[[], FormData]:
-    def form() -> FormData:
+def _part_of(source: IO[bytes], start: int, length: int, sent: Sent) -> Callable[[Moved], FormData]:
+    def form(moved: Moved) -> FormData:
         fresh = _new_form()
-        content = _bytes(source, start, length, sent)
+        content = _bytes(source, start, length, sent, moved)
         fresh.add_field("data", content, filename="part", content_type="application/octet-stream")
         return fresh
 
@@ -79,7 +81,7 @@ def _new_form() -> FormData:
     return FormData()
 
 
-async def _bytes(source: IO[bytes], start: int, length: int, sent: Sent) -> AsyncIterator[bytes]:
+async def _bytes(source: IO[bytes], start: int, length: int, sent: Sent, moved: Moved) -> AsyncIterator[bytes]:
     """A stretch of the file. `sent` is told how far it is: it goes back when a stretch is sent again."""
     source.seek(start)
     done = 0
@@ -89,4 +91,5 @@ async def _bytes(source: IO[bytes], start: int, length: int, sent: Sent) -> Asyn
             return  # the file got shorter; the broker misses the rest and says so
         done += len(chunk)
         sent(start + done)
+        moved()
         yield chunk

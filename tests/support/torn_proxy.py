@@ -40,14 +40,16 @@ class TornProxy:
                 left = None if limit is None else limit - gone
                 gone += len(chunk)
                 if left is not None and len(chunk) > left:
-                    if not self._upwards:  # exactly so many bytes, however they were put together on their way here
-                        sink.sendall(chunk[:left])
+                    sink.sendall(
+                        chunk[:left]
+                    )  # exactly so many bytes, however they were put together on their way here
                     self.torn += 1
                     break
                 sink.sendall(chunk)
         for each in (source, sink):
             with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+                each.shutdown(socket.SHUT_RDWR)  # wakes the other direction
+                each.close()  # or a sender that waits to be read would never hear of it
 
 
 @contextlib.contextmanager
