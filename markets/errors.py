@@ -98,6 +98,12 @@ class Unsupported(MarketsError):
     code = "unsupported"
 
 
+class BadCard(MarketsError):
+    """A price card is not as it must be; none of its prices is used."""
+
+    code = "bad_card"
+
+
 class BadOffer(MarketsError):
     """A value that a market sent cannot be made into an offer."""
 

@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote
 Pricing = Literal["on_demand", "spot", "bid", "reserved", "token"]
 Launch = Literal["vm", "container", "kubernetes", "process", "token_api"]
 AcceleratorKind = Literal["nvidia", "amd", "tpu", "trainium", "gaudi", "none"]
+TokenMode = Literal["sync", "batch"]
 LocationTier = Literal["anonymous", "claimed", "verified_host", "named_datacenter", "hyperscaler_region"]
 Confidentiality = Literal["none", "at_rest", "dedicated", "cpu_tee", "gpu_tee"]
 
@@ -94,13 +95,33 @@ class TokenPrice:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenEndpoint:
+    """Where tokens are bought, by the OpenAI API at `base_url` (without a slash at its end).
+
+    `model` is the endpoint's own name of it, `serves` ours. `mode` batch: files of requests, answered within `window_s`.
+    `context_tokens` is of prompt and answer together, `max_output_tokens` of the answer; None: not said, as is `precision`.
+    """
+
+    model: str
+    base_url: str
+    serves: str
+    mode: TokenMode = "sync"
+    window_s: int | None = None
+    context_tokens: int | None = None
+    max_output_tokens: int | None = None
+    precision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Offer:
     """One rentable thing (contract C2).
 
     `price` is per whole instance-hour in `currency`, all-in, and equals the sum of `components` when these are given;
     None or not positive means *unknown*, and the offer is then quarantined, never free. `capacity` None is unknown,
     0 is sold out. `granularity_s` is the billing increment, `minimum_s` the least that is billed. `raw` is what the
-    provider said, in words that a person reads (amounts with their units, the rate of exchange and its date).
+    provider said, in words that a person reads (amounts with their units, the rate of exchange and its date). A token offer
+    has no price of an hour: it has `per_million`, and says at which `endpoint`. `data_policy` is what is done with prompts
+    there, with its source (`retention_days`, `training`, `source`); what is not in it is unknown.
 
     Capacity that is paid for whether it is used or not (a reservation, a commitment) has pricing `reserved`, what using it
     costs *more* as its price (0 is then known, not unknown), and what it costs anyway in `sunk_per_hour`, which must be positive.
@@ -138,6 +159,7 @@ class Offer:
     quarantined: str | None = None
     raw: Mapping[str, str] = field(default_factory=dict)
     sunk_per_hour: Decimal | None = None
+    endpoint: TokenEndpoint | None = None
 
     @property
     def market(self) -> str:
@@ -159,10 +181,9 @@ def price_problem(offer: Offer) -> str | None:
     Providers list 0 and empty for "we do not know" (Azure, Vast); planning with it would rent the unknown as free.
     """
     if offer.pricing == "token":
-        priced = offer.per_million
         return (
             None
-            if priced and min(priced.input, priced.output) > 0
+            if _is_priced(offer.per_million)
             else f"offer {offer.key}: no positive token price; quarantined until one is seen"
         )
     if offer.price is None:
@@ -177,6 +198,17 @@ def price_problem(offer: Offer) -> str | None:
             f"(source: {offer.source})"
         )
     return None
+
+
+def _is_priced(price: TokenPrice | None) -> bool:
+    """Input and output must cost something. A cached price may be absent, but is not free, nor more than input."""
+    if price is None:
+        return False
+    cached = price.input if price.cached is None else price.cached
+    numbers = (price.input, price.output, cached)
+    return (
+        all(each.is_finite() for each in numbers) and min(price.input, price.output) > 0 and 0 < cached <= price.input
+    )
 
 
 def _is_sunk(offer: Offer) -> bool:

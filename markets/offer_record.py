@@ -12,7 +12,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from markets.errors import BadOffer
-from markets.offer import Accelerator, Evidence, Offer, OfferKey, TokenPrice
+from markets.offer import Accelerator, Evidence, Offer, OfferKey, TokenEndpoint, TokenPrice
 
 Record = dict[str, Any]
 
@@ -68,6 +68,22 @@ def record_from_offer(offer: Offer) -> Record:
         "quarantined": offer.quarantined,
         "raw": dict(offer.raw),
         "sunk_per_hour": _text(offer.sunk_per_hour),
+        "endpoint": _endpoint_record(offer.endpoint),
+    }
+
+
+def _endpoint_record(endpoint: TokenEndpoint | None) -> Record | None:
+    if endpoint is None:
+        return None
+    return {
+        "model": endpoint.model,
+        "base_url": endpoint.base_url,
+        "serves": endpoint.serves,
+        "mode": endpoint.mode,
+        "window_s": endpoint.window_s,
+        "context_tokens": endpoint.context_tokens,
+        "max_output_tokens": endpoint.max_output_tokens,
+        "precision": endpoint.precision,
     }
 
 
@@ -118,6 +134,22 @@ def _offer(record: Mapping[str, Any]) -> Offer:
         # records of before these fields are still read: rentals keep theirs for ever
         raw=record.get("raw", {}),
         sunk_per_hour=_decimal(record.get("sunk_per_hour")),
+        endpoint=_endpoint(record.get("endpoint")),
+    )
+
+
+def _endpoint(record: Mapping[str, Any] | None) -> TokenEndpoint | None:
+    if record is None:
+        return None
+    return TokenEndpoint(
+        model=record["model"],
+        base_url=record["base_url"],
+        serves=record["serves"],
+        mode=record["mode"],
+        window_s=record["window_s"],
+        context_tokens=record["context_tokens"],
+        max_output_tokens=record["max_output_tokens"],
+        precision=record["precision"],
     )
 
 
