@@ -52,6 +52,7 @@ from broker.model_set import model_profiles
 from broker.object_store import opened_store
 from broker.oidc import Issuer
 from broker.owner import ADMIN_KEY
+from broker.provider_set import open_providers
 from broker.replica_settings import digests
 from broker.secret_files import kept
 from broker.services import Services
@@ -173,6 +174,7 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
     await _require_common_key(database, settings, keyring)
     vault = Vault(database, keyring)
     markets = await open_markets(settings, owner=owner, stack=stack)
+    credentials = Credentials(database, vault)
     services = Services(
         settings=settings,
         database=database,
@@ -185,7 +187,8 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
         public_url=public_url,
         owner=owner,
         vault=vault,
-        credentials=Credentials(database, vault),
+        credentials=credentials,
+        providers=open_providers(settings, credentials, stack=stack),
         authority=None if settings.http.tls_certificate is None else await open_authority(database, vault),
         issuer=None if settings.oidc is None else Issuer(settings.oidc),
         broker_ca=trusted_ca(settings.http),

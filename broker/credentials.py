@@ -82,6 +82,12 @@ class Credentials:
         async with self.database.transaction() as session:
             return [_kept(row) for row in await session.scalars(query)]
 
+    async def holders(self, market: str) -> Sequence[str]:
+        """The projects that have credentials of their own at `market`, by name."""
+        query = select(col(CredentialRow.project)).where(col(CredentialRow.market) == market)
+        async with self.database.transaction() as session:
+            return (await session.scalars(query.order_by(col(CredentialRow.project)))).all()
+
     async def forget(self, project: str, market: str) -> bool:
         """False when there was none."""
         async with self.database.transaction() as session:

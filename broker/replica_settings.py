@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from broker.settings import Settings
 
 # Not `data`, `http.port` and the like: those are each broker's own.
-ALIKE = ("markets", "jobs", "objects", "control", "webhooks", "sandbox", "own", "models")
+ALIKE = ("markets", "jobs", "objects", "control", "webhooks", "sandbox", "own", "models", "sources", "providers")
 
 
 def digests(settings: Settings) -> dict[str, str]:

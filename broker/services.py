@@ -14,6 +14,7 @@ from broker.failpoints import Failpoints
 from broker.leadership import Leadership
 from broker.metrics.counters import Counters
 from broker.oidc import Issuer
+from broker.provider_set import Providers
 from broker.settings import Settings
 from broker.vault import Vault
 from jobs.objects import ObjectStore
@@ -35,6 +36,8 @@ class Services:
     live in the data folder, or in the database where several brokers share one. `vault` has the data keys of other people's
     secrets; `credentials` are what projects log in with at markets. `authority` signs for workers, where this broker ends TLS
     itself; `broker_ca` (PEM) is what they trust beside what their system does. `issuer` knows people by its tokens.
+
+    `providers` say what things cost; at none of them is rented.
 
     `renting`: rentals whose market is being asked for a machine at this moment, however long it takes (a host pulls 10 GB of
     image first).
@@ -58,6 +61,7 @@ class Services:
     authority: Authority | None = None
     issuer: Issuer | None = None
     broker_ca: str | None = None
+    providers: Providers = field(default_factory=Providers)
     wake: Mapping[str, asyncio.Event] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters, repr=False)
     leadership: Leadership = field(default_factory=Leadership)

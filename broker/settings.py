@@ -351,6 +351,22 @@ class AwsSettings(Section):
     price_list_url: str | None = None
 
 
+class ProviderSettings(Section):
+    """One provider whose prices are read, by its market's name: `[providers.lambda]`.
+
+    `credentials` are the house's, by name (`{api_key = "…"}`); a project's own, kept by `broker credentials set`, are used
+    where there are none. `url` replaces the provider's own address. `regions`, `countries`, `organization` and `project` narrow
+    or complete what is asked, where the provider needs it (docs/markets.md).
+    """
+
+    credentials: dict[str, SecretStr] = {}
+    url: str | None = None
+    regions: tuple[str, ...] = ()
+    countries: tuple[str, ...] = ()
+    organization: str | None = None
+    project: str | None = None
+
+
 class ModelSettings(Section):
     """One model that may be asked for, and how it is served.
 
@@ -415,6 +431,7 @@ class Settings(BaseSettings):
     tls_ca: Path | None = None
     completion_s: float = 1.0
     markets: tuple[str, ...] = ("local", "sandbox")
+    sources: tuple[str, ...] = ()
     failpoint: str | None = None
     agent_failpoint: str | None = None
     log_level: str = "info"
@@ -431,6 +448,7 @@ class Settings(BaseSettings):
     sandbox: SandboxSettings = SandboxSettings()
     own: HostsSettings = HostsSettings()
     aws: AwsSettings = AwsSettings()
+    providers: dict[str, ProviderSettings] = {}
     models: dict[str, ModelSettings] = {}
 
     @classmethod
@@ -446,7 +464,9 @@ class Settings(BaseSettings):
 
 
 # Names of settings whose values are never shown, not even when they are wrong. A test finds those that are missing here.
-SECRET_SETTINGS = frozenset({"api_key", "token", "value", "env", "database_url", "secret_access_key", "session_token"})
+SECRET_SETTINGS = frozenset(
+    {"api_key", "token", "value", "env", "database_url", "secret_access_key", "session_token", "credentials"}
+)
 
 
 def load(toml: Path | None = None, **overrides: object) -> Settings:

@@ -104,6 +104,18 @@ class BadCard(MarketsError):
     code = "bad_card"
 
 
+class NoCredentials(NotAuthorized):
+    """There are no credentials for this market; nothing was asked."""
+
+    code = "no_credentials"
+
+
+class ShapeDrift(Unavailable):
+    """The market answered in another shape than its documents say; nothing of the answer is used."""
+
+    code = "shape_drift"
+
+
 class BadOffer(MarketsError):
     """A value that a market sent cannot be made into an offer."""
 

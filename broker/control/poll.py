@@ -11,7 +11,7 @@ from broker.services import Services
 from jobs.clock import db_now
 from markets import price_book
 from markets.errors import MarketsError
-from markets.market import Market
+from markets.market import PriceSource
 from markets.offer import Offer
 
 log = structlog.get_logger()
@@ -22,10 +22,11 @@ class Poller:
     services: Services
 
     async def step(self) -> None:
-        await asyncio.gather(*(self._poll(name, market) for name, market in self.services.markets.items()))
+        asked = {**self.services.markets, **await self.services.providers.wanted()}
+        await asyncio.gather(*(self._poll(name, source) for name, source in asked.items()))
         self.services.nudge("plan")
 
-    async def _poll(self, name: str, market: Market) -> None:
+    async def _poll(self, name: str, market: PriceSource) -> None:
         """One market's answer into the price book; a failure is remembered and refreshes nothing."""
         try:
             async with asyncio.timeout(max(5.0, self.services.settings.control.poll_s)):

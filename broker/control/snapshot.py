@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -71,7 +71,8 @@ async def freeze(
     known = await start_ups(session, now_us)
     asked = [services.models[model] for model in sorted({w.model for w in works}) if model in services.models]
     taken = _taken(listed, await rentals.open_rentals(session))
-    views, facts = _views(listed, taken, await held_back(session, now_us), asked, known)
+    only_read = services.providers.sources.keys() - services.markets.keys()
+    views, facts = _views(listed, taken, await held_back(session, now_us), asked, known, only_read)
     policies = await _policies(session, works)
     policies.update(extra_policies or {})
     snapshot = Snapshot(
@@ -166,6 +167,7 @@ def _views(
     failing: Mapping[str, str],
     asked: Sequence[ModelProfile],
     known: StartUps,
+    only_read: Collection[str],
 ) -> tuple[list[OfferView], dict[str, Facts]]:
     views, facts = [], {}
     for each in listed:
@@ -177,7 +179,7 @@ def _views(
         misfits = {profile.id: misfit(profile, offer.accelerator) for profile in could}
         view, fact = offer_view(
             offer,
-            excluded=each.excluded or failing.get(key),
+            excluded=each.excluded or failing.get(key) or _not_to_rent(offer, only_read),
             load_s=max((profile.load_s for profile in asked), default=10),
             start_up={profile.id: known.timings(offer, profile) for profile in could if not misfits[profile.id]},
             unfit={model: why for model, why in misfits.items() if why},
@@ -185,6 +187,13 @@ def _views(
         views.append(view)
         facts[view.facts_hash] = fact
     return views, facts
+
+
+def _not_to_rent(offer: Offer, only_read: Collection[str]) -> str | None:
+    """Why nothing can be rented there, however good the price, or None."""
+    if offer.market not in only_read:
+        return None
+    return f"offer {offer.key}: prices of {offer.market!r} are read; it is not among the markets to rent at (settings: markets)"
 
 
 def _taken(listed: Sequence[Listed], open_rentals: Sequence[RentalRow]) -> Counter[str]:

@@ -1,0 +1,177 @@
+"""The trials that every price source goes through: its official document, and a provider's bad days."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import stamina
+
+from markets.errors import MarketsError, NoCredentials, NotAuthorized, RateLimited, ShapeDrift, Unavailable
+from markets.offer import Offer
+from markets.offer_record import offer_from_record, record_from_offer
+from tests.markets.sources.cases import CASES, Case
+from tests.markets.sources.loopback import Fault, Loopback
+
+every_source = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+needs_pages = pytest.mark.parametrize("case", [case for case in CASES if case.looping], ids=lambda case: case.name)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting() -> Iterator[None]:
+    """Retries as many as always, with no time between them."""
+    with stamina.set_testing(True, attempts=3, cap=True):
+        yield
+
+
+async def asked(case: Case, *faults: Fault, **options: object) -> tuple[list[Offer] | MarketsError, Loopback]:
+    """What one poll gives, and the server that was asked."""
+    async with Loopback(case.answers, faults=faults) as api:
+        source = case.open(api.url, **options)  # type: ignore[arg-type]
+        try:
+            return await source.offers(), api
+        except MarketsError as error:
+            return error, api
+        finally:
+            await source.close()
+
+
+@every_source
+async def test_requests_and_answers_are_as_the_official_document_says(case: Case) -> None:
+    document = case.document()
+    if document is None:
+        pytest.skip("no official document here")
+    async with Loopback(case.answers, document=document) as api:
+        source = case.open(api.url)
+        offers = await source.offers()
+        await source.close()
+    assert api.violations == []
+    assert len(offers) == case.offers
+
+
+@every_source
+async def test_a_good_day(case: Case) -> None:
+    """Offers with keys of this market, none twice, that survive being written down."""
+    offers, _ = await asked(case)
+    assert not isinstance(offers, MarketsError), offers
+    assert len(offers) == case.offers == len({str(each.key) for each in offers})
+    for each in offers:
+        assert each.market == case.name
+        assert offer_from_record(record_from_offer(each)) == each
+        assert each.quarantined or (each.price is not None and each.price > 0 and each.currency)
+        assert each.country is None or each.evidence
+        assert each.evidence or each.location_tier in ("anonymous", "claimed")
+
+
+@every_source
+async def test_a_replayed_poll_changes_no_key_and_no_price(case: Case) -> None:
+    async with Loopback(case.answers) as api:
+        source = case.open(api.url)
+        first, second = await source.offers(), await source.offers()
+        await source.close()
+    assert {(str(o.key), o.price, o.raw_sha256) for o in first} == {(str(o.key), o.price, o.raw_sha256) for o in second}
+
+
+@every_source
+async def test_without_credentials_it_says_which_and_asks_nobody(case: Case) -> None:
+    outcome, api = await asked(case, anonymous=True)
+    if case.is_public:
+        assert not isinstance(outcome, MarketsError)
+        return
+    assert isinstance(outcome, NoCredentials)
+    assert all(name in str(outcome) for name in case.credentials)
+    assert api.requests == []
+
+
+BAD_DAYS: tuple[tuple[str, Fault, type[MarketsError]], ...] = (
+    ("401", Fault(401), NotAuthorized),
+    ("403", Fault(403), NotAuthorized),
+    ("429 for good", Fault(429), RateLimited),
+    ("429 with a long Retry-After", Fault(429, {"Retry-After": "120"}), RateLimited),
+    ("429 with Retry-After as a date", Fault(429, {"Retry-After": "Fri, 01 Jan 2100 00:00:00 GMT"}), RateLimited),
+    ("500 for good", Fault(500), Unavailable),
+    ("404", Fault(404), Unavailable),
+    ("a redirect elsewhere", Fault(302, {"Location": "https://elsewhere.example/"}), Unavailable),
+    ("the connection drops", Fault(drops=True), Unavailable),
+    ("answers cut in the middle", Fault(cut=True), ShapeDrift),
+    ("a page for people", Fault(body=b"<html>maintenance</html>"), ShapeDrift),
+    ("an empty answer", Fault(body=b""), ShapeDrift),
+    ("another shape: an empty object", Fault(body=b"{}"), ShapeDrift),
+    ("another shape: an array of numbers", Fault(body=b"[1, 2]"), ShapeDrift),
+    ("another shape: null", Fault(body=b"null"), ShapeDrift),
+    ("not a number", Fault(body=b'{"data": NaN}'), ShapeDrift),
+)  # fmt: skip
+
+
+@every_source
+@pytest.mark.parametrize(("day", "fault", "error"), BAD_DAYS, ids=[name for name, _, _ in BAD_DAYS])
+async def test_a_bad_day_is_a_typed_error_without_secrets(
+    case: Case, day: str, fault: Fault, error: type[MarketsError]
+) -> None:
+    outcome, _ = await asked(case, fault)
+    assert isinstance(outcome, error), outcome
+    assert str(outcome).startswith(case.name)
+    assert not [name for name, value in case.credentials.items() if value in str(outcome)]
+
+
+@every_source
+async def test_whichever_request_fails_there_is_never_a_short_list(case: Case) -> None:
+    _, good = await asked(case)
+    for number in range(len(good.requests)):
+        outcome, _ = await asked(case, Fault(500, after=number))
+        assert isinstance(outcome, Unavailable), f"request {number} of {good.requests} failed"
+
+
+@every_source
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(429, {"Retry-After": "1"}, times=1),
+        Fault(429, times=1),
+        Fault(503, times=1),
+        Fault(502, times=1),
+        Fault(drops=True, times=1),
+    ],
+    ids=["429 and Retry-After", "429", "503", "502", "dropped"],
+)
+async def test_what_passes_by_itself_is_asked_again(case: Case, fault: Fault) -> None:
+    outcome, _ = await asked(case, fault)
+    assert isinstance(outcome, list) and len(outcome) == case.offers
+
+
+@every_source
+async def test_a_long_retry_after_is_handed_on_at_once(case: Case) -> None:
+    outcome, api = await asked(case, Fault(429, {"Retry-After": "120"}))
+    assert isinstance(outcome, RateLimited) and outcome.retry_after_s == 120
+    assert len(api.requests) == len(set(api.requests))
+
+
+@every_source
+async def test_a_hang_ends(case: Case) -> None:
+    outcome, _ = await asked(case, Fault(hangs=True), timeout_s=0.05)
+    assert isinstance(outcome, Unavailable)
+
+
+@every_source
+async def test_an_answer_without_end_is_not_kept(case: Case) -> None:
+    outcome, _ = await asked(case, Fault(body=b"[" + b"1," * 100_000), max_bytes=10_000)
+    assert isinstance(outcome, Unavailable) and "more than 10000 bytes" in str(outcome)
+
+
+@needs_pages
+async def test_pages_that_go_round_are_an_error(case: Case) -> None:
+    async with Loopback(case.looping or {}) as api:
+        source = case.open(api.url)
+        with pytest.raises(ShapeDrift, match="page"):
+            await source.offers()
+        await source.close()
+    assert len(api.requests) < 50
+
+
+@needs_pages
+async def test_a_page_that_comes_twice_makes_no_offer_twice(case: Case) -> None:
+    async with Loopback(case.twice or {}) as api:
+        source = case.open(api.url)
+        offers = await source.offers()
+        await source.close()
+    assert len(offers) == case.offers == len({str(each.key) for each in offers})
