@@ -48,23 +48,23 @@ def rows_of(entry: Recorded) -> Iterator[tuple[str, ...]]:
     for number, line in enumerate(event.lines):
         yield (
             str(entry.seq),
-            _cell(entry.entry_id),
-            _cell(event.key),
-            _cell(event.kind),
+            safe_cell(entry.entry_id),
+            safe_cell(event.key),
+            safe_cell(event.kind),
             _instant(event.occurred_at_us),
             _instant(entry.recorded_at_us),
             entry.period,
-            _cell(event.actor),
-            _cell(dims.project),
-            _cell(dims.batch),
-            _cell(dims.rental),
-            _cell(dims.offer_key),
+            safe_cell(event.actor),
+            safe_cell(dims.project),
+            safe_cell(dims.batch),
+            safe_cell(dims.rental),
+            safe_cell(dims.offer_key),
             "" if dims.attempt is None else str(dims.attempt),
-            _cell(event.corrects),
-            _cell(event.hold),
+            safe_cell(event.corrects),
+            safe_cell(event.hold),
             str(number),
-            _cell(line.account),
-            _cell(line.unit),
+            safe_cell(line.account),
+            safe_cell(line.unit),
             f"{from_nano(line.nano):f}",
             entry.sha256,
         )
@@ -77,7 +77,12 @@ def csv_text(rows: Iterable[Iterable[str]]) -> str:
     return target.getvalue()
 
 
-def _cell(value: str | None) -> str:
+def safe_cell(value: str | None) -> str:
+    """A text that no spreadsheet takes for a formula; an empty cell is null.
+
+    >>> safe_cell("=1+1"), safe_cell("plain"), safe_cell(None)
+    ("'=1+1", 'plain', '')
+    """
     if value is None:
         return ""
     return f"'{value}" if value.startswith(_RISKY) else value

@@ -123,9 +123,13 @@ class Client:
         except (NotSent, BrokeOff) as failure:
             raise BrokerUnreachable(f"{self.url}{path}: the answer broke off: {failure}") from failure
 
-    async def stream(self, path: str) -> AsyncIterator[bytes]:
+    async def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """PUT a JSON document: it says what shall be so, so that it may be sent twice."""
+        return await self._json("PUT", path, again=True, json=body)
+
+    async def stream(self, path: str, query: Query | None = None) -> AsyncIterator[bytes]:
         """The bytes of an answer as they come, once; see `download` for what is resumed."""
-        async with self.opened(path) as answer:
+        async with self.opened(path, query) as answer:
             async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
                 yield chunk
 

@@ -14,6 +14,7 @@ from broker.cli import exits
 from broker.cli.client import Client
 from broker.cli.completion import batch_ids
 from broker.cli.exits import ERROR, USAGE, Failure
+from broker.cli.ledger_export import FORMATS, accounts, folder_export
 from broker.cli.option_groups import declare
 from broker.cli.options import Target
 from broker.cli.output import document, line, table, usd
@@ -119,9 +120,19 @@ def _rows(entry: Document) -> Sequence[tuple[str, ...]]:
 def export(
     target: Target,
     *,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the CSV here, not to standard output.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write here: a file, or with --format a new folder.")
+    ] = None,
+    form: Annotated[str | None, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")] = None,
+    mode: Annotated[str, typer.Option(help="passthrough (the markets' bills) or chargeback (ours).")] = "passthrough",
+    period: Annotated[str | None, typer.Option(help="A UTC month, YYYY-MM.")] = None,
 ) -> None:
-    """All postings as CSV, one row each, amounts as exact decimals."""
+    """All postings as CSV; with --format, a folder in one of finance's formats with a manifest of hashes.
+
+    FOCUS, ERP and XLSX exports are of one month; the journals, csv and audit are of all months when none is given.
+    """
+    if form is not None:
+        target.run(folder_export(form, mode, period, out, target))
     if target.json and out is None:
         raise Failure("--json and the CSV cannot both go to standard output; give -o FILE", USAGE)
 
@@ -155,3 +166,4 @@ ledger = declare(
     typer.Typer(no_args_is_help=True, help="The books: every hold, accrual and correction."),
     {"show": show, "export": export},
 )
+ledger.add_typer(accounts, name="accounts")

@@ -1,0 +1,306 @@
+"""Charges as the columns of Cost and Usage, in pieces of some ten thousand rows.
+
+Columns, not rows: of 75 columns a dozen differ from row to row, all others are the subject's. What is constant is
+written once for each subject and counted off by its number, which is what makes a million rows cheap. Decimals are
+integers at scale 18 until they are written, so that no cell is ever rounded by a float.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Literal
+
+from ledger.focus.charge import Charge, Subject
+from ledger.focus.model import SINCE_1_3, Version, columns_of
+from ledger.money import div_half_even
+
+Mode = Literal["passthrough", "chargeback"]
+SCALE = 18
+_NANO_TO_SCALE: int = 10 ** (SCALE - 9)
+_UNIT: int = 10**SCALE
+PIECE = 32_768
+
+BROKER = "broker"
+CUSTOM = ("x_BatchId", "x_EventKind", "x_LedgerTransactionId", "x_Model", "x_RentalId")
+_CATEGORY = {
+    "on_demand": "Standard", "spot": "Dynamic", "bid": "Dynamic", "reserved": "Committed", "token": "Standard",
+}  # fmt: skip
+_RESOURCE = {"vm": "Virtual Machine", "container": "Container", "kubernetes": "Pod", "process": "Process"}
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """Texts by number: cell `n` is `values[codes[n]]`; None is null."""
+
+    values: Sequence[str | None]
+    codes: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def cells(self) -> list[str | None]:
+        values = self.values
+        return [values[code] for code in self.codes]
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """One text a row; None is null."""
+
+    values: Sequence[str | None]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def cells(self) -> list[str | None]:
+        return list(self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Decimals:
+    """Integers of 1e-18; None is null."""
+
+    values: Sequence[int | None]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def cells(self) -> list[str | None]:
+        return [None if value is None else decimal_text(value) for value in self.values]
+
+
+@dataclass(frozen=True, slots=True)
+class Instants:
+    """Whole seconds since 1970, UTC."""
+
+    values: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def cells(self) -> list[str | None]:
+        known: dict[int, str] = {}
+        return [known.get(value) or known.setdefault(value, instant_text(value)) for value in self.values]
+
+
+FocusColumn = Coded | Texts | Decimals | Instants
+
+
+def decimal_text(value: int) -> str:
+    """A plain decimal with at least one place: a column of integers would be read as integers by the official validator.
+
+    >>> decimal_text(1_500_000_000_000_000_000), decimal_text(-1), decimal_text(0)
+    ('1.5', '-0.000000000000000001', '0.0')
+    """
+    sign, value = ("-", -value) if value < 0 else ("", value)
+    whole, rest = divmod(value, _UNIT)
+    return f"{sign}{whole}.{f'{rest:018}'.rstrip('0') or '0'}"
+
+
+def instant_text(seconds: int) -> str:
+    """
+    >>> instant_text(1_795_305_600)
+    '2026-11-22T00:00:00Z'
+    """
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def period_bounds(period: str) -> tuple[int, int]:
+    """First second of the month and of the next. Raises ValueError when `period` is not YYYY-MM.
+
+    >>> period_bounds("2026-12")[1] - period_bounds("2026-12")[0] == 31 * 86400
+    True
+    """
+    begun = datetime.strptime(period, "%Y-%m").replace(tzinfo=UTC)
+    after = begun.replace(year=begun.year + begun.month // 12, month=begun.month % 12 + 1)
+    return int(begun.timestamp()), int(after.timestamp())
+
+
+def header(version: Version) -> tuple[str, ...]:
+    """All columns in the order in which they are written: FOCUS' own, then ours."""
+    return (*columns_of(version), *CUSTOM)
+
+
+def pieces(
+    charges: Iterable[Charge], subjects: Sequence[Subject], *, period: str, mode: Mode, version: Version
+) -> Iterator[dict[str, FocusColumn]]:
+    """The table, piece by piece. `subjects` may grow while `charges` are read."""
+    waiting = iter(charges)
+    while piece := list(islice(waiting, PIECE)):
+        yield _piece(piece, subjects, period=period, mode=mode, version=version)
+
+
+def _piece(
+    charges: Sequence[Charge], subjects: Sequence[Subject], *, period: str, mode: Mode, version: Version
+) -> dict[str, FocusColumn]:
+    found = {**_of_subjects(charges, subjects, mode), **_of_charges(charges, subjects, period)}
+    if mode == "chargeback":  # the provider's invoice is not the one that an inner customer gets
+        found["InvoiceId"] = found["InvoiceDetailId"] = _same(None, len(charges))
+    if version == "1.2":
+        found["ProviderName"] = found["InvoiceIssuerName"]
+        found["PublisherName"] = found["HostProviderName"] if mode == "passthrough" else found["InvoiceIssuerName"]
+        for name in SINCE_1_3:
+            found.pop(name, None)
+    nothing = _same(None, len(charges))
+    return {name: found.get(name, nothing) for name in header(version)}
+
+
+def _same(value: str | None, count: int) -> Coded:
+    return Coded([value], [0] * count)
+
+
+def _of_subjects(charges: Sequence[Charge], subjects: Sequence[Subject], mode: Mode) -> dict[str, FocusColumn]:
+    """What hangs on the subject, and on whether the row is priced by a SKU at all."""
+    codes = [charge.subject for charge in charges]
+    about = [_subject_cells(subject, mode) for subject in subjects]
+    # Without a metered quantity there is no SKU price, and then none of these may be given.
+    priced = [charge.subject if charge.seconds is not None else -1 for charge in charges]
+    columns: dict[str, FocusColumn] = {
+        name: Coded([cells[name] for cells in about], codes) for name in _SUBJECT_COLUMNS
+    }
+    columns |= {
+        name: Coded([*(cells[name] for cells in about), None], priced) for name in _PRICED_COLUMNS
+    }  # -1 is the last
+    return columns
+
+
+_SUBJECT_COLUMNS = (
+    "AvailabilityZone", "BillingAccountId", "BillingAccountName", "HostProviderName", "InvoiceIssuerName", "RegionId",
+    "RegionName", "ResourceId", "ResourceName", "ResourceType", "ServiceCategory", "ServiceName", "ServiceProviderName",
+    "ServiceSubcategory", "SubAccountId", "SubAccountName", "SubAccountType", "Tags", "x_Model", "x_RentalId",
+)  # fmt: skip
+_PRICED_COLUMNS = ("PricingCategory", "PricingUnit", "SkuId", "SkuMeter", "SkuPriceDetails", "SkuPriceId")
+
+
+def _subject_cells(subject: Subject, mode: Mode) -> Mapping[str, str | None]:
+    """The texts of one subject. In chargeback the broker is who serves and bills, and the market is the host."""
+    provider = subject.market if mode == "passthrough" else BROKER
+    is_token = subject.pricing == "token"
+    # one ServiceName has exactly one ServiceCategory
+    service = f"{provider} tokens" if is_token else f"{provider} compute"
+    sku = subject.sku or subject.market
+    return {
+        "AvailabilityZone": subject.zone,
+        "BillingAccountId": provider,
+        "BillingAccountName": provider,
+        "HostProviderName": (subject.host or subject.market) if mode == "passthrough" else subject.market,
+        "InvoiceIssuerName": provider,
+        "RegionId": subject.region,
+        "RegionName": subject.region,
+        "ResourceId": subject.rental,
+        "ResourceName": subject.rental,
+        "ResourceType": _RESOURCE.get(subject.launch, "Endpoint") if subject.rental else None,
+        "ServiceCategory": "AI and Machine Learning" if is_token else "Compute",
+        "ServiceName": service,
+        "ServiceProviderName": provider,
+        "ServiceSubcategory": "Generative AI" if is_token else "Virtual Machines",
+        "SubAccountId": subject.project,
+        "SubAccountName": subject.project,
+        "SubAccountType": "Project" if subject.project else None,
+        "Tags": json.dumps({"project": subject.project, **subject.tags})
+        if subject.project
+        else json.dumps(dict(subject.tags)),
+        "x_Model": subject.model,
+        "x_RentalId": subject.rental,
+        "PricingCategory": _CATEGORY[subject.pricing],
+        "PricingUnit": "Hours",
+        "SkuId": sku,
+        "SkuMeter": "Instance-Hours",
+        "SkuPriceDetails": json.dumps(_details(subject)),
+        # stable over time: what is bought and how, never what it costs
+        "SkuPriceId": f"{sku}/{subject.region or '-'}/{subject.pricing}",
+    }
+
+
+def _details(subject: Subject) -> dict[str, str | int]:
+    """Per one PricingUnit, which is the hour of the whole machine. Never prices, dates, currencies."""
+    found: dict[str, str | int] = {"InstanceType": subject.sku or subject.market}
+    if subject.accelerators:
+        found |= {
+            "GpuCount": subject.accelerators,
+            "x_GpuModel": subject.accelerator or "",
+            "x_GpuMemoryMib": subject.memory_mib,
+        }
+    return found
+
+
+def _of_charges(charges: Sequence[Charge], subjects: Sequence[Subject], period: str) -> dict[str, FocusColumn]:
+    count = len(charges)
+    begun, after = period_bounds(period)
+    units = [subject.unit_nano for subject in subjects]
+    quantities = [_hours(charge.seconds) for charge in charges]
+    prices = [_unit_price(charge, units[charge.subject]) for charge in charges]
+    costs = [_listed(charge, units[charge.subject]) for charge in charges]
+    effective = Decimals([charge.effective_nano * _NANO_TO_SCALE for charge in charges])
+    consumed = [
+        quantity if charge.category == "Usage" else None for quantity, charge in zip(quantities, charges, strict=True)
+    ]
+    hours = Coded(["Hours", None], [1 if quantity is None else 0 for quantity in consumed])
+    categories = ("Usage", "Purchase", "Credit", "Adjustment")
+    by_category = [categories.index(charge.category) for charge in charges]
+    unit_prices, listed = Decimals(prices), Decimals(costs)
+    return {
+        "BilledCost": Decimals([charge.billed_nano * _NANO_TO_SCALE for charge in charges]),
+        "BillingAccountType": _same("Account", count),
+        "BillingCurrency": _same("USD", count),
+        "BillingPeriodEnd": Instants([after] * count),
+        "BillingPeriodStart": Instants([begun] * count),
+        "ChargeCategory": Coded(categories, by_category),
+        "ChargeClass": Coded([None, "Correction"], [int(charge.is_correction) for charge in charges]),
+        "ChargeDescription": Texts(
+            [f"{charge.kind} {subjects[charge.subject].rental or ''}".rstrip() for charge in charges]
+        ),
+        "ChargeFrequency": Coded(["Usage-Based", "One-Time"], [int(charge.category != "Usage") for charge in charges]),
+        "ChargePeriodEnd": Instants(
+            [max(charge.end_us // 1_000_000, charge.start_us // 1_000_000 + 1) for charge in charges]
+        ),
+        "ChargePeriodStart": Instants([charge.start_us // 1_000_000 for charge in charges]),
+        "ConsumedQuantity": Decimals(consumed),
+        "ConsumedUnit": hours,
+        "ContractedCost": listed,
+        "ContractedUnitPrice": unit_prices,
+        "EffectiveCost": effective,
+        "InvoiceDetailId": Texts(
+            [f"{charge.invoice}/{charge.category}" if charge.invoice else None for charge in charges]
+        ),
+        "InvoiceId": Texts([charge.invoice for charge in charges]),
+        "ListCost": listed,
+        "ListUnitPrice": unit_prices,
+        "PricingCurrency": _same("USD", count),
+        "PricingCurrencyContractedUnitPrice": unit_prices,
+        "PricingCurrencyEffectiveCost": effective,
+        "PricingCurrencyListUnitPrice": unit_prices,
+        "PricingQuantity": Decimals(quantities),
+        "x_BatchId": Texts([charge.batch for charge in charges]),
+        "x_EventKind": Texts([charge.kind for charge in charges]),
+        "x_LedgerTransactionId": Texts([charge.entry_id for charge in charges]),
+    }
+
+
+def _hours(seconds: int | None) -> int | None:
+    """Seconds as hours at scale 18: the error of a third of an hour is below 1e-18 h."""
+    if seconds is None:
+        return None
+    return seconds * _UNIT // 3600
+
+
+def _unit_price(charge: Charge, unit_nano: int) -> int | None:
+    """Per hour at scale 18: the rental's, or where that is not known what the charge says of itself."""
+    if charge.seconds is None:
+        return None
+    if unit_nano:
+        return unit_nano * _NANO_TO_SCALE
+    return div_half_even(abs(charge.billed_nano) * _NANO_TO_SCALE * 3600, abs(charge.seconds))
+
+
+def _listed(charge: Charge, unit_nano: int) -> int:
+    """Unit price x quantity at scale 18: the booked amount (whole nanos, rounded on the meter's total) may miss it by a
+    nano."""
+    if charge.seconds is None or not unit_nano:
+        return charge.billed_nano * _NANO_TO_SCALE
+    cost = div_half_even(unit_nano * abs(charge.seconds) * _NANO_TO_SCALE, 3600)
+    return cost if charge.seconds >= 0 else -cost
