@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -15,17 +15,19 @@ from typing import Any
 import pycountry
 import structlog
 
+from markets.facts.accelerators import Identified, identify
+from markets.facts.regions import Located, located
+from markets.facts.regions import declared as declared_in
+from markets.hourly import FxRate, Part, hourly
 from markets.offer import (
     Accelerator,
     AcceleratorKind,
     Confidentiality,
-    Evidence,
     Launch,
     LocationTier,
     Offer,
     OfferKey,
     Pricing,
-    price_problem,
     quarantine,
     raw_digest,
 )
@@ -50,10 +52,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """What the provider said of one offer. `device` is its word for the accelerator (None: there is none); `memory_mib` of one.
+    """What the provider said of one offer. `device` is its word for the accelerator (None: there is none); `memory_mib` of one,
+    0 where it does not say; `kind` and `form` where it does.
 
-    `price` is of a whole hour of all of it, in `currency`. `operator` is whoever runs the machine, `home` where that
-    operator or its parent can be compelled; both None for hosts that we know nothing of.
+    `price` is of a whole hour of all of it, in `currency`; `components`, where there are any, are its parts and count instead.
+    `fx` are the rates of the day. `operator` is whoever runs the machine and `home` where that operator or its parent can be
+    compelled, where they are not the market's own; `by_hosts`: machines of hosts that nobody names.
     """
 
     market: str
@@ -66,67 +70,110 @@ class Said:
     device: str | None = None
     count: int = 0
     memory_mib: int = 0
-    kind: AcceleratorKind = "nvidia"
+    kind: AcceleratorKind | None = None
     form: str | None = None
     fraction: Decimal = Decimal(1)
     currency: str = "USD"
+    fx: Mapping[str, FxRate] = field(default_factory=dict)
     region: str | None = None
     zone: str | None = None
     place: Place | None = None
     operator: str | None = None
     home: str | None = None
+    by_hosts: bool = False
     components: Mapping[str, Decimal] = field(default_factory=dict)
     capacity: int | None = None
     granularity_s: int = 1
     minimum_s: int = 0
+    deposit: Decimal = Decimal(0)
+    refundable_fraction: Decimal = Decimal(0)
     egress_per_gb: Decimal = Decimal(0)
     ingress_per_gb: Decimal = Decimal(0)
     interruption_per_hour: Decimal | None = None
     notice_s: int = 0
+    boot_s: int | None = None
     confidentiality: Confidentiality = "none"
     not_for_sale: str | None = None
 
 
 def offer(said: Said, at: datetime) -> Offer:
     """The offer as of `at`. What cannot be trusted is listed all the same, quarantined with the reason a person reads."""
-    chip = accelerator(said)
-    place = said.place
+    found = accelerator(said)
+    chip = found.accelerator
+    amounts: Mapping[str, Decimal | None] = said.components or {"instance": said.price}
+    money = hourly(
+        [Part(name, amount, optional=len(amounts) > 1) for name, amount in amounts.items()],
+        currency=said.currency,
+        gpus=chip.count,
+        fx=said.fx,
+    )
+    where, contradiction = _where(said, at)
     made = Offer(
         key=OfferKey(said.market, said.region, said.zone, said.sku, chip.name, chip.count, said.pricing),
         launch=said.launch,
         accelerator=chip,
-        currency=said.currency,
-        price=said.price,
+        currency=money.currency,
+        price=money.price,
         observed_at=at,
         source=said.source,
         raw_sha256=raw_digest(said.raw),
-        components=said.components,
+        raw={**money.raw, **({"device": said.device} if said.device else {})},
+        components=money.components if said.components else {},
         capacity=said.capacity,
         granularity_s=said.granularity_s,
         minimum_s=said.minimum_s,
+        deposit=said.deposit,
+        refundable_fraction=said.refundable_fraction,
         egress_per_gb=said.egress_per_gb,
         ingress_per_gb=said.ingress_per_gb,
         interruption_per_hour=said.interruption_per_hour,
         notice_s=said.notice_s,
-        country=place.country if place else None,
-        subdivision=place.subdivision if place else None,
-        evidence=(Evidence(place.kind, place.source, at, place.ttl),) if place and place.kind else (),
-        location_tier=place.tier if place else "anonymous",
+        boot_s=said.boot_s,
         confidentiality=said.confidentiality,
-        operator=said.operator,
-        jurisdictions=tuple(sorted({said.home, place.country})) if place and said.home else None,
+        **where.fields(),
     )
-    for reason in (price_problem(made), said.not_for_sale and f"offer {made.key}: {said.not_for_sale}"):
+    sliced = f"a slice ({chip.fraction}) of an accelerator, whose speed is not known" if chip.fraction < 1 else None
+    for reason in (money.problem, found.problem, contradiction, sliced, said.not_for_sale):
         if reason:
-            made = quarantine(made, reason)
+            made = quarantine(made, f"offer {made.key}: {reason} (source: {said.source})")
     return made
 
 
-def accelerator(said: Said) -> Accelerator:
-    """The device under its provider's name, in our spelling."""
+def accelerator(said: Said) -> Identified:
+    """The device that the provider's word means by the table; without a device a machine of processors alone."""
     if said.device is None or said.count == 0:
-        return Accelerator()
-    return Accelerator(said.kind, slug(said.device), said.form, said.memory_mib, said.count, said.fraction)
+        return Identified(Accelerator())
+    found = identify(
+        said.device, count=said.count, memory_mib=said.memory_mib or None, form=said.form, fraction=said.fraction
+    )
+    if said.kind and not found.problem and found.accelerator.kind != said.kind:
+        return replace(found, problem=f"{said.device!r} is {found.accelerator.kind}, and its provider says {said.kind}")
+    return found
+
+
+def _where(said: Said, at: datetime) -> tuple[Located, str | None]:
+    """What the provider declares, or else what the table knows of its region; where the two differ, neither counts."""
+    table = located(said.market, said.region, observed_at=at)
+    where, contradiction, place = table, None, said.place
+    if place is not None:
+        where = declared_in(
+            said.market,
+            place.country,
+            source=place.source,
+            observed_at=at,
+            subdivision=place.subdivision,
+            kind=place.kind or "host_claim",
+            tier=place.tier,
+        )
+        if table.country and where.country != table.country:
+            contradiction = (
+                f"region {said.region!r} is in {where.country} by its provider and in {table.country} by our table"
+            )
+            where = located(said.market, None, observed_at=at)
+    if said.by_hosts or said.operator is not None:
+        reach = tuple(sorted({said.home, where.country})) if said.home and where.country else None
+        where = replace(where, operator=said.operator, jurisdictions=reach)
+    return where, contradiction
 
 
 def declared(country: str | None, source: str, tier: LocationTier = "named_datacenter") -> Place | None:

@@ -16,6 +16,7 @@ import structlog
 from markets.errors import ShapeDrift
 
 T = TypeVar("T")
+R = TypeVar("R")
 _SHOWN_CHARS = 40
 _log = structlog.get_logger("markets.provider")
 
@@ -114,7 +115,7 @@ def read(body: bytes, where: str) -> Shape:
         raise ShapeDrift(f"{where} is not JSON ({error}); it begins {body[:_SHOWN_CHARS]!r}") from error
 
 
-def rows(shapes: Iterable[Shape], of: Callable[[Shape], Iterable[T]]) -> list[T]:
+def rows(given: Iterable[R], of: Callable[[R], Iterable[T]]) -> list[T]:
     """What `of` makes of each row. One row of another shape is left out and told; raises ShapeDrift when none is left.
 
     One odd machine among thousands must not hide a whole market; an answer in which nothing is as it was must not look
@@ -123,9 +124,9 @@ def rows(shapes: Iterable[Shape], of: Callable[[Shape], Iterable[T]]) -> list[T]
     found: list[T] = []
     drifted: list[ShapeDrift] = []
     read_rows = 0
-    for shape in shapes:
+    for row in given:
         try:
-            found += of(shape)
+            found += of(row)
             read_rows += 1
         except ShapeDrift as drift:
             drifted.append(drift)

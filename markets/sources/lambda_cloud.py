@@ -68,8 +68,6 @@ class LambdaSource:
                     form=form,
                     region=region,
                     place=declared(country_of(words), "Lambda /instance-types"),
-                    operator="Lambda",
-                    home="US",
                     capacity=None if region in available else 0,
                     granularity_s=60,
                     interruption_per_hour=Decimal(0),

@@ -19,7 +19,8 @@ class Case:
     """`make(credentials, reach)` opens the adapter; `answers` are of a good day, on which it has `offers` of them.
 
     `looping`: answers whose pages go round; `twice`: answers in which a page comes twice, and the offers are those of the
-    good day. Both None for a provider without pages. `document` gives the official document, or None.
+    good day. Both None for a provider without pages. `document` gives the official document; None: there is
+    none that is public.
     """
 
     name: str
@@ -31,7 +32,7 @@ class Case:
     base_path: str = ""
     looping: Mapping[str, Answer] | None = None
     twice: Mapping[str, Answer] | None = None
-    document: Callable[[], Document | None] = lambda: None
+    document: Callable[[], Document | None] | None = None
 
     def open(
         self, url: str, *, timeout_s: float = 20, max_bytes: int = 1 << 26, anonymous: bool = False
