@@ -29,10 +29,11 @@ from broker.control.collect import Collector
 from broker.control.deliver import Deliverer
 from broker.control.finalise import Finaliser
 from broker.control.garbage import GarbageCollector
+from broker.control.history import HistoryKeeper
 from broker.control.loops import Loops, Step
 from broker.control.place import Placer
 from broker.control.plan import Planner
-from broker.control.poll import Poller
+from broker.control.poll import polls
 from broker.control.reconcile import Reconciler
 from broker.control.remember import Rememberer
 from broker.control.rest import HOLDS_S, Rest
@@ -66,8 +67,8 @@ from jobs.clock import db_now
 from markets import rentals
 
 log = structlog.get_logger()
+# Beside these, each market has a loop of its own (`broker.control.poll`).
 LOOPS = (
-    "poll",
     "validate",
     "plan",
     "place",
@@ -81,6 +82,7 @@ LOOPS = (
     "garbage",
     "deliver",
     "watch",
+    "history",
 )
 # What every broker of a database does: it claims each delivery. All else is the leader's.
 EVERYWHERE = frozenset({"deliver"})
@@ -192,8 +194,8 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
         authority=None if settings.http.tls_certificate is None else await open_authority(database, vault),
         issuer=None if settings.oidc is None else Issuer(settings.oidc),
         broker_ca=trusted_ca(settings.http),
-        wake={name: asyncio.Event() for name in LOOPS},
     )
+    services = replace(services, wake={name: asyncio.Event() for name in (*LOOPS, *polls(services))})
     if database.is_shared:
         services = await _joined(services, stack)
 
@@ -302,7 +304,7 @@ def _led(services: Services) -> dict[str, tuple[float, Step]]:
     """Where several brokers share the database, these write in fenced transactions alone: `services` brings the fence."""
     control = services.settings.control
     return {
-        "poll": (control.poll_s, Poller(services).step),
+        **{name: (poll.every_s, poll.step) for name, poll in polls(services).items()},
         "validate": (control.plan_s, Validator(services).step),
         "plan": (control.plan_s, Planner(services).step),
         "place": (control.plan_s, Placer(services, services.settings.agent_failpoint).step),
@@ -315,6 +317,7 @@ def _led(services: Services) -> dict[str, tuple[float, Step]]:
         "collect": (control.collect_s, Collector(services).step),
         "garbage": (control.garbage_s, GarbageCollector(services).step),
         "watch": (control.plan_s, Watcher(services).step),
+        "history": (services.settings.prices.roll_up_s, HistoryKeeper(services).step),
     }
 
 

@@ -95,6 +95,10 @@ class Providers:
             each.provider.name: self.sources[each.provider.name] for each in await self.standings() if each.is_asked
         }
 
+    async def wants(self, name: str) -> bool:
+        """Whether this one is to be asked."""
+        return any(each.provider.name == name and each.is_asked for each in await self.standings())
+
     async def _standing(self, provider: Provider) -> Standing:
         assert self.settings is not None and self.credentials is not None
         settings = self.settings.providers.get(provider.name, ProviderSettings())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from markets.hourly import FxRate
 from markets.offer import AcceleratorKind
 from workers.engine_profile import DEFAULT, EngineProfile
 from workers.profile import EngineKind
@@ -356,7 +358,8 @@ class ProviderSettings(Section):
 
     `credentials` are the house's, by name (`{api_key = "…"}`); a project's own, kept by `broker credentials set`, are used
     where there are none. `url` replaces the provider's own address. `regions`, `countries`, `organization` and `project` narrow
-    or complete what is asked, where the provider needs it (docs/markets.md).
+    or complete what is asked, where the provider needs it (docs/markets.md). `poll_s` and `max_age_s` replace the market's own
+    interval and limit of age.
     """
 
     credentials: dict[str, SecretStr] = {}
@@ -365,6 +368,8 @@ class ProviderSettings(Section):
     countries: tuple[str, ...] = ()
     organization: str | None = None
     project: str | None = None
+    poll_s: float | None = Field(default=None, gt=0)
+    max_age_s: int | None = Field(default=None, gt=0)
 
 
 class ModelSettings(Section):
@@ -411,6 +416,28 @@ class ModelSettings(Section):
     metrics: dict[str, str] = {}
 
 
+class FxSettings(Section):
+    """What one unit of a currency is worth in USD, since when, and by whom: `[fx_rates.EUR]`."""
+
+    usd: Decimal = Field(gt=0)
+    dated: date
+    source: str
+
+    def as_rate(self, currency: str) -> FxRate:
+        return FxRate(currency, self.usd, self.dated, self.source)
+
+
+class PriceSettings(Section):
+    """The price book's memory: each change for `keep_days`, then a line a day for `keep_rolled_days`. `snapshot`: real prices
+    of a dated snapshot stand in for markets that nobody has asked yet."""
+
+    keep_days: int = Field(default=90, ge=2)
+    keep_rolled_days: int = Field(default=1825, ge=2)
+    roll_up_s: float = 3600
+    card_days: int = Field(default=30, ge=1)
+    snapshot: bool = True
+
+
 class Settings(BaseSettings):
     """The whole. `data` is the one folder that a broker owns (contract C16).
 
@@ -449,6 +476,8 @@ class Settings(BaseSettings):
     own: HostsSettings = HostsSettings()
     aws: AwsSettings = AwsSettings()
     providers: dict[str, ProviderSettings] = {}
+    fx_rates: dict[str, FxSettings] = {}
+    prices: PriceSettings = PriceSettings()
     models: dict[str, ModelSettings] = {}
 
     @classmethod

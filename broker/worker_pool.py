@@ -19,6 +19,7 @@ from broker.control.convert import facts_of
 from broker.tables import Assignment, Policy
 from jobs.tables import Batch
 from markets.offer_record import offer_from_record
+from markets.price_book import offer_of
 from markets.tables import OfferRow, RentalRow
 from solver.residency import Decision, Reason, evaluate
 from solver.residency import Policy as ResidencyPolicy
@@ -91,7 +92,7 @@ async def decide(session: AsyncSession, rental: RentalRow, batch: Batch, now_us:
     listed = await session.get(OfferRow, rental.offer_key)
     if decision.outcome == "deny" or listed is None or listed.gone_us is not None:
         return decision
-    return evaluate(rules, facts_of(offer_from_record(listed.record)), now_us)
+    return evaluate(rules, facts_of(offer_of(listed)), now_us)
 
 
 async def allowed(session: AsyncSession, rental: RentalRow, batch: Batch, now_us: int) -> bool:

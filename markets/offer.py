@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Literal, cast
 from urllib.parse import quote, unquote
 
@@ -80,6 +81,7 @@ class OfferKey:
         return cls(market or "", region, zone, sku or "", accelerator or "", int(count or 0), kind)
 
 
+@lru_cache(maxsize=65_536)  # markets have few regions and devices, and a poll may have 100,000 keys
 def _encode(part: str) -> str:
     # A part that is literally "-" must not read back as "none".
     return "%2D" if part == "-" else quote(part, safe="")

@@ -1,28 +1,33 @@
 """The price book: the latest that each market said, and why an offer in it must not be chosen.
 
 A price is as old as the market's own `observed_at`, never as our last attempt to ask: a poll that fails leaves the
-offers as they were and they grow stale in the open.
+offers as they were and they grow stale in the open. What a poll changes is appended to the history (`markets.history`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from ledger.money import to_nano
+from markets.book_entry import KNOWN, Entry, Known, entry_of
+from markets.history import append_changes
 from markets.instants import maybe_moment, micros, moment
-from markets.offer import Offer, price_problem, quarantine
-from markets.offer_record import offer_from_record, record_from_offer
+from markets.offer import Offer
+from markets.offer_record import offer_from_record
+from markets.plausibility import Peers
 from markets.tables import OfferRow, PollRow
 
 _log = structlog.get_logger("markets.price_book")
+# Rows that one statement is given at a time.
+_AT_ONCE = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,47 +46,48 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a poll changed: offers in it, how many of them are quarantined, and how many are no longer listed."""
+    """What a poll changed: offers in it, how many of them are quarantined, how many are no longer listed, and how many
+    changes went into the history."""
 
     offers: int
     quarantined: int
     gone: int
+    changes: int = 0
 
 
 async def store_offers(session: AsyncSession, market: str, offers: Sequence[Offer], *, now_us: int) -> Stored:
     """Take over one complete answer of `market`. Offers that it no longer has are kept and marked gone.
 
-    Raises ValueError when an offer is of another market or a key occurs twice: the adapter's keys are not identities.
+    The same answer again changes nothing. Raises ValueError when an offer is of another market or a key occurs twice: the
+    adapter's keys are not identities.
     """
-    rows = {row.key: row for row in await session.scalars(select(OfferRow).where(col(OfferRow.market) == market))}
-    fresh: set[str] = set()
-    quarantined = 0
-    for offer in offers:
-        key = str(offer.key)
-        if offer.market != market or key in fresh:
-            raise ValueError(
-                f"offer {key} from market {market!r} is of another market or listed twice; mend the adapter"
-            )
-        fresh.add(key)
-        believed = _believed(offer)
-        quarantined += believed.quarantined is not None
-        row = rows.get(key)
-        if row is None:
-            session.add(_row(believed, now_us))
-        else:
-            _refresh(row, believed, now_us)
-    gone = [row for key, row in rows.items() if key not in fresh and row.gone_us is None]
-    for row in gone:
-        row.gone_us = now_us
+    known = await _known(session, market)
+    entries = _entries(market, offers, known, await _peers(session, market))
+    gone = [each for key, each in known.items() if key not in entries and each.gone_us is None]
+    await _mark_gone(session, gone, now_us)
+    changed = await _write(session, market, entries.values(), known, now_us)
+    changes = [each.change(known.get(each.key)) for each in changed]
+    history = [*filter(None, changes), *(each.gone_change(now_us) for each in gone)]
+    await append_changes(session, history)
     await _polled(session, market, ok_us=now_us)
-    stored = Stored(offers=len(fresh), quarantined=quarantined, gone=len(gone))
-    _log.info("offers.stored", market=market, offers=stored.offers, quarantined=quarantined, gone=stored.gone)
+    quarantined = sum(each.quarantined is not None for each in entries.values())
+    stored = Stored(offers=len(entries), quarantined=quarantined, gone=len(gone), changes=len(history))
+    _log.info(
+        "offers.stored",
+        market=market,
+        offers=stored.offers,
+        quarantined=quarantined,
+        gone=stored.gone,
+        changes=len(history),
+    )
     return stored
 
 
-async def poll_failed(session: AsyncSession, market: str, *, error: str, now_us: int) -> None:
-    """Remember that `market` could not be asked. Its offers stay as old as they are."""
-    await _polled(session, market, failed_us=now_us, error=error)
+async def poll_failed(
+    session: AsyncSession, market: str, *, error: str, now_us: int, again_us: int | None = None
+) -> None:
+    """Remember that `market` could not be asked, and is not to be asked before `again_us`. Its offers stay as old as they are."""
+    await _polled(session, market, failed_us=now_us, error=error, again_us=again_us)
     _log.warning("offers.poll_failed", market=market, error=error)
 
 
@@ -101,9 +107,65 @@ async def offers(
     return [_listed(row, now_us, max_age_s.get(row.market, default_max_age_s)) for row in rows]
 
 
+async def offer(
+    session: AsyncSession, key: str, *, now_us: int, max_age_s: Mapping[str, int], default_max_age_s: int
+) -> Listed | None:
+    """The offer with this key, or None."""
+    row = await session.get(OfferRow, key)
+    return None if row is None else _listed(row, now_us, max_age_s.get(row.market, default_max_age_s))
+
+
+async def cheapest(
+    session: AsyncSession,
+    accelerators: Sequence[str],
+    *,
+    now_us: int,
+    max_age_s: int,
+    countries: Sequence[str] = (),
+    pricings: Sequence[str] = (),
+    least_count: int = 0,
+    limit: int = 10,
+) -> list[Offer]:
+    """The offers with the lowest price per device that may be chosen: believed, listed, fresh, not sold out.
+
+    `accelerators` are names of the table; without `countries` or `pricings` any will do. A country counts with evidence only.
+    """
+    found: list[OfferRow] = []
+    for accelerator in accelerators:
+        query = (
+            select(OfferRow)
+            .where(col(OfferRow.accelerator) == accelerator, col(OfferRow.gpu_nano_hour).is_not(None))
+            .where(col(OfferRow.quarantined).is_(None), col(OfferRow.gone_us).is_(None))
+            .where(col(OfferRow.observed_us) >= now_us - max_age_s * 1_000_000)
+            .where(func.coalesce(col(OfferRow.capacity), 1) > 0, col(OfferRow.gpu_count) >= least_count)
+            .order_by(col(OfferRow.gpu_nano_hour))
+            .limit(limit)
+        )
+        if countries:
+            query = query.where(col(OfferRow.country).in_(countries))
+        if pricings:
+            query = query.where(col(OfferRow.pricing).in_(pricings))
+        found += (await session.scalars(query)).all()
+    found.sort(key=lambda row: (row.gpu_nano_hour, row.key))
+    return [offer_of(row) for row in found[:limit]]
+
+
 async def polls(session: AsyncSession) -> Sequence[PollRow]:
     """How the latest poll of each market went."""
     return (await session.scalars(select(PollRow).order_by(col(PollRow.market)))).all()
+
+
+def offer_of(row: OfferRow) -> Offer:
+    """The offer as it was last observed. What was said unchanged keeps its record and is as new as `observed_us`; evidence
+    that was seen with it was seen with it again."""
+    stored = offer_from_record(row.record)
+    if micros(stored.observed_at) == row.observed_us:
+        return stored
+    at = moment(row.observed_us)
+    renewed = tuple(
+        replace(each, observed_at=at) if each.observed_at == stored.observed_at else each for each in stored.evidence
+    )
+    return replace(stored, observed_at=at, evidence=renewed)
 
 
 def exclusion(offer: Offer, *, gone_us: int | None, now_us: int, max_age_s: int) -> str | None:
@@ -133,13 +195,8 @@ def unlocated(offer: Offer, *, now_us: int) -> str | None:
     return None
 
 
-def _believed(offer: Offer) -> Offer:
-    problem = price_problem(offer)
-    return quarantine(offer, problem) if problem else offer
-
-
 def _listed(row: OfferRow, now_us: int, max_age_s: int) -> Listed:
-    offer = offer_from_record(row.record)
+    offer = offer_of(row)
     return Listed(
         offer=offer,
         seen_at=maybe_moment(row.seen_us) or offer.observed_at,
@@ -148,31 +205,134 @@ def _listed(row: OfferRow, now_us: int, max_age_s: int) -> Listed:
     )
 
 
-def _row(offer: Offer, now_us: int) -> OfferRow:
-    return OfferRow(key=str(offer.key), market=offer.market, **_columns(offer, now_us))
+async def _known(session: AsyncSession, market: str) -> dict[str, Known]:
+    table = OfferRow.__table__  # type: ignore[attr-defined]
+    query = select(*(table.c[name] for name in KNOWN)).where(table.c.market == market)
+    return {row[0]: Known(*tuple(row)) for row in (await session.execute(query)).all()}
 
 
-def _refresh(row: OfferRow, offer: Offer, now_us: int) -> None:
-    row.gone_us = None
-    if micros(offer.observed_at) < row.observed_us:
-        return  # an answer that overtook this one is newer
-    for name, value in _columns(offer, now_us).items():
-        setattr(row, name, value)
+async def _peers(session: AsyncSession, market: str) -> dict[tuple[str, str], Peers]:
+    """The other markets' cheapest per device, by accelerator and pricing."""
+    cheapest = (
+        select(
+            col(OfferRow.accelerator),
+            col(OfferRow.pricing),
+            col(OfferRow.market),
+            func.min(col(OfferRow.gpu_nano_hour)),
+        )
+        .where(col(OfferRow.market) != market, col(OfferRow.gpu_nano_hour).is_not(None), col(OfferRow.gpu_count) > 0)
+        .where(col(OfferRow.gone_us).is_(None))
+        .group_by(col(OfferRow.accelerator), col(OfferRow.pricing), col(OfferRow.market))
+    )
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for accelerator, pricing, other, least in (await session.execute(cheapest)).all():
+        found.setdefault((accelerator, pricing), {})[other] = int(least or 0)
+    return {pool: Peers(cheapest) for pool, cheapest in found.items()}
 
 
-def _columns(offer: Offer, now_us: int) -> dict[str, Any]:
-    priced = offer.price is not None and offer.quarantined is None
-    return {
-        "accelerator": offer.accelerator.name,
-        "pricing": offer.pricing,
-        "country": offer.country,
-        "price_nano_hour": to_nano(offer.price) if priced and offer.price is not None else None,
-        "capacity": offer.capacity,
-        "quarantined": offer.quarantined,
-        "observed_us": micros(offer.observed_at),
-        "seen_us": now_us,
-        "record": record_from_offer(offer),
-    }
+def _entries(
+    market: str, offers: Sequence[Offer], known: Mapping[str, Known], peers: Mapping[tuple[str, str], Peers]
+) -> dict[str, Entry]:
+    entries: dict[str, Entry] = {}
+    for offer in offers:
+        key = str(offer.key)
+        if offer.market != market or key in entries:
+            raise ValueError(
+                f"offer {key} from market {market!r} is of another market or listed twice; mend the adapter"
+            )
+        entries[key] = entry_of(key, offer)
+    singles = _singles(entries.values())
+    for entry in entries.values():
+        if entry.gpu_nano_hour is not None:
+            entry.doubt(
+                known.get(entry.key),
+                peers.get((entry.offer.accelerator.name, entry.offer.pricing)),
+                singles.get(entry.pool),
+            )
+    return entries
+
+
+def _singles(entries: Iterable[Entry]) -> dict[tuple[str, str, str | None], int]:
+    """The cheapest machine with one whole device, by device, pricing and region."""
+    found: dict[tuple[str, str, str | None], int] = {}
+    for entry in entries:
+        chip, price = entry.offer.accelerator, entry.gpu_nano_hour
+        if price is not None and chip.count == 1 and chip.fraction == 1:
+            found[entry.pool] = min(price, found.get(entry.pool, price))
+    return found
+
+
+async def _mark_gone(session: AsyncSession, gone: Sequence[Known], now_us: int) -> None:
+    table = OfferRow.__table__  # type: ignore[attr-defined]
+    statement = update(table).where(table.c.key == bindparam("b_key")).values(gone_us=now_us)
+    for some in _batches([{"b_key": each.key} for each in gone]):
+        await (await session.connection()).execute(statement, some)
+
+
+async def _write(
+    session: AsyncSession, market: str, entries: Iterable[Entry], known: Mapping[str, Known], now_us: int
+) -> list[Entry]:
+    """Insert what is new, update what is different, and say of the rest that it was seen again. The new and different ones."""
+    connection = await session.connection()
+    table = OfferRow.__table__  # type: ignore[attr-defined]
+    new: list[Entry] = []
+    different: list[Entry] = []
+    again: list[tuple[str, int]] = []
+    for entry in entries:
+        before = known.get(entry.key)
+        if before is None:
+            new.append(entry)
+        elif entry.observed_us < before.observed_us:
+            again.append((entry.key, before.observed_us))  # an answer that overtook this one is newer
+        elif entry.is_as(before):
+            again.append((entry.key, entry.observed_us))
+        else:
+            different.append(entry)
+    await _seen_again(session, market, again, known, now_us)
+    for some in _batches([entry.columns(now_us) for entry in new]):
+        await connection.execute(insert(table), some)
+    columns = [{f"b_{name}": value for name, value in entry.columns(now_us).items()} for entry in different]
+    if columns:
+        values: dict[str, Any] = {name[2:]: bindparam(name) for name in columns[0] if name not in ("b_key", "b_market")}
+        statement = update(table).where(table.c.key == bindparam("b_key")).values(values)
+        for some in _batches(columns):
+            await connection.execute(statement, some)
+    for row in [each for each in session.identity_map.values() if isinstance(each, OfferRow)]:
+        session.expire(row)  # written past the session
+    return [*new, *different]
+
+
+async def _seen_again(
+    session: AsyncSession, market: str, again: Sequence[tuple[str, int]], known: Mapping[str, Known], now_us: int
+) -> None:
+    """Most offers of a poll are unchanged and of one moment: one statement for those, one row each for the others."""
+    if not again:
+        return
+    table = OfferRow.__table__  # type: ignore[attr-defined]
+    connection = await session.connection()
+    usual_us, count = Counter(at_us for _, at_us in again).most_common(1)[0]
+    others = [(key, at_us) for key, at_us in again if at_us != usual_us]
+    if count > 1:
+        await connection.execute(
+            update(table)
+            .where(table.c.market == market, table.c.gone_us.is_(None), table.c.observed_us < usual_us)
+            .values(observed_us=usual_us, seen_us=now_us)
+        )
+    else:
+        others = list(again)
+    rows = [
+        {"b_key": key, "b_at": at_us}
+        for key, at_us in others
+        if count > 1 or known[key].observed_us != at_us or known[key].gone_us is not None
+    ]
+    statement = update(table).where(table.c.key == bindparam("b_key"))
+    for some in _batches(rows):
+        await connection.execute(statement.values(observed_us=bindparam("b_at"), seen_us=now_us, gone_us=None), some)
+
+
+def _batches(rows: Sequence[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
+    for start in range(0, len(rows), _AT_ONCE):
+        yield list(rows[start : start + _AT_ONCE])
 
 
 async def _polled(
@@ -182,13 +342,14 @@ async def _polled(
     ok_us: int | None = None,
     failed_us: int | None = None,
     error: str | None = None,
+    again_us: int | None = None,
 ) -> None:
     row = await session.get(PollRow, market)
     if row is None:
-        row = PollRow(market=market)
+        row = PollRow(market=market, failures=0)
         session.add(row)
     if ok_us is not None:
-        row.ok_us, row.error = ok_us, None
+        row.ok_us, row.error, row.failures, row.again_us = ok_us, None, 0, None
     if failed_us is not None:
-        row.failed_us, row.error = failed_us, error
+        row.failed_us, row.error, row.failures, row.again_us = failed_us, error, row.failures + 1, again_us
     await session.flush()

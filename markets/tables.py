@@ -1,4 +1,4 @@
-"""The markets room's tables: the price book's latest offers, and rentals (intent and machine in one row).
+"""The markets room's tables: the price book's latest offers and their history, and rentals (intent and machine in one row).
 
 Times are integer microseconds UTC, money integer nano-USD.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Index, Integer
 from sqlmodel import Field, SQLModel
 
 
@@ -24,10 +24,14 @@ class OfferRow(SQLModel, table=True):
     """The latest that a market said about one offer; `record` is the whole of it (`markets.offer_record`).
 
     `observed_us` is when the market said so and decides staleness; `seen_us` is our clock at the poll that stored it.
-    `gone_us` is set when a later, complete poll of the market no longer had the offer.
+    `gone_us` is set when a later, complete poll of the market no longer had the offer. An offer that is said again
+    unchanged (`fingerprint`: all of it but its times) keeps its `record`, and only `observed_us` moves: read it with
+    `price_book.offer_of`. `gpu_nano_hour` is the price of one device (of the machine where it has none), by which the
+    cheapest are found; `country` is set only when there was evidence for it.
     """
 
     __tablename__ = "markets_offer"
+    __table_args__ = (Index("ix_markets_offer_cheapest", "accelerator", "gpu_nano_hour"),)
     key: str = Field(primary_key=True)
     market: str = Field(index=True)
     accelerator: str
@@ -39,17 +43,72 @@ class OfferRow(SQLModel, table=True):
     observed_us: int = _big()
     seen_us: int = _big()
     gone_us: int | None = _big(nullable=True)
+    gpu_count: int = 0
+    gpu_nano_hour: int | None = _big(nullable=True)
+    fingerprint: str = ""
     record: dict[str, Any] = _json()
 
 
 class PollRow(SQLModel, table=True):
-    """How the latest polls of a market went. `failed_us` later than `ok_us` means: its offers are getting old."""
+    """How the latest polls of a market went. `failed_us` later than `ok_us` means: its offers are getting old.
+
+    `failures` counts those since the last good one; no poll before `again_us` (backoff, Retry-After, an open circuit). A
+    `card` was handed in by a person (`card_by`), is not polled, and its prices count until `card_until_us`.
+    """
 
     __tablename__ = "markets_poll"
     market: str = Field(primary_key=True)
     ok_us: int | None = _big(nullable=True)
     failed_us: int | None = _big(nullable=True)
     error: str | None = None
+    failures: int = 0
+    again_us: int | None = _big(nullable=True)
+    card_by: str | None = None
+    card_until_us: int | None = _big(nullable=True)
+
+
+class ChangeRow(SQLModel, table=True):
+    """One change of what a market said of an offer, as of `at_us`. Only inserted (a trigger holds it) and, when a day has
+    been rolled up and is older than the retention, removed.
+
+    `state`: listed, quarantined or gone. Prices are of the whole instance-hour, or of a million tokens in and out.
+    """
+
+    __tablename__ = "markets_offer_change"
+    __table_args__ = (
+        Index("ix_markets_offer_change_key", "key", "at_us"),
+        Index("ix_markets_offer_change_at", "at_us"),
+    )
+    id: int | None = Field(
+        default=None, sa_column=Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    )
+    key: str
+    at_us: int = _big()
+    state: str
+    price_nano_hour: int | None = _big(nullable=True)
+    input_nano: int | None = _big(nullable=True)
+    output_nano: int | None = _big(nullable=True)
+    capacity: int | None = None
+    reason: str | None = None
+
+
+class DayRow(SQLModel, table=True):
+    """One UTC day of an offer's history, rolled up: what is left of it after the retention.
+
+    Prices are weighted by how long they held; `listed_ppm` is the part of the day in which it was listed at all,
+    `available_ppm` in which it was also not sold out.
+    """
+
+    __tablename__ = "markets_offer_day"
+    key: str = Field(primary_key=True)
+    day_us: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    changes: int
+    min_nano: int | None = _big(nullable=True)
+    mean_nano: int | None = _big(nullable=True)
+    max_nano: int | None = _big(nullable=True)
+    last_nano: int | None = _big(nullable=True)
+    listed_ppm: int
+    available_ppm: int
 
 
 class RentalRow(SQLModel, table=True):

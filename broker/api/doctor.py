@@ -12,9 +12,10 @@ from sqlmodel import col
 
 from broker.api import shapes, surroundings
 from broker.api.health import database_problems, late_loops
-from broker.api.market import listed_offers, serves
+from broker.api.market import serves
 from broker.api.registry import Call, Route, route
 from broker.control.loops import LoopState
+from broker.control.snapshot import listed_offers
 from broker.database import as_of_now
 from broker.leadership import THE_TERM
 from broker.object_store import told

@@ -43,13 +43,14 @@ def late_loops(loops: Mapping[str, LoopState], now_s: float) -> list[str]:
 
 
 def starting_loops(loops: Mapping[str, LoopState]) -> list[str]:
-    """Loops that have not tried once yet. Before the first poll there are no offers, and every quote would say so.
+    """Loops that have not tried once yet. Before the first poll there are no offers, and every quote would say so; markets that
+    are only followed (`prices:`) are not waited for.
 
     >>> starting_loops({"poll": LoopState(5.0), "plan": LoopState(5.0, runs=1), "place": LoopState(5.0, defects=1)})
     ['loop poll has not ended its first run yet']
     """
     awaited = (name for name, state in sorted(loops.items()) if not (state.runs or state.defects or state.stands_by))
-    return [f"loop {name} has not ended its first run yet" for name in awaited]
+    return [f"loop {name} has not ended its first run yet" for name in awaited if not name.startswith("prices:")]
 
 
 async def database_problems(database: Database) -> list[str]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from decimal import Decimal
 
 from pydantic import ConfigDict, Field
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.api import shapes
 from broker.api.problems import not_found
 from broker.api.registry import EVERYONE, Call, Route, route
 from broker.control.convert import is_known_on
-from broker.control.snapshot import max_age_s
-from broker.services import Services
+from broker.control.snapshot import listed_offers
 from broker.variants import serving
 from jobs.clock import MICROSECONDS, db_now
-from markets import price_book
 from markets.instants import micros
 from markets.offer import Offer
 from markets.price_book import Listed
@@ -49,14 +45,6 @@ async def list_offers(call: Call, query: OfferQuery) -> shapes.OfferList:
         and (not profiles or any(serves(profile, each.offer) for profile in profiles))
     ]
     return shapes.OfferList(data=[offer_shape(each) for each in sorted(wanted, key=_by_price)])
-
-
-async def listed_offers(
-    session: AsyncSession, services: Services, *, now_us: int, market: str | None = None
-) -> Sequence[Listed]:
-    """The price book, judged by the same age limit as the planner's snapshot: three missed polls."""
-    age_s = max_age_s(services)
-    return await price_book.offers(session, now_us=now_us, max_age_s={}, default_max_age_s=age_s, market=market)
 
 
 def serves(profile: ModelProfile, offer: Offer) -> bool:

@@ -19,6 +19,7 @@ from broker.database import UNAVAILABLE
 from broker.leadership import Deposed
 from jobs.errors import JobsError
 from ledger.errors import LedgerError
+from markets.cadence import JITTER
 from markets.errors import MarketsError
 from solver.errors import SolverError
 
@@ -68,7 +69,9 @@ class Loops:
         for name, (every_s, _) in self.steps.items():
             self.states[name] = LoopState(every_s)
             self._spawn(name)
-            self._scheduler.add_job(self.wake[name].set, "interval", seconds=every_s, id=name)
+            # markets are not all asked in the same moment; the other loops keep their beat
+            jitter = round(every_s * JITTER) if name.partition(":")[1] else None
+            self._scheduler.add_job(self.wake[name].set, "interval", seconds=every_s, id=name, jitter=jitter or None)
             self.wake[name].set()
         self._scheduler.start()
 

@@ -1,4 +1,5 @@
-"""The poll loop: ask every market for its offers, side by side; one that hangs or fails hurts nobody else."""
+"""Polling: each market is asked for its offers at its own interval, by a loop of its own; one that hangs or fails hurts nobody
+else, and a failed poll refreshes nothing."""
 
 from __future__ import annotations
 
@@ -7,42 +8,92 @@ from dataclasses import dataclass
 
 import structlog
 
+from broker.price_ages import every_s
 from broker.services import Services
 from jobs.clock import db_now
 from markets import price_book
+from markets.cadence import SECOND_US, circuit, is_due, wait_s
 from markets.errors import MarketsError
 from markets.market import PriceSource
-from markets.offer import Offer
+from markets.tables import PollRow
 
 log = structlog.get_logger()
+# An answer may take as long as the interval, within these bounds: seconds.
+LEAST_PATIENCE_S, MOST_PATIENCE_S = 5.0, 120.0
+
+
+@dataclass
+class MarketPoll:
+    """One market's poll. `step` is what its loop runs."""
+
+    services: Services
+    name: str
+    source: PriceSource
+
+    @property
+    def every_s(self) -> float:
+        return every_s(self.services, self.name)
+
+    async def step(self) -> None:
+        """Ask, unless the market is to be left alone (until later, or for want of credentials), and write down the answer or the
+        failure."""
+        if self.name not in self.services.markets and not await self.services.providers.wants(self.name):
+            return
+        async with self.services.database.transaction() as session:
+            row = await session.get(PollRow, self.name)
+            due = row is None or is_due(row.again_us, await db_now(session))
+            failures = row.failures if row else 0
+        if due:
+            await self._poll(failures)
+            self.services.nudge("plan")
+
+    async def _poll(self, failures: int) -> None:
+        patience_s = min(MOST_PATIENCE_S, max(LEAST_PATIENCE_S, self.every_s))
+        try:
+            async with asyncio.timeout(patience_s):
+                offers = await self.source.offers()
+        except MarketsError as failure:
+            await self._failed(failure, f"{failure.code}: {failure}", failures)
+            return
+        except TimeoutError as failure:
+            await self._failed(failure, f"no answer within {patience_s:g} s", failures)
+            return
+        except OSError as failure:
+            await self._failed(failure, f"{type(failure).__name__}: {failure}", failures)
+            return
+        try:
+            async with self.services.database.transaction() as session:
+                await price_book.store_offers(session, self.name, offers, now_us=await db_now(session))
+        except ValueError as bad:  # a key twice, or another market's: nothing of this answer can be trusted
+            await self._failed(bad, f"bad answer: {bad}", failures)
+
+    async def _failed(self, failure: Exception, error: str, failures: int) -> None:
+        again_s = wait_s(self.every_s, failures + 1, failure)
+        async with self.services.database.transaction() as session:
+            now_us = await db_now(session)
+            again_us = now_us + round(again_s * SECOND_US)
+            await price_book.poll_failed(session, self.name, error=error, now_us=now_us, again_us=again_us)
+        if circuit(failures + 1) == "open" and circuit(failures) != "open":
+            log.warning("offers.circuit_open", market=self.name, failures=failures + 1, again_s=round(again_s))
 
 
 @dataclass
 class Poller:
+    """All polls at once, for whoever does not wait for the loops."""
+
     services: Services
 
     async def step(self) -> None:
-        asked = {**self.services.markets, **await self.services.providers.wanted()}
-        await asyncio.gather(*(self._poll(name, source) for name, source in asked.items()))
-        self.services.nudge("plan")
+        await asyncio.gather(*(poll.step() for poll in polls(self.services).values()))
 
-    async def _poll(self, name: str, market: PriceSource) -> None:
-        """One market's answer into the price book; a failure is remembered and refreshes nothing."""
-        try:
-            async with asyncio.timeout(max(5.0, self.services.settings.control.poll_s)):
-                offers: list[Offer] | str = await market.offers()
-        except MarketsError as failure:
-            offers = f"{failure.code}: {failure}"
-        except TimeoutError:
-            offers = "no answer before the next poll was due"
-        except OSError as failure:
-            offers = f"{type(failure).__name__}: {failure}"
-        if not isinstance(offers, str):
-            try:
-                async with self.services.database.transaction() as session:
-                    await price_book.store_offers(session, name, offers, now_us=await db_now(session))
-                return
-            except ValueError as bad:  # a key twice, or another market's: nothing of this answer can be trusted
-                offers = f"bad answer: {bad}"
-        async with self.services.database.transaction() as session:
-            await price_book.poll_failed(session, name, error=offers, now_us=await db_now(session))
+
+def polls(services: Services) -> dict[str, MarketPoll]:
+    """The poll of each market that is rented at or whose prices can be read, by the name of its loop. Who waits for the broker to
+    be ready waits for the first polls of those that are rented at, and of no others."""
+    rented = {f"poll:{name}": MarketPoll(services, name, market) for name, market in services.markets.items()}
+    read = {
+        f"prices:{name}": MarketPoll(services, name, source)
+        for name, source in services.providers.sources.items()
+        if name not in services.markets
+    }
+    return rented | read

@@ -20,7 +20,7 @@ from jobs.clock import db_now
 from markets import rentals
 from markets.errors import MarketsError, PartialList, RentalNotFound, RentalUnknown, StillReleasing
 from markets.market import Market, Rental
-from markets.offer_record import offer_from_record
+from markets.price_book import offer_of
 from markets.sweep import Action, Adopt, Alarm, MarkEnded, Memory, Release, Seen, SweepSettings, Verify, sweep
 from markets.tables import OfferRow, RentalRow
 from workers.profile import ModelProfile
@@ -192,7 +192,7 @@ class Reconciler:
                 log.warning("sweep.stranger", rental=rental.tag, state=rental.state, offer=str(rental.offer_key))
                 if rental.state == "ended":
                     listed = await session.get(OfferRow, str(rental.offer_key))
-                    offer = offer_from_record(listed.record) if listed else None
+                    offer = offer_of(listed) if listed else None
                     await rentals.record_leaked(session, rental, offer, project=DEFAULT_PROJECT, now_us=now_us)
 
 

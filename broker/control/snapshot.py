@@ -15,6 +15,7 @@ from sqlmodel import col
 
 from broker.control.convert import DEFAULT_BOOT_S, is_known_on, offer_view, throughput_of
 from broker.costs import batch_costs
+from broker.price_ages import default_max_age_s, max_ages_s
 from broker.services import Services
 from broker.start_up import StartUps, start_ups
 from broker.tables import STOPPED, Measured, Policy, Waiting, Worker
@@ -67,12 +68,11 @@ async def freeze(
 ) -> Frozen:
     """The queue, the price book, what runs, and the limits, at `now_us`. `extra` are works of a dry run."""
     works = [*await _works(session, services), *extra]
-    listed = await price_book.offers(session, now_us=now_us, max_age_s={}, default_max_age_s=max_age_s(services))
+    listed = await listed_offers(session, services, now_us=now_us)
     known = await start_ups(session, now_us)
     asked = [services.models[model] for model in sorted({w.model for w in works}) if model in services.models]
     taken = _taken(listed, await rentals.open_rentals(session))
-    only_read = services.providers.sources.keys() - services.markets.keys()
-    views, facts = _views(listed, taken, await held_back(session, now_us), asked, known, only_read)
+    views, facts = _views(listed, taken, await held_back(session, now_us), asked, known, services.markets)
     policies = await _policies(session, works)
     policies.update(extra_policies or {})
     snapshot = Snapshot(
@@ -89,10 +89,22 @@ async def freeze(
     return Frozen(snapshot, {str(each.offer.key): each.offer for each in listed})
 
 
+async def listed_offers(
+    session: AsyncSession, services: Services, *, now_us: int, market: str | None = None
+) -> list[Listed]:
+    """The price book, judged by each market's own limit of age: what people see is what is planned with."""
+    return await price_book.offers(
+        session,
+        now_us=now_us,
+        max_age_s=max_ages_s(services),
+        default_max_age_s=default_max_age_s(services),
+        market=market,
+    )
+
+
 def max_age_s(services: Services) -> int:
-    """Seconds after which a price is too old to plan with."""
-    # Three missed polls: one may fail by chance, three are a market that no longer answers.
-    return max(30, round(services.settings.control.poll_s * 3))
+    """Seconds after which a plan's prices are too old to rent by."""
+    return default_max_age_s(services)
 
 
 async def _works(session: AsyncSession, services: Services) -> list[Work]:
@@ -167,7 +179,7 @@ def _views(
     failing: Mapping[str, str],
     asked: Sequence[ModelProfile],
     known: StartUps,
-    only_read: Collection[str],
+    rented_at: Collection[str],
 ) -> tuple[list[OfferView], dict[str, Facts]]:
     views, facts = [], {}
     for each in listed:
@@ -179,7 +191,7 @@ def _views(
         misfits = {profile.id: misfit(profile, offer.accelerator) for profile in could}
         view, fact = offer_view(
             offer,
-            excluded=each.excluded or failing.get(key) or _not_to_rent(offer, only_read),
+            excluded=each.excluded or failing.get(key) or _not_to_rent(offer, rented_at),
             load_s=max((profile.load_s for profile in asked), default=10),
             start_up={profile.id: known.timings(offer, profile) for profile in could if not misfits[profile.id]},
             unfit={model: why for model, why in misfits.items() if why},
@@ -189,11 +201,14 @@ def _views(
     return views, facts
 
 
-def _not_to_rent(offer: Offer, only_read: Collection[str]) -> str | None:
+def _not_to_rent(offer: Offer, rented_at: Collection[str]) -> str | None:
     """Why nothing can be rented there, however good the price, or None."""
-    if offer.market not in only_read:
+    if offer.market in rented_at:
         return None
-    return f"offer {offer.key}: prices of {offer.market!r} are read; it is not among the markets to rent at (settings: markets)"
+    return (
+        f"offer {offer.key}: prices of {offer.market!r} are read, or of a card; it is not among the markets to rent at "
+        "(settings: markets)"
+    )
 
 
 def _taken(listed: Sequence[Listed], open_rentals: Sequence[RentalRow]) -> Counter[str]:

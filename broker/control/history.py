@@ -1,0 +1,31 @@
+"""The history loop: days of the price book that are old enough become one line an offer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker.services import Services
+from jobs.clock import db_now
+from markets.history import roll_up
+
+# In one transaction; a market of 100,000 offers takes a few rounds.
+OFFERS_AT_ONCE = 500
+
+
+@dataclass
+class HistoryKeeper:
+    """The roll-up, some offers at a time so that no transaction is long."""
+
+    services: Services
+
+    async def step(self) -> None:
+        prices, written = self.services.settings.prices, 1
+        while written:
+            async with self.services.database.transaction() as session:
+                written = await roll_up(
+                    session,
+                    now_us=await db_now(session),
+                    keep_days=prices.keep_days,
+                    keep_rolled_days=prices.keep_rolled_days,
+                    limit=OFFERS_AT_ONCE,
+                )

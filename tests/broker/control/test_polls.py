@@ -1,0 +1,130 @@
+"""Polls: each market at its own pace; a failure backs off, refreshes nothing and delays nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text, update
+from sqlalchemy.exc import DBAPIError
+
+from broker.control.poll import MarketPoll, polls
+from broker.control.snapshot import freeze
+from broker.database import Database
+from broker.price_ages import max_ages_s
+from broker.provider_set import Providers
+from broker.settings import ProviderSettings
+from markets import price_book
+from markets.errors import NotAuthorized, RateLimited, Unavailable
+from markets.instants import micros
+from markets.offer import Offer
+from markets.tables import OfferRow, PollRow
+
+SECOND_US = 1_000_000
+
+
+class Scripted:
+    """A price source that answers what it was told to, one after another; None hangs."""
+
+    def __init__(self, *answers: list[Offer] | Exception | None) -> None:
+        self._answers, self.asked = list(answers), 0
+
+    async def offers(self) -> list[Offer]:
+        self.asked += 1
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if answer is None:
+            await asyncio.Event().wait()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer or []
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def following(town: Any, name: str, source: Scripted, **provider: Any) -> MarketPoll:
+    settings = town.services.settings.model_copy(update={"providers": {name: ProviderSettings(**provider)}})
+    return polls(replace(town.services, markets={name: source}, settings=settings))[f"poll:{name}"]
+
+
+async def turn_back(town: Any, **columns: Any) -> None:
+    async with town.database.transaction() as session:
+        await session.execute(update(PollRow).values(**columns))
+
+
+async def test_a_market_that_hangs_delays_no_other(town: Any) -> None:
+    good = Scripted([town.offer()])
+    services = replace(town.services, markets={"hung": Scripted(None), "town": good})
+    loops = {name: asyncio.create_task(poll.step()) for name, poll in polls(services).items()}
+    await loops["poll:town"]
+    assert [row.market for row in await town.rows(PollRow)] == ["town"]
+    assert not loops["poll:hung"].done()
+    loops["poll:hung"].cancel()
+
+
+async def test_a_failed_poll_never_refreshes_an_old_price(town: Any) -> None:
+    source = Scripted([town.offer()], Unavailable("503"))
+    poll = following(town, "town", source)
+    await poll.step()
+    (before,) = await town.rows(OfferRow)
+    await poll.step()
+    (after,), (row,) = await town.rows(OfferRow), await town.rows(PollRow)
+    assert (after.observed_us, after.seen_us) == (before.observed_us, before.seen_us)
+    assert (row.error, row.failures) == ("unavailable: 503", 1)
+
+
+async def test_a_market_that_fails_is_asked_less_often_and_anew_once_it_answers(town: Any) -> None:
+    source = Scripted(Unavailable("503"), Unavailable("503"), [town.offer()])
+    poll = following(town, "town", source, poll_s=60)
+    await poll.step()
+    await poll.step()  # its time has not come
+    assert source.asked == 1
+    waits = []
+    for _ in range(2):
+        (row,) = await town.rows(PollRow)
+        waits.append((row.again_us - row.failed_us) // SECOND_US)
+        await turn_back(town, again_us=1)
+        await poll.step()
+    (row,) = await town.rows(PollRow)
+    assert waits == [30, 90]
+    assert (row.failures, row.again_us, row.error) == (0, None, None)
+
+
+async def test_retry_after_is_obeyed_and_a_refused_log_in_is_not_hammered(town: Any) -> None:
+    for failure, least_s in ((RateLimited(retry_after_s=77), 77), (NotAuthorized(), 570)):
+        poll = following(town, failure.code, Scripted(failure), poll_s=60)
+        await poll.step()
+        row = await town.row(PollRow, failure.code)
+        assert (row.again_us - row.failed_us) // SECOND_US == least_s
+
+
+async def test_each_market_has_its_own_interval_and_limit_of_age(town: Any) -> None:
+    own = {"vast": ProviderSettings(poll_s=20), "lambda": ProviderSettings(max_age_s=40)}
+    settings = town.services.settings.model_copy(update={"providers": own})
+    read = Providers({"azure": Scripted([]), "vast": Scripted([])})
+    services = replace(town.services, providers=read, settings=settings)
+    ages = max_ages_s(services)
+    assert (polls(services)["prices:azure"].every_s, polls(services)["prices:vast"].every_s) == (3600, 20)
+    assert (ages["azure"], ages["vast"], ages["lambda"]) == (10_800, 60, 40)
+
+
+async def test_what_is_only_followed_is_listed_and_not_planned_with(town: Any) -> None:
+    shown = town.offer()
+    await town.list_offers(shown)
+    services = replace(town.services, markets={})
+    async with town.database.transaction() as session:
+        frozen = await freeze(session, services, now_us=micros(shown.observed_at + timedelta(seconds=1)))
+        listed = await price_book.offers(session, now_us=micros(shown.observed_at), max_age_s={}, default_max_age_s=60)
+    assert listed[0].excluded is None
+    assert "prices only" in (frozen.snapshot.offers[0].excluded or "")
+
+
+async def test_the_history_of_prices_cannot_be_rewritten(database: Database, town: Any) -> None:
+    async with database.transaction() as session:
+        await price_book.store_offers(session, "town", [town.offer()], now_us=1)
+    with pytest.raises(DBAPIError, match="append-only"):
+        async with database.transaction() as session:
+            await session.execute(text("UPDATE markets_offer_change SET price_nano_hour = 1"))

@@ -1,0 +1,200 @@
+"""The price book's memory: changes only, for ever until rolled up; and what is doubted is kept with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import func, select
+
+from broker.database import Database
+from markets import history, price_book
+from markets.history import DAY_US, HOUR_US, Change, by_hour, day_of, spans
+from markets.instants import micros
+from markets.offer import Accelerator, Evidence, Offer, OfferKey
+from markets.tables import ChangeRow, OfferRow
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+def offer(
+    sku: str = "a",
+    price: str = "1.50",
+    *,
+    at: datetime = NOON,
+    market: str = "m",
+    count: int = 1,
+    capacity: int | None = None,
+) -> Offer:
+    return Offer(
+        key=OfferKey(market, "eu", None, sku, "h100-sxm", count, "on_demand"),
+        launch="vm",
+        accelerator=Accelerator("nvidia", "h100-sxm", "sxm", 81_920, count),
+        currency="USD",
+        price=Decimal(price),
+        observed_at=at,
+        source="test",
+        raw_sha256="00",
+        country="DE",
+        evidence=(Evidence("region_table", "test", at, DAY),),
+        capacity=capacity,
+    )
+
+
+async def store(book: Database, offers: Sequence[Offer], at: datetime = NOON, market: str = "m") -> price_book.Stored:
+    async with book.transaction() as session:
+        return await price_book.store_offers(session, market, offers, now_us=micros(at))
+
+
+async def told(book: Database, which: Offer, *, days: int = 10) -> list[Change]:
+    async with book.transaction() as session:
+        return await history.changes(
+            session, str(which.key), from_us=micros(NOON - DAY), to_us=micros(NOON + days * DAY)
+        )
+
+
+async def test_only_changes_are_kept(book: Database) -> None:
+    for hours, price, room in ((0, "1.50", 3), (1, "1.50", 3), (2, "1.40", 3), (3, "1.40", 0), (4, "1.40", 0)):
+        at = NOON + timedelta(hours=hours)
+        await store(book, [offer(price=price, at=at, capacity=room)], at)
+    await store(book, [], NOON + timedelta(hours=5))
+    found = [(each.state, each.price_nano_hour, each.capacity) for each in await told(book, offer())]
+    assert found == [
+        ("listed", 1_500_000_000, 3),
+        ("listed", 1_400_000_000, 3),
+        ("listed", 1_400_000_000, 0),
+        ("gone", None, None),
+    ]
+
+
+async def test_an_unchanged_offer_is_as_new_as_its_last_observation(book: Database) -> None:
+    later = NOON + timedelta(days=40)
+    await store(book, [offer()])
+    await store(book, [offer(at=later)], later)
+    async with book.transaction() as session:
+        (listed,) = await price_book.offers(session, now_us=micros(later), max_age_s={}, default_max_age_s=60)
+    assert listed.offer == offer(at=later)
+    assert (listed.excluded, listed.unlocated) == (None, None)  # its evidence was seen again, too
+
+
+async def test_a_replayed_poll_changes_nothing(book: Database) -> None:
+    offers = [offer(sku, "1.50") for sku in "abc"]
+    await store(book, offers)
+    before = await _rows(book)
+    stored = await store(book, offers, NOON + timedelta(hours=1))
+    assert stored.changes == 0 and await _rows(book) == before
+
+
+async def _rows(book: Database) -> list[object]:
+    async with book.transaction() as session:
+        rows = (await session.scalars(select(OfferRow).order_by(OfferRow.key))).all()
+        count = await session.scalar(select(func.count()).select_from(ChangeRow))
+        return [count, *[row.model_dump() for row in rows]]
+
+
+async def test_old_days_are_one_line_each_and_what_held_is_not_forgotten(book: Database) -> None:
+    for hours, price in ((0, "1"), (6, "2"), (36, "4")):
+        at = NOON + timedelta(hours=hours)
+        await store(book, [offer(price=price, at=at)], at)
+    now = NOON + 10 * DAY
+    async with book.transaction() as session:
+        written = await history.roll_up(session, now_us=micros(now), keep_days=5, keep_rolled_days=100)
+        days = await history.days(session, str(offer().key), from_us=micros(NOON), to_us=micros(now))
+    first, second, third = days[:3]
+    assert (written, first.changes, first.min_nano, first.mean_nano, first.max_nano) == (
+        5, 2, 10**9, 1_500_000_000, 2 * 10**9
+    )  # fmt: skip
+    assert (first.listed_ppm, second.mean_nano, third.mean_nano) == (500_000, 2 * 10**9, 4 * 10**9)
+    (kept,) = await told(book, offer())
+    assert kept.price_nano_hour == 4 * 10**9
+    async with book.transaction() as session:
+        assert await history.roll_up(session, now_us=micros(now), keep_days=5, keep_rolled_days=100) == 0
+
+
+@pytest.mark.parametrize(
+    ("offers", "why"),
+    [
+        # one file mixes per-GPU and per-instance prices (denvr in becloudready's list)
+        ([offer("one", "2.10"), offer("eight", "2.10", count=8)], "the price of one for 8"),
+        ([offer("one", "249")], "outside of"),  # cents taken for dollars
+        ([offer("one", "0.0001")], "outside of"),
+    ],
+)
+async def test_a_unit_misread_is_quarantined(book: Database, offers: list[Offer], why: str) -> None:
+    assert (await store(book, offers)).quarantined == 1
+    async with book.transaction() as session:
+        listed = await price_book.offers(session, now_us=micros(NOON), max_age_s={}, default_max_age_s=60)
+    reasons = [each.excluded for each in listed if each.excluded]
+    assert len(reasons) == 1 and why in reasons[0]
+
+
+async def test_a_price_far_below_all_other_markets_is_quarantined_until_they_move(book: Database) -> None:
+    for market, price in (("x", "2.0"), ("y", "2.4"), ("z", "3.0")):
+        await store(book, [offer(price=price, market=market)], market=market)
+    assert (await store(book, [offer(price="0.30")])).quarantined == 1
+    assert (await store(book, [offer(price="0.97")])).quarantined == 0  # datacrunch's promotions were real
+
+
+async def test_a_list_price_that_falls_by_half_is_believed_and_one_that_falls_tenfold_only_when_repeated(
+    book: Database,
+) -> None:
+    """AWS p5 fell 44 % on 2025-06-23: that is news, not an error."""
+    hours = [NOON + timedelta(hours=n) for n in range(4)]
+    assert (await store(book, [offer(price="98.32", at=hours[0])], hours[0])).quarantined == 0
+    assert (await store(book, [offer(price="55.04", at=hours[1])], hours[1])).quarantined == 0
+    assert (await store(book, [offer(price="5.50", at=hours[2])], hours[2])).quarantined == 1
+    assert (await store(book, [offer(price="5.50", at=hours[3])], hours[3])).quarantined == 0
+
+
+async def test_the_cheapest_are_those_that_may_be_chosen(book: Database) -> None:
+    sold_out, elsewhere = offer("s", "1.0", capacity=0), replace(offer("e", "1.1"), country="US")
+    unproved = replace(offer("u", "1.2"), evidence=())
+    eight = offer("8", "11.2", count=8)
+    await store(book, [sold_out, elsewhere, unproved, eight, offer("a", "1.5"), offer("q", "0")])
+    async with book.transaction() as session:
+        found = await price_book.cheapest(
+            session, ["h100-sxm"], now_us=micros(NOON), max_age_s=60, countries=["DE"], pricings=["on_demand"]
+        )
+        stale = await price_book.cheapest(session, ["h100-sxm"], now_us=micros(NOON + DAY), max_age_s=60)
+    assert [each.key.sku for each in found] == ["8", "a"]
+    assert stale == []
+
+
+def test_a_pool_is_cheap_at_night_and_an_hour_without_a_price_is_not_free() -> None:
+    midnight = micros(NOON) // DAY_US * DAY_US
+    changes = [
+        Change(midnight, "listed", 8, 1),
+        Change(midnight + 6 * HOUR_US, "listed", 16, 0),
+        Change(midnight + 12 * HOUR_US, "gone", None, None),
+    ]
+    profile = by_hour([(changes, 8)], midnight, midnight + DAY_US)
+    assert [
+        (each.mean_nano, each.listed_ppm, each.available_ppm) for each in (profile[0], profile[6], profile[12])
+    ] == [
+        (1, 1_000_000, 1_000_000),
+        (2, 1_000_000, 0),
+        (None, 0, 0),
+    ]
+
+
+moments = st.lists(st.integers(0, 3 * DAY_US), min_size=1, max_size=8, unique=True).map(sorted)
+
+
+@given(moments, st.lists(st.one_of(st.none(), st.integers(1, 10**12)), min_size=8, max_size=8))
+def test_spans_cover_all_that_is_known_and_a_mean_lies_between_its_extremes(
+    at: list[int], prices: list[int | None]
+) -> None:
+    changes = [Change(when, "listed" if p else "gone", p, None) for when, p in zip(at, prices, strict=False)]
+    covered = list(spans(changes, 0, 3 * DAY_US))
+    assert sum(each.length_us for each in covered) == 3 * DAY_US - at[0]
+    for day in range(3):
+        row = day_of("k", changes, day * DAY_US)
+        if row.mean_nano is not None and row.min_nano is not None and row.max_nano is not None:
+            assert row.min_nano <= row.mean_nano <= row.max_nano
+        assert 0 <= row.available_ppm <= row.listed_ppm <= 1_000_000
