@@ -57,12 +57,16 @@ async def turn_back(town: Any, **columns: Any) -> None:
 
 async def test_a_market_that_hangs_delays_no_other(town: Any) -> None:
     good = Scripted([town.offer()])
-    services = replace(town.services, markets={"hung": Scripted(None), "town": good})
-    loops = {name: asyncio.create_task(poll.step()) for name, poll in polls(services).items()}
-    await loops["poll:town"]
+    hung = Scripted(None)
+    loops = polls(replace(town.services, markets={"hung": hung, "town": good}))
+    waiting = asyncio.create_task(loops["poll:hung"].step())
+    while not hung.asked:
+        await asyncio.sleep(0)
+    await loops["poll:town"].step()
     assert [row.market for row in await town.rows(PollRow)] == ["town"]
-    assert not loops["poll:hung"].done()
-    loops["poll:hung"].cancel()
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.wait([waiting])
 
 
 async def test_a_failed_poll_never_refreshes_an_old_price(town: Any) -> None:
