@@ -31,11 +31,13 @@ class Scripted:
 
     def __init__(self, *answers: list[Offer] | Exception | None) -> None:
         self._answers, self.asked = list(answers), 0
+        self.hangs = asyncio.Event()
 
     async def offers(self) -> list[Offer]:
         self.asked += 1
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         if answer is None:
+            self.hangs.set()
             await asyncio.Event().wait()
         if isinstance(answer, Exception):
             raise answer
@@ -60,8 +62,7 @@ async def test_a_market_that_hangs_delays_no_other(town: Any) -> None:
     hung = Scripted(None)
     loops = polls(replace(town.services, markets={"hung": hung, "town": good}))
     waiting = asyncio.create_task(loops["poll:hung"].step())
-    while not hung.asked:
-        await asyncio.sleep(0)
+    await hung.hangs.wait()
     await loops["poll:town"].step()
     assert [row.market for row in await town.rows(PollRow)] == ["town"]
     assert not waiting.done()
