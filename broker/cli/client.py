@@ -127,6 +127,11 @@ class Client:
         """PUT a JSON document: it says what shall be so, so that it may be sent twice."""
         return await self._json("PUT", path, again=True, json=body)
 
+    async def post_bytes(self, path: str, query: Query, body: bytes) -> dict[str, Any]:
+        """POST a file as it is. Sent once: what was done with it when an answer is lost, the broker knows."""
+        headers = {"Content-Type": "application/octet-stream"}
+        return await self._json("POST", path, again=False, data=body, params=_given(query), headers=headers)
+
     async def stream(self, path: str, query: Query | None = None) -> AsyncIterator[bytes]:
         """The bytes of an answer as they come, once; see `download` for what is resumed."""
         async with self.opened(path, query) as answer:

@@ -18,6 +18,7 @@ from broker.cli.ledger_export import FORMATS, accounts, folder_export
 from broker.cli.option_groups import declare
 from broker.cli.options import Target
 from broker.cli.output import document, line, table, usd
+from broker.cli.reconcile import exceptions, reconcile
 
 Document = dict[str, Any]
 PAGE = 500
@@ -164,6 +165,7 @@ async def save_csv(client: Client, out: Path | None) -> int:
 
 ledger = declare(
     typer.Typer(no_args_is_help=True, help="The books: every hold, accrual and correction."),
-    {"show": show, "export": export},
+    {"show": show, "export": export, "reconcile": reconcile},
 )
 ledger.add_typer(accounts, name="accounts")
+ledger.add_typer(exceptions, name="exceptions")

@@ -9,7 +9,7 @@ from decimal import Decimal
 from broker.database import Database
 from ledger.accrual import Meter, accrue
 from ledger.budgets import grant
-from ledger.holds import open_hold
+from ledger.holds import open_hold, void_hold
 from markets.offer import Accelerator, Offer, OfferKey
 from markets.offer_record import record_from_offer
 from markets.tables import RentalRow
@@ -96,3 +96,5 @@ async def book_month(database: Database, machines: tuple[Machine, ...] = MACHINE
                 await accrue(
                     session, meter_of(machine), until_us=until, final=final, actor="test", recorded_at_us=until
                 )
+            ended_us = machine.started_us + machine.seconds[-1] * 1_000_000
+            await void_hold(session, hold_id=machine.rental, occurred_at_us=ended_us, actor="test")

@@ -1,0 +1,342 @@
+"""Importing a provider's invoice: matched to the accruals of its month, posted once, all of it or nothing.
+
+What is explained innocently is booked as variance at once; the rest lies in suspense, one exception each, until a named
+person decides. The books then owe exactly what the provider asks for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+import structlog
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+from ulid import ULID
+
+from broker.finance.tables import InvoiceException, InvoiceRow
+from ledger import accounts, book
+from ledger.event import Dims, Event, Facts, Line
+from ledger.focus.charge import metered
+from ledger.focus.table import period_bounds
+from ledger.reconcile.bill import BadBill, Bill
+from ledger.reconcile.match import Accrued, Reconciliation, Variance, reconcile
+from ledger.standing import closed_periods
+from ledger.tables import Entry, Posting, Rate
+from markets.tables import OfferRow, RentalRow
+
+log = structlog.get_logger()
+Decision = Literal["accept", "dispute"]
+
+
+class InvoiceRefused(Exception):
+    """The invoice was not imported, nothing was posted: why, and what to do."""
+
+    code = "invoice_refused"
+
+
+class ExceptionUnknown(Exception):
+    """There is no such exception in the queue."""
+
+    code = "exception_not_found"
+
+
+class ExceptionDecided(Exception):
+    """Somebody decided on this exception before."""
+
+    code = "exception_decided"
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What came of an invoice. `id` is "" for a trial run, which posts nothing."""
+
+    id: str
+    bill: Bill
+    result: Reconciliation
+    exceptions: tuple[InvoiceException, ...]
+
+
+async def import_invoice(
+    session: AsyncSession,
+    bill: Bill,
+    text: bytes,
+    *,
+    now_us: int,
+    by: str,
+    rate: Decimal | None = None,
+    is_trial: bool = False,
+) -> Imported:
+    """Match and post, in the caller's transaction. Raises InvoiceRefused (imported before, closed month, no rate)."""
+    await book.lock(session)
+    digest = hashlib.sha256(text).hexdigest()
+    await _refuse_repeats(session, bill, digest)
+    if bill.period in await closed_periods(session):
+        raise InvoiceRefused(
+            f"month {bill.period} is closed; what comes late is charged to the open month: import it with --period of that one"
+        )
+    rate = await _rate(session, bill, rate)
+    result = await _reconciled(session, bill, rate)
+    if is_trial:
+        return Imported("", bill, result, ())
+    invoice_id = f"invoice_{ULID()}"
+    row = InvoiceRow(
+        id=invoice_id, provider=bill.provider, number=bill.number, period=bill.period, sha256=digest, form=bill.form,
+        currency=bill.currency, total_nano=result.billed_nano, body=_body(result), imported_us=now_us, imported_by=by,
+    )  # fmt: skip
+    session.add(row)
+    at_us = min(now_us, period_bounds(bill.period)[1] * 1_000_000 - 1)
+    await book.post_many(
+        session, [(event, now_us) for event in _events(invoice_id, bill, result, occurred_at_us=at_us, by=by)]
+    )
+    exceptions = tuple(_exception(invoice_id, bill.provider, each) for each in _waiting(result))
+    session.add_all(exceptions)
+    await session.flush()
+    log.info(
+        "invoice.imported",
+        invoice=invoice_id,
+        provider=bill.provider,
+        nano=result.billed_nano,
+        exceptions=len(exceptions),
+    )
+    return Imported(invoice_id, bill, result, exceptions)
+
+
+async def _refuse_repeats(session: AsyncSession, bill: Bill, digest: str) -> None:
+    before = select(InvoiceRow).where(
+        col(InvoiceRow.provider) == bill.provider,
+        (col(InvoiceRow.sha256) == digest) | (col(InvoiceRow.number) == bill.number),
+    )
+    if (found := await session.scalar(before)) is not None:
+        what = "this file" if found.sha256 == digest else f"invoice {bill.number}"
+        raise InvoiceRefused(f"{what} of {bill.provider} was imported before, as {found.id} by {found.imported_by}")
+
+
+async def _rate(session: AsyncSession, bill: Bill, told: Decimal | None) -> Decimal:
+    """USD for one of the bill's currency: what was told, else the newest that the books know for the month's end."""
+    if bill.currency == "USD":
+        return Decimal(1)
+    if told is not None:
+        return told
+    until = period_bounds(bill.period)[1] * 1_000_000
+    query = (
+        select(col(Rate.rate))
+        .where(col(Rate.unit) == bill.currency, col(Rate.quote) == "USD", col(Rate.at_us) < until)
+        .order_by(col(Rate.at_us).desc(), col(Rate.source))
+        .limit(1)
+    )
+    found = await session.scalar(query)
+    if found is None:
+        raise InvoiceRefused(
+            f"the bill is in {bill.currency} and no rate to USD is known for {bill.period}; give --rate"
+        )
+    return Decimal(found)
+
+
+async def _reconciled(session: AsyncSession, bill: Bill, rate: Decimal) -> Reconciliation:
+    rentals = {row.id: row for row in await session.scalars(_rentals(bill.provider))}
+    accrued = await _accrued(session, bill, rentals)
+    earlier = select(InvoiceRow).where(col(InvoiceRow.provider) == bill.provider, col(InvoiceRow.period) == bill.period)
+    before = {rental for row in await session.scalars(earlier) for rental in json.loads(row.body)["matched"]}
+    names = {
+        str(value): row.id for row in rentals.values() for value in row.market_facts.values() if isinstance(value, str)
+    }
+    return reconcile(bill, accrued, names=names, rate=rate, billed_before=before)
+
+
+def _rentals(provider: str) -> Any:
+    return select(RentalRow).where(col(RentalRow.market) == provider)
+
+
+async def _accrued(session: AsyncSession, bill: Bill, rentals: Mapping[str, RentalRow]) -> dict[str, Accrued]:
+    """What the books have as owed to the provider, by rental, in the bill's month."""
+    query = (
+        select(col(Entry.rental), col(Entry.key), col(Entry.project), col(Posting.nano))
+        .join(Posting, col(Posting.entry_id) == col(Entry.id))
+        .where(
+            col(Entry.period) == bill.period,
+            col(Entry.rental).is_not(None),
+            col(Posting.account) == accounts.accrued(bill.provider),
+            col(Posting.unit) == "USD",
+        )
+    )
+    nanos: dict[str, int] = defaultdict(int)
+    seconds: dict[str, int] = defaultdict(int)
+    projects: dict[str, str | None] = {}
+    for rental, key, project, nano in (await session.execute(query)).all():
+        assert rental is not None
+        interval = metered(key, rental)
+        nanos[rental] -= int(nano)
+        seconds[rental] += interval[1] - interval[0] if interval else 0
+        projects[rental] = project
+    tiers = await _tiers(session, bill.provider)
+    return {
+        rental: _as_accrued(rental, projects[rental], nano, seconds[rental], rentals.get(rental), tiers)
+        for rental, nano in nanos.items()
+    }
+
+
+async def _tiers(session: AsyncSession, provider: str) -> dict[tuple[str, ...], dict[str, int]]:
+    """The prices of each machine by pricing, out of the newest offers: the key without its last part names the machine."""
+    query = select(col(OfferRow.key), col(OfferRow.price_nano_hour)).where(col(OfferRow.market) == provider)
+    found: dict[tuple[str, ...], dict[str, int]] = defaultdict(dict)
+    for key, price in (await session.execute(query)).all():
+        *machine, pricing = key.split("/")
+        if price is not None:
+            found[tuple(machine)][pricing] = int(price)
+    return found
+
+
+def _as_accrued(
+    rental: str,
+    project: str | None,
+    nano: int,
+    seconds: int,
+    row: RentalRow | None,
+    tiers: Mapping[tuple[str, ...], dict[str, int]],
+) -> Accrued:
+    if row is None:  # a rental that only the books know
+        price = nano * 3600 // seconds if seconds > 0 else 0
+        return Accrued(rental, project, nano, seconds, price)
+    *machine, pricing = row.offer_key.split("/")
+    others = {name: price for name, price in tiers.get(tuple(machine), {}).items() if name != pricing}
+    return Accrued(
+        rental, project, nano, seconds, row.price_nano_hour, row.granularity_s, row.minimum_s, row.ended_us, others
+    )
+
+
+def _body(result: Reconciliation) -> bytes:
+    return json.dumps(
+        {
+            "matched": list(result.matched),
+            "not_billed": [each.rental for each in result.not_billed],
+            "variances": [variance_document(each) for each in result.variances],
+        }
+    ).encode()
+
+
+def variance_document(each: Variance) -> dict[str, str | int | None]:
+    """A variance as JSON."""
+    return {
+        "subject": each.subject,
+        "project": each.project,
+        "code": each.code,
+        "billed_nano": each.billed_nano,
+        "accrued_nano": each.accrued_nano,
+        "time_nano": each.time_nano,
+        "price_nano": each.price_nano,
+        "rest_nano": each.rest_nano,
+        "explanation": each.explanation,
+    }
+
+
+def _waiting(result: Reconciliation) -> list[Variance]:
+    return [each for each in result.variances if each.nano and not each.is_innocent]
+
+
+def _events(invoice: str, bill: Bill, result: Reconciliation, *, occurred_at_us: int, by: str) -> list[Event]:
+    """One that matches, and one for each innocent variance; what waits stays in suspense. Pure."""
+    market = accounts.component(bill.provider)
+    suspense = f"Assets:Suspense:{market}"
+    difference = result.billed_nano - result.accrued_nano
+    moves = (
+        (accounts.accrued(bill.provider), result.accrued_nano),
+        (suspense, difference),
+        (f"Liabilities:Payable:{market}", -result.billed_nano),
+    )
+    lines = tuple(Line(account=account, nano=nano) for account, nano in moves if nano)
+    events = []
+    if lines:
+        events.append(
+            Event(
+                key=f"invoice.match:{invoice}:0",
+                kind="invoice.match",
+                occurred_at_us=occurred_at_us,
+                actor=by,
+                dims=Dims(),
+                lines=lines,
+                facts=Facts(market=bill.provider, invoice=invoice),
+            )
+        )
+    events += [
+        variance_event(f"invoice.variance:{invoice}:{number}", bill.provider, invoice, each.code, each.nano, each.project,
+                       each.subject if each.accrued_nano else None, occurred_at_us=occurred_at_us, by=by)
+        for number, each in enumerate(result.variances)
+        if each.nano and each.is_innocent
+    ]  # fmt: skip
+    return events
+
+
+def variance_event(
+    key: str, provider: str, invoice: str, code: str, nano: int, project: str | None, rental: str | None, *,
+    occurred_at_us: int, by: str,
+) -> Event:  # fmt: skip
+    """A variance leaves suspense and becomes a cost (of the rental, where it is one's)."""
+    market = accounts.component(provider)
+    return Event(
+        key=key, kind="invoice.variance", occurred_at_us=occurred_at_us, actor=by,
+        dims=Dims(project=project, rental=rental),
+        lines=(
+            Line(account=f"Expenses:Variance:{market}", nano=nano), Line(account=f"Assets:Suspense:{market}", nano=-nano),
+        ),
+        facts=Facts(market=provider, invoice=invoice, reason=code),
+    )  # fmt: skip
+
+
+def _exception(invoice: str, provider: str, each: Variance) -> InvoiceException:
+    return InvoiceException(
+        id=f"exception_{ULID()}", invoice=invoice, provider=provider, subject=each.subject, code=each.code, nano=each.nano,
+        explanation=each.explanation, state="open",
+    )  # fmt: skip
+
+
+async def exceptions(session: AsyncSession, *, state: str | None = None) -> Sequence[InvoiceException]:
+    """The queue, oldest first."""
+    query = select(InvoiceException).order_by(col(InvoiceException.id))
+    return list(await session.scalars(query if state is None else query.where(col(InvoiceException.state) == state)))
+
+
+async def decide(
+    session: AsyncSession, exception_id: str, decision: Decision, *, reason: str, by: str, now_us: int
+) -> InvoiceException:
+    """A named person decides: accepted, it is a cost; disputed, it stays in suspense until the provider answers, and may be
+    accepted later.
+
+    Raises ExceptionUnknown, ExceptionDecided; InvoiceRefused when who imported the invoice would decide alone (four eyes).
+    """
+    query = select(InvoiceException).where(col(InvoiceException.id) == exception_id).with_for_update()
+    found: InvoiceException | None = await session.scalar(query)
+    if found is None:
+        raise ExceptionUnknown(f"there is no exception {exception_id!r}; `broker ledger exceptions list` has them")
+    if found.state == "accepted" or (found.state, decision) == ("disputed", "dispute"):
+        raise ExceptionDecided(f"{exception_id} was {found.state} by {found.decided_by}: {found.decision}")
+    invoice = await session.get(InvoiceRow, found.invoice)
+    if invoice is not None and invoice.imported_by == by:
+        raise InvoiceRefused(f"{by} imported {invoice.number}; another person decides on what it left unexplained")
+    found.state = "accepted" if decision == "accept" else "disputed"
+    found.decided_by, found.decided_us, found.decision = by, now_us, reason
+    if decision == "accept":
+        rental = await session.scalar(select(RentalRow).where(col(RentalRow.id) == found.subject))
+        event = variance_event(
+            f"invoice.variance:{found.id}", found.provider, found.invoice, found.code, found.nano,
+            None if rental is None else rental.project, None if rental is None else rental.id, occurred_at_us=now_us, by=by,
+        )  # fmt: skip
+        await book.post(session, event, recorded_at_us=now_us)
+    await session.flush()
+    log.info("invoice.decided", exception=exception_id, state=found.state, by=by)
+    return found
+
+
+async def open_exceptions(session: AsyncSession) -> int:
+    """How many wait for a person: they keep the month from being closed."""
+    query = select(func.count()).select_from(InvoiceException).where(col(InvoiceException.state) == "open")
+    return int(await session.scalar(query) or 0)
+
+
+__all__ = ["BadBill", "Imported", "InvoiceRefused", "decide", "exceptions", "import_invoice"]

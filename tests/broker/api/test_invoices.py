@@ -1,0 +1,176 @@
+"""Invoices over HTTP: what a provider asks for is what the books owe, and what nobody can explain waits for a named person."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from broker.keys import create_key
+from ledger.book import post
+from ledger.event import Dims, Event, Line
+from tests.support.month_of_books import PERIOD, book_month
+
+OCTETS = {"Content-Type": "application/octet-stream"}
+
+
+@pytest.fixture
+async def booked(server: Any) -> Any:
+    await book_month(server.services.database)
+    return server
+
+
+async def own_bill(
+    server: Any, provider: str, change: Callable[[list[dict[str, str]]], None] = lambda rows: None
+) -> bytes:
+    """The provider's bill as our own FOCUS export has it (a provider's would say the same), after `change`."""
+    exported = await server.call("GET", f"/v1/ledger/exports?format=focus-1.4&period={PERIOD}")
+    with zipfile.ZipFile(io.BytesIO(exported.raw)) as archive:
+        text = archive.read(f"billing_period={PERIOD}/cost_and_usage.csv").decode()
+    rows = [row for row in csv.DictReader(io.StringIO(text)) if row["ServiceProviderName"] == provider]
+    for row in rows:
+        row["InvoiceId"] = "INV-1"
+    change(rows)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().encode()
+
+
+async def send(server: Any, text: bytes, provider: str = "aws", key: str = "admin", **query: str) -> Any:
+    asked = "".join(f"&{name}={value}" for name, value in query.items())
+    return await server.call(
+        "POST", f"/v1/ledger/invoices?provider={provider}{asked}", data=text, headers=OCTETS, key=key
+    )
+
+
+async def balances(server: Any) -> dict[str, Decimal]:
+    books = (await server.call("GET", "/v1/ledger/entries?limit=1")).json
+    assert books["balanced"], books["findings"]
+    return {account: Decimal(amount) for account, amount in books["balances"].items()}
+
+
+async def entries(server: Any) -> int:
+    return len((await server.call("GET", "/v1/ledger/entries?limit=1000")).json["entries"])
+
+
+def with_tax_and_a_stranger(rows: list[dict[str, str]]) -> None:
+    rows.append(
+        {**rows[0], "ChargeCategory": "Tax", "BilledCost": "1.20", "ResourceId": "", "x_RentalId": "", "Tags": "{}"}
+    )
+    rows.append(
+        {
+            **rows[0],
+            "BilledCost": "7.00",
+            "ResourceId": "i-stranger",
+            "ResourceName": "",
+            "x_RentalId": "",
+            "Tags": "{}",
+        }
+    )
+
+
+async def test_the_books_owe_what_the_provider_asks_for(booked: Any) -> None:
+    before = await balances(booked)
+    answer = await send(booked, await own_bill(booked, "aws", with_tax_and_a_stranger))
+    assert answer.status == 200, answer.raw
+    told = answer.json
+    assert Decimal(told["billed_usd"]) == -before["Liabilities:Accrued:Aws"] + Decimal("8.20")
+    assert [(each["code"], each["usd"]) for each in told["variances"]] == [("tax", "1.2"), ("unknown_resource", "7")]
+    after = await balances(booked)
+    assert after["Liabilities:Payable:Aws"] == -Decimal(told["billed_usd"])
+    assert after["Liabilities:Accrued:Aws"] == 0
+    assert (after["Assets:Suspense:Aws"], after["Expenses:Variance:Aws"]) == (7, Decimal("1.2"))
+
+
+async def test_a_trial_posts_nothing_and_an_import_posts_once(booked: Any) -> None:
+    text, count = await own_bill(booked, "aws"), await entries(booked)
+    assert (await send(booked, text, trial="true")).json["id"] is None
+    assert await entries(booked) == count
+    assert (await send(booked, text)).status == 200
+    again = await send(booked, text)
+    assert (again.status, again.code) == (422, "invoice_refused")
+    other = await send(booked, text + b"\n")
+    assert (other.status, other.code) == (422, "invoice_refused"), "another file of the same invoice"
+    assert await entries(booked) == count + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "says"),
+    [
+        (lambda text: text.replace(b"USD", b"XQQ"), 400, "XQQ"),
+        (lambda text: text.replace(b"USD", b"EUR"), 422, "no rate"),
+        (lambda text: b"this is no bill", 400, "missing"),
+        (lambda text: text.replace(b"Usage,", b"Sausage,", 1), 400, "line 2"),
+    ],
+)
+async def test_bad_input_is_refused_and_nothing_is_posted(
+    booked: Any, change: Callable[[bytes], bytes], status: int, says: str
+) -> None:
+    count = await entries(booked)
+    answer = await send(booked, change(await own_bill(booked, "aws")))
+    assert answer.status == status and says in answer.json["error"]["message"], answer.raw
+    assert await entries(booked) == count
+    assert (await booked.call("GET", "/v1/ledger/invoices")).json["data"] == []
+
+
+async def test_a_closed_month_takes_no_invoice(booked: Any) -> None:
+    text = await own_bill(booked, "aws")
+    close = Event(
+        key=f"period.close:{PERIOD}", kind="period.close", occurred_at_us=1_796_169_600_000_000, actor="ada", dims=Dims(),
+        lines=(Line(account=f"Memo:Closed:{PERIOD}", nano=1), Line(account="Memo:Contra", nano=-1)),
+    )  # fmt: skip
+    async with booked.services.database.transaction() as session:
+        await post(session, close, recorded_at_us=1_796_169_600_000_000)
+    count = await entries(booked)
+    answer = await send(booked, text)
+    assert answer.status == 422 and "closed" in answer.json["error"]["message"]
+    assert await entries(booked) == count
+
+
+async def test_who_imports_does_not_decide_and_a_decision_stands(booked: Any) -> None:
+    await send(booked, await own_bill(booked, "aws", with_tax_and_a_stranger))
+    [waiting] = (await booked.call("GET", "/v1/ledger/exceptions?state=open")).json["data"]
+    path, accept = (
+        f"/v1/ledger/exceptions/{waiting['id']}/decision",
+        {"decision": "accept", "reason": "found on a ticket"},
+    )
+    alone = await booked.call("POST", path, json=accept)
+    assert alone.status == 422 and "another person" in alone.json["error"]["message"]
+    async with booked.services.database.transaction() as session:
+        _, grace = await create_key(session, principal="grace", project=None, roles=("finance",), now_us=1)
+    disputed = await booked.call("POST", path, key=grace, json={"decision": "dispute", "reason": "not ours"})
+    assert (disputed.json["state"], disputed.json["decided_by"]) == ("disputed", "grace")
+    assert (await balances(booked))["Assets:Suspense:Aws"] == 7
+    assert (await booked.call("POST", path, key=grace, json=accept)).json["state"] == "accepted"
+    after = await balances(booked)
+    assert (after["Assets:Suspense:Aws"], after["Expenses:Variance:Aws"]) == (0, Decimal("8.2"))
+    assert (await booked.call("POST", path, key=grace, json=accept)).status == 422
+    assert (await booked.call("POST", "/v1/ledger/exceptions/exception_x/decision", json=accept)).status == 404
+
+
+async def test_focus_after_reconciliation_sums_to_each_invoice(booked: Any) -> None:
+    """Of FOCUS: the BilledCost of an InvoiceDetailId in Cost and Usage is that of Invoice Detail."""
+    await send(booked, await own_bill(booked, "aws", with_tax_and_a_stranger))
+    exported = await booked.call("GET", f"/v1/ledger/exports?format=focus-1.4&period={PERIOD}")
+    with zipfile.ZipFile(io.BytesIO(exported.raw)) as archive:
+        usage, details = (
+            list(csv.DictReader(io.StringIO(archive.read(f"billing_period={PERIOD}/{name}.csv").decode())))
+            for name in ("cost_and_usage", "invoice_detail")
+        )
+    for detail in details:
+        rows = [row for row in usage if row["InvoiceDetailId"] == detail["InvoiceDetailId"]]
+        assert sum(Decimal(row["BilledCost"]) for row in rows) == Decimal(detail["BilledCost"])
+    assert sum(Decimal(detail["BilledCost"]) for detail in details) == Decimal("34.293552503") + Decimal("8.2")
+
+
+async def test_a_project_imports_no_invoices(booked: Any) -> None:
+    key = await booked.key("finance", project="ads")
+    assert (await send(booked, b"x", key=key)).status == 403
+    assert (await booked.call("GET", "/v1/ledger/exceptions", key=key)).status == 403
