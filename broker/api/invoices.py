@@ -12,7 +12,7 @@ from sqlmodel import col
 
 from broker.api import shapes
 from broker.api.ledger_exports import PERIOD
-from broker.api.problems import Problem, bad_request, conflict, forbidden, not_found
+from broker.api.problems import Problem, bad_request, conflict, not_found
 from broker.api.registry import Call, Route, route
 from broker.control.convert import usd
 from broker.finance import reconciliation
@@ -162,7 +162,7 @@ async def _body(call: Call) -> bytes:
 
 def _all_projects(call: Call) -> None:
     if call.caller.project is not None:
-        raise forbidden("all_projects_only", "An invoice is of all projects; this key is of one.")
+        raise conflict("all_projects_only", "An invoice is of all projects; this key is of one.")
 
 
 async def list_invoices(call: Call) -> InvoiceList:
@@ -240,8 +240,8 @@ def _exception(each: InvoiceException) -> ExceptionShape:
 ROUTES: tuple[Route, ...] = (
     route("POST", "/v1/ledger/invoices", import_invoice, tag="ledger", roles=("finance",),
           consumes="application/octet-stream", errors=(422,)),
-    route("GET", "/v1/ledger/invoices", list_invoices, tag="ledger", roles=("finance",)),
-    route("GET", "/v1/ledger/exceptions", list_exceptions, tag="ledger", roles=("finance",)),
+    route("GET", "/v1/ledger/invoices", list_invoices, tag="ledger", roles=("finance",), errors=(422,)),
+    route("GET", "/v1/ledger/exceptions", list_exceptions, tag="ledger", roles=("finance",), errors=(422,)),
     route("POST", "/v1/ledger/exceptions/{exception_id}/decision", decide_exception, tag="ledger", roles=("finance",),
           errors=(422,)),
 )  # fmt: skip

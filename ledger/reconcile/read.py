@@ -154,8 +154,8 @@ class _Reader:
 def known_currency(code: str) -> str:
     """Raises BadBill for a code that is no currency."""
     try:
-        if unit(code).kind == "quantity":
-            raise UnknownUnit(f"{code} is a quantity")
+        if not code.isupper() or unit(code).kind == "quantity":
+            raise UnknownUnit(f"{code!r} is no code of a currency")
     except UnknownUnit as unknown:
         raise BadBill(f"currency {code!r} is unknown: an ISO 4217 code such as USD is meant") from unknown
     return code

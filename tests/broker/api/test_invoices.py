@@ -172,5 +172,5 @@ async def test_focus_after_reconciliation_sums_to_each_invoice(booked: Any) -> N
 
 async def test_a_project_imports_no_invoices(booked: Any) -> None:
     key = await booked.key("finance", project="ads")
-    assert (await send(booked, b"x", key=key)).status == 403
-    assert (await booked.call("GET", "/v1/ledger/exceptions", key=key)).status == 403
+    assert (await send(booked, b"x", key=key)).status == 422
+    assert (await booked.call("GET", "/v1/ledger/exceptions", key=key)).status == 422
