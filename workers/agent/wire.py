@@ -26,7 +26,8 @@ from workers.agent.log import event
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 15.0
 _CALL_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
-_TRANSFER_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
+_SILENCE_S = 60.0
+_SLOWEST_BYTES_PER_S = 16 * 1024
 _WIRE = "/worker/v1/"
 _OBJECTS = _WIRE + "objects/"
 _AGAIN = frozenset({408, 425, 429})
@@ -137,7 +138,7 @@ class Wire:
 
     async def _transfer(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
         try:
-            reply = await self._ask(method, url, body, headers, _TRANSFER_TIMEOUT)
+            reply = await self._ask(method, url, body, headers, _transfer_timeout(body))
         except Dismissed as dismissed:
             # a permission to read or write one object has run out: that says nothing about this worker
             raise Refused(f"{method} {URL(url).path}", 403, str(dismissed)) from dismissed
@@ -194,6 +195,17 @@ def next_pause(tries: int, after_s: float | None, chance: float) -> float:
     """
     longest: float = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(tries, 16))
     return max(after_s or 0, longest * (0.5 + chance / 2))
+
+
+def _transfer_timeout(body: bytes | None) -> aiohttp.ClientTimeout:
+    """What is fetched may take as long as more of it comes. What is sent has its time, because aiohttp limits no silence while
+    it sends and TCP waits for ever on a peer that is there and does not read: the part would never be cut again.
+
+    >>> _transfer_timeout(None).total is None, _transfer_timeout(bytes(1 << 20)).total
+    (True, 124.0)
+    """
+    total = None if body is None else _SILENCE_S + len(body) / _SLOWEST_BYTES_PER_S
+    return aiohttp.ClientTimeout(total=total, sock_connect=10, sock_read=_SILENCE_S)
 
 
 def _object(reply: Reply) -> dict[str, Any]:
