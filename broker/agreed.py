@@ -8,7 +8,9 @@ from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from broker.database import Database
 from broker.tables import Agreed
+from broker.vault import Vault
 
 START_LOCK = 0x62726B03
 
@@ -32,3 +34,21 @@ async def agreed(session: AsyncSession, name: str, make: Callable[[], bytes]) ->
         await session.execute(fresh)
         found = await session.get_one(Agreed, name)
     return found.value
+
+
+async def agreed_secret(database: Database, vault: Vault, name: str, make: Callable[[], bytes]) -> bytes:
+    """The secret of this name, which lies in a PostgreSQL database under the vault's key `agreed`: who reads the database, or a
+    copy of it, cannot sign as we do. One that an earlier version left there in clear is kept, and its row removed.
+
+    Raises Unopenable without the key-encryption key.
+    """
+    key = await vault.data_key("agreed")
+    where, sealed = f"what brokers agreed on as {name}", f"{name}.sealed"
+    async with database.transaction() as session:
+        await one_at_a_time(session)
+        clear = await session.get(Agreed, name)
+        plain = make() if clear is None else clear.value
+        box = await agreed(session, sealed, lambda: key.close(plain, where))
+        if clear is not None:
+            await session.delete(clear)
+    return key.open(box, where)

@@ -19,7 +19,7 @@ from aiohttp.typedefs import Middleware
 from sqlalchemy.ext.asyncio import AsyncSession
 from ulid import ULID
 
-from broker.agreed import agreed, one_at_a_time
+from broker.agreed import agreed, agreed_secret, one_at_a_time
 from broker.api.app import build_app
 from broker.api.intake import Intake
 from broker.authority import open_authority
@@ -184,7 +184,7 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
         markets=markets,
         models=model_profiles(settings),
         solver=solver,
-        secret=await _common(database, settings.data / "secret", lambda: secrets.token_bytes(32)),
+        secret=await _secret(database, vault, settings.data / "secret"),
         failpoints=Failpoints(settings.failpoint),
         public_url=public_url,
         owner=owner,
@@ -228,6 +228,15 @@ async def _common(database: Database, file: Path, make: Callable[[], bytes]) -> 
         return kept(file, make)
     async with database.transaction() as session:
         return await agreed(session, file.name, lambda: file.read_bytes() if file.exists() else make())
+
+
+async def _secret(database: Database, vault: Vault, file: Path) -> bytes:
+    """What permissions and sessions are signed with, as `_common` has it; in a shared database it is sealed."""
+    if not database.is_shared:
+        return kept(file, lambda: secrets.token_bytes(32))
+    return await agreed_secret(
+        database, vault, file.name, lambda: file.read_bytes() if file.exists() else secrets.token_bytes(32)
+    )
 
 
 async def _require_common_key(database: Database, settings: Settings, keyring: Keyring) -> None:

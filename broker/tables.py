@@ -76,7 +76,8 @@ class Replica(SQLModel, table=True):
 
 
 class Agreed(SQLModel, table=True):
-    """What all brokers of this database have in common and the first of them made: `owner`, `secret`."""
+    """What all brokers of this database have in common and the first of them made: `owner`, `kek` (its name),
+    and `secret.sealed`."""
 
     __tablename__ = "broker_agreed"
     name: str = Field(primary_key=True)

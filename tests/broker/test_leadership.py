@@ -7,13 +7,16 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
-from broker.agreed import agreed
+from broker.agreed import agreed, agreed_secret
 from broker.database import Database
+from broker.envelope import Unopenable, new_key
+from broker.keyring import Keyring, LocalKek
 from broker.leadership import THE_TERM, Cut, Deposed, Elected, Leadership, News, Passed, Standing, after, fence
 from broker.replica_link import RAISE_TERM, ReplicaLink
-from broker.tables import Project, Term
+from broker.tables import Agreed, Project, Term
+from broker.vault import Vault
 from tests.support.databases import SERVER, Server, until_it_waits
 from tests.support.postgres_server import postgres_server
 
@@ -186,6 +189,28 @@ async def test_brokers_that_start_together_agree_on_what_the_first_one_made(brok
     found = await asyncio.gather(*(ask(bytes([number])) for number in range(5)))
     assert len(set(found)) == 1
     assert await ask(b"another") == found[0]
+
+
+async def test_what_brokers_sign_with_lies_in_the_database_under_a_key_also_if_an_earlier_version_left_it_in_clear(
+    brokers: Brokers,
+) -> None:
+    database = brokers.join()[0].database
+    ring = Keyring("one", {"one": LocalKek(new_key())})
+
+    async def ask(value: bytes) -> bytes:
+        return await agreed_secret(database, Vault(database, ring), "signature", lambda: value)
+
+    async with database.transaction() as session:
+        await agreed(session, "signature", lambda: b"left in clear")
+    assert await ask(b"another") == b"left in clear"
+    assert set(await asyncio.gather(*(ask(bytes([number])) for number in range(5)))) == {b"left in clear"}
+    async with database.transaction() as session:
+        kept = [(row.name, row.value) for row in await session.scalars(select(Agreed))]
+    assert [name for name, _ in kept if name.startswith("signature")] == ["signature.sealed"]
+    assert not any(b"left in clear" in value for _, value in kept)
+    with pytest.raises(Unopenable):
+        other = Keyring("two", {"two": LocalKek(new_key())})
+        await agreed_secret(database, Vault(database, other), "signature", lambda: b"another")
 
 
 async def lead(database: Database) -> None:
