@@ -37,6 +37,7 @@ from broker.control.poll import polls
 from broker.control.reconcile import Reconciler
 from broker.control.remember import Rememberer
 from broker.control.rest import HOLDS_S, Rest
+from broker.control.seal import Sealer
 from broker.control.settle import Settler
 from broker.control.solver_process import SolverProcess
 from broker.control.validate import Validator
@@ -83,6 +84,7 @@ LOOPS = (
     "deliver",
     "watch",
     "history",
+    "seal",
 )
 # What every broker of a database does: it claims each delivery. All else is the leader's.
 EVERYWHERE = frozenset({"deliver"})
@@ -327,6 +329,7 @@ def _led(services: Services) -> dict[str, tuple[float, Step]]:
         "garbage": (control.garbage_s, GarbageCollector(services).step),
         "watch": (control.plan_s, Watcher(services).step),
         "history": (services.settings.prices.roll_up_s, HistoryKeeper(services).step),
+        "seal": (services.settings.ledger.checkpoint_s, Sealer(services).step),
     }
 
 

@@ -140,6 +140,19 @@ class ControlSettings(Section):
         return self.unseen_s + round(2 * self.heartbeat_s)
 
 
+class LedgerSettings(Section):
+    """How the books are sealed: every `checkpoint_s` a checkpoint of each stream is signed and written to `checkpoints`, a folder
+    outside the database (default DATA/checkpoints; best on another machine's disk).
+
+    `name` is who signs; `key_file` is the Ed25519 key (PEM), by default DATA/ledger.key, made at the first start.
+    """
+
+    checkpoint_s: float = Field(default=3600, gt=0)
+    checkpoints: Path | None = None
+    name: str = Field(default="broker", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    key_file: Path | None = None
+
+
 class WebhookSettings(Section):
     """How batches' events are sent to users' URLs.
 
@@ -468,6 +481,7 @@ class Settings(BaseSettings):
     jobs: JobsSettings = JobsSettings()
     control: ControlSettings = ControlSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    ledger: LedgerSettings = LedgerSettings()
     objects: ObjectSettings = ObjectSettings()
     vault: VaultSettings = VaultSettings()
     oidc: OidcSettings | None = None

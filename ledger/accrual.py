@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -17,7 +18,7 @@ from sqlmodel import col
 from ledger import accounts
 from ledger.book import Recorded, lock, post, recorded
 from ledger.errors import MalformedEvent
-from ledger.event import Dims, Event, Exists, Line, Posted
+from ledger.event import Dims, Event, Exists, Facts, Line, Posted
 from ledger.holds import draw
 from ledger.money import cost_of_seconds
 from ledger.positions import Hold, holds_of_rental
@@ -35,7 +36,8 @@ LEAKED = "broker.leaked"
 class Meter:
     """What is metered: one rental at one hourly price, billed in increments of `granularity_s`, at least `minimum_s`.
 
-    `started_us` is the provider's metering start. `batch` is given when the rental serves that batch alone.
+    `started_us` is the provider's metering start. `batch` is given when the rental serves that batch alone. `scopes` are the
+    nodes of the budget tree above the project.
     """
 
     rental: str
@@ -48,6 +50,7 @@ class Meter:
     started_us: int
     granularity_s: int = 1
     minimum_s: int = 0
+    scopes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,8 @@ async def accrue(
     the end. An interval belongs to the UTC month in which it closes. Raises MalformedEvent when price or increments
     make no sense, UnknownAccount when the pricing has no account.
     """
+    if meter.price_nano_hour == 0 and meter.pricing == "reserved":
+        return None  # paid for already: its commitment is amortised (ledger/commitments.py)
     if meter.price_nano_hour <= 0 or meter.granularity_s < 1 or meter.minimum_s < 0:
         raise MalformedEvent(
             f"rental {meter.rental}: price {meter.price_nano_hour} nano-USD/h, granularity {meter.granularity_s} s, "
@@ -155,6 +160,14 @@ def _event(
         ),
         corrects=reading.newest.event.key if reading.newest and kind == "correction" else None,
         hold=charged.hold,
+        scopes=meter.scopes or msgspec.UNSET,
+        facts=Facts(
+            market=meter.market,
+            pricing=meter.pricing,
+            from_us=meter.started_us + min(reading.seconds, seconds) * SECOND_US,
+            until_us=meter.started_us + max(reading.seconds, seconds) * SECOND_US,
+            seconds=seconds - reading.seconds,
+        ),
     )
 
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from ledger.errors import MalformedEvent
+
 Kind = Literal[
     # memo: what may be spent, what is set aside, what was spared
     "budget.grant",
@@ -134,6 +136,14 @@ class Exists(msgspec.Struct, frozen=True, kw_only=True):
 
     entry_id: str
     seq: int
+
+
+def decoded(given: object) -> Event:
+    """An event out of plain JSON values. Raises MalformedEvent, saying where and what."""
+    try:
+        return msgspec.convert(given, Event)
+    except msgspec.ValidationError as problem:
+        raise MalformedEvent(f"this is no event: {problem}") from problem
 
 
 def encode(event: Event) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ledger import accounts, book
@@ -51,3 +53,35 @@ def saving(key: str, nano: int, project: str, batch: str, occurred_at_us: int, a
         dims=Dims(project=project, batch=batch),
         lines=(Line(account=accounts.saved(project), nano=nano), Line(account=accounts.CONTRA, nano=-nano)),
     )
+
+
+async def avoid(
+    session: AsyncSession,
+    *,
+    against: Literal["OnDemand", "Api"],
+    nano: int,
+    project: str,
+    rental: str,
+    occurred_at_us: int,
+    actor: str,
+) -> Posted | Exists | None:
+    """Book once what a rental's work would have cost more at the price of an alternative when it was chosen.
+
+    A negative `nano` is booked, too: then the alternative would have been cheaper. None when it is 0.
+    """
+    if nano == 0:
+        return None
+    kind: Literal["saving.on_demand", "saving.api"] = "saving.on_demand" if against == "OnDemand" else "saving.api"
+    key = f"{kind}:{rental}"
+    if await book.find(session, key) is not None:
+        return None  # the first settlement's word stays; a revised meter is told by its own entries
+    account = accounts.avoided(against, project)
+    event = Event(
+        key=key,
+        kind=kind,
+        occurred_at_us=occurred_at_us,
+        actor=actor,
+        dims=Dims(project=project, rental=rental),
+        lines=(Line(account=account, nano=nano), Line(account=accounts.CONTRA, nano=-nano)),
+    )
+    return await book.post(session, event, recorded_at_us=occurred_at_us)

@@ -10,7 +10,7 @@ from typing import IO, Annotated, Any
 
 import typer
 
-from broker.cli import exits
+from broker.cli import exits, ledger_seal
 from broker.cli.client import Client
 from broker.cli.completion import batch_ids
 from broker.cli.exits import ERROR, USAGE, Failure
@@ -165,7 +165,7 @@ async def save_csv(client: Client, out: Path | None) -> int:
 
 ledger = declare(
     typer.Typer(no_args_is_help=True, help="The books: every hold, accrual and correction."),
-    {"show": show, "export": export, "reconcile": reconcile},
+    {"show": show, "export": export, "reconcile": reconcile, **ledger_seal.COMMANDS},
 )
 ledger.add_typer(accounts, name="accounts")
 ledger.add_typer(exceptions, name="exceptions")

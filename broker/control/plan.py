@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 from ulid import ULID
 
+from broker.control.avoided import baselines
 from broker.control.ceiling import going_on
 from broker.control.snapshot import Frozen, freeze
 from broker.services import Services
@@ -96,7 +97,7 @@ class Planner:
         for start in plan.starts:
             served = [work_id for work_id in _served(frozen.snapshot, plan, start) if work_id in going]
             for _ in range(start.count if served else 0):
-                started += await self._intend(session, frozen.offers[start.offer_key], start, served, plan_id, now_us)
+                started += await self._intend(session, frozen, start, served, plan_id, now_us)
         return plan_id, started
 
     async def _store(self, session: AsyncSession, frozen: Frozen, plan: Plan, now_us: int) -> str:
@@ -124,9 +125,10 @@ class Planner:
         return row.id
 
     async def _intend(
-        self, session: AsyncSession, offer: Offer, start: Start, served: list[str], plan_id: str, now_us: int
+        self, session: AsyncSession, frozen: Frozen, start: Start, served: list[str], plan_id: str, now_us: int
     ) -> int:
         """One intent with its hold; 0 when the budget does not cover it: then the batches wait, and say so."""
+        offer = frozen.offers[start.offer_key]
         rental_id = f"rental_{ULID()}"
         nano = hold_nano(offer, start, self.services.settings.control, now_us)
         try:
@@ -153,10 +155,14 @@ class Planner:
             project=start.project,
             model=start.model,
             precision=start.precision,
-            purpose={"batches": served, "plan": plan_id, "hold_nano": nano},
+            purpose={"batches": served, "plan": plan_id, "hold_nano": nano, **self._baselines(frozen, offer, start)},
             now_us=now_us,
         )
         return 1
+
+    def _baselines(self, frozen: Frozen, offer: Offer, start: Start) -> dict[str, Any]:
+        profile = self.services.models.get(start.model)
+        return baselines(offer, frozen.offers.values(), (profile and profile.serves) or start.model)
 
 
 def hold_nano(offer: Offer, start: Start, control: ControlSettings, now_us: int) -> int:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from broker.control.avoided import book_avoided
+from broker.control.lives import life_of
 from broker.services import Services
 from broker.tables import Worker
 from jobs import leases
@@ -15,6 +17,7 @@ from jobs.errors import JobsError
 from ledger.accrual import LEAKED, Meter, accrue
 from ledger.errors import LedgerError
 from ledger.holds import hold, void_hold
+from ledger.waste import split
 from markets import rentals
 from markets.errors import MarketsError
 from markets.tables import RentalRow
@@ -72,7 +75,12 @@ async def settle(session: AsyncSession, rental_id: str, *, now_us: int) -> None:
     await _worker_gone(session, rental_id, now_us)
     if row.started_us is not None and row.ended_us is not None:
         actor = LEAKED if row.purpose.get("leaked") else ACTOR
-        await accrue(session, meter_of(row), until_us=row.ended_us, final=True, actor=actor, recorded_at_us=now_us)
+        meter = meter_of(row)
+        await accrue(session, meter, until_us=row.ended_us, final=True, actor=actor, recorded_at_us=now_us)
+        life = await life_of(session, row)
+        at_us = max(row.ended_us, row.started_us)
+        await split(session, meter, life, occurred_at_us=at_us, actor=ACTOR, recorded_at_us=now_us)
+        await book_avoided(session, row, now_us=now_us)
     await _void(session, rental_id, now_us)
     await rentals.settle(session, rental_id)
     log.info("rental.settled", rental=rental_id, state=row.state, reason=row.end_reason, exit_status=row.exit_status)

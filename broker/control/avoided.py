@@ -1,0 +1,70 @@
+"""What a placement avoided: the on-demand and the API price of the moment of decision, and what the same would have cost.
+
+Both are kept with the intent, for prices move and a saving against today's price is no saving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from jobs.tables import Part
+from ledger.accrual import read_meter
+from ledger.money import cost_of_seconds, div_half_even, to_nano
+from ledger.savings import avoid
+from markets.offer import Offer
+from markets.tables import RentalRow
+
+ACTOR = "broker.accrual"
+_MILLION = 1_000_000
+
+
+def baselines(chosen: Offer, offers: Iterable[Offer], model: str) -> dict[str, Any]:
+    """What is kept of the alternatives: `on_demand_nano_hour` of the same machine at the same market, else the cheapest one
+    with as many of the same accelerator anywhere; `api_nano_per_million` [input, output] of the cheapest endpoint that sells
+    the model. Offers without a price in USD, or quarantined, say nothing."""
+    on_demand, elsewhere, api = [], [], []
+    for each in offers:
+        if each.quarantined or each.currency != "USD":
+            continue
+        if each.pricing == "on_demand" and each.price:
+            if (each.market, each.key.region, each.key.sku) == (chosen.market, chosen.key.region, chosen.key.sku):
+                on_demand.append(to_nano(each.price))
+            elif (each.accelerator.name, each.accelerator.count) == (chosen.accelerator.name, chosen.accelerator.count):
+                elsewhere.append(to_nano(each.price))
+        elif each.pricing == "token" and each.per_million and each.key.sku == model:
+            api.append([to_nano(each.per_million.input), to_nano(each.per_million.output)])
+    found: dict[str, Any] = {}
+    if on_demand or elsewhere:
+        found["on_demand_nano_hour"] = min(on_demand or elsewhere)
+    if api:
+        found["api_nano_per_million"] = min(api, key=sum)
+    return found
+
+
+async def book_avoided(session: AsyncSession, row: RentalRow, *, now_us: int) -> None:
+    """Book both savings of a rental whose end is booked; nothing for what was not known when it was chosen."""
+    reading = await read_meter(session, row.id)
+    found: dict[str, int] = {}
+    if (price := row.purpose.get("on_demand_nano_hour")) is not None:
+        found["OnDemand"] = cost_of_seconds(price, reading.seconds) - reading.nano
+    if (api := row.purpose.get("api_nano_per_million")) is not None:
+        query = select(
+            func.coalesce(func.sum(col(Part.prompt_tokens)), 0), func.coalesce(func.sum(col(Part.completion_tokens)), 0)
+        ).where(col(Part.placement_id) == row.id, col(Part.counted).is_(True))
+        prompt, completion = (await session.execute(query)).one()
+        found["Api"] = div_half_even(int(prompt) * api[0] + int(completion) * api[1], _MILLION) - reading.nano
+    for against, nano in found.items():
+        await avoid(
+            session,
+            against="Api" if against == "Api" else "OnDemand",
+            nano=nano,
+            project=row.project,
+            rental=row.id,
+            occurred_at_us=now_us,
+            actor=ACTOR,
+        )
