@@ -15,7 +15,7 @@ UV = 0.13.9
 RUN = .venv/bin/python
 NODE = tests/conformance/node
 
-.PHONY: setup demo test test-postgres test-replicas aws conformance objects lint chaos lock lock-node
+.PHONY: setup demo test test-postgres test-replicas aws residency conformance objects lint chaos lock lock-node
 .DELETE_ON_ERROR:
 
 setup: .venv/ok
@@ -52,6 +52,10 @@ test-replicas: .venv/ok
 # EC2 through moto's server, and spot machines in networks of their own (root, or user namespaces).
 aws: .venv/ok
 	$(RUN) -m pytest -q -n $(WORKERS) -m aws tests/markets tests/broker/control tests/workers
+
+# Residency at length: Cedar as the judge of 10,000 random policies.
+residency: .venv/ok
+	$(RUN) -m pytest -q -n $(WORKERS) -m residency tests/solver/residency
 
 # Other people's clients at length: the official Node client (needs node and npm), 300 MB uploads, every operation fuzzed.
 conformance: .venv/ok $(NODE)/node_modules/.package-lock.json

@@ -22,3 +22,9 @@ class UnknownCountry(SolverError):
     """A residency list names something that is neither an ISO 3166 alpha-2 code nor a known group."""
 
     code = "unknown_country"
+
+
+class UnknownClass(SolverError):
+    """A data class is none of the ordered ones."""
+
+    code = "unknown_data_class"

@@ -1,18 +1,35 @@
 """Residency: the policy language and its only evaluator. Pure.
 
-`evaluate(policy, facts, at_us) -> Decision` is total: any policy and any facts give a decision, never an exception.
+`evaluate(policy, facts, at_us) -> Decision` is total: any policy and any facts give a decision, never an exception. Documents
+that people write are read by `document.read_document` and put together by `effective.effective`.
 """
 
-from solver.residency.compile import CONFIDENTIALITY, INTERNAL, about_places, compile_countries, with_confidentiality
-from solver.residency.evaluate import evaluate
-from solver.residency.types import Decision, FactEvidence, Facts, Policy, PolicyRule, Reason, digest
+from solver.residency.classes import CONFIDENTIALITY
+from solver.residency.compile import INTERNAL, about_places, compile_countries, with_confidentiality
+from solver.residency.evaluate import Evaluator, evaluate
+from solver.residency.types import (
+    Decision,
+    FactEvidence,
+    Facts,
+    Held,
+    ModelFacts,
+    PathFacts,
+    Policy,
+    PolicyRule,
+    Reason,
+    digest,
+)
 
 __all__ = [
     "CONFIDENTIALITY",
     "INTERNAL",
     "Decision",
+    "Evaluator",
     "FactEvidence",
     "Facts",
+    "Held",
+    "ModelFacts",
+    "PathFacts",
     "Policy",
     "PolicyRule",
     "Reason",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pycountry
 
 from solver.errors import UnknownCountry
+from solver.residency.classes import CONFIDENTIALITY
 from solver.residency.groups import GROUPS
 from solver.residency.types import Policy, PolicyRule
 
@@ -26,9 +27,6 @@ _INTERNAL_RULES = (
 
 INTERNAL = Policy(name="internal", rules=_INTERNAL_RULES)
 """What applies to a project without a policy: known places, no claimed or anonymous hosts, no token endpoints."""
-
-CONFIDENTIALITY = ("none", "at_rest", "dedicated", "cpu_tee", "gpu_tee")
-"""What a place keeps from its operator, least first (contract C2)."""
 
 _PLACES = ("country", "subdivision", "operator", "jurisdictions")
 
@@ -89,21 +87,21 @@ def _members(value: str) -> tuple[str, ...]:
         return group.members
     if len(text) == 2 and pycountry.countries.get(alpha_2=text.upper()):
         return (text.upper(),)
-    near = _near(text)
-    suggestion = f"; did you mean {' or '.join(near)}?" if near else ""
+    meant = near(text)
+    suggestion = f"; did you mean {' or '.join(meant)}?" if meant else ""
     raise UnknownCountry(
         f"{value!r} in the list of countries is neither an ISO 3166 alpha-2 code nor a group ({', '.join(GROUPS)}){suggestion}"
     )
 
 
-def _near(text: str) -> list[str]:
-    """What may have been meant: a code for a country's name or alpha-3 code, else spellings close to it."""
+def near(text: str, groups: Iterable[str] = ()) -> list[str]:
+    """What may have been meant: a code for a country's name or alpha-3 code, else spellings close to it, `groups` among them."""
     titles: dict[str, str] = {}
     for country in pycountry.countries:
         for title in (country.name, getattr(country, "common_name", None), country.alpha_3):
             if title:
                 titles[title.lower()] = country.alpha_2
-    titles |= {group.title.lower(): key for key, group in GROUPS.items()}
+    titles |= {group.title.lower(): key for key, group in GROUPS.items()} | {key: key for key in (*GROUPS, *groups)}
     if meant := _OFTEN_MEANT.get(text.upper()) or titles.get(text.lower()):
         return [meant]
     if len(text) > 3:

@@ -1,57 +1,337 @@
-"""The only evaluator of residency policies (contract C5): total, pure, and closed when in doubt."""
+"""The only evaluator of residency policies (contract C5): total, pure, and closed when in doubt.
+
+A question to a fact is true, false or unknown. What is unknown never satisfies an allow or a requirement, and always falls
+under a deny: what cannot be shown to be elsewhere may be there. `Evaluator` holds one policy ready for many facts and answers
+in codes; `evaluate` says the same of one in words.
+"""
 
 from __future__ import annotations
 
-from solver.residency.types import Decision, Facts, Policy, PolicyRule, Reason
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-_LOCATED = ("country", "subdivision")
-_FIELDS = (*_LOCATED, "location_tier", "confidentiality", "launch", "market", "operator", "jurisdictions")
+from solver.residency.questions import PLACE_FIELDS, Question, Read, ask, reader
+from solver.residency.types import (
+    PATHS,
+    Clause,
+    Condition,
+    Decision,
+    Facts,
+    PathFacts,
+    Policy,
+    PolicyRule,
+    Reason,
+)
+
+Codes = tuple[int, ...]
+NO_PERMISSION = -1
+"""The code for: no rule at all permits anything."""
 
 
 def evaluate(policy: Policy, facts: Facts, at_us: int) -> Decision:
     """May work under `policy` run at a place with these `facts` at `at_us`? Any input gives a decision with at least one reason.
 
-    - A deny rule fires when the fact is one of its values, or *unknown*: what cannot be shown to be elsewhere may be there.
-    - Every allow rule must be satisfied by a known fact; of several jurisdictions, all must be listed.
-    - Without an allow rule there is no permission.
+    - A deny applies when all its conditions are true or *unknown*.
+    - Every requirement, and every allow rule of a list of countries, must be satisfied by known facts.
+    - Of each document that has allow rules, one must apply; without any allow rule there is no permission.
     - Country and subdivision are known only while at least one piece of evidence is valid at `at_us`.
     """
-    judged = [_judge(rule, _found(facts, rule.field, at_us)) for rule in policy.rules]
-    against = tuple(reason for granted, reason in judged if not granted)
-    if not any(rule.effect == "allow" for rule in policy.rules):
-        missing = Reason(rule_id=policy.name, field="-", wanted="an allow rule", found="none", code="no_permission")
-        return Decision(outcome="deny", reasons=(*against, missing))
-    if against:
-        return Decision(outcome="deny", reasons=against)
-    return Decision(outcome="allow", reasons=tuple(reason for _, reason in judged))
+    return Evaluator(policy).decide(facts, at_us)
 
 
-def _judge(rule: PolicyRule, found: tuple[str, ...] | str) -> tuple[bool, Reason]:
-    """Whether this rule lets the place pass, and why. A `found` that is a word says why the fact is unknown."""
-    if rule.effect == "deny":
-        wanted = "none of " + ", ".join(rule.values)
-        if isinstance(found, str):
-            return False, _reason(rule, wanted, found, "unknown")
-        hit = [each for each in found if each in rule.values]
-        return not hit, _reason(rule, wanted, ", ".join(hit or found), "denied" if hit else "not_denied")
-    wanted = "one of " + ", ".join(rule.values)
-    if isinstance(found, str):
-        return False, _reason(rule, wanted, found, "unknown")
-    missing = [each for each in found if each not in rule.values]
-    return not missing, _reason(rule, wanted, ", ".join(missing or found), "not_allowed" if missing else "allowed")
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A clause on one path with its alternatives as masks of questions. `code` is its place in `Evaluator.rules`."""
+
+    code: int
+    masks: tuple[int, ...]
 
 
-def _found(facts: Facts, field: str, at_us: int) -> tuple[str, ...] | str:
-    """The known values of a field, or the words that say why it is unknown."""
-    if field not in _FIELDS:
-        return "unknown (no such fact)"
-    value: str | tuple[str, ...] | None = getattr(facts, field)
-    if value is None or value in ((), ""):
-        return "unknown"
-    if field in _LOCATED and not any(at_us < evidence.valid_until_us for evidence in facts.evidence):
-        return f"unknown ({value} without valid evidence)"
-    return (value,) if isinstance(value, str) else value
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A field that is asked for, the questions about it, and the answers (true, false) to each value met so far."""
+
+    read: Read
+    questions: tuple[Question, ...]
+    answers: dict[Any, tuple[int, int]]
 
 
-def _reason(rule: PolicyRule, wanted: str, found: str, code: str) -> Reason:
-    return Reason(rule_id=rule.id, field=rule.field, wanted=wanted, found=found, code=code)
+@dataclass(frozen=True, slots=True)
+class _Program:
+    """What one path is asked, at one moment: questions by field, and the rules over them. `permits` are by layer: those in
+    force, and the codes of all."""
+
+    path: str
+    asked: tuple[_Asked, ...]
+    forbids: tuple[_Rule, ...]
+    requires: tuple[_Rule, ...]
+    permits: tuple[tuple[tuple[_Rule, ...], Codes], ...]
+    is_of_place: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """The word on all paths but the machine, which is the same for offers of one broker at one moment."""
+
+    paths: tuple[PathFacts, ...]
+    at_us: int
+    until_us: int | None
+    broken: Codes
+
+
+class Evaluator:
+    """One policy, ready for many facts. Remembers the answer to each question for each value that it has met."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.rules: tuple[tuple[Clause, str], ...] = tuple(_rules(policy))
+        self._has_permission = any(rule.effect == "allow" for rule in policy.rules) or any(
+            clause.effect == "permit" and "machine" in clause.paths for clause in policy.clauses
+        )
+        self._held = {each.name: each for each in policy.operators}
+        self._bounds = sorted(set(_bounds(policy)))
+        self._programs: dict[int, tuple[_Program, ...]] = {}
+        self._elsewhere: _Elsewhere | None = None
+
+    def decide(self, facts: Facts, at_us: int) -> Decision:
+        """The decision in words; agrees with `codes`."""
+        broken = self.codes(facts, at_us)
+        if broken:
+            return Decision(outcome="deny", reasons=tuple(self._against(broken, facts, at_us)))
+        return Decision(outcome="allow", reasons=tuple(self._granted(facts, at_us)))
+
+    def codes(self, facts: Facts, at_us: int) -> Codes:
+        """The numbers in `rules` of what stands against it, NO_PERMISSION among them; none at all is an allow."""
+        moment = bisect_right(self._bounds, at_us)
+        programs = self._programs.get(moment)
+        if programs is None:
+            programs = self._programs[moment] = tuple(self._compile(at_us))
+        broken: list[int] = []
+        others = programs
+        if programs and programs[0].path == "machine":
+            self._run(programs[0], facts, facts, at_us, broken)
+            others = programs[1:]
+        if others:
+            broken.extend(self._of_others(others, facts, at_us))
+        if not self._has_permission:
+            broken.append(NO_PERMISSION)
+        return tuple(broken)
+
+    def _of_others(self, programs: Sequence[_Program], facts: Facts, at_us: int) -> Codes:
+        known = self._elsewhere
+        if (
+            known is not None
+            and known.paths is facts.paths
+            and (known.at_us, known.until_us) == (at_us, facts.until_us)
+        ):
+            return known.broken
+        broken: list[int] = []
+        for program in programs:
+            self._run(program, _path(facts, program.path), facts, at_us, broken)
+        if all(program.is_of_place for program in programs):
+            self._elsewhere = _Elsewhere(facts.paths, at_us, facts.until_us, tuple(broken))
+        return tuple(broken)
+
+    def rule_id(self, code: int) -> str:
+        """The id of the rule that a code stands for."""
+        return self.policy.name if code == NO_PERMISSION else self.rules[code][0].id
+
+    def _run(self, program: _Program, place: Facts | PathFacts, facts: Facts, at_us: int, broken: list[int]) -> None:
+        """Add the codes of the rules that stand against one path. `true` and `false` are masks of questions with these
+        answers; what is in neither is unknown."""
+        true = false = 0
+        held = self._held
+        for asked in program.asked:
+            value = asked.read(place, facts, at_us, held)
+            answer = asked.answers.get(value)
+            if answer is None:
+                answer = asked.answers[value] = _masks(asked.questions, value)
+            true |= answer[0]
+            false |= answer[1]
+        _add_broken(program, true, false, broken)
+
+    def _compile(self, at_us: int) -> Iterator[_Program]:
+        for path in PATHS:
+            questions: dict[tuple[str, str, tuple[str, ...]], Question] = {}
+            forbids, requires = [], []
+            permits: dict[str, tuple[list[_Rule], list[int]]] = {}
+            for code, (clause, on) in enumerate(self.rules):
+                if on != path:
+                    continue
+                if clause.effect == "permit":
+                    # a layer whose permits have all ended permits nothing
+                    permits.setdefault(clause.layer, ([], []))[1].append(code)
+                if not _is_active(clause, at_us):
+                    continue
+                rule = _Rule(code, tuple(_mask(each, questions, at_us) for each in clause.alternatives))
+                if clause.effect == "forbid":
+                    forbids.append(rule)
+                elif clause.effect == "require":
+                    requires.append(rule)
+                else:
+                    permits[clause.layer][0].append(rule)
+            if not (forbids or requires or permits):
+                continue
+            layers = tuple((tuple(active), tuple(codes)) for active, codes in permits.values())
+            by_field: dict[str, tuple[Question, ...]] = {}
+            for each in questions.values():
+                by_field[each.field] = (*by_field.get(each.field, ()), each)
+            asked = tuple(_Asked(reader(field), some, {}) for field, some in by_field.items())
+            is_of_place = set(by_field) <= set(PLACE_FIELDS)
+            yield _Program(path, asked, tuple(forbids), tuple(requires), layers, is_of_place)
+
+    # -- in words
+
+    def _against(self, broken: Codes, facts: Facts, at_us: int) -> Iterator[Reason]:
+        for code in sorted(broken, key=lambda each: (each == NO_PERMISSION, each)):
+            if code == NO_PERMISSION:
+                yield Reason(
+                    rule_id=self.policy.name, field="-", wanted="an allow rule", found="none", code="no_permission"
+                )
+            elif not _is_active(self.rules[code][0], at_us):
+                yield Reason(
+                    rule_id=self.rules[code][0].id,
+                    field="-",
+                    wanted="an allow rule in force",
+                    found="none",
+                    code="not_in_force",
+                )
+            else:
+                yield from self._told(code, facts, at_us, is_against=True)
+
+    def _granted(self, facts: Facts, at_us: int) -> Iterator[Reason]:
+        for code, (clause, _) in enumerate(self.rules):
+            if _is_active(clause, at_us):
+                yield from self._told(code, facts, at_us, is_against=False)
+
+    def _told(self, code: int, facts: Facts, at_us: int, *, is_against: bool) -> Iterator[Reason]:
+        """The conditions of a rule that decide. Of a permit or a requirement that does not apply, those of the alternative
+        that came nearest which are not true; of a deny that applies, all."""
+        clause, path = self.rules[code]
+        place: Facts | PathFacts = facts if path == "machine" else _path(facts, path)
+        told = [
+            [(each, *ask(each, reader(each.field)(place, facts, at_us, self._held), at_us)) for each in some]
+            for some in clause.alternatives
+        ]
+        prefix = "" if path == "machine" else f"{path}."
+        if clause.effect == "forbid":
+            hits = [some for some in told if all(truth is not False for _, truth, _ in some)]
+            if bool(hits) != is_against:
+                return
+            chosen = hits[0] if hits else [pair for some in told for pair in some if pair[1] is False]
+        else:
+            chosen = min(told, key=lambda some: sum(truth is not True for _, truth, _ in some))
+            if is_against:
+                chosen = [pair for pair in chosen if pair[1] is not True]
+            elif any(truth is not True for _, truth, _ in chosen):
+                return  # a permit that does not apply, where another does
+        if not chosen:
+            everything = Reason(
+                rule_id=clause.id, field=f"{prefix}-", wanted="anything", found="anything", code="allowed"
+            )
+            yield everything if clause.effect != "forbid" else _of_everything(clause, prefix)
+        for condition, truth, found in chosen:
+            yield _reason(clause, condition, prefix, truth, found)
+
+
+def _rules(policy: Policy) -> Iterator[tuple[Clause, str]]:
+    """All rules in their order, each once per path: those of lists of countries as clauses, too."""
+    for rule in policy.rules:
+        yield _as_clause(rule, policy.name), "machine"
+    for clause in policy.clauses:
+        for path in clause.paths:
+            yield clause, path
+
+
+def _as_clause(rule: PolicyRule, layer: str) -> Clause:
+    is_deny = rule.effect == "deny"
+    condition = Condition(field=rule.field, op="any_in" if is_deny else "in", values=rule.values)
+    return Clause(id=rule.id, effect="forbid" if is_deny else "require", layer=layer, alternatives=((condition,),))
+
+
+def _bounds(policy: Policy) -> Iterator[int]:
+    """The moments at which what a policy says may change."""
+    for clause in policy.clauses:
+        windows = [(clause.from_us, clause.until_us), *((each.from_us, each.until_us) for each in clause.waived)]
+        spans = [span for some in clause.alternatives for each in some for span in each.spans]
+        for from_us, until_us in [*windows, *((span.from_us, span.until_us) for span in spans)]:
+            yield from (each for each in (from_us, until_us) if each is not None)
+
+
+def _is_active(clause: Clause, at_us: int) -> bool:
+    if clause.from_us is not None and at_us < clause.from_us:
+        return False
+    if clause.until_us is not None and at_us >= clause.until_us:
+        return False
+    return not any(each.from_us <= at_us < each.until_us for each in clause.waived)
+
+
+def _mask(some: Sequence[Condition], questions: dict[Any, Question], at_us: int) -> int:
+    mask = 0
+    for condition in some:
+        question = Question.of(condition, at_us, len(questions))
+        known = questions.setdefault((question.field, question.op, question.values), question)
+        mask |= known.bit
+    return mask
+
+
+def _masks(questions: Sequence[Question], value: Any) -> tuple[int, int]:
+    true = false = 0
+    for each in questions:
+        truth = each.truth(value)
+        if truth is True:
+            true |= each.bit
+        elif truth is False:
+            false |= each.bit
+    return true, false
+
+
+def _add_broken(program: _Program, true: int, false: int, broken: list[int]) -> None:
+    for rule in program.forbids:
+        for mask in rule.masks:
+            if not false & mask:
+                broken.append(rule.code)
+                break
+    for rule in program.requires:
+        for mask in rule.masks:
+            if true & mask == mask:
+                break
+        else:
+            broken.append(rule.code)
+    for active, codes in program.permits:
+        if not _permits(active, true):
+            broken.extend([rule.code for rule in active] or codes)
+
+
+def _permits(active: Sequence[_Rule], true: int) -> bool:
+    for rule in active:
+        for mask in rule.masks:
+            if true & mask == mask:
+                return True
+    return False
+
+
+def _path(facts: Facts, path: str) -> PathFacts:
+    return next((each for each in facts.paths if each.path == path), PathFacts(path=path))
+
+
+def _of_everything(clause: Clause, prefix: str) -> Reason:
+    return Reason(rule_id=clause.id, field=f"{prefix}-", wanted="nothing", found="anything", code="denied")
+
+
+def _reason(clause: Clause, condition: Condition, prefix: str, truth: bool | None, found: str) -> Reason:
+    is_deny = clause.effect == "forbid"
+    if truth is None:
+        code = "unknown"
+    elif is_deny:
+        code = "denied" if truth else "not_denied"
+    else:
+        code = "allowed" if truth else "not_allowed"
+    wanted = ("none of " if is_deny else "one of ") + ", ".join(_listed(condition))
+    return Reason(rule_id=clause.id, field=prefix + condition.field, wanted=wanted, found=found, code=code)
+
+
+def _listed(condition: Condition) -> tuple[str, ...]:
+    return condition.values + tuple(span.value for span in condition.spans)
