@@ -208,6 +208,30 @@ class ObjectSettings(Section):
     evidence: str = "configured by the operator"
 
 
+class PathSettings(Section):
+    """Where a data path leads and whose it is: the operator's own statement, as `objects` has it of the store."""
+
+    country: str | None = Field(default=None, pattern="^[A-Z]{2}$")
+    subdivision: str | None = None
+    operator: str | None = None
+    jurisdictions: tuple[str, ...] | None = None
+    evidence: str = "configured by the operator"
+
+
+class ResidencySettings(Section):
+    """Where data goes besides machines and the object store: policies are held against these, too.
+
+    Not stated, `control_plane` (this broker and its database) and `log` are where `local.country` says that this machine is;
+    `registry`, which images come from, is unknown, and does not matter where machines take no image. `default_class` is the
+    class of a project's data without a class of its own.
+    """
+
+    control_plane: PathSettings | None = None
+    log: PathSettings | None = None
+    registry: PathSettings | None = None
+    default_class: Literal["public", "internal", "confidential", "personal", "health", "secret"] = "internal"
+
+
 class KekSettings(Section):
     """One key-encryption key: `file` (32 bytes in base64, mode 0600), `value` (the same, best from the environment:
     BROKER_VAULT__KEYS='{"2026-11": {"value": "…"}}'), or `aws_kms` (a key id, alias or ARN; needs the extra `aws`)."""
@@ -483,6 +507,7 @@ class Settings(BaseSettings):
     webhooks: WebhookSettings = WebhookSettings()
     ledger: LedgerSettings = LedgerSettings()
     objects: ObjectSettings = ObjectSettings()
+    residency: ResidencySettings = ResidencySettings()
     vault: VaultSettings = VaultSettings()
     oidc: OidcSettings | None = None
     local: LocalMarketSettings = LocalMarketSettings()

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from solver.residency import evaluate
+from solver.residency import evaluate, of_job
 from solver.types import Assignment, OfferView, Plan, Running, Snapshot, Start, sha256
 
 WHOLE = 1_000_000
@@ -259,12 +259,12 @@ def _places(book: _Book) -> Iterator[Violation]:
             message = f"{len(queue)} works are assigned to {place}, where no instance is started or kept"
             yield Violation("instances", message, queue[0].work_id, offer.key)
         for each in queue:
-            decision = evaluate(
-                book.snapshot.policies[book.works[each.work_id].policy_hash], facts, book.snapshot.now_us
-            )
+            work = book.works[each.work_id]
+            of_work = of_job(facts, book.snapshot.models.get(work.model), work.deadline_us)
+            decision = evaluate(book.snapshot.policies[work.policy_hash], of_work, book.snapshot.now_us)
             if decision.outcome != "allow":
                 yield Violation("residency", f"{decision.reasons[0]}", each.work_id, offer.key)
-            if unfit := offer.unfit.get(each_model := book.works[each.work_id].model):
+            if unfit := offer.unfit.get(each_model := work.model):
                 yield Violation("unfit", f"{each_model} cannot be served there: {unfit}", each.work_id, offer.key)
             if book.expected(each) is None:
                 yield Violation("model", f"nobody knows how fast it is on {offer.accelerator}", each.work_id, offer.key)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from solver.residency.types import Facts, Policy
+from solver.residency.types import Facts, ModelFacts, Policy
 
 VERSION = 1
 HOUR_US = 3_600_000_000
@@ -137,6 +137,9 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True):
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Everything one plan may depend on. `works`, `offers` and `running` are sorted by id; ids are unique.
 
+    `models` are what policies may ask of the works' models, by id; a model that is not there is unknown. What is held of a
+    place (certifications, agreements) must be good until a work's deadline.
+
     `stop_margin_s`: how long an instance costs money before it can be stopped; a work with a `max_nano` begins only
     where this, too, is left for one instance.
     """
@@ -149,6 +152,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     budgets: tuple[Budget, ...] = ()
     policies: dict[str, Policy] = {}
     facts: dict[str, Facts] = {}
+    models: dict[str, ModelFacts] = {}
     throughput: tuple[Throughput, ...] = ()
     stop_margin_s: int = 0
     version: int = VERSION

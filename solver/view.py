@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from solver.durations import busy_both, slow_down_ppm
 from solver.errors import BadSnapshot
-from solver.residency import evaluate
+from solver.residency import Evaluator, of_job
 from solver.residency.types import Decision
 from solver.schedule import Pool
 from solver.types import VERSION, OfferView, Running, Snapshot, Throughput, Work
@@ -31,7 +31,8 @@ class View:
             self.running.setdefault((rental.offer_key, pool), []).append(rental)
         self._rates = {(each.model, each.precision, each.accelerator): each for each in snapshot.throughput}
         self._slow: dict[tuple[str, str], int] = {}
-        self._decisions: dict[tuple[str, str], Decision] = {}
+        self._evaluators: dict[str, Evaluator] = {}
+        self._decisions: dict[tuple[str, str, str | None, int | None], Decision] = {}
         self._busy: dict[tuple[str, str, int], tuple[int, int]] = {}
 
     def rate(self, work: Work, offer: OfferView) -> Throughput | None:
@@ -56,11 +57,18 @@ class View:
         return self._slow[key]
 
     def decision(self, work: Work, offer: OfferView) -> Decision:
-        """What residency says, evaluated once per (policy, facts)."""
-        key = (work.policy_hash, offer.facts_hash)
+        """What residency says, evaluated once per (policy, facts), and per model and deadline where the policy asks for them."""
+        evaluator = self._evaluators.get(work.policy_hash)
+        if evaluator is None:
+            evaluator = self._evaluators[work.policy_hash] = Evaluator(self.snapshot.policies[work.policy_hash])
+        model = work.model if evaluator.asks_model else None
+        until_us = work.deadline_us if evaluator.asks_until else None
+        key = (work.policy_hash, offer.facts_hash, model, until_us)
         if key not in self._decisions:
-            policy = self.snapshot.policies[work.policy_hash]
-            self._decisions[key] = evaluate(policy, self.snapshot.facts[offer.facts_hash], self.snapshot.now_us)
+            facts = self.snapshot.facts[offer.facts_hash]
+            if model is not None or until_us is not None:
+                facts = of_job(facts, self.snapshot.models.get(work.model), until_us)
+            self._decisions[key] = evaluator.decide(facts, self.snapshot.now_us)
         return self._decisions[key]
 
     def due_us(self, work: Work) -> int:

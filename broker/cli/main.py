@@ -24,6 +24,7 @@ from broker.cli import (
     lines,
     login,
     market,
+    policy,
     projects,
     results,
     retry,
@@ -84,6 +85,7 @@ GROUPS = {
     "budget": budget.budget,
     "ledger": ledger.ledger,
     "models": market.models,
+    "policy": policy.policy,
 }
 
 declare(app, COMMANDS)

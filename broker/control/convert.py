@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from typing import TypeVar
 
 from ledger.money import to_nano
 from markets.instants import micros
 from markets.offer import Offer
-from solver.residency import FactEvidence, Facts, digest
+from solver.residency import FactEvidence, Facts, PathFacts, digest
 from solver.types import OfferView, Throughput, Timings
 from workers.profile import ModelProfile
 
@@ -16,8 +17,12 @@ from workers.profile import ModelProfile
 DEFAULT_BOOT_S = {"process": 1, "container": 5, "vm": 120, "kubernetes": 60, "token_api": 0}
 
 
-def facts_of(offer: Offer) -> Facts:
-    """What the residency evaluator may know of the place that an offer describes."""
+def facts_of(offer: Offer, paths: Sequence[PathFacts] = ()) -> Facts:
+    """What the residency evaluator may know of the place that an offer describes; `paths` are the broker's other data paths.
+
+    A marketplace's own name of a machine is its sku, an own host's its region or sku.
+    """
+    policy = offer.data_policy or {}
     return Facts(
         country=offer.country,
         subdivision=offer.subdivision,
@@ -31,7 +36,21 @@ def facts_of(offer: Offer) -> Facts:
             FactEvidence(kind=e.kind, source=e.source, valid_until_us=micros(e.observed_at + e.ttl))
             for e in offer.evidence
         ),
+        host=offer.key.sku if offer.location_tier in _OF_HOSTS else None,
+        retention_days=_of_type(int, policy.get("retention_days")),
+        trains_on_data=_of_type(bool, policy.get("training")),
+        paths=tuple(paths),
     )
+
+
+# Where an offer is one machine and not a kind of machine.
+_OF_HOSTS = ("anonymous", "claimed", "verified_host")
+T = TypeVar("T", int, bool)
+
+
+def _of_type(kind: type[T], stated: object) -> T | None:
+    """What a provider states, where it is what it should be; anything else is unknown."""
+    return stated if type(stated) is kind else None
 
 
 def hardware(offer: Offer) -> str:
@@ -49,12 +68,13 @@ def offer_view(
     load_s: int,
     start_up: Mapping[str, Timings] | None = None,
     unfit: Mapping[str, str] | None = None,
+    paths: Sequence[PathFacts] = (),
 ) -> tuple[OfferView, Facts]:
     """An offer as the planner sees it, with the facts that its `facts_hash` names.
 
     `start_up` and `unfit` are by model: see OfferView.
     """
-    facts = facts_of(offer)
+    facts = facts_of(offer, paths)
     priced = offer.price is not None and offer.price.is_finite() and offer.price > 0 and offer.currency == "USD"
     boot_s = offer.boot_s if offer.boot_s is not None else DEFAULT_BOOT_S[offer.launch]
     view = OfferView(

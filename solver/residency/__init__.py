@@ -6,7 +6,7 @@ that people write are read by `document.read_document` and put together by `effe
 
 from solver.residency.classes import CONFIDENTIALITY
 from solver.residency.compile import INTERNAL, about_places, compile_countries, with_confidentiality
-from solver.residency.evaluate import Evaluator, evaluate
+from solver.residency.evaluate import Evaluator, evaluate, of_job
 from solver.residency.types import (
     Decision,
     FactEvidence,
@@ -37,5 +37,6 @@ __all__ = [
     "compile_countries",
     "digest",
     "evaluate",
+    "of_job",
     "with_confidentiality",
 ]

@@ -22,6 +22,7 @@ _KINDS = {
     "region_table": "provider",
     "provider_region": "provider",
     "provider_api": "provider",
+    "api_declared": "provider",
     "operator_statement": "provider",  # of its own machines the operator is the provider
     "contract": "provider",
     "measured": "measured",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,27 +111,22 @@ def _deepest(error: ValidationError) -> Iterator[ValidationError]:
 def _structural(marked: Marked, error: ValidationError) -> Iterator[Finding]:
     where: Where = tuple(error.absolute_path)
     name = next((step for step in reversed(where) if isinstance(step, str)), "the document")
-    if error.validator in ("additionalProperties", "propertyNames"):
-        known = sorted(error.schema.get("properties", {})) if isinstance(error.schema, dict) else []
-        for field in sorted(set(error.instance) - set(known)) if isinstance(error.instance, dict) else ():
+    stated: Any = error.validator_value
+    instance: Any = error.instance
+    if error.validator == "additionalProperties":
+        known = sorted(dict(error.schema).get("properties", {})) if isinstance(error.schema, Mapping) else []
+        for field in sorted(set(instance) - set(known)):
             yield marked.finding(
                 "unknown_field", f"unknown field {field!r}", (*where, field), _meant(field, known), key=True
             )
-        return
-    if error.validator == "required":
-        missing = [each for each in error.validator_value if each not in error.instance]
-        for field in missing:
+    elif error.validator == "required":
+        for field in (each for each in stated if each not in instance):
             yield marked.finding("missing_field", f"{name} lacks {field!r}", where, f"add `{field}: …`")
-        return
-    if error.validator in ("enum", "const"):
-        known = [
-            str(each) for each in (error.validator_value if error.validator == "enum" else [error.validator_value])
-        ]
-        yield marked.finding(
-            "unknown_word", f"{name}: {error.instance!r} is not known", where, _meant(error.instance, known)
-        )
-        return
-    yield marked.finding("wrong_value", f"{name}: {_short(error)}", where, _wanted(error))
+    elif error.validator in ("enum", "const"):
+        known = [str(each) for each in (stated if error.validator == "enum" else [stated])]
+        yield marked.finding("unknown_word", f"{name}: {instance!r} is not known", where, _meant(instance, known))
+    else:
+        yield marked.finding("wrong_value", f"{name}: {_short(error)}", where, _wanted(error))
 
 
 def _short(error: ValidationError) -> str:

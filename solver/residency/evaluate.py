@@ -8,17 +8,21 @@ in codes; `evaluate` says the same of one in words.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
-from solver.residency.questions import PLACE_FIELDS, Question, Read, ask, reader
+import msgspec
+
+from solver.residency.questions import PLACE_FIELDS, Question, Read, ask, in_force, reader
 from solver.residency.types import (
     PATHS,
     Clause,
     Condition,
     Decision,
     Facts,
+    ModelFacts,
     PathFacts,
     Policy,
     PolicyRule,
@@ -39,6 +43,11 @@ def evaluate(policy: Policy, facts: Facts, at_us: int) -> Decision:
     - Country and subdivision are known only while at least one piece of evidence is valid at `at_us`.
     """
     return Evaluator(policy).decide(facts, at_us)
+
+
+def of_job(facts: Facts, model: ModelFacts | None, until_us: int | None) -> Facts:
+    """The facts of a place for a job: with the model that would run there, and when the work is over at the latest."""
+    return msgspec.structs.replace(facts, model=model, until_us=until_us)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +91,10 @@ class _Elsewhere:
 
 
 class Evaluator:
-    """One policy, ready for many facts. Remembers the answer to each question for each value that it has met."""
+    """One policy, ready for many facts. Remembers the answer to each question for each value that it has met.
+
+    `asks_model` and `asks_until`: whether its word depends on the model, and on when the work is over.
+    """
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -90,6 +102,9 @@ class Evaluator:
         self._has_permission = any(rule.effect == "allow" for rule in policy.rules) or any(
             clause.effect == "permit" and "machine" in clause.paths for clause in policy.clauses
         )
+        asked = {each.field for clause, _ in self.rules for some in clause.alternatives for each in some}
+        self.asks_model = any(field.startswith("model") for field in asked)
+        self.asks_until = bool(asked & {"certifications", "agreements", "model_approved"})
         self._held = {each.name: each for each in policy.operators}
         self._bounds = sorted(set(_bounds(policy)))
         self._programs: dict[int, tuple[_Program, ...]] = {}
@@ -233,7 +248,7 @@ class Evaluator:
             )
             yield everything if clause.effect != "forbid" else _of_everything(clause, prefix)
         for condition, truth, found in chosen:
-            yield _reason(clause, condition, prefix, truth, found)
+            yield _reason(clause, condition, prefix, truth, found, at_us)
 
 
 def _rules(policy: Policy) -> Iterator[tuple[Clause, str]]:
@@ -321,7 +336,7 @@ def _of_everything(clause: Clause, prefix: str) -> Reason:
     return Reason(rule_id=clause.id, field=f"{prefix}-", wanted="nothing", found="anything", code="denied")
 
 
-def _reason(clause: Clause, condition: Condition, prefix: str, truth: bool | None, found: str) -> Reason:
+def _reason(clause: Clause, condition: Condition, prefix: str, truth: bool | None, found: str, at_us: int) -> Reason:
     is_deny = clause.effect == "forbid"
     if truth is None:
         code = "unknown"
@@ -329,9 +344,23 @@ def _reason(clause: Clause, condition: Condition, prefix: str, truth: bool | Non
         code = "denied" if truth else "not_denied"
     else:
         code = "allowed" if truth else "not_allowed"
-    wanted = ("none of " if is_deny else "one of ") + ", ".join(_listed(condition))
+    words = (_FORBIDDEN if is_deny else _WANTED).get(condition.op, "one of")
+    wanted = f"{words} {', '.join(in_force(condition, at_us))}"
     return Reason(rule_id=clause.id, field=prefix + condition.field, wanted=wanted, found=found, code=code)
 
 
-def _listed(condition: Condition) -> tuple[str, ...]:
-    return condition.values + tuple(span.value for span in condition.spans)
+_WANTED: Mapping[str, str] = MappingProxyType(
+    {"not_in": "none of", "has_all": "all of", "has_any": "any of", "has_none": "none of", "at_most": "at most"}
+)
+_FORBIDDEN: Mapping[str, str] = MappingProxyType(
+    {
+        "in": "none of",
+        "any_in": "none of",
+        "not_in": "one of",
+        "any_out": "only of",
+        "has_all": "not all of",
+        "has_any": "none of",
+        "has_none": "any of",
+        "at_most": "more than",
+    }
+)

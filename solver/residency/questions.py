@@ -132,7 +132,7 @@ class Question:
 
     @classmethod
     def of(cls, condition: Condition, at_us: int, number: int) -> Question:
-        values = _in_force(condition, at_us)
+        values = in_force(condition, at_us)
         patterns = tuple(each for each in values if "*" in each or "?" in each)
         return cls(condition.field, condition.op, frozenset(values), patterns, 1 << number)
 
@@ -154,7 +154,8 @@ class Question:
         return value in self.values or any(fnmatchcase(str(value), each) for each in self.patterns)
 
 
-def _in_force(condition: Condition, at_us: int) -> list[str]:
+def in_force(condition: Condition, at_us: int) -> list[str]:
+    """What a condition lists at `at_us`."""
     dated = [
         span.value
         for span in condition.spans

@@ -202,7 +202,8 @@ class _Reader:
         names: Sequence[str] = written["not"] if isinstance(written, dict) else written
         for index, name in enumerate(names):
             at: Where = (*where, "not", index) if isinstance(written, dict) else (*where, index)
-            if pycountry.subdivisions.get(code=name) is None:
+            subdivisions: Any = pycountry.subdivisions
+            if subdivisions.get(code=name) is None:
                 message = f"{name!r} is no ISO 3166-2 subdivision"
                 self._marked.findings.append(
                     self._marked.finding("unknown_subdivision", message, at, "write it as CA-QC or DE-BY")

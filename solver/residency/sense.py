@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
-from typing import Protocol
+from typing import Any, Protocol
 
 from solver.residency.marks import Finding, Marked, Where
 from solver.residency.types import Clause, Condition
@@ -119,8 +119,8 @@ def doubts(marked: Marked) -> Iterator[Finding]:
             yield _warning(marked, "any_tier", message, ("rules", index), hint)
 
 
-def _fields(rule: dict[str, object]) -> Iterator[str]:
-    when = rule.get("when") or {}
+def _fields(rule: dict[str, Any]) -> Iterator[str]:
+    when: Any = rule.get("when") or {}
     for each in when if isinstance(when, list) else [when]:
         yield from each
 

@@ -55,6 +55,7 @@ def outcome(rules: str, facts: Facts = PLACE, data_class: str = "internal") -> s
         (HEAD + "rules:\n  - {id: a, effect: deny, on: [storage], when: {launch: [vm]}}\n", "machine_only", 5, 27, "on"),
         (HEAD + "rules:\n  - {id: a, effect: deny, when: {country: {not: [gdpr-adequacy]}}}\n",
          "conditional_not", 5, 49, "name the countries"),
+        (HEAD + "groups:\n  Core EU: {members: [DE]}\nrules:\n  - {id: a, effect: allow}\n", "wrong_value", 5, 3, "a-z0-9"),
         (HEAD + "version: 2\nrules:\n  - {id: a, effect: allow}\n", "key_twice", 4, 1, "one of the two"),
         ("policy: p\nversion: 1\nrules: [{id: a, effect: allow}]\n", "missing_field", 1, 1, "language"),
         ("a: &x [1]\nb: *x\n", "alias", 1, 4, "write the value out"),

@@ -1,0 +1,1 @@
+"""Compliance: how residency policies come into force, and what is kept of every decision."""
