@@ -30,4 +30,4 @@ async def test_a_policy_is_tried_on_the_offers_of_now_with_where_the_broker_keep
 async def test_a_policy_that_cannot_be_read_is_refused_with_line_and_column(server: Any) -> None:
     answer = await server.call("POST", "/v1/policies/test", json={"text": "rules: [", "data_class": "personal"})
     assert (answer.status, answer.code) == (400, "invalid_policy")
-    assert "line 2, column 1" in answer.json["error"]["message"]
+    assert "line 1, column 9" in answer.json["error"]["message"]
