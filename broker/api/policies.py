@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from broker.api.market import listed_offers
 from broker.api.policy_shapes import PolicyTest, Tested
 from broker.api.problems import bad_request
 from broker.api.registry import EVERYONE, Call, Route, route
 from broker.compliance.paths import data_paths
 from broker.compliance.trial import summary, tried
 from broker.control.convert import facts_of
+from broker.control.snapshot import listed_offers
 from jobs.clock import db_now
 from solver.residency.document import Document, Reading, read_document
 from solver.residency.effective import effective
