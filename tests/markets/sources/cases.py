@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from markets.market import PriceSource
 from markets.provider.api import Reach
@@ -41,9 +39,3 @@ class Case:
             return None if anonymous else self.credentials or None
 
         return self.make(keys, Reach(url + self.base_path, timeout_s=timeout_s, max_bytes=max_bytes))
-
-
-CASES: tuple[Case, ...] = tuple(
-    importlib.import_module(f"tests.markets.sources.{file.stem}").CASE
-    for file in sorted(Path(__file__).parent.glob("case_*.py"))
-)

@@ -10,7 +10,8 @@ import stamina
 from markets.errors import MarketsError, NoCredentials, NotAuthorized, RateLimited, ShapeDrift, Unavailable
 from markets.offer import Offer, price_problem
 from markets.offer_record import offer_from_record, record_from_offer
-from tests.markets.sources.cases import CASES, Case
+from tests.markets.sources.cases import Case
+from tests.markets.sources.gathered import CASES
 from tests.markets.sources.loopback import Fault, Loopback
 
 every_source = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
