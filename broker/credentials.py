@@ -88,6 +88,11 @@ class Credentials:
         async with self.database.transaction() as session:
             return (await session.scalars(query.order_by(col(CredentialRow.project)))).all()
 
+    async def held(self) -> frozenset[str]:
+        """The markets at which any project has credentials of its own."""
+        async with self.database.transaction() as session:
+            return frozenset(await session.scalars(select(col(CredentialRow.market)).distinct()))
+
     async def forget(self, project: str, market: str) -> bool:
         """False when there was none."""
         async with self.database.transaction() as session:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from broker.provider_set import PROVIDERS
 from broker.services import Services
 from markets.cadence import oldest_s
 from markets.directory import DIRECTORY
@@ -17,7 +16,7 @@ def every_s(services: Services, market: str) -> float:
         return provider.poll_s
     if market in services.markets:
         return services.settings.control.poll_s
-    read = next((each for each in PROVIDERS if each.name == market), None)
+    read = next((each for each in services.providers.known if each.name == market), None)
     if read is not None:
         return read.cadence_s
     known = DIRECTORY.get(market)
@@ -39,4 +38,7 @@ def _max_age_s(services: Services, market: str) -> int:
     provider = services.settings.providers.get(market)
     if provider is not None and provider.max_age_s is not None:
         return provider.max_age_s
+    read = next((each for each in services.providers.known if each.name == market), None)
+    if read is not None and read.max_age_s is not None:
+        return read.max_age_s
     return oldest_s(every_s(services, market))

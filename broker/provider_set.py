@@ -10,32 +10,53 @@ from typing import Literal
 
 from broker.credentials import Credentials
 from broker.envelope import Unopenable
-from broker.settings import ProviderSettings, Settings
+from broker.settings import ClusterSettings, ProviderSettings, Settings
 from markets.errors import NotAuthorized
+from markets.hourly import FxRate
 from markets.market import PriceSource
 from markets.provider.api import Reach
 from markets.provider.login import ANONYMOUS, CredentialSource, Login
-from markets.sources import lambda_cloud
+from markets.sources import (
+    akash,
+    fluence,
+    ionet,
+    koyeb,
+    kubernetes,
+    lambda_cloud,
+    openrouter,
+    prime_intellect,
+    salad,
+    shadeform,
+    thunder,
+)
+from markets.sources.resold import Direct
+from markets.tokens.source import CardSource, shipped_cards
 
-ProviderClass = Literal["hyperscaler", "neocloud", "aggregator", "decentralized", "token"]
+ProviderClass = Literal["hyperscaler", "neocloud", "aggregator", "decentralized", "token", "own"]
 PUBLIC = "public"
+# A card is read anew each hour, for somebody may have mended it; half a year after its prices were read nobody vouches for them.
+CARD_CADENCE_S, CARD_MAX_AGE_S = 3600, 180 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What an adapter is made of. `asked` are the markets that this broker may ask itself (aggregators leave those out)."""
+    """What an adapter is made of. `direct` are the markets that this broker asks itself, whose machines aggregators list
+    and leave alone; `fx` gives the rates of the day.
+    """
 
     credentials: CredentialSource
     reach: Reach
     settings: ProviderSettings
-    asked: frozenset[str]
+    direct: Direct
+    fx: Callable[[], Mapping[str, FxRate]]
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
     """One provider. `login.needs` are the names of its credentials; without any, or where they are optional, its prices are
 
-    public. `cadence_s` is how often its prices are worth asking for. `lacks` says what else the settings must hold.
+    public. `cadence_s` is how often its prices are worth asking for, `max_age_s` how old they may be (None: three polls).
+    `lacks` says what else the settings must hold, `is_chosen` whether they say by themselves that it is to be asked.
     """
 
     name: str
@@ -44,11 +65,44 @@ class Provider:
     reach: Reach
     login: Login = ANONYMOUS
     cadence_s: int = 300
+    max_age_s: int | None = None
     lacks: Callable[[ProviderSettings], str | None] = lambda settings: None
+    is_chosen: Callable[[ProviderSettings], bool] = lambda settings: False
 
     @property
     def is_public(self) -> bool:
         return self.login.is_optional or not self.login.needs
+
+
+def _token_card(name: str) -> Provider:
+    """An endpoint by its price card: the shipped one, or the file that the settings name."""
+    return Provider(
+        name,
+        "token",
+        lambda ground: CardSource(name, ground.settings.card, base_url=ground.settings.url),
+        Reach(""),
+        cadence_s=CARD_CADENCE_S,
+        max_age_s=CARD_MAX_AGE_S,
+        is_chosen=lambda own: own.card is not None,
+    )
+
+
+def _rate_card(own: ClusterSettings) -> kubernetes.RateCard:
+    return kubernetes.RateCard(
+        usd_per_gpu_hour=own.rates,
+        counts=own.counts,
+        country=own.country,
+        regions=own.places,
+        operator=own.operator,
+        home=own.home,
+        tolerations=frozenset(own.tolerations),
+    )
+
+
+def _cluster_lacks(own: ProviderSettings) -> str | None:
+    if own.url is None:
+        return "no cluster is named: set providers.kubernetes.url to its API server"
+    return None if own.cluster.rates else "a cluster says nothing of prices: set providers.kubernetes.cluster.rates"
 
 
 # In the order of docs/markets.md. A new adapter is one line here.
@@ -61,6 +115,83 @@ PROVIDERS: tuple[Provider, ...] = (
         lambda_cloud.LOGIN,
         cadence_s=120,
     ),
+    Provider("thunder", "neocloud", lambda ground: thunder.ThunderSource(ground.reach), thunder.REACH),
+    Provider(
+        "koyeb",
+        "neocloud",
+        lambda ground: koyeb.KoyebSource(ground.credentials, ground.reach),
+        koyeb.REACH,
+        koyeb.LOGIN,
+    ),
+    Provider(
+        "shadeform",
+        "aggregator",
+        lambda ground: shadeform.ShadeformSource(ground.credentials, ground.reach, direct=ground.direct),
+        shadeform.REACH,
+        shadeform.LOGIN,
+    ),
+    Provider(
+        "prime-intellect",
+        "aggregator",
+        lambda ground: prime_intellect.PrimeIntellectSource(
+            ground.credentials, ground.reach, direct=ground.direct, fx=ground.fx
+        ),
+        prime_intellect.REACH,
+        prime_intellect.LOGIN,
+    ),
+    # its prices are of the last weeks' bids, and cached for a quarter of an hour
+    Provider("akash", "decentralized", lambda ground: akash.AkashSource(ground.reach), akash.REACH, cadence_s=900),
+    Provider(
+        "salad",
+        "decentralized",
+        lambda ground: salad.SaladSource(
+            ground.credentials,
+            ground.reach,
+            organization=ground.settings.organization or "",
+            countries=ground.settings.countries,
+        ),
+        salad.REACH,
+        salad.LOGIN,
+        lacks=lambda own: (
+            None if own.organization else "its prices are an organization's: set providers.salad.organization"
+        ),
+    ),
+    Provider(
+        "fluence",
+        "decentralized",
+        lambda ground: fluence.FluenceSource(ground.credentials, ground.reach, direct=ground.direct),
+        fluence.REACH,
+        fluence.LOGIN,
+    ),
+    Provider(
+        "io-net",
+        "decentralized",
+        lambda ground: ionet.IonetSource(ground.credentials, ground.reach),
+        ionet.REACH,
+        ionet.LOGIN,
+    ),
+    Provider(
+        "kubernetes",
+        "own",
+        lambda ground: kubernetes.KubernetesSource(
+            ground.credentials,
+            replace(ground.reach, ca=ground.settings.cluster.ca),
+            card=_rate_card(ground.settings.cluster),
+        ),
+        Reach(""),
+        kubernetes.LOGIN,
+        cadence_s=60,
+        lacks=_cluster_lacks,
+        is_chosen=lambda own: own.url is not None,
+    ),
+    Provider(
+        "openrouter",
+        "token",
+        lambda ground: openrouter.OpenRouterSource(ground.reach),
+        openrouter.REACH,
+        cadence_s=3600,
+    ),
+    *(_token_card(name) for name in shipped_cards()),
 )
 
 
@@ -84,10 +215,19 @@ class Providers:
     sources: Mapping[str, PriceSource] = field(default_factory=dict)
     settings: Settings | None = None
     credentials: Credentials | None = None
+    known: tuple[Provider, ...] = ()
+    direct: Direct = field(default_factory=Direct)
 
     async def standings(self) -> list[Standing]:
         """Of every provider that there is an adapter for. Not to be called inside a transaction."""
-        return [await self._standing(each) for each in PROVIDERS if each.name in self.sources]
+        if self.settings is None or self.credentials is None:
+            return []
+        held = await self.credentials.held()
+        found = [_standing(each, self.settings, each.name in held) for each in self.known]
+        self.direct.markets = frozenset(
+            {*self.settings.markets, *(each.provider.name for each in found if each.is_asked)}
+        )
+        return found
 
     async def wanted(self) -> dict[str, PriceSource]:
         """Those to ask: whoever has credentials, and the public ones that the settings name."""
@@ -99,39 +239,43 @@ class Providers:
         """Whether this one is to be asked."""
         return any(each.provider.name == name and each.is_asked for each in await self.standings())
 
-    async def _standing(self, provider: Provider) -> Standing:
-        assert self.settings is not None and self.credentials is not None
-        settings = self.settings.providers.get(provider.name, ProviderSettings())
-        has = bool(settings.credentials) or bool(await self.credentials.holders(provider.name))
-        named = provider.name in self.settings.sources
-        reason = None
-        if not has and not provider.is_public:
-            reason = (
-                f"no credentials: needs {', '.join(provider.login.needs)}; give them with `broker credentials set "
-                f"{provider.name}`, or as providers.{provider.name}.credentials in broker.toml"
-            )
-        elif not (has or named or PUBLIC in self.settings.sources):
-            reason = f'its prices are public: add "{provider.name}" (or "public") to sources in broker.toml to have them read'
-        return Standing(provider, has, reason or provider.lacks(settings))
+
+def _standing(provider: Provider, given: Settings, is_held: bool) -> Standing:
+    """`is_held`: some project has credentials of its own there."""
+    own = given.providers.get(provider.name, ProviderSettings())
+    has = bool(own.credentials) or is_held
+    named = provider.name in given.sources or PUBLIC in given.sources or provider.is_chosen(own)
+    reason = None
+    if not has and not provider.is_public:
+        reason = (
+            f"no credentials: needs {', '.join(provider.login.needs)}; give them with `broker credentials set "
+            f"{provider.name}`, or as providers.{provider.name}.credentials in broker.toml"
+        )
+    elif not (has or named):
+        reason = (
+            f'its prices are public: add "{provider.name}" (or "public") to sources in broker.toml to have them read'
+        )
+    return Standing(provider, has, reason or provider.lacks(own))
 
 
 def open_providers(settings: Settings, credentials: Credentials, *, stack: AsyncExitStack) -> Providers:
     """All adapters. Raises ValueError for a name in `providers` or `sources` that none answers to."""
-    known = {each.name for each in PROVIDERS}
+    cards = {name for name, own in settings.providers.items() if own.card} - {each.name for each in PROVIDERS}
+    providers = (*PROVIDERS, *(_token_card(name) for name in sorted(cards)))
+    known = {each.name for each in providers}
     unknown = sorted((set(settings.providers) | set(settings.sources)) - known - {PUBLIC})
     if unknown:
         raise ValueError(f"no provider is called {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-    named = known if PUBLIC in settings.sources else known & (set(settings.sources) | set(settings.providers))
-    asked = frozenset(named | set(settings.markets))
-    sources = {}
-    for provider in PROVIDERS:
+    rates = {code: rate.as_rate(code) for code, rate in settings.fx_rates.items()}
+    direct, sources = Direct(), {}
+    for provider in providers:
         own = settings.providers.get(provider.name, ProviderSettings())
         reach = replace(provider.reach, base_url=own.url) if own.url else provider.reach
-        ground = Ground(_source(provider.name, own, credentials), reach, own, asked - {provider.name})
+        ground = Ground(_source(provider.name, own, credentials), reach, own, direct, lambda: rates)
         source = provider.make(ground)
         stack.push_async_callback(source.close)
         sources[provider.name] = source
-    return Providers(MappingProxyType(sources), settings, credentials)
+    return Providers(MappingProxyType(sources), settings, credentials, providers, direct)
 
 
 def _source(market: str, own: ProviderSettings, credentials: Credentials) -> CredentialSource:

@@ -390,13 +390,32 @@ class AwsSettings(Section):
     price_list_url: str | None = None
 
 
+class ClusterSettings(Section):
+    """What a Kubernetes cluster does not say itself: `[providers.kubernetes.cluster]`.
+
+    `rates` are US dollars per GPU and hour, by our name of the device (`h100-sxm`) or by the nodes' instance type. `counts` are
+    the sizes of pods to offer, by default whole nodes. `places` (region → country) or `country` is your own statement; without
+    it the place is unknown. `ca` (PEM) signed the API server's certificate. `tolerations` are taints that pods may have.
+    """
+
+    rates: dict[str, Decimal] = {}
+    counts: tuple[int, ...] = ()
+    country: str | None = Field(default=None, pattern="^[A-Z]{2}$")
+    places: dict[str, str] = {}
+    operator: str | None = None
+    home: str | None = Field(default=None, pattern="^[A-Z]{2}$")
+    ca: Path | None = None
+    tolerations: tuple[str, ...] = ("nvidia.com/gpu", "amd.com/gpu")
+
+
 class ProviderSettings(Section):
     """One provider whose prices are read, by its market's name: `[providers.lambda]`.
 
     `credentials` are the house's, by name (`{api_key = "…"}`); a project's own, kept by `broker credentials set`, are used
     where there are none. `url` replaces the provider's own address. `regions`, `countries`, `organization` and `project` narrow
     or complete what is asked, where the provider needs it (docs/markets.md). `poll_s` and `max_age_s` replace the market's own
-    interval and limit of age.
+    interval and limit of age. `card` is a price card of a token endpoint, in place of the shipped one; of an endpoint that has
+    none, the section's name is the market's.
     """
 
     credentials: dict[str, SecretStr] = {}
@@ -405,6 +424,8 @@ class ProviderSettings(Section):
     countries: tuple[str, ...] = ()
     organization: str | None = None
     project: str | None = None
+    card: Path | None = None
+    cluster: ClusterSettings = ClusterSettings()
     poll_s: float | None = Field(default=None, gt=0)
     max_age_s: int | None = Field(default=None, gt=0)
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -36,7 +38,8 @@ class Reach:
     """Where an API is, and how patient we are with it.
 
     `timeout_s` is for one request with its whole answer, `max_bytes` for the answer unpacked. `attempts` are made where the
-    failure may pass by itself; a Retry-After longer than `patience_s` is not waited for but handed on as RateLimited.
+    failure may pass by itself; a Retry-After longer than `patience_s` is not waited for but handed on as RateLimited. `ca` (a
+    PEM file) is trusted instead of what the system does.
     """
 
     base_url: str
@@ -44,6 +47,7 @@ class Reach:
     max_bytes: int = 64 * 1024 * 1024
     attempts: int = 3
     patience_s: float = 5
+    ca: Path | None = None
 
 
 class ProviderApi:
@@ -171,6 +175,7 @@ class ProviderApi:
     async def _once(self, method: str, path: str, query: Mapping[str, str], body: Any, proof: Proof) -> Shape:
         if self._session is None:
             self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=self._trust()),
                 timeout=aiohttp.ClientTimeout(total=self._reach.timeout_s),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": "compute-broker", "Accept": "application/json"},
@@ -196,6 +201,14 @@ class ProviderApi:
             return read(said, where)
         excerpt = _scrubbed(said[:_SAID_CHARS].decode("utf-8", "replace"), proof)
         raise _refusal(status, f"{where}: status {status}: {excerpt}", retry_after)
+
+    def _trust(self) -> ssl.SSLContext | bool:
+        if self._reach.ca is None:
+            return True
+        try:
+            return ssl.create_default_context(cafile=self._reach.ca)
+        except OSError as error:  # an SSLError is one
+            raise Unavailable(f"{self._market}: the authority in {self._reach.ca} cannot be read: {error}") from error
 
     async def _body(self, response: aiohttp.ClientResponse, where: str) -> bytes:
         parts, size = [], 0

@@ -20,7 +20,7 @@ from markets.provider.api import ProviderApi, Reach
 from markets.provider.listing import MIB_PER_GIB, Place, Said, distinct, offer
 from markets.provider.login import CredentialSource, header
 from markets.provider.shape import Shape, rows
-from markets.sources.resold import NONE_DIRECT, Direct, country_in_slug, operated
+from markets.sources.resold import Direct, country_in_slug, operated
 
 MARKET = "fluence"
 REACH = Reach("https://api.fluence.dev/gpu")
@@ -32,9 +32,9 @@ HOUR_S = 3600
 class FluenceSource:
     name = MARKET
 
-    def __init__(self, credentials: CredentialSource, reach: Reach = REACH, *, direct: Direct = NONE_DIRECT) -> None:
+    def __init__(self, credentials: CredentialSource, reach: Reach = REACH, *, direct: Direct | None = None) -> None:
         self._api = ProviderApi(MARKET, reach, login=LOGIN, credentials=credentials)
-        self._direct = direct
+        self._direct = direct or Direct()
 
     async def offers(self) -> list[Offer]:
         at = datetime.now(UTC)

@@ -20,7 +20,7 @@ from markets.provider.api import ProviderApi, Reach
 from markets.provider.listing import MIB_PER_GIB, Place, Said, distinct, offer
 from markets.provider.login import CredentialSource, bearer
 from markets.provider.shape import Shape, rows
-from markets.sources.resold import NONE_DIRECT, Direct, operated
+from markets.sources.resold import Direct, operated
 
 MARKET = "prime-intellect"
 REACH = Reach("https://api.primeintellect.ai", timeout_s=60)
@@ -39,11 +39,11 @@ class PrimeIntellectSource:
         credentials: CredentialSource,
         reach: Reach = REACH,
         *,
-        direct: Direct = NONE_DIRECT,
+        direct: Direct | None = None,
         fx: Callable[[], Mapping[str, FxRate]] = dict,
     ) -> None:
         self._api = ProviderApi(MARKET, reach, login=LOGIN, credentials=credentials)
-        self._direct, self._fx = direct, fx
+        self._direct, self._fx = direct or Direct(), fx
 
     async def offers(self) -> list[Offer]:
         at = datetime.now(UTC)

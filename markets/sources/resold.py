@@ -43,9 +43,9 @@ MARKET_OF: Mapping[str, str] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Direct:
-    """The markets that this broker asks itself, by our names."""
+    """The markets that this broker asks itself at the moment, by our names: whoever opens them keeps it so."""
 
     markets: frozenset[str] = frozenset()
 
@@ -55,9 +55,6 @@ class Direct:
         if market is None or market not in self.markets:
             return None
         return f"the same machines as the market {market!r} offers, which is asked itself; its offers count"
-
-
-NONE_DIRECT = Direct()
 
 
 def operated(cloud: str) -> tuple[str, str | None]:

@@ -17,7 +17,7 @@ from markets.provider.api import ProviderApi, Reach
 from markets.provider.listing import MIB_PER_GIB, Place, Said, distinct, offer
 from markets.provider.login import CredentialSource, header
 from markets.provider.shape import Shape, rows
-from markets.sources.resold import NONE_DIRECT, Direct, country_said, operated
+from markets.sources.resold import Direct, country_said, operated
 
 MARKET = "shadeform"
 REACH = Reach("https://api.shadeform.ai/v1", timeout_s=60)
@@ -30,9 +30,9 @@ _LAUNCHES: dict[str, Launch] = {"vm": "vm", "container": "container", "baremetal
 class ShadeformSource:
     name = MARKET
 
-    def __init__(self, credentials: CredentialSource, reach: Reach = REACH, *, direct: Direct = NONE_DIRECT) -> None:
+    def __init__(self, credentials: CredentialSource, reach: Reach = REACH, *, direct: Direct | None = None) -> None:
         self._api = ProviderApi(MARKET, reach, login=LOGIN, credentials=credentials)
-        self._direct = direct
+        self._direct = direct or Direct()
 
     async def offers(self) -> list[Offer]:
         at = datetime.now(UTC)

@@ -13,7 +13,7 @@ from markets.hourly import FxRate
 from markets.offer import Offer
 from markets.provider.shape import Shape, read
 from markets.sources.prime_intellect import prime_offers
-from markets.sources.resold import NONE_DIRECT, Direct, country_said
+from markets.sources.resold import Direct, country_said
 from markets.sources.shadeform import shadeform_offers
 from tests.markets.sources.case_prime_intellect import DISK, item
 from tests.markets.sources.case_shadeform import TYPES, kind
@@ -26,12 +26,12 @@ def said(value: Any) -> Shape:
     return read(json.dumps(value).encode(), "test")
 
 
-def shadeform(*types: dict[str, Any], direct: Direct = NONE_DIRECT) -> list[Offer]:
-    return shadeform_offers(said({"instance_types": list(types)}), NOON, direct)
+def shadeform(*types: dict[str, Any], direct: Direct | None = None) -> list[Offer]:
+    return shadeform_offers(said({"instance_types": list(types)}), NOON, direct or Direct())
 
 
-def prime(*items: dict[str, Any], direct: Direct = NONE_DIRECT, fx: Any = EUR) -> list[Offer]:
-    return prime_offers([said(each) for each in items], NOON, direct, fx)
+def prime(*items: dict[str, Any], direct: Direct | None = None, fx: Any = EUR) -> list[Offer]:
+    return prime_offers([said(each) for each in items], NOON, direct or Direct(), fx)
 
 
 def test_shadeform_asks_cents_and_for_the_whole_machine() -> None:

@@ -16,7 +16,7 @@ from markets.provider.shape import Shape, read
 from markets.sources.akash import Gpu, akash_offers, places_of, screening
 from markets.sources.fluence import container_offers, machine_offers
 from markets.sources.ionet import ionet_offers
-from markets.sources.resold import NONE_DIRECT, Direct
+from markets.sources.resold import Direct
 from markets.sources.salad import SaladSource
 from tests.markets.sources.case_akash import AUDITOR, bidder, provider
 from tests.markets.sources.case_fluence import MACHINES, METAL, PLANS, gpu, group, option, priced
@@ -161,13 +161,13 @@ def test_fluence_the_cheapest_of_a_group_is_no_offer() -> None:
     offers = machine_offers(
         said({"data": [group(gpu("a10", "24Gi", "pcie"), 1, option("x", "dulles-usa-1", "sesterce", 0.99))]}),
         NOON,
-        NONE_DIRECT,
+        Direct(),
     )
     assert [(each.key.sku, each.price) for each in offers] == [("x", Decimal("0.99"))]
 
 
 def test_fluence_a_data_center_is_placed_by_the_country_it_names_in_full() -> None:
-    found = machine_offers(said({"data": MACHINES}), NOON, NONE_DIRECT)
+    found = machine_offers(said({"data": MACHINES}), NOON, Direct())
     assert {each.key.region: each.country for each in found} == {
         "us-central-3": None,
         "kristiansand-norway-2": "NO",
@@ -181,7 +181,7 @@ def test_fluence_machines_of_a_market_that_is_asked_itself_are_not_counted_twice
 
 
 def test_fluence_bare_metal_is_a_machine_of_ones_own() -> None:
-    (metal,) = machine_offers(said({"data": METAL}), NOON, NONE_DIRECT)
+    (metal,) = machine_offers(said({"data": METAL}), NOON, Direct())
     assert (metal.confidentiality, metal.launch, metal.accelerator.count) == ("dedicated", "vm", 8)
 
 
