@@ -64,7 +64,9 @@ class _Book:
         self.works = {work.id: work for work in snapshot.works}
         self.offers = {offer.key: offer for offer in snapshot.offers}
         self.speeds = {(each.model, each.precision, each.accelerator): each for each in snapshot.throughput}
-        self.starts: dict[Place, Start] = {_place(start): start for start in plan.starts}
+        self.starts: dict[Place, list[Start]] = defaultdict(list)
+        for start in plan.starts:
+            self.starts[_place(start)].append(start)
         self.kept: dict[Place, list[Running]] = defaultdict(list)
         for rental in snapshot.running:
             if rental.rental_id in plan.keeps:
@@ -77,9 +79,20 @@ class _Book:
     def instances(self, place: Place) -> list[tuple[int, int]]:
         """(microseconds until ready, how many) of everything that serves this place."""
         groups = [(rental.ready_in_s * SECOND, 1) for rental in self.kept.get(place, [])]
-        if start := self.starts.get(place):
-            groups.append((_start_up(self.offers[place[0]], place[2]), start.count))
+        for start in self.starts.get(place, []):
+            if start.count > 0:  # `_starts` reports the others
+                groups.append((self.ready(start), start.count))
         return sorted(groups)
+
+    def ready(self, start: Start) -> int:
+        """Microseconds from now until a start gives its first token."""
+        return start.from_us - self.snapshot.now_us + _start_up(self.offers[start.offer_key], start.model)
+
+    def occupied(self, place: Place) -> int:
+        """Microseconds from now until the place is surely free again: its work with long outputs, and its start-up."""
+        load = sum((self.cautious(each) or Fraction(0) for each in self.queues.get(place, [])), Fraction(0))
+        groups = self.instances(place)
+        return max(_ends(groups, load) if groups else 0, *(self.ready(start) for start in self.starts[place]))
 
     def busy(self, each: Assignment, tokens_out: int) -> Fraction | None:
         """Instance-microseconds of an assignment, interruptions included; None when nobody knows how fast it is."""
@@ -164,9 +177,9 @@ def _references(snapshot: Snapshot, plan: Plan) -> Iterator[Violation]:
     for rental_id in (*plan.keeps, *plan.drains):
         if rental_id not in rentals:
             yield Violation("unknown_rental", f"rental {rental_id} is not running", rental_id=rental_id)
-    for place, times in Counter(_place(start) for start in plan.starts).items():
+    for (place, from_us), times in Counter((_place(start), start.from_us) for start in plan.starts).items():
         if times > 1:
-            yield Violation("duplicate_start", f"{place} is started {times} times", offer_key=place[0])
+            yield Violation("duplicate_start", f"{place} is started {times} times at {from_us}", offer_key=place[0])
     for (work_id, key), times in Counter((each.work_id, each.offer_key) for each in plan.assignments).items():
         if times > 1:
             yield Violation("duplicate_assignment", f"{work_id} is assigned to {key} {times} times", work_id, key)
@@ -196,10 +209,11 @@ def _rentals(book: _Book) -> Iterator[Violation]:
 
 def _starts(book: _Book) -> Iterator[Violation]:
     """Only offers that may be rented are, and only for a pool that has work there."""
-    for place, start in book.starts.items():
-        offer, key = book.offers[start.offer_key], start.offer_key
-        if start.count < 1:
-            yield Violation("count", f"{start.count} instances are started on {key}", offer_key=key)
+    for place, starts in book.starts.items():
+        offer, key = book.offers[place[0]], place[0]
+        for start in starts:
+            if start.count < 1:
+                yield Violation("count", f"{start.count} instances are started on {key}", offer_key=key)
         if offer.excluded is not None:
             yield Violation("excluded", f"{key} is excluded: {offer.excluded}", offer_key=key)
         if offer.pricing == "token":
@@ -211,22 +225,34 @@ def _starts(book: _Book) -> Iterator[Violation]:
 
 
 def _limits_of_offers(book: _Book) -> Iterator[Violation]:
-    by_offer: Counter[str] = Counter()
-    by_market: Counter[str] = Counter()
-    for start in book.plan.starts:
-        by_offer[start.offer_key] += start.count
-        by_market[book.offers[start.offer_key].market] += start.count
-    for key, count in by_offer.items():
-        capacity = book.offers[key].capacity
+    """At no moment more instances of an offer than it has, nor more at a market than its quota: one may follow another."""
+    by_offer: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    by_market: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for place, starts in book.starts.items():
+        until = book.occupied(place)
+        for start in starts:
+            ends = [(start.from_us - book.snapshot.now_us, start.count), (until, -start.count)]
+            by_offer[start.offer_key].extend(ends)
+            by_market[book.offers[start.offer_key].market].extend(ends)
+    for key, changes in by_offer.items():
+        capacity, count = book.offers[key].capacity, _most_at_once(changes)
         most = 1 if capacity is None else max(0, capacity)
         if count > most:
             yield Violation("capacity", f"{count} instances of {key} are started, it has {most}", offer_key=key)
     for quota in book.snapshot.quotas:
-        if by_market[quota.market] > max(0, quota.remaining):
-            message = (
-                f"{by_market[quota.market]} instances are started at {quota.market}, {quota.remaining} are granted"
-            )
+        count = _most_at_once(by_market[quota.market])
+        if count > max(0, quota.remaining):
+            message = f"{count} instances are started at {quota.market}, {quota.remaining} are granted"
             yield Violation("quota", message)
+
+
+def _most_at_once(changes: list[tuple[int, int]]) -> int:
+    """The highest level of (moment, change) pairs; what ends at a moment makes room for what begins at it."""
+    level = most = 0
+    for _, change in sorted(changes):
+        level += change
+        most = max(most, level)
+    return most
 
 
 def _shares(book: _Book) -> Iterator[Violation]:
@@ -307,15 +333,16 @@ def _costs(book: _Book, place: Place, groups: list[tuple[int, int]], loads: _Loa
     load = sum((expected or Fraction(0) for _, expected, _ in loads), Fraction(0))
     end, key = _ends(groups, load), place[0]
     total = sum(_hourly(each.price_nano_hour, max(_seconds(end), each.ready_in_s)) for each in book.kept.get(place, []))
-    if start := book.starts.get(place):
-        start_up = _start_up(book.offers[key], place[2])
-        cost, until = _start_cost(book.offers[key], start.count, max(end, start_up)), max(end, start_up)
+    now = book.snapshot.now_us
+    for start in book.starts.get(place, []):
+        until = now + max(end, book.ready(start))
+        cost = _start_cost(book.offers[key], start.count, until - start.from_us)
         total += cost
         if start.cost_nano != cost:
             yield Violation(
                 "start_cost", f"starting {place} costs {cost}, not {start.cost_nano} nano-USD", offer_key=key
             )
-        if (start.from_us, start.until_us) != (book.snapshot.now_us, book.snapshot.now_us + until):
+        if start.from_us < now or start.until_us != until:
             yield Violation(
                 "start_times", f"{place} is not needed from {start.from_us} until {start.until_us}", offer_key=key
             )
@@ -329,9 +356,9 @@ def _costs(book: _Book, place: Place, groups: list[tuple[int, int]], loads: _Loa
             yield Violation("assignment_cost", message, each.work_id, key)
 
 
-def _start_cost(offer: OfferView, count: int, until: int) -> int:
+def _start_cost(offer: OfferView, count: int, rented: int) -> int:
     """Billed until the work ends or the machine is ready, whichever is later, and the minimum, in whole increments."""
-    seconds = max(_seconds(until), offer.minimum_s)
+    seconds = max(_seconds(rented), offer.minimum_s)
     billed = -(-seconds // offer.granularity_s) * offer.granularity_s
     return count * _hourly(offer.price_nano_hour or 0, billed)
 

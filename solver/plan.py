@@ -6,7 +6,7 @@ not an error: what has no place is listed with what it waits on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -134,22 +134,19 @@ def _plan(view: View, surveys: Mapping[str, tuple[Verdict, ...]], problem: Probl
     )
 
 
-def _starts(site: Site, counts: list[int], site_bill: Bill, now_us: int) -> list[Start]:
-    kind = site.new_class
-    if kind is None or not counts[kind]:
-        return []
-    new = site.classes[kind]
-    start = Start(
-        offer_key=site.offer_key,
-        project=site.pool.project,
-        model=site.pool.model,
-        precision=site.pool.precision,
-        count=counts[kind],
-        from_us=now_us,
-        until_us=now_us + max(site_bill.end_us, new.ready_us),
-        cost_nano=site_bill.class_cost[kind],
-    )
-    return [start]
+def _starts(site: Site, counts: list[int], site_bill: Bill, now_us: int) -> Iterator[Start]:
+    for new, count, cost_nano in zip(site.classes, counts, site_bill.class_cost, strict=True):
+        if new.is_new and count:
+            yield Start(
+                offer_key=site.offer_key,
+                project=site.pool.project,
+                model=site.pool.model,
+                precision=site.pool.precision,
+                count=count,
+                from_us=now_us + new.from_us,
+                until_us=now_us + max(site_bill.end_us, new.ready_us),
+                cost_nano=cost_nano,
+            )
 
 
 def _assignments(site: Site, shares: dict[str, int], site_bill: Bill, now_us: int) -> list[Assignment]:

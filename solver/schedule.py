@@ -28,7 +28,8 @@ class Pool(NamedTuple):
 class Instances:
     """Equal instances of a site: to be rented (`rentals` empty) or running. `ready_us` from now until the first token.
 
-    `limit` is how many there can be of running ones; new ones are limited by capacity and quota, elsewhere.
+    `limit` is how many there can be of running ones; new ones are limited by capacity and quota, elsewhere. `from_us` from now is
+    when new ones are rented: `ready_us` counts from now, too.
     """
 
     ready_us: int
@@ -36,6 +37,7 @@ class Instances:
     minimum_s: int
     granularity_s: int
     rentals: tuple[str, ...] = ()
+    from_us: int = 0
 
     @property
     def is_new(self) -> bool:
@@ -46,7 +48,7 @@ class Instances:
 
         It is paid at least until it is ready. What a running rental had to be billed at least is spent already.
         """
-        seconds = max(ceil_div(max(end_us, self.ready_us), SECOND_US), self.minimum_s)
+        seconds = max(ceil_div(max(end_us, self.ready_us) - self.from_us, SECOND_US), self.minimum_s)
         return ceil_div(seconds, self.granularity_s) * self.granularity_s
 
     def cost(self, end_us: int) -> int:

@@ -159,7 +159,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """Rent `count` instances of an offer for one pool, needed from `from_us` until `until_us` (expected end of work)."""
+    """Rent `count` instances of an offer for one pool, needed from `from_us` until `until_us` (expected end of work).
+
+    A start may begin later than now: the offer's capacity serves another pool until then, or is cheaper then. It is rented when a
+    plan still says so at its time. Starts of one offer and pool that begin at different times end together.
+    """
 
     offer_key: str
     project: str

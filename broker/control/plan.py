@@ -94,7 +94,7 @@ class Planner:
         await _assign(session, plan, going, plan_id, now_us)
         await _drain(session, self.services, plan, now_us)
         started = 0
-        for start in plan.starts:
+        for start in (each for each in plan.starts if each.from_us <= now_us):  # later ones when their time has come
             served = [work_id for work_id in _served(frozen.snapshot, plan, start) if work_id in going]
             for _ in range(start.count if served else 0):
                 started += await self._intend(session, frozen, start, served, plan_id, now_us)
