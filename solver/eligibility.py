@@ -68,7 +68,7 @@ def eligible(work: Work, view: View) -> tuple[tuple[bool, ...], Funnel]:
 
 def survey(work: Work, view: View) -> tuple[Verdict, ...]:
     """One verdict per offer of the snapshot, in its order."""
-    return tuple(_judge(work, offer, view) for offer in view.snapshot.offers)
+    return tuple(survey_one(work, offer, view) for offer in view.snapshot.offers)
 
 
 def funnel(verdicts: tuple[Verdict, ...]) -> Funnel:
@@ -99,7 +99,8 @@ def stop_reserve(snapshot: Snapshot, price_nano_hour: int, granularity_s: int) -
     return cost_of_seconds(price_nano_hour, snapshot.stop_margin_s + granularity_s) if snapshot.stop_margin_s else 0
 
 
-def _judge(work: Work, offer: OfferView, view: View) -> Verdict:
+def survey_one(work: Work, offer: OfferView, view: View) -> Verdict:
+    """The verdict of the rules for one work on one offer."""
     task = _task(work, offer, view)
     always = tuple(_always(work, offer, task, view))
     anew = new_instances(offer, work.model)

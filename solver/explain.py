@@ -11,10 +11,10 @@ from typing import Literal, get_args
 
 from ledger.money import div_half_even, from_nano
 from solver.durations import PPM
-from solver.eligibility import ELIGIBLE, Verdict, funnel, new_instances, whole_cost
+from solver.eligibility import ELIGIBLE, Verdict, funnel, new_instances, survey, whole_cost
 from solver.problem import Draft, Problem, unserved
 from solver.relax import alone, left_for, lifted, relaxations
-from solver.types import Assignment, Choice, Snapshot, Unplaced, Work
+from solver.types import Assignment, Choice, Relaxation, Snapshot, Unplaced, Work
 from solver.view import View
 
 Waiting = Literal["capacity", "quota", "budget", "price_ceiling", "deadline", "residency", "model"]
@@ -63,6 +63,19 @@ def _unplaced(view: View, work: Work, verdicts: tuple[Verdict, ...], problem: Pr
         reasons=(reason, *share, *counted),
         relaxations=relaxations(work, rest, verdicts),
     )
+
+
+def waiting(work: Work, rest: Snapshot, *, is_relaxed: bool) -> tuple[Waiting, str, tuple[Relaxation, ...]]:
+    """What one work waits on, given what the plan leaves free on some offers, and verified relaxations if asked for."""
+    view = View(rest)
+    verdicts = survey(work, view)
+    if any(verdict.is_eligible for verdict in verdicts):
+        word, reason = _limited(work, rest, rest)
+        if word == "capacity":
+            reason = "eligible offers have too little capacity left for it beside what the plan puts there"
+    else:
+        word, reason = _blocked(verdicts)
+    return word, reason, relaxations(work, rest, verdicts) if is_relaxed else ()
 
 
 def _blocked(verdicts: tuple[Verdict, ...]) -> tuple[Waiting, str]:

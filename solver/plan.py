@@ -20,6 +20,8 @@ from solver.types import Assignment, Plan, Snapshot, Start, sha256
 from solver.view import View
 
 Stage = Literal["program", "greedy"]
+# Up to so many pairs of a work and an offer, the program has a column for each; above, works are planned by classes.
+SMALL = 3_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ def solve(snapshot: Snapshot, *, stage: Stage = "program") -> Plan:
     Raises BadSnapshot when the snapshot contradicts itself; nothing else.
     """
     view = View(snapshot)
+    if len(snapshot.works) * len(snapshot.offers) > SMALL:
+        return _large(view, is_program=stage == "program")
     surveys = {work.id: survey(work, view) for work in snapshot.works}
     problem = state(view, surveys)
     if not problem.works:
@@ -45,6 +49,33 @@ def solve(snapshot: Snapshot, *, stage: Stage = "program") -> Plan:
     else:
         found = _by_program(problem) or _by_greed(problem)
     return _plan(view, surveys, problem, found)
+
+
+def _large(view: View, *, is_program: bool) -> Plan:
+    """The plan of a queue that is too large for a column per work and offer."""
+    # Imported here: HiGHS is for the process that solves, and small queues do without these tables.
+    from solver.fluid import queue as fluid  # noqa: PLC0415
+
+    planned = fluid.plan_queue(view, is_program=is_program)
+    site_bills = bills(planned.problem, planned.draft)
+    parts = _parts(view.snapshot, planned.problem, planned.draft, site_bills)
+    cost_nano = sum(each.total for each in site_bills.values())
+    is_empty = not parts.assignments
+    return Plan(
+        snapshot_sha256=sha256(view.snapshot),
+        stage="empty" if is_empty else "program" if planned.is_program else "greedy",
+        stopped_by="gap" if planned.is_program and not is_empty else "none",
+        starts=parts.starts,
+        keeps=parts.keeps,
+        drains=parts.drains,
+        assignments=parts.assignments,
+        unplaced=planned.unplaced(view),
+        cost_nano=cost_nano,
+        bound_nano=min(cost_nano, planned.bound_nano),
+        class_bound_nano=planned.class_bound_nano,
+        funnels=planned.reasons.funnels(),
+        choices=planned.reasons.choices(parts.assignments),
+    )
 
 
 def _by_greed(problem: Problem) -> _Found:
@@ -107,8 +138,34 @@ def _leave_out(problem: Problem, draft: Draft) -> None:
 
 
 def _plan(view: View, surveys: Mapping[str, tuple[Verdict, ...]], problem: Problem, found: _Found) -> Plan:
-    snapshot, draft = view.snapshot, found.draft
-    site_bills = bills(problem, draft)
+    site_bills = bills(problem, found.draft)
+    parts = _parts(view.snapshot, problem, found.draft, site_bills)
+    return Plan(
+        snapshot_sha256=sha256(view.snapshot),
+        stage=found.stage,
+        stopped_by=found.stopped_by,
+        starts=parts.starts,
+        keeps=parts.keeps,
+        drains=parts.drains,
+        assignments=parts.assignments,
+        unplaced=explain.unplaced(view, surveys, problem, found.draft),
+        cost_nano=sum(each.total for each in site_bills.values()),
+        bound_nano=found.bound_nano,
+        funnels={work_id: funnel(verdicts) for work_id, verdicts in surveys.items()},
+        choices=explain.choices(view, surveys, parts.assignments),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    starts: tuple[Start, ...]
+    keeps: tuple[str, ...]
+    drains: tuple[str, ...]
+    assignments: tuple[Assignment, ...]
+
+
+def _parts(snapshot: Snapshot, problem: Problem, draft: Draft, site_bills: Mapping[int, Bill]) -> _Parts:
+    """A draft in the words of the contract."""
     starts: list[Start] = []
     keeps: list[str] = []
     assignments: list[Assignment] = []
@@ -118,19 +175,12 @@ def _plan(view: View, surveys: Mapping[str, tuple[Verdict, ...]], problem: Probl
         for instances, count in zip(site.classes, counts, strict=True):
             keeps.extend(instances.rentals[:count])
         assignments.extend(_assignments(site, draft.shares[index], each, snapshot.now_us))
-    return Plan(
-        snapshot_sha256=sha256(snapshot),
-        stage=found.stage,
-        stopped_by=found.stopped_by,
+    kept = set(keeps)
+    return _Parts(
         starts=tuple(starts),
         keeps=tuple(sorted(keeps)),
-        drains=tuple(rental.rental_id for rental in snapshot.running if rental.rental_id not in set(keeps)),
+        drains=tuple(rental.rental_id for rental in snapshot.running if rental.rental_id not in kept),
         assignments=tuple(sorted(assignments, key=lambda each: (each.work_id, each.offer_key))),
-        unplaced=explain.unplaced(view, surveys, problem, draft),
-        cost_nano=sum(each.total for each in site_bills.values()),
-        bound_nano=found.bound_nano,
-        funnels={work_id: funnel(verdicts) for work_id, verdicts in surveys.items()},
-        choices=explain.choices(view, surveys, assignments),
     )
 
 

@@ -49,6 +49,14 @@ class Draft:
         """Millionths of the work that have a place."""
         return sum(shares.get(work_id, 0) for shares in self.shares.values())
 
+    def served_all(self) -> dict[str, int]:
+        """`served` of every work that has any place."""
+        found: dict[str, int] = {}
+        for shares in self.shares.values():
+            for work_id, ppm in shares.items():
+                found[work_id] = found.get(work_id, 0) + ppm
+        return found
+
 
 def state(view: View, surveys: Mapping[str, tuple[Verdict, ...]]) -> Problem:
     """The problem of a snapshot, from the verdicts of each work."""

@@ -236,7 +236,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What to start, keep and drain, who works where, who waits and why.
 
     `stage`: which step of the fallback chain produced it. `stopped_by`: optimal | gap | clock. `bound_nano`: no plan for
-    this snapshot under the same model can cost less. `funnels` has one funnel per work id.
+    this snapshot under the same model can cost less. `class_bound_nano`: the same for plans that treat works alike as one, which
+    is what a large queue is planned by; 0 when it was not. `funnels` has one funnel per work id.
     """
 
     snapshot_sha256: str
@@ -249,6 +250,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     unplaced: tuple[Unplaced, ...] = ()
     cost_nano: int = 0
     bound_nano: int = 0
+    class_bound_nano: int = 0
     funnels: dict[str, tuple[Rule, ...]] = {}
     choices: tuple[Choice, ...] = ()
     version: int = VERSION

@@ -1,0 +1,119 @@
+"""Works that are alike are one class: the same pool, policy, priority and deadline bucket, and the same shape of tokens.
+
+Deadlines fall into buckets of a ratio of at most 1.2. What a plan keeps is the earliest deadline of a class; a bound on all plans
+uses the latest one of its bucket, so that grouping never makes a bound wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from solver.fluid.figures import Figures, Flags, Floats, Ints
+from solver.schedule import Pool
+from solver.types import HOUR_US, Work
+
+RATIO = 1.2
+# Small queues are grouped finer: they can afford more classes.
+FINE_RATIO, FINE_WORKS = 1.05, 500
+# Hours before which all deadlines are one bucket: nothing finer than a minute matters.
+LEAST_H = 1 / 60
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """All classes of a queue, as arrays. Tokens are sums over the class; hours count from now.
+
+    `due` is the earliest deadline of the class, `edge_low[b]` and `edge_up[b]` the earliest and latest of bucket b. `limit` is
+    the least that one of its works may still cost in USD (infinite without a limit), `largest` the tokens of its largest work.
+    """
+
+    members: tuple[tuple[int, ...], ...]
+    pool: Ints
+    kind: Ints
+    bucket: Ints
+    due: Floats
+    due_up: Floats
+    tokens_in: Floats
+    tokens_out: Floats
+    tokens_long: Floats
+    priority: Ints
+    policy: tuple[str, ...]
+    limit: Floats
+    largest: Floats
+    begun: Flags
+    edge_low: Floats
+    edge_up: Floats
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+
+def group(figures: Figures) -> Classes:
+    """The classes of a snapshot's works, in a stable order."""
+    now_us = figures.view.snapshot.now_us
+    ratio = FINE_RATIO if len(figures.works) <= FINE_WORKS else RATIO
+    found: dict[tuple[object, ...], list[int]] = {}
+    for number, work in enumerate(figures.works):
+        found.setdefault(_key(work, figures, now_us, ratio), []).append(number)
+    keys = sorted(found, key=repr)
+    members = tuple(tuple(found[key]) for key in keys)
+    works = figures.works
+    hours = [[(works[each].deadline_us - now_us) / HOUR_US for each in those] for those in members]
+    raw = np.array([_bucket(each[0], ratio) for each in hours], dtype=np.int64)
+    buckets = np.unique(raw)
+    due, due_up = np.array([min(each) for each in hours]), np.array([max(each) for each in hours])
+    bucket = np.searchsorted(buckets, raw)
+    first = [works[those[0]] for those in members]
+    pool = np.array([figures.pool_of[Pool(each.project, each.model, each.precision)] for each in first], dtype=np.int64)
+    return Classes(
+        members=members,
+        pool=pool,
+        kind=figures.kind_of_pool[pool] if len(pool) else pool,
+        bucket=bucket,
+        due=due,
+        due_up=due_up,
+        tokens_in=np.array([float(sum(works[each].input_tokens for each in those)) for those in members]),
+        tokens_out=np.array([float(sum(works[each].output_tokens_p50 for each in those)) for those in members]),
+        tokens_long=np.array([float(sum(_long(works[each]) for each in those)) for those in members]),
+        priority=np.array([each.priority for each in first], dtype=np.int64),
+        policy=tuple(each.policy_hash for each in first),
+        limit=np.array([min(_limit(works[each]) for each in those) for those in members]),
+        largest=np.array(
+            [max(works[each].input_tokens + works[each].output_tokens_p50 for each in those) for those in members],
+            dtype=np.float64,
+        ),
+        begun=np.array([each.progress.lines_done > 0 for each in first], dtype=bool),
+        edge_low=np.array([due[bucket == number].min() for number in range(len(buckets))]),
+        edge_up=np.array([due_up[bucket == number].max() for number in range(len(buckets))]),
+    )
+
+
+def _key(work: Work, figures: Figures, now_us: int, ratio: float) -> tuple[object, ...]:
+    hours = (work.deadline_us - now_us) / HOUR_US
+    shape = _step((work.input_tokens + 1) / (work.output_tokens_p50 + 1), 1.2)
+    length = _step((_long(work) + 1) / (work.output_tokens_p50 + 1), 1.2)
+    begun = work.progress.lines_done > 0
+    money: tuple[object, ...] = (begun if work.project in figures.view.budgets else None,)
+    if work.max_nano is not None:  # alike in size and limit, so that one judgement holds for all of them
+        money = (begun, _step(max(1e-9, _limit(work)), 1.1), _step(work.input_tokens + work.output_tokens_p50 + 1, 1.1))
+    pool = figures.pool_of[Pool(work.project, work.model, work.precision)]
+    return (pool, work.policy_hash, work.priority, _bucket(hours, ratio), shape, length, *money)
+
+
+def _bucket(hours: float, ratio: float) -> int:
+    return -1 if hours <= 0 else max(0, _step(max(hours, LEAST_H) / LEAST_H, ratio))
+
+
+def _step(value: float, ratio: float) -> int:
+    return math.floor(math.log(value) / math.log(ratio))
+
+
+def _long(work: Work) -> int:
+    return max(work.output_tokens_p50, work.output_tokens_p90)
+
+
+def _limit(work: Work) -> float:
+    return math.inf if work.max_nano is None else (work.max_nano - work.progress.spent_nano) / 1e9

@@ -1,0 +1,175 @@
+"""A snapshot in numbers: resources, start-ups, speeds, and which rule forbids what, as arrays over all offers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from solver.durations import REQUEST_S, UNKNOWN_SPOT_HAZARD, rate_micro
+from solver.eligibility import RULES
+from solver.schedule import Pool
+from solver.types import OfferView
+from solver.view import View
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+NANO_USD = 1e9
+RULE = {rule: number for number, rule in enumerate(RULES)}
+# Beyond every rule: nothing forbids it.
+OPEN = len(RULES)
+
+
+class Kind(NamedTuple):
+    """What determines speed and start-up: a model in one precision."""
+
+    model: str
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What can be bought hours at. The first are the snapshot's offers rented anew, in order; then running rentals in groups.
+
+    `price` in USD an hour, `count` instances at most, `pool` the only one that it serves (-1: any), `ready` hours until running
+    ones serve.
+    """
+
+    offer: Ints
+    price: Floats
+    count: Floats
+    pool: Ints
+    ready: Floats
+    rentals: tuple[tuple[str, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.offer)
+
+
+class Figures:
+    """The snapshot of a view as arrays. `start[kind, resource]` in hours, `slow[kind, resource]` instance time per useful time,
+    `per_input[kind, accelerator]` and `per_output` hours a token (infinite where unknown)."""
+
+    def __init__(self, view: View) -> None:
+        snapshot = view.snapshot
+        self.view = view
+        self.offers = snapshot.offers
+        self.works = snapshot.works
+        self.pools = sorted({Pool(work.project, work.model, work.precision) for work in snapshot.works})
+        self.pool_of = {pool: number for number, pool in enumerate(self.pools)}
+        self.kinds = sorted({Kind(pool.model, pool.precision) for pool in self.pools})
+        kind_of = {kind: number for number, kind in enumerate(self.kinds)}
+        self.kind_of_pool = np.array([kind_of[Kind(pool.model, pool.precision)] for pool in self.pools], dtype=np.int64)
+        self.resources = self._resources()
+        self._speeds()
+        self._times()
+        self.renting = self._renting()
+        self._residency: dict[str, Flags] = {}
+
+    def _resources(self) -> Resources:
+        offer = list(range(len(self.offers)))
+        price = [(each.price_nano_hour or 0) / NANO_USD for each in self.offers]
+        count = [1.0 if each.capacity is None else float(max(0, each.capacity)) for each in self.offers]
+        pool, ready = [-1] * len(offer), [0.0] * len(offer)
+        rentals: list[tuple[str, ...]] = [()] * len(offer)
+        index = {each.key: number for number, each in enumerate(self.offers)}
+        groups: dict[tuple[int, int, int, int], list[str]] = {}
+        for (key, whose), running in sorted(self.view.running.items()):
+            for each in running if whose in self.pool_of else ():
+                group = (index[key], self.pool_of[whose], each.ready_in_s, each.price_nano_hour)
+                groups.setdefault(group, []).append(each.rental_id)
+        for (number, whose_number, ready_s, nano), ids in sorted(groups.items()):
+            offer.append(number)
+            price.append(nano / NANO_USD)
+            count.append(float(len(ids)))
+            pool.append(whose_number)
+            ready.append(ready_s / 3600)
+            rentals.append(tuple(ids))
+        return Resources(
+            offer=np.array(offer, dtype=np.int64),
+            price=np.array(price),
+            count=np.array(count),
+            pool=np.array(pool, dtype=np.int64),
+            ready=np.array(ready),
+            rentals=tuple(rentals),
+        )
+
+    def _speeds(self) -> None:
+        names = sorted({each.accelerator for each in self.offers})
+        number = {name: index for index, name in enumerate(names)}
+        of_offer = np.array([number[each.accelerator] for each in self.offers], dtype=np.int64)
+        self.accelerator = of_offer[self.resources.offer] if len(self.offers) else self.resources.offer
+        self.per_input = np.full((len(self.kinds), len(names)), np.inf)
+        self.per_output = np.full((len(self.kinds), len(names)), np.inf)
+        kind_of = {kind: index for index, kind in enumerate(self.kinds)}
+        for each in self.view.snapshot.throughput:
+            kind, accelerator = kind_of.get(Kind(each.model, each.precision)), number.get(each.accelerator)
+            if kind is not None and accelerator is not None:
+                self.per_input[kind, accelerator] = 1e6 / rate_micro(each.input_per_s) / 3600
+                self.per_output[kind, accelerator] = 1e6 / rate_micro(each.output_per_s) / 3600
+
+    def _times(self) -> None:
+        """Start-ups and slow-downs (Daly's formula as in `durations.slow_down_ppm`, over arrays)."""
+        hazard = np.array([_hazard(each) for each in self.offers]) / 3600
+        start = np.empty((len(self.kinds), len(self.offers)))
+        general = np.array([float(each.timings.total_s) for each in self.offers])
+        special = [(number, each) for number, each in enumerate(self.offers) if each.start_up]
+        unfit = [(number, each) for number, each in enumerate(self.offers) if each.unfit]
+        self.unfit = np.zeros((len(self.kinds), len(self.resources)), dtype=bool)
+        offer = self.resources.offer
+        for index, kind in enumerate(self.kinds):
+            start[index] = general
+            for number, each in special:
+                start[index, number] = each.timings_of(kind.model).total_s
+            is_unfit = np.zeros(len(self.offers), dtype=bool)
+            is_unfit[[number for number, each in unfit if kind.model in each.unfit]] = True
+            self.unfit[index] = is_unfit[offer]
+        request = np.minimum(hazard * REQUEST_S, 20.0)
+        again = np.minimum(hazard * start, 20.0)
+        lost = np.where(request > 0, np.expm1(request) / np.where(request > 0, request, 1.0), 1.0)
+        slow = np.where(request > 0, np.exp(again) * lost, 1.0)
+        self.slow = slow[:, offer]
+        is_new = self.resources.pool < 0
+        self.start = np.where(is_new, start[:, offer] / 3600, self.resources.ready)
+
+    def _renting(self) -> Ints:
+        """The first rule that forbids to rent each offer anew, `OPEN` where none does; running rentals are open."""
+        codes = np.full(len(self.resources), OPEN, dtype=np.int64)
+        for number, each in enumerate(self.offers):
+            codes[number] = _renting_code(each, self.view.quota_left(each.market))
+        return codes
+
+    def residency(self, policy_hash: str) -> Flags:
+        """Whether the policy allows each resource."""
+        if policy_hash not in self._residency:
+            outcome: dict[str, bool] = {}
+            work = next(each for each in self.works if each.policy_hash == policy_hash)
+            allowed = np.empty(len(self.offers), dtype=bool)
+            for number, each in enumerate(self.offers):
+                if each.facts_hash not in outcome:
+                    outcome[each.facts_hash] = self.view.decision(work, each).outcome == "allow"
+                allowed[number] = outcome[each.facts_hash]
+            self._residency[policy_hash] = allowed[self.resources.offer]
+        return self._residency[policy_hash]
+
+
+def _hazard(offer: OfferView) -> float:
+    if offer.hazard is not None:
+        return offer.hazard
+    return UNKNOWN_SPOT_HAZARD if offer.pricing in ("spot", "bid") else 0.0
+
+
+def _renting_code(offer: OfferView, quota_left: int | None) -> int:
+    if offer.excluded is not None:
+        return RULE["excluded"]
+    if offer.pricing == "token":
+        return RULE["token_priced"]
+    if offer.price_nano_hour is None or offer.price_nano_hour <= 0:
+        return RULE["price_unknown"]
+    if offer.capacity is not None and offer.capacity <= 0:
+        return RULE["sold_out"]
+    return RULE["quota"] if quota_left is not None and quota_left <= 0 else OPEN

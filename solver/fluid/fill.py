@@ -1,0 +1,95 @@
+"""The first way to place the classes: one after another, each where it is cheapest and hours are left before its deadline."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from solver.fluid.figures import Floats, Ints
+from solver.fluid.prices import Pricing, Scarcity
+
+# Pieces of a class: more places than this are not looked for.
+MOST_PIECES = 40
+
+
+class Room:
+    """Hours left before each edge, as parts of the rows: [bucket, resource], never below 0."""
+
+    def __init__(self, pricing: Pricing, edges: Floats) -> None:
+        self.pricing, self.edges = pricing, edges
+        self.left = np.ones((pricing.buckets, len(pricing.figures.resources)))
+        self.market = np.ones((pricing.buckets, len(pricing.quota_markets)))
+
+    def take(self, kind: int, bucket: int, resource: int, hours: float) -> None:
+        for later in range(bucket, len(self.edges)):
+            edge = float(self.edges[later])
+            start = self.pricing.figures.start[kind, resource]
+            used = hours / (self.pricing.figures.resources.count[resource] * (edge - start))
+            self.left[later, resource] = max(0.0, self.left[later, resource] - used)
+            market = self.pricing.market[resource]
+            if market >= 0:
+                used = hours / (self.pricing.quota[market] * (edge - start))
+                self.market[later, market] = max(0.0, self.market[later, market] - used)
+
+
+def fill(pricing: Pricing, scarcity: Scarcity | None = None) -> list[tuple[int, int, float]]:
+    """(class, resource, part of the class) of a first placement: highest priority first, then earliest deadline, then most work.
+
+    What finds no room is left out.
+    """
+    classes = pricing.classes
+    edges = classes.edge_low
+    scarcity = scarcity or pricing.free()
+    size = np.array([classes.tokens_in[k] + classes.tokens_out[k] for k in range(len(classes))])
+    order = (
+        np.lexsort((np.arange(len(classes)), -size, classes.bucket, -classes.priority))
+        if len(classes)
+        else np.empty(0, dtype=np.int64)
+    )
+    room = Room(pricing, edges)
+    hourly: dict[tuple[int, int], tuple[Floats, Floats]] = {}
+    pieces = []
+    for k in order.tolist():
+        kind, bucket = int(classes.kind[k]), int(classes.bucket[k])
+        if edges[bucket] <= 0:
+            continue
+        if (kind, bucket) not in hourly:
+            hourly[kind, bucket] = pricing.hourly(kind, bucket, scarcity, edges, is_bound=False)
+        price = pricing.of_class(k, *hourly[kind, bucket])
+        pieces.extend(_place(pricing, room, k, price))
+    return pieces
+
+
+def _place(pricing: Pricing, room: Room, k: int, price: Floats) -> list[tuple[int, int, float]]:
+    kind, bucket = int(pricing.classes.kind[k]), int(pricing.classes.bucket[k])
+    hours = pricing.masks.hours(k, is_long=True)
+    left, pieces = 1.0, []
+    candidates = _ascending(price)
+    for resource in candidates[: 8 * MOST_PIECES]:
+        fits = _fits(room, kind, bucket, int(resource))
+        part = min(left, fits / max(hours[resource], 1e-12))
+        if part < min(0.02, left):
+            continue
+        room.take(kind, bucket, int(resource), part * float(hours[resource]))
+        pieces.append((k, int(resource), part))
+        left -= part
+        if left <= 1e-9 or len(pieces) >= MOST_PIECES:
+            break
+    return pieces
+
+
+def _fits(room: Room, kind: int, bucket: int, resource: int) -> float:
+    """Cautious hours of work of a kind, due in a bucket, that still fit at a resource."""
+    start = float(room.pricing.figures.start[kind, resource])
+    time = room.edges[bucket:] - start
+    if time[0] <= 0:
+        return 0.0
+    hours = float((room.left[bucket:, resource] * time).min()) * float(room.pricing.figures.resources.count[resource])
+    market = room.pricing.market[resource]
+    if market >= 0:
+        hours = min(hours, float((room.market[bucket:, market] * time).min()) * float(room.pricing.quota[market]))
+    return hours
+
+
+def _ascending(price: Floats) -> Ints:
+    finite = np.flatnonzero(np.isfinite(price))
+    return finite[np.lexsort((finite, price[finite]))]

@@ -1,0 +1,159 @@
+"""Which resources may serve a class, and which rule removed the others: whole offer tables at a time.
+
+The rules and their order are those of `eligibility`, the money rules of a class are judged for the work of it that they forbid
+most. Hard rules live there and here, and in the independent checker; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from solver.eligibility import ELIGIBLE, Funnel, Verdict, survey_one
+from solver.fluid.classes import Classes
+from solver.fluid.figures import OPEN, RULE, Figures, Flags, Floats, Ints
+from solver.types import Rule
+
+
+@dataclass(slots=True)
+class Masks:
+    """The verdicts of all classes. `open_to(k)` are the resources that may serve class k; `funnel(k)` counts offers by rule."""
+
+    figures: Figures
+    classes: Classes
+    _open: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
+    _reach: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
+    _static: dict[tuple[int, str], Ints] = field(default_factory=dict)
+    _examples: dict[tuple[object, ...], str] = field(default_factory=dict)
+
+    def open_to(self, k: int) -> Flags:
+        """May serve at least the last of the class's works in time, residency and machine permitting."""
+        if k not in self._open:
+            self._open[k] = np.packbits(self.codes(k) == OPEN)
+        return np.unpackbits(self._open[k], count=len(self.figures.resources)).view(np.bool_)
+
+    def could_serve(self, k: int) -> Flags:
+        """As `open_to` without the rules of money, which are judged for the class's largest work: what a bound must allow."""
+        if not self._has_money(k):
+            return self.open_to(k)
+        if k not in self._reach:
+            self._reach[k] = np.packbits(self._but_money(k) == OPEN)
+        return np.unpackbits(self._reach[k], count=len(self.figures.resources)).view(np.bool_)
+
+    def _has_money(self, k: int) -> bool:
+        project = self.figures.works[self.classes.members[k][0]].project
+        return project in self.figures.view.budgets or bool(np.isfinite(self.classes.limit[k]))
+
+    def codes(self, k: int) -> Ints:
+        """Per resource the first rule that forbids it to class k."""
+        codes = self._but_money(k)
+        return self._money(k, codes) if self._has_money(k) else codes
+
+    def _but_money(self, k: int) -> Ints:
+        kind, pool = self.classes.kind[k], self.classes.pool[k]
+        codes = self._by_place(int(kind), self.classes.policy[k])
+        own = self.figures.resources.pool
+        late = self.figures.start[kind] >= self.classes.due_up[k] * (1 - 1e-12)
+        codes = np.where(late & (codes > RULE["deadline"]), RULE["deadline"], codes)
+        if len(own) > len(self.figures.offers):
+            codes = np.where((own < 0) | (own == pool), codes, RULE["excluded"])
+        return codes
+
+    def _by_place(self, kind: int, policy: str) -> Ints:
+        """What does not depend on deadline or money, one table for all classes of a kind and policy."""
+        if (kind, policy) not in self._static:
+            figures = self.figures
+            unknown = ~np.isfinite(figures.per_input[kind, figures.accelerator])
+            codes = figures.renting
+            codes = np.minimum(codes, np.where(figures.unfit[kind], RULE["unfit"], OPEN))
+            codes = np.minimum(codes, np.where(unknown, RULE["model"], OPEN))
+            codes = np.minimum(codes, np.where(figures.residency(policy), OPEN, RULE["residency"]))
+            self._static[kind, policy] = codes
+        return self._static[kind, policy]
+
+    def _money(self, k: int, codes: Ints) -> Ints:
+        works = self.figures.works
+        project = works[self.classes.members[k][0]].project
+        budget = self.figures.view.budgets.get(project)
+        limit = self.classes.limit[k]
+        least = self.alone_cost(k, is_begun=bool(self.classes.begun[k]))
+        price = self.figures.resources.price
+        margin_s = self.figures.view.snapshot.stop_margin_s
+        reserve = price * (margin_s + 60) / 3600 if margin_s else 0.0
+        if np.isfinite(limit):
+            codes = np.minimum(codes, np.where(least + reserve > limit, RULE["price_ceiling"], OPEN))
+        if budget is not None:
+            is_new = self.figures.resources.pool < 0
+            codes = np.minimum(codes, np.where(is_new & (least > budget / 1e9), RULE["budget"], OPEN))
+        return codes
+
+    def alone_cost(self, k: int, is_begun: bool = False) -> Floats:
+        """USD of the class's largest work alone on one instance of each resource, or of starting alone when it has begun."""
+        resources, kind = self.figures.resources, self.classes.kind[k]
+        start = self.figures.start[kind]
+        if is_begun:
+            starting: Floats = resources.price * start
+            return starting
+        tokens = self.classes.tokens_in[k] + self.classes.tokens_out[k]
+        part = self.classes.largest[k] / tokens if tokens else 1.0
+        is_known = np.isfinite(self.figures.per_input[kind, self.figures.accelerator]) & (resources.price > 0)
+        cost: Floats = np.where(is_known, resources.price * (start + self.hours(k) * part), np.inf)
+        return cost
+
+    def hours(self, k: int, *, is_long: bool = False) -> Floats:
+        """Instance hours of the whole class on each resource, 0 where nobody knows; `is_long`: with long outputs."""
+        figures, kind = self.figures, self.classes.kind[k]
+        out = self.classes.tokens_long[k] if is_long else self.classes.tokens_out[k]
+        is_known = np.isfinite(figures.per_input[kind])
+        by_accelerator = self.classes.tokens_in[k] * np.where(is_known, figures.per_input[kind], 0.0)
+        by_accelerator += out * np.where(is_known, figures.per_output[kind], 0.0)
+        hours: Floats = by_accelerator[figures.accelerator] * figures.slow[kind]
+        return hours
+
+    def offer_codes(self, k: int) -> Ints:
+        """Per offer the first rule, open where any of its ways is."""
+        codes = self.codes(k)
+        many = len(self.figures.offers)
+        offer_codes = codes[:many].copy()
+        offer_codes[self.figures.resources.offer[many:][codes[many:] == OPEN]] = OPEN
+        return offer_codes
+
+    def funnel(self, k: int) -> Funnel:
+        """How many offers each rule removed, in order, with an example each; the last step is what is left."""
+        codes = self.offer_codes(k)
+        counts = np.bincount(codes, minlength=OPEN + 1).tolist()
+        steps = [
+            Rule(rule=_NAMES[code], count=counts[code], example=self.example(k, code, int(np.argmax(codes == code))))
+            for code in range(OPEN)
+            if counts[code]
+        ]
+        left = counts[OPEN]
+        key = self.figures.offers[int(np.argmax(codes == OPEN))].key if left else None
+        return (*steps, Rule(rule=ELIGIBLE, count=left, example=key))
+
+    def example(self, k: int, code: int, offer: int) -> str:
+        """The offer and what was found against it."""
+        rule = _NAMES[code]
+        key: tuple[object, ...] = (code, offer, self.classes.kind[k], self.classes.policy[k])
+        if rule in ("deadline", "price_ceiling", "budget"):
+            key = (*key, k)
+        if key not in self._examples:
+            view = self.figures.offers[offer]
+            broken = self.verdict(k, offer).broken
+            found = next((each.found for each in broken if each.rule == rule), "not in time for each of its kind")
+            self._examples[key] = f"{view.key}: {found}"
+        return self._examples[key]
+
+    @staticmethod
+    def rule_of(code: int) -> str:
+        return _NAMES.get(code, ELIGIBLE)
+
+    def verdict(self, k: int, offer: int) -> Verdict:
+        """The exact verdict for the first work of the class on one offer."""
+        work = self.figures.works[self.classes.members[k][0]]
+        return survey_one(work, self.figures.offers[offer], self.figures.view)
+
+
+_NAMES = {number: rule for rule, number in RULE.items()}

@@ -1,0 +1,290 @@
+"""From parts of classes to instances: place what the program says, see what fits, and put the rest where it costs least.
+
+Each step may only improve: what is moved is moved back when that was cheaper. It stops on counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from solver.fluid.figures import Floats
+from solver.fluid.prices import NEVER, Pricing, Scarcity
+from solver.fluid.yard import CRUMB, Berth, Loads, Yard
+
+# Instance hours below which a part of a class is not worth a place that the program gave it; it goes where the rest fits.
+LEAST_H = 0.5
+# Places looked at for one part of a class, and for one that a move would improve.
+PLACES, PLACES_OF_A_MOVE = 24, 6
+# A part that fits only to less than this is not split off.
+LEAST_PART = 0.02
+
+Part = tuple[int, float]
+
+
+@dataclass(slots=True)
+class Restoration:
+    """Places parts of classes in a yard by their price: what they add to the cost, and the scarcity of what they take."""
+
+    pricing: Pricing
+    yard: Yard
+    scarcity: Scarcity
+    edges: Floats
+    left: list[Part] = field(default_factory=list)
+    _lean: dict[int, tuple[list[int], list[float]]] = field(default_factory=dict)
+    _hourly: dict[tuple[int, int], tuple[Floats, Floats]] = field(default_factory=dict)
+    _full: dict[int, int] = field(default_factory=dict)
+
+    def take(self, pieces: list[tuple[int, int, float]]) -> None:
+        """Put parts where a program or a first placement says, as far as they fit; the rest is `left`."""
+        loads: dict[int, Loads] = {}
+        classes, offer_of = self.pricing.classes, self.pricing.figures.resources.offer
+        for k, r, part in pieces:
+            offer = int(offer_of[r])
+            if part * self.yard.hours(k, offer)[0] < LEAST_H and part < 0.95:
+                self.left.append((k, part))
+                continue
+            parts = loads.setdefault(offer, {}).setdefault(int(classes.pool[k]), {})
+            parts[k] = parts.get(k, 0.0) + part
+        for offer in sorted(loads):
+            self._settle(offer, loads[offer])
+
+    def _settle(self, offer: int, loads: Loads) -> None:
+        """Keep at the offer what fits, and no more."""
+        for _ in range(4):
+            berth = self.yard.weigh(offer, loads)
+            if berth.packing.is_whole and self.yard.is_affordable(offer, berth):
+                self.yard.put(offer, berth)
+                return
+            loads = self._less(berth) if not berth.packing.is_whole else {}
+        for parts in loads.values():
+            self.left.extend(parts.items())
+
+    def _less(self, berth: Berth) -> Loads:
+        """The loads without what was not accepted, which is left."""
+        kept: Loads = {}
+        for pool, parts in berth.loads.items():
+            accepted = self._accepted(berth, pool)
+            for k, part in parts.items():
+                stays = part * accepted[k] * (1 - 1e-9)
+                if stays < max(LEAST_PART * part, CRUMB):
+                    stays = 0.0
+                if stays:
+                    kept.setdefault(pool, {})[k] = stays
+                if part - stays > CRUMB:
+                    self.left.append((k, part - stays))
+        return kept
+
+    def _accepted(self, berth: Berth, pool: int) -> dict[int, float]:
+        """By class, which part of what it asked for was accepted."""
+        placed = berth.packing.placed[pool]
+        return {
+            item.key: accepted / item.load if item.load else 1.0
+            for accepted, item in zip(placed.accepted, placed.items, strict=True)
+        }
+
+    def finish(self) -> list[Part]:
+        """Place all that is left; what has no place at all is returned."""
+        classes = self.pricing.classes
+        merged: dict[int, float] = {}
+        for k, part in self.left:
+            merged[k] = merged.get(k, 0.0) + part
+        self.left = []
+        order = sorted(merged, key=lambda k: (-classes.priority[k], classes.bucket[k], -self._size(k) * merged[k], k))
+        nowhere = []
+        for k in order:
+            rest = self.insert(k, merged[k], PLACES)
+            if rest > CRUMB:
+                nowhere.append((k, rest))
+        return nowhere
+
+    def _size(self, k: int) -> float:
+        return float(self.pricing.classes.tokens_in[k] + self.pricing.classes.tokens_out[k])
+
+    def insert(self, k: int, part: float, places: int) -> float:
+        """Put a part of a class where it costs least, in pieces if it must be; what found no place is returned."""
+        while part > CRUMB:
+            best = self._best(k, part, places)
+            if best is None:
+                return part
+            offer, berth, fits = best
+            self.yard.put(offer, berth)
+            part -= fits
+        return 0.0
+
+    def _best(self, k: int, part: float, places: int) -> tuple[int, Berth, float] | None:
+        offers, prices = self.lean(k)
+        bucket = int(self.pricing.classes.bucket[k])
+        best: tuple[int, Berth, float] | None = None
+        least, looked = np.inf, 0
+        for offer, price in zip(offers, prices, strict=True):
+            if price >= least or looked >= places:
+                break
+            if self._full.get(offer, -1) >= bucket:
+                continue
+            trial = self._try(offer, k, part)
+            if trial is None:
+                continue
+            looked += 1
+            berth, fits = trial
+            added = (berth.cost - self.yard.berth(offer).cost) / fits + self._rent(k, offer)
+            if added < least:
+                least, best = added, (offer, berth, fits)
+        return best
+
+    def _try(self, offer: int, k: int, part: float) -> tuple[Berth, float] | None:
+        """The offer with as much of the part as fits, or None."""
+        berth = self.yard.weigh(offer, self.yard.with_part(offer, k, part))
+        if not berth.packing.is_whole:
+            short = self._short(berth)
+            if set(short) != {k}:
+                self._note_full(offer, k, part)
+                return None
+            had = self.yard.berth(offer).loads.get(int(self.pricing.classes.pool[k]), {}).get(k, 0.0)
+            fits = (part + had) * (1 - short[k]) * (1 - 1e-6) - had
+            if fits < min(part, max(LEAST_PART, 0.1 * part)):
+                self._note_full(offer, k, part)
+                return None
+            part = fits
+            berth = self.yard.weigh(offer, self.yard.with_part(offer, k, part))
+            if not berth.packing.is_whole:
+                return None
+        return (berth, part) if self.yard.is_affordable(offer, berth) else None
+
+    def _note_full(self, offer: int, k: int, part: float) -> None:
+        # Small work may still fit beside what is there: only what was small itself proves that the offer is full.
+        if part * self.yard.hours(k, offer)[1] <= 2.0:
+            self._full[offer] = max(self._full.get(offer, -1), int(self.pricing.classes.bucket[k]))
+
+    def _short(self, berth: Berth) -> dict[int, float]:
+        """By class, the part of what it asked for that was not accepted."""
+        found = {}
+        for pool in berth.loads:
+            for k, share in self._accepted(berth, pool).items():
+                if share < 1 - 1e-12:
+                    found[k] = 1 - share
+        return found
+
+    def lean(self, k: int) -> tuple[list[int], list[float]]:
+        """Offers that may serve the class, by the least that it can cost there: no start-up, scarcity included."""
+        if k not in self._lean:
+            price = self._price(k)
+            few = np.flatnonzero(np.isfinite(price))
+            many = 4 * PLACES + 40
+            if few.size > many:
+                few = few[np.argpartition(price[few], many - 1)[:many]]
+            few = few[np.lexsort((few, price[few]))]
+            offers: dict[int, float] = {}
+            for r in few.tolist():
+                offers.setdefault(int(self.pricing.figures.resources.offer[r]), float(price[r]))
+            self._lean[k] = (list(offers), list(offers.values()))
+        return self._lean[k]
+
+    def _price(self, k: int) -> Floats:
+        kind, bucket = int(self.pricing.classes.kind[k]), int(self.pricing.classes.bucket[k])
+        if (kind, bucket) not in self._hourly:
+            _, scarce = self.pricing.hourly(kind, bucket, self.scarcity, self.edges, is_bound=True)
+            late = self.pricing.figures.start[kind] >= 0.95 * self.edges[bucket]
+            self._hourly[kind, bucket] = (np.where(late, NEVER, self.pricing.figures.resources.price), scarce)
+        return self.pricing.of_class(k, *self._hourly[kind, bucket])
+
+    def _rent(self, k: int, offer: int) -> float:
+        """Scarcity of the hours that the whole class takes at an offer, in USD."""
+        kind, bucket = int(self.pricing.classes.kind[k]), int(self.pricing.classes.bucket[k])
+        self._price_ready(k)
+        return self.yard.hours(k, offer)[1] * float(self._hourly[kind, bucket][1][offer])
+
+    def _price_ready(self, k: int) -> None:
+        if (int(self.pricing.classes.kind[k]), int(self.pricing.classes.bucket[k])) not in self._hourly:
+            self._price(k)
+
+    def make_room(self, nowhere: list[Part]) -> list[Part]:
+        """Put parts that found no place where works of lower priority are; those are returned, and what still has no place."""
+        priority = self.pricing.classes.priority
+        out: list[Part] = []
+        for k, part in sorted(nowhere, key=lambda each: (-int(priority[each[0]]), each[0])):
+            rest = part
+            for offer in self.lean(k)[0][:PLACES]:
+                berth = self.yard.berth(offer)
+                lower = [
+                    (pool, each, share)
+                    for pool, parts in berth.loads.items()
+                    for each, share in parts.items()
+                    if priority[each] < priority[k]
+                ]
+                if rest <= CRUMB or not lower:
+                    continue
+                mark = len(self.yard.log)
+                kept: Loads = {}
+                gone = {each for _, each, _ in lower}
+                for pool, parts in berth.loads.items():
+                    if stay := {each: share for each, share in parts.items() if each not in gone}:
+                        kept[pool] = stay
+                self.yard.put(offer, self.yard.weigh(offer, kept))
+                trial = self._try(offer, k, rest)
+                if trial is None:
+                    self.yard.undo(mark)
+                    continue
+                self.yard.put(offer, trial[0])
+                rest -= trial[1]
+                out.extend((each, share) for _, each, share in lower)
+                self._full.clear()
+            if rest > CRUMB:
+                out.append((k, rest))
+        return out
+
+    def improve(self, moves: int) -> int:
+        """Try to empty the blocks that cost most beyond the price of their work; at most `moves` are looked at."""
+        done = 0
+        for _, offer, pool in self._wasteful()[:moves]:
+            done += self._dissolve(offer, pool)
+        return done
+
+    def _wasteful(self) -> list[tuple[float, int, int]]:
+        found = []
+        for offer, berth in sorted(self.yard.berths.items()):
+            for pool, cost in sorted(berth.costs.items()):
+                worth = sum(
+                    part * (prices[0] if (prices := self.lean(k)[1]) else 0.0) for k, part in berth.loads[pool].items()
+                )
+                rent = sum(part * self._rent(k, offer) for k, part in berth.loads[pool].items())
+                if cost + rent - worth > 0.02 * cost:
+                    found.append((worth - cost - rent, offer, pool))
+        return sorted(found)
+
+    def _dissolve(self, offer: int, pool: int) -> bool:
+        """Move a block's parts elsewhere, each where it costs least; take it back unless that saves."""
+        berth = self.yard.berth(offer)
+        parts = berth.loads.get(pool)
+        if not parts:
+            return False
+        mark = len(self.yard.log)
+        without = self.yard.weigh(offer, {each: those for each, those in berth.loads.items() if each != pool})
+        saved = berth.cost - without.cost
+        self.yard.put(offer, without)
+        full = self._full.pop(offer, None)
+        spent = 0.0
+        for k, part in sorted(parts.items(), key=lambda each: (-each[1] * self._size(each[0]), each[0])):
+            spent += self._move(k, part, saved - spent)
+            if spent >= saved * (1 - 1e-6):
+                self.yard.undo(mark)
+                if full is not None:
+                    self._full[offer] = full
+                return False
+        return True
+
+    def _move(self, k: int, part: float, most: float) -> float:
+        """What it costs to insert a part, infinite when that cannot be done."""
+        spent = 0.0
+        while part > CRUMB:
+            best = self._best(k, part, PLACES_OF_A_MOVE)
+            if best is None:
+                return np.inf
+            offer, berth, fits = best
+            spent += berth.cost - self.yard.berth(offer).cost
+            if spent >= most:
+                return np.inf
+            self.yard.put(offer, berth)
+            part -= fits
+        return spent

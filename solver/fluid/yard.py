@@ -1,0 +1,190 @@
+"""Where every part of every class is, offer by offer, with what it really costs: the state that restoration works on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from solver.fluid.figures import OPEN
+from solver.fluid.packing import Block, Item, Packing, finish, pack
+from solver.fluid.prices import Pricing
+
+# Of the time before a deadline this part, and these hours, stay free: what exact shares of works add to rounded ones.
+MARGIN, MARGIN_H = 2e-4, 2 / 3600
+# A part of a class below this is a crumb.
+CRUMB = 1e-7
+
+Loads = dict[int, dict[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Berth:
+    """One offer's state: parts of classes by pool, how they are packed, and the cost in USD by pool."""
+
+    loads: Loads
+    packing: Packing
+    costs: dict[int, float]
+
+    @property
+    def cost(self) -> float:
+        return sum(self.costs.values())
+
+
+EMPTY = Berth({}, Packing({}, True, 0), {})
+
+
+@dataclass(slots=True)
+class Warm:
+    """Running rentals of a pool at an offer, soonest ready first, then cheapest."""
+
+    ready: tuple[float, ...]
+    price: tuple[float, ...]
+    rentals: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Yard:
+    """All berths. `put` replaces one and keeps the books of quotas and budgets; `undo` takes back what was put since a mark."""
+
+    pricing: Pricing
+    berths: dict[int, Berth] = field(default_factory=dict)
+    at_market: dict[str, int] = field(default_factory=dict)
+    of_project: dict[str, float] = field(default_factory=dict)
+    warm: dict[tuple[int, int], Warm] = field(default_factory=dict)
+    log: list[tuple[int, Berth]] = field(default_factory=list)
+    _hours: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
+    _bases: dict[int, tuple[list[float], list[float]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        resources = self.pricing.figures.resources
+        groups: dict[tuple[int, int], list[tuple[float, float, str]]] = {}
+        for r in range(len(self.pricing.figures.offers), len(resources)):
+            those = groups.setdefault((int(resources.offer[r]), int(resources.pool[r])), [])
+            those.extend((float(resources.ready[r]), float(resources.price[r]), each) for each in resources.rentals[r])
+        for key, those in groups.items():
+            those.sort()
+            self.warm[key] = Warm(
+                tuple(each[0] for each in those), tuple(each[1] for each in those), tuple(each[2] for each in those)
+            )
+
+    def hours(self, k: int, offer: int) -> tuple[float, float]:
+        """(expected, cautious) instance hours of the whole class at an offer."""
+        key = (k, offer)
+        if key not in self._hours:
+            figures, classes = self.pricing.figures, self.pricing.classes
+            kind = int(classes.kind[k])
+            if k not in self._bases:
+                is_known = np.isfinite(figures.per_input[kind])
+                base = classes.tokens_in[k] * np.where(is_known, figures.per_input[kind], 0.0)
+                out = np.where(is_known, figures.per_output[kind], 0.0)
+                self._bases[k] = (
+                    (base + classes.tokens_out[k] * out).tolist(),
+                    (base + classes.tokens_long[k] * out).tolist(),
+                )
+            accelerator, slow = int(figures.accelerator[offer]), float(figures.slow[kind, offer])
+            expected, long = self._bases[k]
+            self._hours[key] = (expected[accelerator] * slow, long[accelerator] * slow)
+        return self._hours[key]
+
+    def berth(self, offer: int) -> Berth:
+        return self.berths.get(offer, EMPTY)
+
+    def weigh(self, offer: int, loads: Loads) -> Berth:
+        """What the loads would be packed and cost like at the offer."""
+        blocks = [self._block(offer, pool, parts) for pool, parts in loads.items() if parts]
+        if not blocks:
+            return EMPTY
+        figures = self.pricing.figures
+        capacity = int(figures.resources.count[offer]) if figures.renting[offer] == OPEN else 0
+        packing = pack(capacity, blocks)
+        return Berth(loads, packing, {each.pool: self._cost(offer, each, packing) for each in blocks})
+
+    def _block(self, offer: int, pool: int, parts: dict[int, float]) -> Block:
+        classes = self.pricing.classes
+        items = []
+        for k, part in parts.items():
+            expected, long = self.hours(k, offer)
+            due = float(classes.due[k])
+            items.append(Item(due * (1 - MARGIN) - MARGIN_H, part * long, part * expected, k))
+        items.sort()
+        kind = int(self.pricing.figures.kind_of_pool[pool])
+        warm = self.warm.get((offer, pool))
+        start = float(self.pricing.figures.start[kind, offer])
+        return Block(pool, start, tuple(items), warm.ready if warm else ())
+
+    def _cost(self, offer: int, block: Block, packing: Packing) -> float:
+        placed = packing.placed[block.pool]
+        if not placed.begins and not placed.warm:
+            return 0.0
+        warm = self.warm.get((offer, block.pool))
+        ready = sorted((*block.warm[: placed.warm], *(begin + block.start_up for begin in placed.begins)))
+        load = sum(
+            item.expected * (accepted / item.load if item.load else 1.0)
+            for item, accepted in zip(block.items, placed.accepted, strict=True)
+        )
+        until = finish(ready, load)
+        view, price = self.pricing.figures.offers[offer], float(self.pricing.figures.resources.price[offer])
+        least, step = view.minimum_s / 3600, view.granularity_s / 3600
+        cost = 0.0
+        for begin in placed.begins:
+            billed = max(until - begin, block.start_up, least)
+            cost += price * (billed if step < 0.01 else math.ceil(billed / step - 1e-9) * step)
+        if warm:
+            cost += sum(
+                hourly * max(until, each) for hourly, each in zip(warm.price, warm.ready[: placed.warm], strict=False)
+            )
+        return cost
+
+    def put(self, offer: int, berth: Berth) -> None:
+        before = self.berth(offer)
+        self.log.append((offer, before))
+        self._replace(offer, before, berth)
+
+    def undo(self, mark: int) -> None:
+        while len(self.log) > mark:
+            offer, berth = self.log.pop()
+            self._replace(offer, self.berth(offer), berth)
+
+    def _replace(self, offer: int, before: Berth, berth: Berth) -> None:
+        self.berths[offer] = berth
+        market = self.pricing.figures.offers[offer].market
+        self.at_market[market] = self.at_market.get(market, 0) + berth.packing.instances - before.packing.instances
+        for sign, each in ((-1.0, before), (1.0, berth)):
+            for pool, cost in each.costs.items():
+                project = self.pricing.figures.pools[pool].project
+                self.of_project[project] = self.of_project.get(project, 0.0) + sign * cost
+
+    def is_affordable(self, offer: int, berth: Berth) -> bool:
+        """Whether quotas and budgets allow this berth in the place of the one that is there."""
+        before, view = self.berth(offer), self.pricing.figures.view
+        market = self.pricing.figures.offers[offer].market
+        quota = view.quotas.get(market)
+        more = berth.packing.instances - before.packing.instances
+        if quota is not None and more > 0 and self.at_market.get(market, 0) + more > quota:
+            return False
+        for pool, cost in berth.costs.items() if view.budgets else ():
+            project = self.pricing.figures.pools[pool].project
+            budget = view.budgets.get(project)
+            added = cost - before.costs.get(pool, 0.0)
+            if budget is not None and added > 0 and self.of_project.get(project, 0.0) + added > 0.998 * budget / 1e9:
+                return False
+        return True
+
+    @property
+    def cost(self) -> float:
+        return math.fsum(berth.cost for berth in self.berths.values())
+
+    def with_part(self, offer: int, k: int, part: float) -> Loads:
+        """The loads of an offer with a part of a class more (or less)."""
+        loads = dict(self.berth(offer).loads)
+        pool = int(self.pricing.classes.pool[k])
+        parts = dict(loads.get(pool, {}))
+        parts[k] = parts.get(k, 0.0) + part
+        if parts[k] <= CRUMB:
+            del parts[k]
+        loads[pool] = parts
+        if not parts:
+            del loads[pool]
+        return loads

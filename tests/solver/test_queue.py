@@ -1,0 +1,113 @@
+"""Large queues: planned by classes on time-shared capacity, exact in the end, bounded, and the same each time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from benchmarks.solver_world import world
+from solver.check import check
+from solver.eligibility import survey
+from solver.fluid.backends import solve as solve_program
+from solver.fluid.classes import group
+from solver.fluid.figures import OPEN, Figures
+from solver.fluid.fill import fill
+from solver.fluid.generate import generate
+from solver.fluid.masks import Masks
+from solver.fluid.prices import Pricing
+from solver.plan import SMALL, solve
+from solver.types import Snapshot, encode
+from solver.view import View
+
+SEEDS = st.integers(min_value=0, max_value=10**9)
+FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def pricing_of(snapshot: Snapshot) -> Pricing:
+    figures = Figures(View(snapshot))
+    classes = group(figures)
+    return Pricing(figures, classes, Masks(figures, classes))
+
+
+@pytest.fixture(scope="module")
+def middling() -> Snapshot:
+    """150 works on 60 offers of the benchmark's world."""
+    return world(150, 60)
+
+
+def test_a_large_queue_gets_a_plan_that_the_checker_finds_nothing_in(middling: Snapshot) -> None:
+    plan = solve(middling)
+    assert check(middling, plan) == []
+    assert plan.stage == "program"
+    assert 0 < plan.bound_nano <= plan.cost_nano
+    served = {each.work_id for each in plan.assignments}
+    assert len(served) > 100
+
+
+def test_an_offer_serves_one_pool_after_another(middling: Snapshot) -> None:
+    plan = solve(middling)
+    assert any(start.from_us > middling.now_us for start in plan.starts)
+
+
+def test_the_program_costs_less_than_the_first_placement_and_serves_no_less(middling: Snapshot) -> None:
+    program, first = solve(middling), solve(middling, stage="greedy")
+    assert check(middling, first) == []
+    assert first.stage == "greedy"
+    assert len(program.unplaced) <= len(first.unplaced)
+    assert program.cost_nano < first.cost_nano * 1.01
+
+
+def test_pulp_and_highs_agree_on_the_objective() -> None:
+    for seed in range(4):
+        pricing = pricing_of(world(80, 50, seed))
+        edges = pricing.classes.edge_low
+        fluid = generate(pricing, edges, first=fill(pricing))
+        values = [solve_program(pricing, fluid.program, backend=name).objective for name in ("pulp", "highs")]
+        assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
+@FEW
+@given(seed=SEEDS, stage=st.sampled_from(["program", "greedy"]))
+def test_any_large_queue_keeps_every_rule_and_costs_at_least_its_bound(towns: Any, seed: int, stage: Any) -> None:
+    snapshot = towns().random(seed, works=45, offers=70)
+    assert len(snapshot.works) * len(snapshot.offers) > SMALL
+    plan = solve(snapshot, stage=stage)
+    assert check(snapshot, plan) == []
+
+
+@FEW
+@given(seed=SEEDS)
+def test_the_tables_decide_as_the_rules_do(towns: Any, seed: int) -> None:
+    """A resource that the tables open, the rules open for a work of the class, and the other way round, money left aside."""
+    snapshot = towns().random(seed, works=12, offers=20)
+    snapshot = msgspec.structs.replace(
+        snapshot, budgets=(), works=tuple(msgspec.structs.replace(work, max_nano=None) for work in snapshot.works)
+    )
+    pricing = pricing_of(snapshot)
+    view = View(snapshot)
+    for k, members in enumerate(pricing.classes.members):
+        codes = pricing.masks.offer_codes(k)
+        latest = max((snapshot.works[each] for each in members), key=lambda work: work.deadline_us)
+        verdicts = survey(latest, view)
+        assert [each.is_eligible for each in verdicts] == (codes == OPEN).tolist()
+        assert sum(step.count for step in pricing.masks.funnel(k)) == len(snapshot.offers)
+
+
+def test_the_same_queue_gives_the_same_bytes(middling: Snapshot) -> None:
+    assert encode(solve(middling)) == encode(solve(world(150, 60)))
+
+
+def test_prices_that_pricing_forms_are_those_of_the_programs_columns(middling: Snapshot) -> None:
+    pricing = pricing_of(middling)
+    edges = pricing.classes.edge_low
+    fluid = generate(pricing, edges, first=fill(pricing))
+    least, _ = pricing.cheapest(fluid.scarcity, edges, is_bound=False)
+    reached = np.isfinite(least)
+    assert float(least[reached].sum()) - fluid.scarcity.rent == pytest.approx(
+        fluid.objective - float(fluid.program.cost[len(fluid.columns.k) :] @ fluid.u), rel=0.02
+    )
