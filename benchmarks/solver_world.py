@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from random import Random
 
-from solver.residency import FactEvidence, Facts, Policy, digest
+from solver.residency import FactEvidence, Facts, Policy, digest, evaluate
 from solver.residency.types import PolicyRule
 from solver.types import HOUR_US, OfferView, Snapshot, Throughput, Timings, Work
 
@@ -42,14 +42,16 @@ def world(jobs: int, offers: int, seed: int = 7) -> Snapshot:
     models = _models(source)
     facts, listed = _offers(source, offers)
     policies = _policies(source)
-    works = [_work(source, number, models, sorted(policies)) for number in range(jobs)]
+    speeds = _speeds(models)
+    power = _power(listed, facts, policies, speeds)
+    works = [_work(source, number, models, sorted(policies), power) for number in range(jobs)]
     return Snapshot(
         now_us=NOW_US,
         works=tuple(sorted(works, key=lambda each: each.id)),
         offers=tuple(sorted(listed, key=lambda each: each.key)),
         policies=policies,
         facts=facts,
-        throughput=tuple(_speeds(models)),
+        throughput=tuple(speeds),
     )
 
 
@@ -65,7 +67,7 @@ def _speeds(models: list[tuple[str, float, float]]) -> list[Throughput]:
     for name, size, active in models:
         for gpu, tflops, tbs, gb, _ in GPUS:
             for count in (1, 2, 4, 8):
-                free = 0.9 * gb * count - 2 * size
+                free = 0.9 * gb * count - 1.2 * size
                 if free < 0.1 * gb * count:
                     continue
                 efficiency = 0.92 ** math.log2(count)
@@ -142,12 +144,41 @@ def _policy(name: str, countries: tuple[str, ...], tiers: tuple[str, ...]) -> Po
     return Policy(name=name, rules=(trust, place))
 
 
-def _work(source: Random, number: int, models: list[tuple[str, float, float]], policies: list[str]) -> Work:
-    tokens = math.exp(source.gauss(math.log(15e6), 1.4))
-    hours = min(96.0, max(1.5, math.exp(source.gauss(math.log(12.0), 1.1))))
-    # small models are asked for more often than large ones
-    model = models[min(29, int(source.triangular(0, 30, 8)))]
-    output = round(tokens / 3)
+def _power(
+    listed: list[OfferView], facts: dict[str, Facts], policies: dict[str, Policy], speeds: list[Throughput]
+) -> dict[tuple[str, str], float]:
+    """Output tokens a second that all offers allowed to a policy have together for a model."""
+    of = {(each.model, each.accelerator): each.output_per_s for each in speeds}
+    models = sorted({each.model for each in speeds})
+    found: dict[tuple[str, str], float] = {}
+    for name, policy in policies.items():
+        fits: dict[str, float] = {}
+        decisions = {key: evaluate(policy, fact, NOW_US).outcome == "allow" for key, fact in facts.items()}
+        for offer in listed:
+            if decisions[offer.facts_hash]:
+                fits[offer.accelerator] = fits.get(offer.accelerator, 0.0) + (offer.capacity or 1)
+        for model in models:
+            found[name, model] = sum(many * of.get((model, accelerator), 0.0) for accelerator, many in fits.items())
+    return found
+
+
+def _work(
+    source: Random,
+    number: int,
+    models: list[tuple[str, float, float]],
+    policies: list[str],
+    power: dict[tuple[str, str], float],
+) -> Work:
+    """A batch that takes at most two percent of what its policy allows to have until its deadline: none is hopeless."""
+    while True:
+        tokens = math.exp(source.gauss(math.log(15e6), 1.4))
+        hours = min(96.0, max(1.5, math.exp(source.gauss(math.log(12.0), 1.1))))
+        # small models are asked for more often than large ones
+        model = models[min(29, int(source.triangular(0, 30, 8)))]
+        policy = source.choice(policies)
+        output = round(tokens / 3)
+        if output * 1.5 <= 0.02 * power.get((policy, model[0]), 0.0) * (hours - 0.6) * 3600:
+            break
     return Work(
         id=f"batch_{number:06}",
         project="p",
@@ -161,5 +192,5 @@ def _work(source: Random, number: int, models: list[tuple[str, float, float]], p
         deadline_us=NOW_US + round(hours * HOUR_US),
         max_nano=None,
         priority=0,
-        policy_hash=source.choice(policies),
+        policy_hash=policy,
     )

@@ -1,0 +1,120 @@
+"""A plan for N works and M offers: what it costs, how far it is from any other, and how much CPU it took.
+
+`python -m benchmarks.solver --jobs N --offers M [--baselines] [--json]`. Every plan is judged by one discrete-event evaluator
+(`solver_events`), which knows nothing of how it was made. Baselines run on the same world, in a process of their own each, so
+that memory is theirs: `per_job` (each work where it is cheapest alone, first come, perfect runtimes), `hourly` (the least price
+an hour, runtimes taken to be equal, as SkyPilot's default does), `naive` (PuLP and CBC, a binary for each pair of work and offer).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import time
+from typing import Any
+
+from benchmarks.calibrate import calibrate
+from benchmarks.solver_baselines import BASELINES
+from benchmarks.solver_events import Judged, judge, runs_of
+from benchmarks.solver_world import world
+from solver.check import check
+from solver.plan import solve
+
+# A naive program with more binaries than this is not built: it takes hours, and then the memory.
+NAIVE_PAIRS = 150_000
+
+
+def measured(jobs: int, offers: int, seed: int) -> dict[str, Any]:
+    """Figures of this planner, with repair and checker."""
+    snapshot = world(jobs, offers, seed)
+    began = time.process_time()
+    first = solve(snapshot, stage="greedy")
+    first_s = time.process_time() - began
+    first_judged = judge(snapshot, runs_of(snapshot, first))
+    del first
+    began = time.process_time()
+    plan = solve(snapshot)
+    solve_s = time.process_time() - began
+    violations = check(snapshot, plan)
+    cpu_s = time.process_time() - began
+    judged = judge(snapshot, runs_of(snapshot, plan))
+    cost = plan.cost_nano / 1e9
+    return {
+        "cpu_s": round(cpu_s, 2),
+        "solve_cpu_s": round(solve_s, 2),
+        "first_plan_cpu_s": round(first_s, 2),
+        "first_plan_cost": round(first_judged.cost, 2),
+        "rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "cost": round(cost, 2),
+        "bound": round(plan.bound_nano / 1e9, 2),
+        "gap": _gap(cost, plan.class_bound_nano / 1e9),
+        "gap_job_exact": _gap(cost, plan.bound_nano / 1e9),
+        "violations": len(violations),
+        "unplaced": len(plan.unplaced),
+        "stage": plan.stage,
+        **_said(judged),
+    }
+
+
+def baseline(name: str, jobs: int, offers: int, seed: int) -> dict[str, Any]:
+    snapshot = world(jobs, offers, seed)
+    began = time.process_time()
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    runs = BASELINES[name](snapshot)
+    cpu_s = time.process_time() - began + resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - children
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return {"cpu_s": round(cpu_s, 2), "rss_mb": round(peak / 1024), **_said(judge(snapshot, runs))}
+
+
+def _said(judged: Judged) -> dict[str, Any]:
+    return {
+        "judged_cost": round(judged.cost, 2),
+        "late_hours": round(judged.late_hours, 3),
+        "late_works": judged.late_works,
+        "unserved": judged.unserved,
+        "overbooked": judged.overbooked,
+    }
+
+
+def _gap(cost: float, bound: float) -> float:
+    return round(1 - bound / cost, 4) if cost else 0.0
+
+
+def _apart(function: Any, *arguments: Any) -> dict[str, Any]:
+    """Run in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        found: dict[str, Any] = pool.apply(function, arguments)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.solver", description=__doc__)
+    parser.add_argument("--jobs", type=int, required=True)
+    parser.add_argument("--offers", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--baselines", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    size = (arguments.jobs, arguments.offers, arguments.seed)
+    unit = calibrate()["lp_cpu_s"]
+    found = _apart(measured, *size)
+    found = {
+        "jobs": size[0],
+        "offers": size[1],
+        "calibrated": round(found["cpu_s"] / unit, 1),
+        "lp_cpu_s": unit,
+        **found,
+    }
+    if arguments.baselines:
+        found["baselines"] = {
+            name: _apart(baseline, name, *size)
+            for name in BASELINES
+            if name != "naive" or size[0] * size[1] * 0.22 < NAIVE_PAIRS
+        }
+    print(json.dumps(found) if arguments.json else json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
