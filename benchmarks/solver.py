@@ -3,7 +3,7 @@
 `python -m benchmarks.solver --jobs N --offers M [--baselines] [--json]`. Every plan is judged by one discrete-event evaluator
 (`solver_events`), which knows nothing of how it was made. Baselines run on the same world, in a process of their own each, so
 that memory is theirs: `per_job` (each work where it is cheapest alone, first come, perfect runtimes), `hourly` (the least price
-an hour, runtimes taken to be equal, as SkyPilot's default does), `naive` (PuLP and CBC, a binary for each pair of work and offer).
+an hour, runtimes taken to be equal, as SkyPilot's default does), `naive` (PuLP and CBC, a binary for each pair).
 """
 
 from __future__ import annotations
