@@ -23,11 +23,17 @@ from markets.sources import (
     koyeb,
     kubernetes,
     lambda_cloud,
+    oci,
     openrouter,
     prime_intellect,
+    runpod,
     salad,
+    scaleway,
     shadeform,
     thunder,
+    vast,
+    verda,
+    vultr,
 )
 from markets.sources.resold import Direct
 from markets.tokens.source import CardSource, shipped_cards
@@ -107,6 +113,45 @@ def _cluster_lacks(own: ProviderSettings) -> str | None:
 
 # In the order of docs/markets.md. A new adapter is one line here.
 PROVIDERS: tuple[Provider, ...] = (
+    Provider(
+        "oci",
+        "hyperscaler",
+        lambda ground: oci.OciSource(ground.reach, regions=ground.settings.regions),
+        oci.REACH,
+        cadence_s=3600,
+    ),
+    Provider(
+        "runpod",
+        "neocloud",
+        lambda ground: runpod.RunPodSource(ground.credentials, ground.reach),
+        runpod.REACH,
+        runpod.LOGIN,
+    ),
+    Provider(
+        "vast",
+        "decentralized",
+        lambda ground: vast.VastSource(ground.credentials, ground.reach),
+        vast.REACH,
+        vast.LOGIN,
+    ),
+    Provider(
+        "verda",
+        "neocloud",
+        lambda ground: verda.VerdaSource(ground.credentials, ground.reach),
+        verda.REACH,
+        verda.LOGIN,
+    ),
+    Provider("vultr", "neocloud", lambda ground: vultr.VultrSource(ground.reach), vultr.REACH, cadence_s=900),
+    Provider(
+        "scaleway",
+        "neocloud",
+        lambda ground: scaleway.ScalewaySource(
+            ground.credentials, ground.reach, zones=ground.settings.regions or scaleway.ZONES, fx=ground.fx
+        ),
+        scaleway.REACH,
+        scaleway.LOGIN,
+        cadence_s=900,
+    ),
     Provider(
         "lambda",
         "neocloud",

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -106,6 +106,10 @@ class ProviderApi:
             found.append(page)
         return found
 
+    async def is_logged_in(self) -> bool:
+        """Whether there are credentials, where they are optional: some questions are answered only with them."""
+        return bool((await self._proven()).secrets)
+
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
@@ -192,15 +196,15 @@ class ProviderApi:
                 allow_redirects=False,
             ) as response:
                 said = await self._body(response, where)
-                status, retry_after = response.status, _retry_after_s(response.headers.get("Retry-After"))
+                status, headers = response.status, response.headers
         except TimeoutError as error:
             raise Unavailable(f"{where}: no whole answer within {self._reach.timeout_s:g} s") from error
         except (aiohttp.ClientError, ValueError) as error:
             raise _Passing(f"{where}: {_scrubbed(str(error) or type(error).__name__, proof)}") from None
         if status == 200:
-            return read(said, where)
+            return read(said, where, headers)
         excerpt = _scrubbed(said[:_SAID_CHARS].decode("utf-8", "replace"), proof)
-        raise _refusal(status, f"{where}: status {status}: {excerpt}", retry_after)
+        raise _refusal(status, f"{where}: status {status}: {excerpt}", _retry_after_s(headers.get("Retry-After")))
 
     def _trust(self) -> ssl.SSLContext | bool:
         if self._reach.ca is None:
@@ -218,6 +222,24 @@ class ProviderApi:
                 raise Unavailable(f"{where}: an answer of more than {self._reach.max_bytes} bytes")
             parts.append(part)
         return b"".join(parts)
+
+
+async def together(*asks: Coroutine[Any, Any, T], at_once: int = 8) -> list[T]:
+    """All answers in order, at most `at_once` under way; or the first failure, and what is then still under way is given up."""
+    turns = asyncio.Semaphore(at_once)
+
+    async def in_turn(ask: Coroutine[Any, Any, T]) -> T:
+        async with turns:
+            return await ask
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(in_turn(ask)) for ask in asks]
+    except BaseExceptionGroup as failed:
+        for ask in asks:
+            ask.close()  # those that never had their turn
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 class _Passing(Unavailable):

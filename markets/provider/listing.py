@@ -55,7 +55,8 @@ class Said:
     """What the provider said of one offer. `device` is its word for the accelerator (None: there is none); `memory_mib` of one,
     0 where it does not say; `kind` and `form` where it does.
 
-    `price` is of a whole hour of all of it, in `currency`; `components`, where there are any, are its parts and count instead.
+    `price` is of a whole hour of all of it, in `currency`; `components`, where there are any, are its parts and count instead:
+    one of 0 is free, one of None unknown, and then the whole is.
     `fx` are the rates of the day. `operator` is whoever runs the machine and `home` where that operator or its parent can be
     compelled, where they are not the market's own; `by_hosts`: machines of hosts that nobody names.
     """
@@ -81,7 +82,7 @@ class Said:
     operator: str | None = None
     home: str | None = None
     by_hosts: bool = False
-    components: Mapping[str, Decimal] = field(default_factory=dict)
+    components: Mapping[str, Decimal | None] = field(default_factory=dict)
     capacity: int | None = None
     granularity_s: int = 1
     minimum_s: int = 0
@@ -102,7 +103,7 @@ def offer(said: Said, at: datetime) -> Offer:
     chip = found.accelerator
     amounts: Mapping[str, Decimal | None] = said.components or {"instance": said.price}
     money = hourly(
-        [Part(name, amount, optional=len(amounts) > 1) for name, amount in amounts.items()],
+        [Part(name, amount, optional=len(amounts) > 1 and amount is not None) for name, amount in amounts.items()],
         currency=said.currency,
         gpus=chip.count,
         fx=said.fx,

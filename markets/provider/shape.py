@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
@@ -25,11 +25,14 @@ _log = structlog.get_logger("markets.provider")
 class Shape:
     """A JSON value and where it stands: `lambda GET /api/v1/instance-types: data.gpu_1x_a10.instance_type`.
 
+    `headers` are those of the answer, on the whole of it alone.
+
     Every reader raises ShapeDrift naming the place, what was wanted and what is there.
     """
 
     value: Any
     where: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> Shape:
         """The member `name`, which must be there; it may be null."""
@@ -103,14 +106,14 @@ class Shape:
 _ABSENT = object()
 
 
-def read(body: bytes, where: str) -> Shape:
+def read(body: bytes, where: str, headers: Mapping[str, str] | None = None) -> Shape:
     """The answer's JSON. ShapeDrift when it is none, or has NaN or Infinity in it."""
 
     def refuse(word: str) -> Any:
         raise ValueError(f"{word} is not JSON")
 
     try:
-        return Shape(json.loads(body, parse_float=Decimal, parse_constant=refuse), where)
+        return Shape(json.loads(body, parse_float=Decimal, parse_constant=refuse), where, headers or {})
     except (ValueError, RecursionError) as error:
         raise ShapeDrift(f"{where} is not JSON ({error}); it begins {body[:_SHOWN_CHARS]!r}") from error
 

@@ -1,4 +1,4 @@
-"""What each adapter brings to the common trials: one `case_*.py` a provider, with a `CASE` in it."""
+"""What each adapter brings to the common trials: one `case_*.py` a provider, with a `CASE` in it (found by `gathered.py`)."""
 
 from __future__ import annotations
 

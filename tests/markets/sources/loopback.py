@@ -12,8 +12,16 @@ from aiohttp import web
 
 from tests.markets.sources.document import Document
 
-Answer = Any  # JSON, bytes as they are, or a function of the request that gives either
+Answer = Any  # JSON, bytes as they are, a Reply, or a function of the request that gives one of them
 FOREVER = 1_000
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer with headers of its own."""
+
+    content: Any
+    headers: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -39,11 +47,14 @@ class Loopback:
 
     `document`: each request, and each answer, must be as it says; `violations` collects what is not. A fault's refusal
     echoes the whole request, as careless servers do: no secret of it may come back in an error.
+
+    `mangle` changes each answer before it is sent.
     """
 
     answers: Mapping[str, Answer]
     document: Document | None = None
     faults: tuple[Fault, ...] = ()
+    mangle: Callable[[Any], Any] | None = None
     requests: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     url: str = ""
@@ -66,8 +77,8 @@ class Loopback:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         number = len(self.requests)
         asked = f"{request.method} {request.path}"
-        self.requests.append(asked)
         body = await request.read()
+        self.requests.append(f"{request.method} {request.path_qs} {body.decode()}".strip())
         if self.document is not None:
             self.violations += self.document.request_problems(request, body)
         fault = next((each for each in self.faults if each.hits(number)), None)
@@ -76,13 +87,16 @@ class Loopback:
         if asked not in self.answers:
             return web.json_response({"error": f"no {asked} here"}, status=404)
         answer = self.answers[asked]
-        content = answer(request, body) if callable(answer) else answer
+        said = answer(request, body) if callable(answer) else answer
+        content, headers = (said.content, said.headers) if isinstance(said, Reply) else (said, {})
         if self.document is not None and not isinstance(content, bytes):
             self.violations += self.document.answer_problems(request, content)
+        if self.mangle is not None:
+            content = self.mangle(content)
         text = content if isinstance(content, bytes) else json.dumps(content).encode()
         if fault is not None:
             text = text[: len(text) // 2]
-        return web.Response(body=text, content_type="application/json")
+        return web.Response(body=text, content_type="application/json", headers=headers)
 
     async def _suffer(self, fault: Fault, request: web.Request, body: bytes) -> web.StreamResponse:
         if fault.hangs:
