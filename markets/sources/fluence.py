@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from markets.errors import ShapeDrift
 from markets.facts.regions import country_code
 from markets.offer import Confidentiality, Launch, Offer
 from markets.provider.api import ProviderApi, Reach
@@ -106,6 +107,8 @@ def _offer(
     confidentiality: Confidentiality = "none",
     not_for_sale: str | None = None,
 ) -> Offer:
+    if count < 1:
+        raise ShapeDrift(f"{raw.where}: a GPU plan with {count} GPUs")
     hour, upfront = pricing["hour"].number(), pricing["upfront_hours"].whole()
     vram = gpu["vram"].text()
     country = _country(location)

@@ -120,7 +120,7 @@ def kubernetes_offers(nodes: list[Shape], pods: list[Shape] | None, card: RateCa
 
 
 def _offers(pool: Pool, free: Collection[int], is_counted: bool, card: RateCard, at: datetime) -> Iterator[Offer]:
-    for count in sorted({each for each in card.counts or (pool.per_node,) if each <= pool.per_node}):
+    for count in sorted({each for each in card.counts or (pool.per_node,) if 1 <= each <= pool.per_node}):
         said = Said(
             market=MARKET,
             sku=f"{pool.sku}/{count}of{pool.per_node}",
@@ -202,7 +202,7 @@ def _is_closed(node: Shape, card: RateCard) -> bool:
     if cordoned and cordoned.flag():
         return True
     return any(
-        each["effect"].value in ("NoSchedule", "NoExecute") and each["key"].value not in card.tolerations
+        each["effect"].text() in ("NoSchedule", "NoExecute") and each["key"].text() not in card.tolerations
         for each in (taints.each() if taints else ())
     )
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from markets.errors import ShapeDrift
 from markets.offer import Offer
 from markets.provider.api import ProviderApi, Reach
 from markets.provider.listing import MIB_PER_GIB, Place, Said, distinct, offer
@@ -89,6 +90,8 @@ def _offer(gpu_class: Shape, stock: Stock, price: Shape, at: datetime) -> Offer:
     priority = price["priority"].text()
     counted = gpu_class.get("gpu_count")
     count = counted.whole() if counted else 1
+    if count < 1:
+        raise ShapeDrift(f"{gpu_class.where}: a GPU class with {count} GPUs")
     described = _NAME.fullmatch(name := gpu_class["name"].text())
     free = stock.free.get(f"available_gpu_{priority}")
     return offer(

@@ -54,7 +54,7 @@ def thunder_offers(pricing: Shape, specs: Shape, at: datetime) -> list[Offer]:
     def of(entry: tuple[str, Shape]) -> Iterator[Offer]:
         name, shape = entry
         read = _SHAPE.fullmatch(name)
-        if name in alias or read is None:
+        if name in alias or read is None or int(read["count"]) == 0:
             return
         price = prices.get(name)  # never the price of another mode: they differ by half
         gib = shape.get("vramGB")

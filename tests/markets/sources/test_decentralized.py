@@ -22,6 +22,7 @@ from tests.markets.sources.case_akash import AUDITOR, bidder, provider
 from tests.markets.sources.case_fluence import MACHINES, METAL, PLANS, gpu, group, option, priced
 from tests.markets.sources.case_ionet import B300, CONTAINERS, H100, row
 from tests.markets.sources.case_salad import CASE as SALAD
+from tests.markets.sources.case_salad import CLASSES
 from tests.markets.sources.document import Document, official
 from tests.markets.sources.loopback import Loopback
 
@@ -220,3 +221,14 @@ def test_ionet_one_stock_is_listed_once() -> None:
     assert len(ionet([H100, B300], CONTAINERS)) == 2
     assert ionet([H100], [])["8H100.80S.176V__FI"].launch == "vm"
     assert ionet([H100], CONTAINERS)["8H100.80S.176V__FI"].launch == "container"
+
+
+async def test_salad_a_class_of_no_gpus_is_no_cpu_machine_at_a_gpus_price() -> None:
+    answers = dict(SALAD.answers)
+    path = next(name for name in answers if name.endswith("/gpu-classes"))
+    answers[path] = {"items": [each | {"gpu_count": 0} for each in CLASSES[:1]] + CLASSES[1:]}
+    async with Loopback(answers) as api:
+        source = SALAD.open(api.url)
+        offers = await source.offers()
+        await source.close()
+    assert {each.accelerator.name for each in offers} == {"rtx-5090"}
