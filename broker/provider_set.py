@@ -18,6 +18,7 @@ from markets.provider.api import Reach
 from markets.provider.login import ANONYMOUS, CredentialSource, Login
 from markets.sources import (
     akash,
+    azure,
     fluence,
     ionet,
     koyeb,
@@ -113,6 +114,14 @@ def _cluster_lacks(own: ProviderSettings) -> str | None:
 
 # In the order of docs/markets.md. A new adapter is one line here.
 PROVIDERS: tuple[Provider, ...] = (
+    # a list that changes by the day, of some sixty regions
+    Provider(
+        "azure",
+        "hyperscaler",
+        lambda ground: azure.AzureSource(ground.reach, regions=ground.settings.regions),
+        azure.REACH,
+        cadence_s=21_600,
+    ),
     Provider(
         "oci",
         "hyperscaler",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import functools
+import gzip
 import json
 import os
 import re
@@ -135,6 +137,15 @@ def recorded(provider: str, name: str) -> Json:
     if folder is None:
         pytest.skip("BROKER_REFERENCE names no reference folder")
     return json.loads((Path(folder) / "specs" / provider / name).read_text())
+
+
+def price_data(name: str) -> list[dict[str, str]]:
+    """Rows of real prices of the reference folder; skips without one."""
+    folder = os.environ.get("BROKER_REFERENCE")
+    if folder is None:
+        pytest.skip("BROKER_REFERENCE names no reference folder")
+    with gzip.open(Path(folder) / "data" / "prices" / name, "rt", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 @functools.cache

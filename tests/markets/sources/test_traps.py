@@ -13,10 +13,12 @@ from markets.errors import MarketsError, NotAuthorized, ShapeDrift, Unavailable
 from markets.offer import Offer
 from markets.provider.listing import country_of
 from markets.sources import vultr
+from markets.sources.azure import gpus_of
 from markets.sources.oci import PRICES_PATH, SHAPES_PATH
 from markets.sources.runpod import COUNTS
 from markets.sources.scaleway import ScalewaySource
 from tests.markets.sources import (
+    case_azure,
     case_lambda,
     case_oci,
     case_runpod,
@@ -26,7 +28,7 @@ from tests.markets.sources import (
     case_vultr,
 )
 from tests.markets.sources.cases import Case
-from tests.markets.sources.document import official, recorded
+from tests.markets.sources.document import official, price_data, recorded
 from tests.markets.sources.loopback import Answer, Fault, Loopback, Reply
 
 
@@ -370,3 +372,54 @@ async def test_without_a_region_oracle_has_no_place() -> None:
 async def test_an_error_is_one_of_ours() -> None:
     with pytest.raises(MarketsError):
         await poll(case_oci.CASE, {f"GET {SHAPES_PATH}": {"items": "soon"}})
+
+
+# Azure
+
+
+async def test_azure_spot_is_known_by_a_word_and_its_0_is_unknown() -> None:
+    offers = await poll(case_azure.CASE)
+    demand, spot = (one(offers, sku=case_azure.A100, pricing=pricing) for pricing in ("on_demand", "spot"))
+    assert (demand.price, spot.price) == (Decimal("3.673"), Decimal("0.84"))
+    assert (spot.notice_s, spot.interruption_per_hour, demand.interruption_per_hour) == (30, None, 0)
+    unknown = one(offers, sku=case_azure.H100, pricing="spot")
+    assert unknown.price is None and unknown.quarantined
+
+
+async def test_of_azures_rows_the_one_that_is_billed_now_counts() -> None:
+    """Not low priority (0.73), not the price of a year to come (9.99), not that of another meter region (4.44)."""
+    prices = {offer.price for offer in await poll(case_azure.CASE) if offer.key.sku == case_azure.A100}
+    assert prices == {Decimal("3.673"), Decimal("0.84")}
+
+
+async def test_an_azure_size_that_nobody_knows_is_listed_and_never_chosen() -> None:
+    offers = await poll(case_azure.CASE)
+    assert "not in the table" in str(one(offers, sku="Standard_NX96_B900_v9").quarantined)
+    assert "a slice" in str(one(offers, sku=case_azure.SLICE).quarantined)
+
+
+async def test_azure_asks_one_region_at_a_time_for_gpus_alone() -> None:
+    async with Loopback(case_azure.CASE.answers) as api:
+        source = case_azure.CASE.open(api.url)
+        await source.offers()
+        await source.close()
+    assert len(api.requests) == 3
+    assert all("Standard_N" in each and each.count("armRegionName") == 1 for each in api.requests)
+
+
+async def test_azures_next_page_on_another_host_is_not_followed() -> None:
+    answers = {
+        f"GET {case_azure.PRICES}": {"Items": [], "NextPageLink": "https://prices.elsewhere.example/api/retail/prices"}
+    }
+    with pytest.raises(ShapeDrift, match=r"prices\.elsewhere\.example"):
+        await poll(case_azure.CASE, answers)
+
+
+def test_every_azure_gpu_size_of_two_years_is_known() -> None:
+    """All N-series sizes that karpenter-provider-azure listed from 2023-10 to 2025-06; of the rest nobody says the GPUs."""
+    found = {row["instance"] for row in price_data("azure_gpu_on_demand_history.csv.gz")}
+    unknown = {sku for sku in found if gpus_of(sku)[0] is None and not sku.startswith("Standard_NP")}
+    assert unknown == {
+        "Standard_NC8ads_A10_v4", "Standard_NC16ads_A10_v4", "Standard_NC32ads_A10_v4",
+        "Standard_NV4as_v4", "Standard_NV8as_v4", "Standard_NV16as_v4", "Standard_NV32as_v4",
+    }  # fmt: skip
