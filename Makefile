@@ -89,7 +89,7 @@ lock:
 	.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 		--all-extras --group dev pyproject.toml -o requirements.lock
 	.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header -c requirements.lock \
-		--extra postgres --extra aws --extra gcp --extra parquet --extra xlsx pyproject.toml -o deploy/container/requirements.lock
+		--extra postgres --extra aws --extra gcp --extra parquet --extra xlsx --extra chart pyproject.toml -o deploy/container/requirements.lock
 	! grep -n '://' requirements.lock deploy/container/requirements.lock
 
 lock-node:

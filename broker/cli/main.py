@@ -8,6 +8,7 @@ import sys
 import typer
 
 from broker.cli import (
+    backtest,
     backup,
     batch_changes,
     batches,
@@ -70,6 +71,7 @@ COMMANDS: dict[str, Command] = {
     "timings": market.timings,
     "hosts": hosts.hosts,
     "doctor": doctor.doctor,
+    "backtest": backtest.backtest,
     "backup": backup.backup,
     "restore": backup.restore,
     "demo": demo.demo,
