@@ -15,7 +15,7 @@ UV = 0.13.9
 RUN = .venv/bin/python
 NODE = tests/conformance/node
 
-.PHONY: setup demo test test-postgres test-replicas aws residency conformance objects lint chaos lock lock-node
+.PHONY: setup demo test test-postgres test-replicas aws residency conformance objects worlds lint chaos lock lock-node
 .DELETE_ON_ERROR:
 
 setup: .venv/ok
@@ -60,6 +60,10 @@ residency: .venv/ok
 # Other people's clients at length: the official Node client (needs node and npm), 300 MB uploads, every operation fuzzed.
 conformance: .venv/ok $(NODE)/node_modules/.package-lock.json
 	$(RUN) -m pytest -q -n $(WORKERS) -m conformance tests/conformance
+
+# Random queues and markets, each plan checked: SEEDS of them. The last line is JSON: {"worlds", "faults"}.
+worlds: .venv/ok
+	@$(RUN) tests/solver/worlds.py --worlds $(SEEDS)
 
 # On a real S3 server: a whole batch, 300 MB in flat memory, and the tests that touch objects.
 objects: .venv/ok

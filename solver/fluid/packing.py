@@ -169,7 +169,16 @@ def offered(ready: Sequence[Time], due: Time) -> Time:
 
 
 def _fits(ready: Sequence[Time], stair: Sequence[tuple[Time, Time]]) -> bool:
-    return all(load <= offered(ready, due) for due, load in reversed(stair))
+    for due, load in reversed(stair):
+        left = load
+        for each in ready:
+            if each < due:
+                left -= due - each
+                if left <= 0:
+                    break
+        else:
+            return False
+    return True
 
 
 def finish(ready: Sequence[Time], load: Time) -> Time:

@@ -54,11 +54,18 @@ class Yard:
     of_project: dict[str, float] = field(default_factory=dict)
     warm: dict[tuple[int, int], Warm] = field(default_factory=dict)
     log: list[tuple[int, Berth]] = field(default_factory=list)
-    _hours: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
     _bases: dict[int, tuple[list[float], list[float]]] = field(default_factory=dict)
+    _accelerator: list[int] = field(default_factory=list)
+    _slow: list[list[float]] = field(default_factory=list)
+    _kind: list[int] = field(default_factory=list)
+    _due: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        resources = self.pricing.figures.resources
+        figures, classes = self.pricing.figures, self.pricing.classes
+        self._accelerator, self._slow = figures.accelerator.tolist(), figures.slow.tolist()
+        self._kind = classes.kind.tolist()
+        self._due = (classes.due * (1 - MARGIN) - MARGIN_H).tolist()
+        resources = figures.resources
         groups: dict[tuple[int, int], list[tuple[float, float, str]]] = {}
         for r in range(len(self.pricing.figures.offers), len(resources)):
             those = groups.setdefault((int(resources.offer[r]), int(resources.pool[r])), [])
@@ -71,22 +78,21 @@ class Yard:
 
     def hours(self, k: int, offer: int) -> tuple[float, float]:
         """(expected, cautious) instance hours of the whole class at an offer."""
-        key = (k, offer)
-        if key not in self._hours:
-            figures, classes = self.pricing.figures, self.pricing.classes
-            kind = int(classes.kind[k])
-            if k not in self._bases:
-                is_known = np.isfinite(figures.per_input[kind])
-                base = classes.tokens_in[k] * np.where(is_known, figures.per_input[kind], 0.0)
-                out = np.where(is_known, figures.per_output[kind], 0.0)
-                self._bases[k] = (
-                    (base + classes.tokens_out[k] * out).tolist(),
-                    (base + classes.tokens_long[k] * out).tolist(),
-                )
-            accelerator, slow = int(figures.accelerator[offer]), float(figures.slow[kind, offer])
-            expected, long = self._bases[k]
-            self._hours[key] = (expected[accelerator] * slow, long[accelerator] * slow)
-        return self._hours[key]
+        expected, long = self._bases.get(k) or self._base(k)
+        accelerator, slow = self._accelerator[offer], self._slow[self._kind[k]][offer]
+        return expected[accelerator] * slow, long[accelerator] * slow
+
+    def _base(self, k: int) -> tuple[list[float], list[float]]:
+        """Useful hours of the whole class by accelerator."""
+        figures, classes = self.pricing.figures, self.pricing.classes
+        kind = int(classes.kind[k])
+        is_known = np.isfinite(figures.per_input[kind])
+        base = classes.tokens_in[k] * np.where(is_known, figures.per_input[kind], 0.0)
+        out = np.where(is_known, figures.per_output[kind], 0.0)
+        expected = (base + classes.tokens_out[k] * out).tolist()
+        is_same = classes.tokens_long[k] == classes.tokens_out[k]
+        self._bases[k] = (expected, expected if is_same else (base + classes.tokens_long[k] * out).tolist())
+        return self._bases[k]
 
     def berth(self, offer: int) -> Berth:
         return self.berths.get(offer, EMPTY)
@@ -102,12 +108,10 @@ class Yard:
         return Berth(loads, packing, {each.pool: self._cost(offer, each, packing) for each in blocks})
 
     def _block(self, offer: int, pool: int, parts: dict[int, float]) -> Block:
-        classes = self.pricing.classes
         items = []
         for k, part in parts.items():
             expected, long = self.hours(k, offer)
-            due = float(classes.due[k])
-            items.append(Item(due * (1 - MARGIN) - MARGIN_H, part * long, part * expected, k))
+            items.append(Item(self._due[k], part * long, part * expected, k))
         items.sort()
         kind = int(self.pricing.figures.kind_of_pool[pool])
         warm = self.warm.get((offer, pool))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.solver_world import world
 from solver.check import check
 from solver.eligibility import survey
+from solver.errors import BadSnapshot
 from solver.fluid.backends import solve as solve_program
 from solver.fluid.classes import group
 from solver.fluid.figures import OPEN, Figures
@@ -23,6 +24,7 @@ from solver.fluid.prices import Pricing
 from solver.plan import SMALL, solve
 from solver.types import Snapshot, encode
 from solver.view import View
+from solver.what_if import WhatIf, applied
 
 SEEDS = st.integers(min_value=0, max_value=10**9)
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -111,3 +113,36 @@ def test_prices_that_pricing_forms_are_those_of_the_programs_columns(middling: S
     assert float(least[reached].sum()) - fluid.scarcity.rent == pytest.approx(
         fluid.objective - float(fluid.program.cost[len(fluid.columns.k) :] @ fluid.u), rel=0.02
     )
+
+
+# A question
+
+
+def test_another_world_is_the_same_queue_with_what_was_asked_for(town: Any) -> None:
+    offers = [town.offer("x/de", 1.0), town.offer("y/us", 2.0, country="US")]
+    snapshot = town.snapshot([town.work("w")], offers)
+
+    def starts(**question: Any) -> list[str]:
+        return [start.offer_key for start in solve(applied(snapshot, WhatIf(**question))).starts]
+
+    assert starts() == ["x/de"]
+    assert starts(without=("x",)) == ["y/us"]
+    assert starts(price_factor={"x/de": "2.5"}) == ["y/us"]
+    assert starts(countries={"*": ("US",)}) == ["y/us"]
+    assert starts(max_usd={"w": "0.5"}) == []
+    assert starts(later_hours={"w": -11.0}) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        (WhatIf(without=("mars",)), "mars"),
+        (WhatIf(later_hours={"nobody": 1.0}), "nobody"),
+        (WhatIf(price_factor={"x": "-1"}), "price_factor"),
+        (WhatIf(max_usd={"w": "much"}), "max_usd"),
+    ],
+)
+def test_a_question_about_what_there_is_not_names_it(town: Any, question: WhatIf, said: str) -> None:
+    snapshot = town.snapshot([town.work("w")], [town.offer("x/de")])
+    with pytest.raises(BadSnapshot, match=said):
+        applied(snapshot, question)

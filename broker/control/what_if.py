@@ -1,0 +1,43 @@
+"""The plan of now, and the plan of a question: both from one snapshot, nothing written, nothing rented."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker.control.snapshot import freeze
+from broker.services import Services
+from jobs.clock import db_now
+from solver.check import check
+from solver.errors import SolverError
+from solver.types import Plan, Snapshot
+from solver.what_if import WhatIf, applied
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The plan asked for, with its snapshot; `today` is the plan of the same queue without the question, None without one."""
+
+    snapshot: Snapshot
+    plan: Plan
+    today: Plan | None
+
+
+async def ask(services: Services, question: WhatIf | None) -> Answer:
+    """Plan the queue as it is, and as the question would have it.
+
+    Raises SolverError when the question names what is not there, or when a plan does not pass the checker: it is not shown.
+    """
+    async with services.database.transaction() as session:
+        snapshot = (await freeze(session, services, now_us=await db_now(session))).snapshot
+    today = await _planned(services, snapshot)
+    if question is None:
+        return Answer(snapshot, today, None)
+    changed = applied(snapshot, question)
+    return Answer(changed, await _planned(services, changed), today)
+
+
+async def _planned(services: Services, snapshot: Snapshot) -> Plan:
+    plan = await services.solver.solve(snapshot)
+    if found := check(snapshot, plan):
+        raise SolverError(f"the plan breaks a rule and is not shown: {found[0].rule}: {found[0].message}")
+    return plan
