@@ -4,6 +4,7 @@
 PYTHON ?= python3.11
 DEMO_DIR ?= demo-data
 SEEDS ?= 5
+AT_LEAST ?= 12
 GROUND ?= sqlite
 TESTS ?= tests
 WORKERS ?= 2
@@ -86,7 +87,8 @@ lint: .venv/ok
 # GROUND=postgres: two brokers on one PostgreSQL; the leader, the database and the wires fail, too.
 # MUTATE=fence+disjoint|sweeper|hold takes one protection out; its field must then be more than 0.
 chaos: .venv/ok
-	@$(RUN) tests/system/chaos.py --seeds $(SEEDS) --ground $(GROUND) $(if $(MUTATE),--mutate $(MUTATE))
+	@$(RUN) tests/system/chaos.py --seeds $(SEEDS) --ground $(GROUND) $(if $(MUTATE),--mutate $(MUTATE)) \
+		$(if $(WITHIN),--within $(WITHIN) --at-least $(AT_LEAST))
 
 # The lock names no index: neither a host nor a path of the machine that made it.
 lock:

@@ -15,11 +15,14 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import count
+from math import inf
 from pathlib import Path
 from typing import get_args
 
@@ -89,11 +92,24 @@ def main() -> int:
     parser.add_argument("--ground", default="sqlite", choices=get_args(Ground))
     parser.add_argument("--mutate", default=None, choices=["fence+disjoint", "sweeper", "hold"])
     parser.add_argument("--workers", type=int, default=3, help="worlds at a time")
+    parser.add_argument(
+        "--within", type=float, default=inf, help="seconds after which no seed is begun beyond --at-least"
+    )
+    parser.add_argument("--at-least", type=int, default=1, help="seeds that are run however long they take")
     parser.add_argument("--keep", action="store_true", help="keep every world's folder")
     asked = parser.parse_args()
     schedules = [draw(seed, asked.mutate, asked.ground) for seed in range(asked.first, asked.first + asked.seeds)]
     with worlds_on(asked.ground) as make, ThreadPoolExecutor(asked.workers) as pool:
-        outcomes = list(pool.map(lambda schedule: run_world(schedule, make, asked.keep), schedules))
+        give_up = time.monotonic() + asked.within
+
+        def run(number: int, schedule: Schedule) -> Outcome | None:
+            if number > asked.at_least and time.monotonic() > give_up:
+                return None
+            return run_world(schedule, make, asked.keep)
+
+        outcomes = [outcome for outcome in pool.map(run, count(1), schedules) if outcome is not None]
+    if len(outcomes) < len(schedules):
+        print(f"{len(schedules) - len(outcomes)} of {len(schedules)} seeds were not begun in time", file=sys.stderr)
     total = {"seeds": len(outcomes)} | {name: sum(getattr(o, name) for o in outcomes) for name in FIELDS}
     print(json.dumps(total))
     if asked.mutate:
