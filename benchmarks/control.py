@@ -263,6 +263,9 @@ def _serving(folder: Path, url: str, count: int) -> Iterator[list[tuple[str, int
             data = folder / str(number)
             data.mkdir()
             (data / "objects").symlink_to(folder / "objects")
+            kek = data / "kek"  # one for all, as an operator copies it
+            kek.write_bytes(b"k" * 32)
+            kek.chmod(0o600)
             (data / "broker.toml").write_text(SETTINGS.format(url=url, model=MODEL, connections=CONNECTIONS // count))
             with socket.create_server(("127.0.0.1", 0)) as free:
                 port = free.getsockname()[1]
