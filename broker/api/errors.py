@@ -65,6 +65,9 @@ STATUS: Mapping[type[Exception], int] = MappingProxyType(
         markets.PriceMoved: 503,
         markets.RentalNotFound: 404,
         markets.NotAuthorized: 500,  # our credentials at a provider, not the caller's
+        markets.NoCredentials: 500,
+        markets.ShapeDrift: 503,
+        markets.BadCard: 422,
         markets.RateLimited: 503,
         markets.Ambiguous: 503,
         markets.StillReleasing: 503,
@@ -76,6 +79,7 @@ STATUS: Mapping[type[Exception], int] = MappingProxyType(
         markets.BadOffer: 500,
         markets.MarketsError: 500,
         solver.UnknownCountry: 400,
+        solver.UnknownClass: 400,
         solver.BadSnapshot: 500,
         solver.SolverError: 500,
         # "database is locked", connection refused: asking again is right, what may be asked twice is done once
