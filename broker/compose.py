@@ -25,6 +25,7 @@ from broker.api.intake import Intake
 from broker.authority import open_authority
 from broker.control.accrue import Accruer
 from broker.control.answer import Answerer
+from broker.control.budget import BudgetKeeper
 from broker.control.collect import Collector
 from broker.control.deliver import Deliverer
 from broker.control.finalise import Finaliser
@@ -85,6 +86,7 @@ LOOPS = (
     "watch",
     "history",
     "seal",
+    "budget",
 )
 # What every broker of a database does: it claims each delivery. All else is the leader's.
 EVERYWHERE = frozenset({"deliver"})
@@ -329,6 +331,7 @@ def _led(services: Services) -> dict[str, tuple[float, Step]]:
         "garbage": (control.garbage_s, GarbageCollector(services).step),
         "watch": (control.plan_s, Watcher(services).step),
         "history": (services.settings.prices.roll_up_s, HistoryKeeper(services).step),
+        "budget": (control.accrue_s, BudgetKeeper(services).step),
         "seal": (services.settings.ledger.checkpoint_s, Sealer(services).step),
     }
 

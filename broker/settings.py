@@ -153,6 +153,19 @@ class LedgerSettings(Section):
     key_file: Path | None = None
 
 
+class MailSettings(Section):
+    """The mail server that budgets' alerts go out by. `starttls` is for servers that want it (port 587); without it the password
+    and the letters go in clear."""
+
+    host: str
+    port: int = 587
+    sender: str = Field(pattern=r"^[^@\s]+@[^@\s]+$")
+    user: str | None = None
+    password: SecretStr | None = None
+    starttls: bool = True
+    timeout_s: float = 20
+
+
 class WebhookSettings(Section):
     """How batches' events are sent to users' URLs.
 
@@ -527,6 +540,7 @@ class Settings(BaseSettings):
     control: ControlSettings = ControlSettings()
     webhooks: WebhookSettings = WebhookSettings()
     ledger: LedgerSettings = LedgerSettings()
+    mail: MailSettings | None = None
     objects: ObjectSettings = ObjectSettings()
     residency: ResidencySettings = ResidencySettings()
     vault: VaultSettings = VaultSettings()
@@ -554,7 +568,17 @@ class Settings(BaseSettings):
 
 # Names of settings whose values are never shown, not even when they are wrong. A test finds those that are missing here.
 SECRET_SETTINGS = frozenset(
-    {"api_key", "token", "value", "env", "database_url", "secret_access_key", "session_token", "credentials"}
+    {
+        "api_key",
+        "token",
+        "value",
+        "env",
+        "database_url",
+        "secret_access_key",
+        "session_token",
+        "password",
+        "credentials",
+    }
 )
 
 

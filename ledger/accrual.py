@@ -19,7 +19,7 @@ from ledger import accounts
 from ledger.book import Recorded, lock, post, recorded
 from ledger.errors import MalformedEvent
 from ledger.event import Dims, Event, Exists, Facts, Line, Posted
-from ledger.holds import draw
+from ledger.holds import draw, scopes_of
 from ledger.money import cost_of_seconds
 from ledger.positions import Hold, holds_of_rental
 from ledger.tables import Entry
@@ -160,7 +160,7 @@ def _event(
         ),
         corrects=reading.newest.event.key if reading.newest and kind == "correction" else None,
         hold=charged.hold,
-        scopes=meter.scopes or msgspec.UNSET,
+        scopes=scopes_of(hold) if hold is not None else (meter.scopes or msgspec.UNSET),
         facts=Facts(
             market=meter.market,
             pricing=meter.pricing,

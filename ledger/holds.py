@@ -8,17 +8,19 @@ hold *is* the question (LiteLLM #34732 and delm #65 overshot by checking first).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec import UNSET, UnsetType
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ledger import accounts
 from ledger.book import find, lock, post
 from ledger.errors import HoldResolved, HoldUnknown, MalformedEvent
-from ledger.event import Dims, Event, Exists, Line, Posted
+from ledger.event import UNIT_USD, Dims, Event, Exists, Line, Posted
 from ledger.positions import Hold, hold, open_holds
 
-__all__ = ["Hold", "extend_hold", "hold", "open_hold", "open_holds", "void_hold"]
+__all__ = ["Hold", "extend_hold", "hold", "open_hold", "open_holds", "post_part", "void_hold"]
 
 
 async def open_hold(
@@ -33,8 +35,10 @@ async def open_hold(
     occurred_at_us: int,
     actor: str,
     recorded_at_us: int | None = None,
+    scopes: Sequence[str] = (),
+    unit: str = UNIT_USD,
 ) -> Posted | Exists:
-    """Set `nano` nano-USD of the project's budget aside.
+    """Set `nano` nano-USD (or another unit) of the project's budget aside; it counts against `scopes`, too.
 
     Raises HoldExceeded when the project has a budget and less than `nano` is left of it; KeyReused when the id was used
     with other content; MalformedEvent when `nano` is not positive.
@@ -47,8 +51,9 @@ async def open_hold(
         occurred_at_us=occurred_at_us,
         actor=actor,
         dims=Dims(project=project, batch=batch, rental=rental, offer_key=offer_key),
-        lines=_set_aside(project, nano),
+        lines=_set_aside(project, nano, unit),
         hold=hold_id,
+        scopes=tuple(scopes) or UNSET,
     )
     return await post(session, event, recorded_at_us=occurred_at_us if recorded_at_us is None else recorded_at_us)
 
@@ -77,10 +82,39 @@ async def extend_hold(
         occurred_at_us=occurred_at_us,
         actor=actor,
         dims=_dims(opened),
-        lines=_set_aside(opened.project, add_nano),
+        lines=_set_aside(opened.project, add_nano, opened.unit),
         hold=hold_id,
+        scopes=scopes_of(opened),
     )
     return await post(session, event, recorded_at_us=occurred_at_us if recorded_at_us is None else recorded_at_us)
+
+
+async def post_part(
+    session: AsyncSession, *, hold_id: str, nano: int, sequence: int, occurred_at_us: int, actor: str
+) -> Posted | Exists:
+    """Use `nano` of what is set aside, where nothing is accrued for it (tokens). `sequence` numbers the parts.
+
+    Raises HoldUnknown, HoldResolved, KeyReused; MalformedEvent when `nano` is not positive, or more than is left.
+    """
+    if nano <= 0:
+        raise MalformedEvent(f"hold {hold_id}: a part of {nano} nano; a part is positive")
+    await lock(session)
+    opened = await _opened(session, hold_id)
+    lines = (
+        Line(account=accounts.drawn(opened.project), nano=nano, unit=opened.unit),
+        Line(account=accounts.held(opened.project), nano=-nano, unit=opened.unit),
+    )
+    event = Event(
+        key=f"hold.post:{hold_id}:{sequence}",
+        kind="hold.post",
+        occurred_at_us=occurred_at_us,
+        actor=actor,
+        dims=_dims(opened),
+        lines=lines,
+        hold=hold_id,
+        scopes=scopes_of(opened),
+    )
+    return await post(session, event, recorded_at_us=occurred_at_us)
 
 
 async def void_hold(
@@ -109,6 +143,7 @@ async def void_hold(
         dims=_dims(opened),
         lines=_resolution(opened),
         hold=hold_id,
+        scopes=scopes_of(opened),
     )
     return await post(session, event, recorded_at_us=occurred_at_us if recorded_at_us is None else recorded_at_us)
 
@@ -153,8 +188,16 @@ def _dims(opened: Hold) -> Dims:
     return Dims(project=opened.project, batch=opened.batch, rental=opened.rental, offer_key=opened.offer_key)
 
 
-def _set_aside(project: str, nano: int) -> tuple[Line, ...]:
-    return Line(account=accounts.held(project), nano=nano), Line(account=accounts.budget(project), nano=-nano)
+def scopes_of(opened: Hold) -> tuple[str, ...] | UnsetType:
+    """The nodes that a hold counts against, as its events name them."""
+    return tuple(opened.scopes.split()) or UNSET
+
+
+def _set_aside(project: str, nano: int, unit: str) -> tuple[Line, ...]:
+    return (
+        Line(account=accounts.held(project), nano=nano, unit=unit),
+        Line(account=accounts.budget(project), nano=-nano, unit=unit),
+    )
 
 
 def _resolution(opened: Hold) -> tuple[Line, ...]:
@@ -166,4 +209,4 @@ def _resolution(opened: Hold) -> tuple[Line, ...]:
         (accounts.spent(project), used),
         (accounts.drawn(project), -used),
     )
-    return tuple(Line(account=account, nano=nano) for account, nano in moves if nano)
+    return tuple(Line(account=account, nano=nano, unit=opened.unit) for account, nano in moves if nano)

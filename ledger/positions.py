@@ -36,6 +36,7 @@ class Hold:
     opened_at_us: int
     resolved: str | None
     unit: str = UNIT_USD
+    scopes: str = ""
 
 
 async def remaining(session: AsyncSession, project: str, *, unit: str = UNIT_USD) -> int | None:
@@ -117,8 +118,14 @@ def opened(event: Event, seq: int) -> Hold:
         opened_at_us=event.occurred_at_us,
         resolved=None,
         unit=event.lines[0].unit,
+        scopes=scopes_text(event),
     )
     return moved(empty, event)
+
+
+def scopes_text(event: Event) -> str:
+    """The scopes of an event as a hold keeps them."""
+    return " ".join(event.scopes) if isinstance(event.scopes, tuple) else ""
 
 
 def moved(before: Hold, event: Event) -> Hold:

@@ -96,8 +96,9 @@ def _check_fields(event: Event) -> None:
         raise MalformedEvent(f"event {event.key!r}: attempt {event.dims.attempt!r} is not a whole number")
     if event.kind in HOLD_KINDS and (event.hold is None or event.dims.project is None):
         raise MalformedEvent(f"event {event.key!r}: a {event.kind} names its hold and its project")
-    if event.kind == "budget.grant" and event.dims.project is None:
-        raise MalformedEvent(f"event {event.key!r}: a budget.grant names its project")
+    of_node = any(line.account.startswith("Memo:Limit:") for line in event.lines)
+    if event.kind == "budget.grant" and event.dims.project is None and not of_node:
+        raise MalformedEvent(f"event {event.key!r}: a budget.grant names its project, or the node of the budget tree")
     if event.kind == "correction" and event.corrects is None:
         raise MalformedEvent(f"event {event.key!r}: a correction names the key of the entry that it corrects")
 

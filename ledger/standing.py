@@ -154,6 +154,11 @@ def _admit_change(event: Event, hold: Hold | None) -> None:
         raise MalformedEvent(
             f"event {event.key!r}: hold {hold.id} is of project {hold.project}, not {event.dims.project}"
         )
+    if positions.scopes_text(event) != hold.scopes:
+        raise MalformedEvent(
+            f"event {event.key!r}: hold {hold.id} counts against [{hold.scopes}], the event against "
+            f"[{positions.scopes_text(event)}]; what was set aside somewhere goes back there"
+        )
     lines = [line for line in event.lines if line.account == accounts.held(hold.project)]
     if any(line.unit != hold.unit for line in lines):
         raise MalformedEvent(

@@ -82,6 +82,8 @@ class HoldState(SQLModel, table=True):
     opened_at_us: int = _big()
     resolved: str | None = Field(default=None, index=True)
     unit: str = Field(default="USD", sa_column=Column(String, nullable=False, server_default="USD"))
+    # the nodes above the project that it counts against, by spaces: its whole life long, wherever the project moves
+    scopes: str = Field(default="", sa_column=Column(String, nullable=False, server_default=""))
 
 
 class Head(SQLModel, table=True):

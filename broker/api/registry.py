@@ -35,6 +35,8 @@ PARAMETERS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "file_id": (r"[A-Za-z0-9_-]{1,64}", "id of a file: `file-…`"),
         "batch_id": (r"[A-Za-z0-9_-]{1,64}", "id of a batch: `batch_…`"),
         "project": (r"[a-z0-9][a-z0-9-]{0,63}", "name of a project"),
+        "team": (r"[a-z0-9][a-z0-9-]{0,63}", "name of a team"),
+        "approval": (r"[A-Za-z0-9_-]{1,64}", "id of an approval: `approval_…`"),
         "upload_id": (r"[A-Za-z0-9_-]{1,64}", "id of an upload: `upload_…`"),
         "webhook_id": (r"[A-Za-z0-9_-]{1,64}", "id of a webhook: `webhook_…`"),
         "exception_id": (r"[A-Za-z0-9_-]{1,64}", "id of an invoice's exception: `exception_…`"),

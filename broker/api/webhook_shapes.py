@@ -26,6 +26,8 @@ EventType = Literal[
     "batch.approved",
     "batch.rejected",
     "batch.waiting",
+    "budget.threshold",
+    "budget.breaker",
 ]
 DEFAULT: tuple[EventType, ...] = ("batch.completed", "batch.failed", "batch.expired", "batch.cancelled")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from broker.budgets import Placement, admit
 from broker.control.ceiling import stop_at_ceiling
 from broker.control.draining import drain
 from broker.control.settle import ACTOR, meter_of
@@ -63,6 +64,8 @@ class Accruer:
             return
         sequence = opened.nano  # grows with every extension, so a repeat after a crash is the same extension
         try:
+            served = tuple(str(each) for each in row.purpose.get("batches", ()))
+            await admit(session, Placement(row.project, served, 4 * margin, is_running=True), now_us=now_us)
             await extend_hold(
                 session, hold_id=row.id, add_nano=4 * margin, sequence=sequence, occurred_at_us=now_us, actor=ACTOR
             )

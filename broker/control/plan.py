@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 from ulid import ULID
 
+from broker.budgets import Placement, admit
 from broker.control.avoided import baselines
 from broker.control.ceiling import going_on
 from broker.control.snapshot import Frozen, freeze
@@ -132,10 +134,13 @@ class Planner:
         rental_id = f"rental_{ULID()}"
         nano = hold_nano(offer, start, self.services.settings.control, now_us)
         try:
+            asked = Placement(start.project, tuple(served), nano, price_nano_hour=to_nano(offer.price or Decimal(0)))
+            scopes = await admit(session, asked, now_us=now_us)
             await open_hold(
                 session,
                 hold_id=rental_id,
                 nano=nano,
+                scopes=scopes,
                 project=start.project,
                 batch=None,
                 rental=rental_id,

@@ -31,7 +31,20 @@ LET_OFF = 12
 HOLDS_S = 1.0
 # The loops whose work is told by rows alone. Markets are polled and storage is collected at their own, long intervals.
 RESTING = frozenset(
-    ("validate", "plan", "place", "reconcile", "settle", "accrue", "finalise", "deliver", "answer", "remember", "watch")
+    (
+        "validate",
+        "plan",
+        "place",
+        "reconcile",
+        "settle",
+        "accrue",
+        "finalise",
+        "deliver",
+        "answer",
+        "remember",
+        "watch",
+        "budget",
+    )
 )
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from broker.budgets import headroom
 from broker.control.convert import DEFAULT_BOOT_S, is_known_on, offer_view, throughput_of
 from broker.costs import batch_costs
 from broker.price_ages import default_max_age_s, max_ages_s
@@ -80,7 +81,7 @@ async def freeze(
         works=tuple(sorted(works, key=lambda work: work.id)),
         offers=tuple(sorted(views, key=lambda view: view.key)),
         running=tuple(sorted(await _running(session, services, known, now_us), key=lambda each: each.rental_id)),
-        budgets=await _budgets(session, works),
+        budgets=await _budgets(session, works, now_us),
         policies=policies,
         facts=facts,
         throughput=await _throughput(session, services),
@@ -292,11 +293,12 @@ def _as_running(row: RentalRow, worker: Worker | None, services: Services, known
     )
 
 
-async def _budgets(session: AsyncSession, works: Sequence[Work]) -> tuple[Budget, ...]:
+async def _budgets(session: AsyncSession, works: Sequence[Work], now_us: int) -> tuple[Budget, ...]:
     found = []
     for project in sorted({work.project for work in works}):
-        remaining = await positions.remaining(session, project)
-        if remaining is not None:
+        own, above = await positions.remaining(session, project), await headroom(session, project, now_us)
+        limits = [each for each in (own, above) if each is not None]
+        if (remaining := min(limits, default=None)) is not None:
             found.append(Budget(project=project, remaining_nano=max(0, remaining)))
     return tuple(found)
 

@@ -18,9 +18,10 @@ from ulid import ULID
 
 from broker.api import quote_shapes, shapes
 from broker.approvals import approval_of, needed_because, propose, undecided
+from broker.budgets import hold_tokens
 from broker.control import saving
 from broker.control.intake import served_by, validate_batch
-from broker.control.own_answers import Decided, decide, left_for_workers, look_up, prepare
+from broker.control.own_answers import Decided, Prepared, decide, left_for_workers, look_up, prepare
 from broker.control.own_part_maker import OwnPartMaker
 from broker.control.quote import quote_batch, quote_row
 from broker.control.saving import Price, price_of
@@ -38,6 +39,7 @@ from jobs.errors import JobsError, ObjectMissing
 from jobs.tables import Batch
 from jobs.transitions import locked
 from jobs.types import Finding, Validation
+from ledger.errors import LimitExceeded
 from ledger.money import to_nano
 from markets import price_book
 from solver.errors import SolverError
@@ -131,6 +133,20 @@ class Validator:
         maker = OwnPartMaker(self.services.store, batch.input_key, taken.price, self.services.settings.jobs.part_bytes)
         prepared = await prepare(maker, batch, found, taken.decided)
         self.services.failpoints.reached("begin.before_txn")
+        try:
+            await self._begin_now(batch, found, taken, prepared)
+        except LimitExceeded as refused:
+            if (batch.wishes or {}).get("on_infeasible") == "queue":
+                log.info("batch.over_token_budget", batch=batch.id, error=str(refused))
+                return  # it stays in `validating`, and is asked again
+            finding = Finding(code="infeasible_budget", message=str(refused), param="x_broker")
+            await self._fail(batch, [finding], 1)
+            return
+        if prepared.parts:
+            self.services.nudge("finalise")
+
+    async def _begin_now(self, batch: Batch, found: Validation, taken: Taken, prepared: Prepared) -> None:
+        """In one transaction: the tokens that it can use are set aside, or it does not begin. Raises LimitExceeded."""
         quoted = taken.quoted
         async with self.services.database.transaction() as session:
             if await _was_changed(session, batch):
@@ -140,14 +156,14 @@ class Validator:
             session.add(quote_row(f"quote_{ULID()}", batch.project, batch.id, quoted.explanation, now_us, facts))
             if not await self._may_begin(session, batch, quoted.explanation, now_us):
                 return
+            most = found.input_tokens + found.output_tokens
+            await hold_tokens(session, batch, most, now_us=now_us, actor="broker.validate")
             begun = await batches.begin(session, batch.id, found, prepared.reserved, model=quoted.profile.id)
             if begun.status == "in_progress":
                 begun.revision = taken.revision
                 tag_rows.record(session, batch.id, found.tags)
                 for part in prepared.parts:
                     await saving.commit(session, batch.project, part)
-        if prepared.parts:
-            self.services.nudge("finalise")
 
     async def _may_begin(
         self, session: AsyncSession, batch: Batch, explanation: quote_shapes.Explanation, now_us: int

@@ -31,13 +31,15 @@ OWNED = {
     "key_id": "key_01J0000000000000000000NONE",
     "project": "nobodys",
     "rental": "rental_01J0000000000000000000NONE",
+    "approval": "approval_01J0000000000000000000NONE",
 }
 # What belongs to no project, is a name that each project may use (market), or is the wire's: of one rental, whose session
 # token is asked for instead of a key.
-COMMON = {"model", "market", "rental_id", "shard_id", "token"}
+COMMON = {"team", "model", "market", "rental_id", "shard_id", "token"}
 # What a route cannot do without, where its schema alone does not say it.
 BODIES: dict[str, dict[str, Any]] = {
     "budgets.grant_budget": {"usd": "1"},
+    "budgets.put_team_of_project": {"team": "x"},
     "uploads.complete_upload": {"part_ids": ["part_none"]},
 }
 PROMPTS = ("/v1/files/{file_id}/content", "/v1/batches/{batch_id}/results", "/v1/batches/{batch_id}/lines")
@@ -76,6 +78,9 @@ async def things_of(server: Any, project: str, key: str) -> dict[str, str]:
         "event_id": "evt_01J0000000000000000000MINE",
         "project": project,
     }
+    for usd in ("1", "2"):  # the second is a raise, and waits
+        wish = {"scope": f"project:{project}", "usd": usd}
+        names["approval"] = (await server.call("PUT", "/v1/budgets/limits", key=key, json=wish)).json["approval"]
     async with server.services.database.transaction() as session:
         now_us = await db_now(session)
         made, _ = await create_key(session, principal="x", project=project, roles=["viewer"], now_us=now_us)
@@ -135,7 +140,7 @@ async def test_what_is_anothers_is_answered_like_what_is_not_there(server: Any) 
 
 
 # Refusals of the owner's own request that show that it got past the question whose thing it is.
-NOT_ABOUT_IDS = ("own_proposal", "invalid_upload", "delivery_not_found")
+NOT_ABOUT_IDS = ("own_proposal", "four_eyes", "team_not_found", "invalid_upload", "delivery_not_found")
 
 
 async def test_anothers_ids_in_queries_and_bodies_are_like_none(server: Any) -> None:
