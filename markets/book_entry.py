@@ -63,8 +63,8 @@ class Entry:
 
     def doubt(self, known: Known | None, peers: Peers | None, single_nano: int | None) -> None:
         """Quarantine a price that cannot be meant. What a market says twice of a changed price it means."""
-        if self.gpu_nano_hour is None:
-            return
+        if self.gpu_nano_hour is None or self.offer.sunk_per_hour is not None:
+            return  # what is paid for anyway costs next to nothing more
         before = known.gpu_nano_hour if known is not None and known.quarantined is None else None
         reason = implausible(self.offer, self.gpu_nano_hour, peers=peers, single_nano=single_nano, before=before)
         if reason is not None:

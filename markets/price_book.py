@@ -55,6 +55,17 @@ class Stored:
     changes: int = 0
 
 
+async def store_card(
+    session: AsyncSession, market: str, offers: Sequence[Offer], *, by: str, until_us: int, now_us: int
+) -> Stored:
+    """Take over a rate card: as `store_offers`, and its prices count until `until_us`, however old they are."""
+    stored = await store_offers(session, market, offers, now_us=now_us)
+    row = await session.get_one(PollRow, market)
+    row.card_by, row.card_until_us = by, until_us
+    await session.flush()
+    return stored
+
+
 async def store_offers(session: AsyncSession, market: str, offers: Sequence[Offer], *, now_us: int) -> Stored:
     """Take over one complete answer of `market`. Offers that it no longer has are kept and marked gone.
 
@@ -98,21 +109,17 @@ async def offers(
     max_age_s: Mapping[str, int],
     default_max_age_s: int,
     market: str | None = None,
+    key: str | None = None,
 ) -> list[Listed]:
     """All offers by key, those that are gone or stale too, each with its reason. `max_age_s` is by market name."""
     query = select(OfferRow).order_by(col(OfferRow.key))
+    if key is not None:
+        query = query.where(col(OfferRow.key) == key)
     if market is not None:
         query = query.where(col(OfferRow.market) == market)
     rows = (await session.scalars(query)).all()
-    return [_listed(row, now_us, max_age_s.get(row.market, default_max_age_s)) for row in rows]
-
-
-async def offer(
-    session: AsyncSession, key: str, *, now_us: int, max_age_s: Mapping[str, int], default_max_age_s: int
-) -> Listed | None:
-    """The offer with this key, or None."""
-    row = await session.get(OfferRow, key)
-    return None if row is None else _listed(row, now_us, max_age_s.get(row.market, default_max_age_s))
+    cards = {row.market: row.card_until_us for row in await polls(session) if row.card_until_us is not None}
+    return [_listed(row, now_us, max_age_s.get(row.market, default_max_age_s), cards.get(row.market)) for row in rows]
 
 
 async def cheapest(
@@ -168,8 +175,12 @@ def offer_of(row: OfferRow) -> Offer:
     return replace(stored, observed_at=at, evidence=renewed)
 
 
-def exclusion(offer: Offer, *, gone_us: int | None, now_us: int, max_age_s: int) -> str | None:
+def exclusion(
+    offer: Offer, *, gone_us: int | None, now_us: int, max_age_s: int, card_until_us: int | None = None
+) -> str | None:
     """Why `offer` must not be chosen now, or None. The first reason in the order: quarantine, gone, stale, sold out.
+
+    The prices of a rate card are stale from `card_until_us` on, however old they are.
 
     Sold out is not among them: capacity 0 is data that the plan's funnel counts by itself.
     """
@@ -177,6 +188,12 @@ def exclusion(offer: Offer, *, gone_us: int | None, now_us: int, max_age_s: int)
         return offer.quarantined
     if gone_us is not None:
         return f"offer {offer.key}: no longer listed by its market since {moment(gone_us).isoformat()}"
+    if card_until_us is not None:
+        if now_us <= card_until_us:
+            return None
+        return (
+            f"offer {offer.key}: its rate card was valid until {moment(card_until_us).isoformat()}; hand in a newer one"
+        )
     age_s = (now_us - micros(offer.observed_at)) // 1_000_000
     if age_s > max_age_s:
         observed = offer.observed_at.isoformat()
@@ -195,12 +212,12 @@ def unlocated(offer: Offer, *, now_us: int) -> str | None:
     return None
 
 
-def _listed(row: OfferRow, now_us: int, max_age_s: int) -> Listed:
+def _listed(row: OfferRow, now_us: int, max_age_s: int, card_until_us: int | None) -> Listed:
     offer = offer_of(row)
     return Listed(
         offer=offer,
         seen_at=maybe_moment(row.seen_us) or offer.observed_at,
-        excluded=exclusion(offer, gone_us=row.gone_us, now_us=now_us, max_age_s=max_age_s),
+        excluded=exclusion(offer, gone_us=row.gone_us, now_us=now_us, max_age_s=max_age_s, card_until_us=card_until_us),
         unlocated=unlocated(offer, now_us=now_us),
     )
 
@@ -350,6 +367,7 @@ async def _polled(
         session.add(row)
     if ok_us is not None:
         row.ok_us, row.error, row.failures, row.again_us = ok_us, None, 0, None
+        row.card_by, row.card_until_us = None, None
     if failed_us is not None:
         row.failed_us, row.error, row.failures, row.again_us = failed_us, error, row.failures + 1, again_us
     await session.flush()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 
@@ -10,11 +12,11 @@ from broker.api import shapes
 from broker.api.problems import not_found
 from broker.api.registry import EVERYONE, Call, Route, route
 from broker.control.convert import is_known_on
-from broker.control.snapshot import listed_offers
+from broker.price_list import order, price_list, usd_per_million, usd_price
 from broker.variants import serving
 from jobs.clock import MICROSECONDS, db_now
 from markets.instants import micros
-from markets.offer import Offer
+from markets.offer import LocationTier, Offer, Pricing
 from markets.price_book import Listed
 from workers.fit import misfit
 from workers.profile import ModelProfile
@@ -27,24 +29,65 @@ class OfferQuery(shapes.Own):
 
     market: str | None = Field(default=None, max_length=64)
     country: str | None = Field(default=None, pattern=r"^[A-Za-z]{2}$")
+    region: str | None = Field(default=None, max_length=100)
     model: str | None = Field(default=None, max_length=200, description="only offers on which this model could run")
+    gpu: str | None = Field(
+        default=None, max_length=64, description="an accelerator, or the beginning of its name: `h100`"
+    )
+    pricing: Pricing | None = None
+    location_tier: LocationTier | None = None
+    min_gpus: int | None = Field(default=None, ge=0)
+    max_usd: Decimal | None = Field(
+        default=None, ge=0, description="at most so many USD an hour, for the whole machine"
+    )
+    usable: Literal["true", "false"] = Field(default="false", description="only offers that may be chosen now")
+    limit: int | None = Field(default=None, ge=1, description="the first so many")
 
 
 async def list_offers(call: Call, query: OfferQuery) -> shapes.OfferList:
-    """List offers, cheapest first; sold out, stale and quarantined ones too, each with the reason."""
+    """List offers, cheapest first; sold out, stale and quarantined ones too, each with the reason.
+
+    For a model they are ordered by the price of a million output tokens instead, and `usd_per_million` has it by key. What
+    nobody has asked yet is shown by the dated snapshot that comes with the broker, and says so.
+    """
+    found, per_million = await found_offers(call, query)
+    told = None if per_million is None else {key: shapes.plain(price) for key, price in per_million.items()}
+    return shapes.OfferList(data=[offer_shape(each) for each in found], usd_per_million=told)
+
+
+async def found_offers(call: Call, query: OfferQuery) -> tuple[list[Listed], dict[str, Decimal] | None]:
+    """The offers in their order, and for a model the price of a million tokens by key."""
     services = call.services
     profiles = serving(services.models, query.model or "")
     if query.model is not None and not profiles:
         raise not_found("model_not_found", f"The model {query.model!r} is not served here.")
     async with services.database.transaction() as session:
-        listed = await listed_offers(session, services, now_us=await db_now(session), market=query.market)
-    wanted = [
-        each
-        for each in listed
-        if (query.country is None or each.offer.country == query.country.upper())
-        and (not profiles or any(serves(profile, each.offer) for profile in profiles))
-    ]
-    return shapes.OfferList(data=[offer_shape(each) for each in sorted(wanted, key=_by_price)])
+        listed = await price_list(session, services, now_us=await db_now(session), market=query.market)
+    wanted = [each for each in listed if _is_wanted(each, query) and (not profiles or _runs(profiles, each.offer))]
+    per_million = None
+    if profiles:
+        prices = ((str(each.offer.key), usd_per_million(each.offer, profiles)) for each in wanted)
+        per_million = {key: price for key, price in prices if price is not None}
+    return order(wanted, per_million)[: query.limit], per_million
+
+
+def _is_wanted(listed: Listed, query: OfferQuery) -> bool:
+    offer = listed.offer
+    price = usd_price(offer)
+    return (
+        (query.country is None or offer.country == query.country.upper())
+        and (query.region is None or offer.key.region == query.region)
+        and (query.gpu is None or offer.accelerator.name.startswith(query.gpu.lower()))
+        and (query.pricing is None or offer.pricing == query.pricing)
+        and (query.location_tier is None or offer.location_tier == query.location_tier)
+        and (query.min_gpus is None or offer.accelerator.count >= query.min_gpus)
+        and (query.max_usd is None or (price is not None and price <= query.max_usd))
+        and (query.usable == "false" or (listed.excluded is None and offer.capacity != 0))
+    )
+
+
+def _runs(profiles: Sequence[ModelProfile], offer: Offer) -> bool:
+    return any(serves(profile, offer) for profile in profiles)
 
 
 def serves(profile: ModelProfile, offer: Offer) -> bool:
@@ -52,16 +95,10 @@ def serves(profile: ModelProfile, offer: Offer) -> bool:
     return is_known_on(profile, offer) and misfit(profile, offer.accelerator) is None
 
 
-def _by_price(listed: Listed) -> tuple[bool, Decimal, str]:
-    price = listed.offer.price
-    known = price is not None and price.is_finite() and price > 0
-    return (not known, price if known and price is not None else Decimal(0), str(listed.offer.key))
-
-
 def offer_shape(listed: Listed) -> shapes.Offer:
     """A row of the price book; only a believable price in USD is shown as one."""
     offer, chip = listed.offer, listed.offer.accelerator
-    price = offer.price if offer.currency == "USD" and not _by_price(listed)[0] else None
+    price = usd_price(offer)
     return shapes.Offer(
         key=str(offer.key),
         market=offer.market,
@@ -75,29 +112,25 @@ def offer_shape(listed: Listed) -> shapes.Offer:
         operator=offer.operator,
         operator_jurisdictions=None if offer.jurisdictions is None else list(offer.jurisdictions),
         gpu=chip.name,
-        gpu_memory_gib=_plain(Decimal(chip.memory_mib) / 1024),
+        gpu_memory_gib=shapes.plain(Decimal(chip.memory_mib) / 1024),
         gpu_count=chip.count,
         pricing=offer.pricing,
-        usd_per_hour=None if price is None else _plain(price),
-        usd_per_gpu_hour=None if price is None or chip.count == 0 else _plain(round(price / chip.count, 9)),
+        usd_per_hour=None if price is None else shapes.plain(price),
+        usd_per_gpu_hour=None if price is None or chip.count == 0 else shapes.plain(round(price / chip.count, 9)),
         observed_at=micros(offer.observed_at) // MICROSECONDS,
         source=offer.source,
         capacity=offer.capacity,
-        interruption_per_hour=None if offer.interruption_per_hour is None else _plain(offer.interruption_per_hour),
+        interruption_per_hour=None
+        if offer.interruption_per_hour is None
+        else shapes.plain(offer.interruption_per_hour),
         notice_s=offer.notice_s,
         granularity_s=offer.granularity_s,
         minimum_s=offer.minimum_s,
-        egress_usd_per_gb=_plain(offer.egress_per_gb),
+        egress_usd_per_gb=shapes.plain(offer.egress_per_gb),
         launch=offer.launch,
         quarantined=offer.quarantined is not None,
         reason=listed.excluded or listed.unlocated,
     )
-
-
-def _plain(number: Decimal) -> str:
-    """Exact, without an exponent or trailing zeros."""
-    text = format(number, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 ROUTES: tuple[Route, ...] = (

@@ -6,6 +6,7 @@ Bodies of OpenAI-compatible routes ignore unknown fields, as OpenAI does; `x_bro
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
@@ -345,6 +346,15 @@ class Offer(BaseModel):
 class OfferList(BaseModel):
     object: Literal["list"] = "list"
     data: list[Offer]
+    usd_per_million: dict[str, str] | None = Field(
+        default=None, description="of a model that was asked for: USD per million output tokens, by offer key"
+    )
+
+
+def plain(number: Decimal) -> str:
+    """Exact, without an exponent or trailing zeros."""
+    text = format(number, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 class Posting(BaseModel):

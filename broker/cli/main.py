@@ -25,6 +25,7 @@ from broker.cli import (
     lines,
     login,
     market,
+    offers,
     planning,
     policy,
     projects,
@@ -69,7 +70,7 @@ COMMANDS: dict[str, Command] = {
     "login": login.login,
     "logout": login.logout,
     "whoami": login.whoami,
-    "offers": market.offers,
+    "markets": offers.markets,
     "profiles": market.profiles,
     "timings": market.timings,
     "hosts": hosts.hosts,
@@ -91,6 +92,7 @@ GROUPS = {
     "ledger": ledger.ledger,
     "models": market.models,
     "policy": policy.policy,
+    "offers": offers.offers,
 }
 
 declare(app, COMMANDS)

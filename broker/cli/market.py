@@ -1,9 +1,8 @@
-"""What there is to choose from: `offers`, `models`."""
+"""How models are served, and how long machines take: `models`, `profiles`, `timings`."""
 
 from __future__ import annotations
 
 import sys
-from decimal import Decimal
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
@@ -11,40 +10,15 @@ import typer
 
 from broker.cli import configuration, exits, options
 from broker.cli.client import Client
-from broker.cli.completion import model_names
 from broker.cli.exits import USAGE, Failure
 from broker.cli.option_groups import spread
 from broker.cli.options import Target
-from broker.cli.output import document, line, table, usd
+from broker.cli.output import document, line, table
 
 if TYPE_CHECKING:
     from broker.settings import Settings
 
 Document = dict[str, Any]
-
-
-def offers(
-    *,
-    market: Annotated[str | None, typer.Option(help="Only of this market.")] = None,
-    country: Annotated[str | None, typer.Option(help="Only in this country (ISO alpha-2).")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Only where this model can run.", autocompletion=model_names)
-    ] = None,
-    target: Target,
-) -> None:
-    """The price book, cheapest first; what cannot be chosen comes last, with the reason."""
-
-    async def work(client: Client) -> int:
-        query = {"market": market, "country": country, "model": model}
-        found: list[Document] = (await client.get("/v1/market/offers", query))["data"]
-        found.sort(key=by_price)
-        if target.json:
-            document({"object": "list", "data": found})
-            return exits.OK
-        table(COLUMNS, [_row(offer) for offer in found])
-        return exits.OK
-
-    target.run(work)
 
 
 def profiles(*, target: Target) -> None:
@@ -101,31 +75,6 @@ def _timing_row(each: Document) -> tuple[str, ...]:
     seconds = ["-" if phase is None else f"{phase['cautious']:.1f}" for phase in phases]
     names = (each["market"], each["place"], each["image"] or "-", each["model"], each["accelerator"])
     return (*names, str(each["observations"]), *seconds)
-
-
-COLUMNS = ("offer", "country", "gpu", "pricing", "$/h", "capacity", "lost/h", "location", "note")
-
-
-def by_price(offer: Document) -> tuple[bool, bool, Decimal, str]:
-    """Usable offers first, then by price; an unknown price is not a low one."""
-    price = offer["usd_per_hour"]
-    return offer["quarantined"], price is None, Decimal(price or 0), offer["key"]
-
-
-def _row(offer: Document) -> tuple[str, ...]:
-    capacity = offer["capacity"]
-    gpu = f"{offer['gpu_count']}x {offer['gpu']}" if offer["gpu_count"] else offer["gpu"]
-    return (
-        offer["key"],
-        offer["country"] or "-",
-        gpu,
-        offer["pricing"],
-        usd(offer["usd_per_hour"]),
-        "?" if capacity is None else str(capacity),
-        offer["interruption_per_hour"] or "?",
-        offer["location_tier"],
-        offer["reason"] or "",
-    )
 
 
 def list_models(

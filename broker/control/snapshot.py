@@ -91,7 +91,7 @@ async def freeze(
 
 
 async def listed_offers(
-    session: AsyncSession, services: Services, *, now_us: int, market: str | None = None
+    session: AsyncSession, services: Services, *, now_us: int, market: str | None = None, key: str | None = None
 ) -> list[Listed]:
     """The price book, judged by each market's own limit of age: what people see is what is planned with."""
     return await price_book.offers(
@@ -100,6 +100,7 @@ async def listed_offers(
         max_age_s=max_ages_s(services),
         default_max_age_s=default_max_age_s(services),
         market=market,
+        key=key,
     )
 
 

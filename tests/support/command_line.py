@@ -88,7 +88,9 @@ def until(true: Callable[[], Any], what: str, within_s: float = 60) -> Any:
 
 
 def offers(data: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(quick("offers", "--data", str(data), "--json").stdout)["data"]
+    found: list[dict[str, Any]] = json.loads(
+        quick("offers", "--market", "sandbox", "--data", str(data), "--json").stdout
+    )["data"]
     return found
 
 

@@ -1,0 +1,73 @@
+"""All markets that this project knows of, each with what it is good for here and now, and if for nothing, why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from broker.api import market_shapes
+from broker.api.registry import EVERYONE, Call, Route, route
+from broker.market_standing import Facts, standing
+from broker.price_list import price_list
+from broker.provider_set import Standing
+from broker.services import Services
+from jobs.clock import MICROSECONDS, db_now
+from markets import price_book
+from markets.cards import snapshot
+from markets.directory import DIRECTORY
+from markets.instants import micros
+from markets.tables import PollRow
+
+
+async def list_markets(call: Call) -> market_shapes.MarketList:
+    """List the markets: class, where prices come from, whether machines can be rented, and what is missing."""
+    services = call.services
+    standings = {each.provider.name: each for each in await services.providers.standings()}
+    async with services.database.transaction() as session:
+        now_us = await db_now(session)
+        polls = {row.market: row for row in await price_book.polls(session)}
+        listed = await price_list(session, services, now_us=now_us)
+    offers = Counter(each.offer.market for each in listed)
+    names = [*DIRECTORY, *sorted({*services.markets, *standings, *polls, *offers} - set(DIRECTORY))]
+    return market_shapes.MarketList(
+        data=[_market(name, services, standings, polls.get(name), offers[name], now_us) for name in names]
+    )
+
+
+def _market(
+    name: str,
+    services: Services,
+    standings: Mapping[str, Standing],
+    poll: PollRow | None,
+    offers: int,
+    now_us: int,
+) -> market_shapes.Market:
+    old = snapshot.by_market().get(name, ()) if services.settings.prices.snapshot else ()
+    asked = standings.get(name)
+    told = standing(
+        Facts(
+            name=name,
+            rented_at=name in services.markets,
+            has_adapter=asked is not None,
+            why_not_asked=asked.reason if asked else None,
+            has_credentials=asked.credentials or asked.provider.is_public if asked else name in services.markets,
+            poll=poll,
+            snapshot_us=max((micros(each.observed_at) for each in old), default=None),
+            now_us=now_us,
+        )
+    )
+    return market_shapes.Market(
+        name=name,
+        **{"class": asked.provider.kind if asked and name not in DIRECTORY else told.market_class},
+        prices=told.prices,
+        renting=name in services.markets,
+        credentials=told.credentials,
+        age_s=None if told.as_of_us is None else (now_us - told.as_of_us) // MICROSECONDS,
+        offers=offers,
+        reason=told.reason,
+    )
+
+
+ROUTES: tuple[Route, ...] = (
+    route("GET", "/v1/markets", list_markets, tag="market", roles=EVERYONE),
+)  # fmt: skip

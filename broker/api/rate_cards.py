@@ -1,0 +1,78 @@
+"""Rate cards: prices that a person hands in, taken over whole or not at all."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from broker.api import market_shapes
+from broker.api.problems import conflict
+from broker.api.registry import Call, Route, route
+from broker.services import Services
+from jobs.clock import MICROSECONDS, db_now
+from markets import price_book
+from markets.cards.rate_card import Card, read_card
+from markets.history import DAY_US
+from markets.instants import moment
+
+
+async def import_card(call: Call, body: market_shapes.CardImport) -> market_shapes.CardImported:
+    """Take over a rate card: CSV of ours, of gpuhunt or of SkyPilot. With a finding nothing is taken over.
+
+    Its offers are listed, compared with and quoted; a newer card of the same name replaces them.
+    """
+    services = call.services
+    await _require_free(services, body.market)
+    async with services.database.transaction() as session:
+        now_us = await db_now(session)
+        at_us = now_us if body.observed_on is None else _day_us(body)
+        until_us = at_us + (body.valid_days or services.settings.prices.card_days) * DAY_US
+        card = _read(body, at_us, services)
+        stored = not card.findings and not body.dry_run
+        quarantined = sum(each.quarantined is not None for each in card.offers)
+        if stored:
+            taken = await price_book.store_card(
+                session, body.market, card.offers, by=call.caller.name, until_us=until_us, now_us=now_us
+            )
+            quarantined = taken.quarantined
+    return market_shapes.CardImported(
+        market=body.market,
+        dialect=card.dialect,
+        offers=len(card.offers),
+        quarantined=quarantined,
+        valid_until=until_us // MICROSECONDS,
+        stored=stored,
+        findings=[
+            market_shapes.CardFinding(line=each.line, code=each.code, message=each.message) for each in card.findings
+        ],
+    )
+
+
+async def _require_free(services: Services, market: str) -> None:
+    """A card beside a market's own answers would undo them with each import, and they it with each poll."""
+    if market in services.settings.markets or market in await services.providers.wanted():
+        raise conflict(
+            "market_is_polled",
+            f"The market {market!r} is asked itself; give the card another name, such as {market}-card.",
+        )
+
+
+def _read(body: market_shapes.CardImport, at_us: int, services: Services) -> Card:
+    return read_card(
+        body.text,
+        market=body.market,
+        observed_at=moment(at_us),
+        source=body.source,
+        provider=body.provider,
+        fx={code: rate.as_rate(code) for code, rate in services.settings.fx_rates.items()},
+    )
+
+
+def _day_us(body: market_shapes.CardImport) -> int:
+    assert body.observed_on is not None
+    start = datetime.combine(body.observed_on, datetime.min.time(), UTC)
+    return int(start.timestamp()) * MICROSECONDS
+
+
+ROUTES: tuple[Route, ...] = (
+    route("POST", "/v1/market/cards", import_card, tag="market", roles=("operator",), errors=(422,)),
+)  # fmt: skip

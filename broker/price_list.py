@@ -1,0 +1,93 @@
+"""The price list as people see it: the book, and the dated snapshot for markets that nobody has asked yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from broker.control.snapshot import listed_offers
+from broker.services import Services
+from markets.cards import snapshot
+from markets.instants import micros
+from markets.offer import Offer
+from markets.price_book import Listed, unlocated
+from workers.profile import ModelProfile
+
+MILLION_PER_HOUR = Decimal(3600) / 1_000_000
+
+
+async def price_list(
+    session: AsyncSession, services: Services, *, now_us: int, market: str | None = None
+) -> list[Listed]:
+    """Every offer that is known of, also those that cannot be chosen, with the reason."""
+    book = await listed_offers(session, services, now_us=now_us, market=market)
+    if not services.settings.prices.snapshot:
+        return book
+    asked = {each.offer.market for each in book}
+    shown = [
+        _of_snapshot(offer, now_us)
+        for name, offers in snapshot.by_market().items()
+        if name not in asked and market in (None, name)
+        for offer in offers
+    ]
+    return [*book, *shown]
+
+
+async def one_listed(session: AsyncSession, services: Services, key: str, *, now_us: int) -> Listed | None:
+    """The offer with this key, of the book or of the snapshot; None: nobody knows it."""
+    book = await listed_offers(session, services, now_us=now_us, key=key)
+    if book or not services.settings.prices.snapshot:
+        return book[0] if book else None
+    old = snapshot.by_market().get(key.partition("/")[0], ())
+    return next((_of_snapshot(offer, now_us) for offer in old if str(offer.key) == key), None)
+
+
+def _of_snapshot(offer: Offer, now_us: int) -> Listed:
+    why = offer.quarantined or snapshot.why_not(offer)
+    return Listed(offer, offer.observed_at, why, unlocated(offer, now_us=now_us))
+
+
+def is_snapshot(listed: Listed) -> bool:
+    return listed.offer.source.startswith("snapshot")
+
+
+def usd_price(offer: Offer) -> Decimal | None:
+    """USD per instance-hour that can be believed; None: unknown. Capacity that is paid for anyway costs 0 more."""
+    price = offer.price if offer.currency == "USD" else None
+    if price is None or not price.is_finite():
+        return None
+    return price if price > 0 or (offer.pricing == "reserved" and offer.sunk_per_hour) else None
+
+
+def usd_per_million(offer: Offer, profiles: Sequence[ModelProfile]) -> Decimal | None:
+    """The least USD per million output tokens of the model on this offer, by its profiles' speeds; for token offers, their price.
+
+    None: no speed is known for the accelerator. A rental runs one engine: a machine with more devices than it uses costs all.
+    """
+    if offer.per_million is not None:
+        return offer.per_million.output if offer.currency == "USD" else None
+    price = usd_price(offer)
+    speeds = [
+        Decimal(str(profile.tokens_per_s[offer.accelerator.name][1]))
+        for profile in profiles
+        if offer.accelerator.name in profile.tokens_per_s
+    ]
+    best = max(speeds, default=Decimal(0))
+    return None if price is None or best <= 0 else round(price / (best * MILLION_PER_HOUR), 9)
+
+
+def order(listed: Sequence[Listed], per_million: Mapping[str, Decimal] | None = None) -> list[Listed]:
+    """Those that may be chosen first, then by price; an unknown price is not a low one."""
+
+    def rank(each: Listed) -> tuple[bool, bool, Decimal, str]:
+        key = str(each.offer.key)
+        price = usd_price(each.offer) if per_million is None else per_million.get(key)
+        return (each.excluded is not None, price is None, Decimal(0) if price is None else price, key)
+
+    return sorted(listed, key=rank)
+
+
+def age_s(listed: Listed, now_us: int) -> int:
+    return (now_us - micros(listed.offer.observed_at)) // 1_000_000

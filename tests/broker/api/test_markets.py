@@ -1,0 +1,210 @@
+"""Markets, the history of offers, rate cards and exports over HTTP: the fields are those that issue 5 pins."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from jobs.clock import db_now
+from markets import price_book
+from markets.cards.snapshot import snapshot
+from markets.directory import DIRECTORY
+from markets.offer import Accelerator, Evidence, Offer, OfferKey
+
+OFFER_FIELDS = [
+    "key", "market", "region", "zone", "country", "subdivision", "location_evidence", "location_tier", "confidentiality",
+    "operator", "operator_jurisdictions", "gpu", "gpu_memory_gib", "gpu_count", "pricing", "usd_per_hour", "usd_per_gpu_hour",
+    "observed_at", "source", "capacity", "interruption_per_hour", "notice_s", "granularity_s", "minimum_s",
+    "egress_usd_per_gb", "launch", "quarantined", "reason",
+]  # fmt: skip
+NOT_BUILT = [
+    "nebius", "crusoe", "hyperstack", "digitalocean", "nosana", "hyperbolic", "lium", "clore", "phala", "render", "aethir",
+    "spheron", "golem", "modal", "replicate", "beam", "blaxel", "tensordock",
+]  # fmt: skip
+CLASSES = {"hyperscaler", "neocloud", "aggregator", "decentralized", "token", "own", "local", "sandbox"}
+CARD = """sku,gpu,gpu_count,price,currency,pricing,sunk_per_hour,country
+node-a,H100 SXM5 80GB,8,0,USD,reserved,18.5,DE
+node-b,L40S,4,2.10,USD,on_demand,,DE
+"""
+
+
+def offer(price: str, at: datetime) -> Offer:
+    return Offer(
+        key=OfferKey("sandbox", "r", None, "a", "l4", 1, "spot"),
+        launch="vm",
+        accelerator=Accelerator("nvidia", "l4", "pcie", 24_576, 1),
+        currency="USD",
+        price=Decimal(price),
+        observed_at=at,
+        source="test",
+        raw_sha256="00",
+        components={"machine": Decimal(price)},
+        country="DE",
+        evidence=(Evidence("provider_api", "x", at, timedelta(days=1)),),
+        location_tier="named_datacenter",
+        raw={"machine": f"{price} per hour and instance"},
+    )
+
+
+async def store(server: Any, *offers: Offer) -> None:
+    async with server.services.database.transaction() as session:
+        await price_book.store_offers(session, "sandbox", offers, now_us=await db_now(session))
+
+
+async def test_markets_are_told_by_the_pinned_fields(server: Any) -> None:
+    found = (await server.call("GET", "/v1/markets")).json["data"]
+    for each in found:
+        assert list(each) == ["name", "class", "prices", "renting", "credentials", "age_s", "offers", "reason"]
+        assert each["class"] in CLASSES and each["prices"] in ("live", "card", "snapshot", "unsupported")
+        assert each["prices"] == "live" or each["reason"] or each["prices"] == "snapshot"
+    assert {each["name"] for each in found} >= set(DIRECTORY)
+
+
+async def test_every_market_that_is_not_built_is_named_with_its_reason(server: Any) -> None:
+    found = {each["name"]: each for each in (await server.call("GET", "/v1/markets")).json["data"]}
+    for name in [
+        "nebius",
+        "crusoe",
+        "hyperstack",
+        "digitalocean",
+        "nosana",
+        "hyperbolic",
+        "lium",
+        "clore",
+        "phala",
+        "render",
+        "aethir",
+        "spheron",
+        "golem",
+        "modal",
+        "replicate",
+        "beam",
+        "blaxel",
+        "tensordock",
+    ]:
+        assert found[name]["prices"] in ("unsupported", "snapshot") and not found[name]["renting"], name
+        assert found[name]["reason"], name
+
+
+async def test_offers_have_the_pinned_fields_in_order_and_serve_before_any_credential_exists(server: Any) -> None:
+    found = (await server.call("GET", "/v1/market/offers?gpu=h100")).json["data"]
+    assert len(found) > 100
+    assert all(list(each) == OFFER_FIELDS for each in found)
+    assert all("snapshot" in each["source"] and "snapshot of 20" in each["reason"] for each in found)
+    assert all(Decimal(each["usd_per_hour"]) > 0 for each in found)
+
+
+async def test_the_snapshot_of_a_market_gives_way_to_its_own_answer(server: Any) -> None:
+    live = Offer(
+        key=OfferKey("gcp", "r", None, "a", "l4", 1, "spot"),
+        launch="vm",
+        accelerator=Accelerator("nvidia", "l4", "pcie", 24_576, 1),
+        currency="USD",
+        price=Decimal(1),
+        observed_at=datetime.now(UTC),
+        source="live",
+        raw_sha256="00",
+    )
+    async with server.services.database.transaction() as session:
+        await price_book.store_offers(session, "gcp", [live], now_us=await db_now(session))
+    found = (await server.call("GET", "/v1/market/offers?market=gcp")).json["data"]
+    assert [each["source"] for each in found] == ["live"]
+
+
+async def test_an_offers_history_and_its_explanation(server: Any) -> None:
+    now = datetime.now(UTC)
+    for hours, price in ((3, "0.80"), (2, "0.80"), (1, "0.60")):
+        await store(server, offer(price, now - timedelta(hours=hours)))
+    key = quote(str(offer("1", now).key), safe="")
+    history = (await server.call("GET", f"/v1/market/offers/history?key={key}")).json
+    assert [(each["usd_per_hour"], each["state"]) for each in history["changes"]] == [
+        ("0.8", "listed"),
+        ("0.6", "listed"),
+    ]
+    told = (await server.call("GET", f"/v1/market/offers/explain?key={key}")).json
+    assert told["components"] == {"machine": "0.6"} and told["raw"] == {"machine": "0.60 per hour and instance"}
+    assert told["evidence"][0]["valid"] and told["gpu_facts"]["memory_gib"] == "24"
+    assert told["trust"] == sum(point["points"] for point in told["trust_points"]) <= 100
+    pool = (await server.call("GET", "/v1/market/pool?market=sandbox&gpu=l4&pricing=spot")).json
+    assert pool["offers"] == 1 and len(pool["hours"]) == 24
+
+
+async def test_a_key_that_nobody_knows_is_404(server: Any) -> None:
+    for path in ("history", "explain"):
+        answer = await server.call("GET", f"/v1/market/offers/{path}?key=a/-/-/b/c/0/spot")
+        assert (answer.status, answer.code) == (404, "offer_not_found")
+
+
+async def test_an_offer_of_the_snapshot_is_explained_too(server: Any) -> None:
+    key = quote(str(snapshot()[0].key), safe="")
+    told = (await server.call("GET", f"/v1/market/offers/explain?key={key}")).json
+    assert "snapshot" in told["reason"] and told["max_age_s"] is None
+
+
+async def test_a_rate_card_is_taken_over_and_reserved_capacity_costs_nothing_more(server: Any) -> None:
+    body = {"market": "our-cluster", "text": CARD}
+    answer = await server.call("POST", "/v1/market/cards", json=body)
+    assert (answer.json["offers"], answer.json["stored"], answer.json["findings"]) == (2, True, [])
+    found = (await server.call("GET", "/v1/market/offers?market=our-cluster")).json["data"]
+    assert [(each["pricing"], each["usd_per_hour"], each["quarantined"]) for each in found] == [
+        ("reserved", "0", False),
+        ("on_demand", "2.1", False),
+    ]
+    told = (await server.call("GET", f"/v1/market/offers/explain?key={quote(found[0]['key'], safe='')}")).json
+    assert told["sunk_usd_per_hour"] == "18.5"
+    (market,) = [m for m in (await server.call("GET", "/v1/markets")).json["data"] if m["name"] == "our-cluster"]
+    assert (market["prices"], market["class"], market["offers"]) == ("card", "own", 2)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"market": "sandbox", "text": CARD}, 422, "is asked itself"),
+        ({"market": "Not A Name", "text": CARD}, 400, "market"),
+    ],
+)
+async def test_a_card_that_cannot_be_is_refused(server: Any, body: dict[str, str], status: int, words: str) -> None:
+    answer = await server.call("POST", "/v1/market/cards", json=body)
+    assert answer.status == status and words in json.dumps(answer.json)
+
+
+async def test_a_card_with_a_wrong_line_is_not_taken_over_at_all(server: Any) -> None:
+    body = {"market": "mine", "text": CARD + "node-c,L4,one,1,USD,on_demand,,DE\n"}
+    answer = (await server.call("POST", "/v1/market/cards", json=body)).json
+    assert (
+        not answer["stored"]
+        and answer["findings"][0]["line"] == 4
+        and "gpu_count 'one'" in answer["findings"][0]["message"]
+    )
+    assert (await server.call("GET", "/v1/market/offers?market=mine")).json["data"] == []
+
+
+async def test_a_card_is_out_of_date_when_it_says_so(server: Any) -> None:
+    body = {"market": "mine", "text": CARD, "observed_on": "2025-01-01", "valid_days": 30}
+    await server.call("POST", "/v1/market/cards", json=body)
+    found = (await server.call("GET", "/v1/market/offers?market=mine")).json["data"]
+    assert all("was valid until 2025-01-31" in each["reason"] for each in found)
+
+
+async def test_an_export_has_the_same_offers_in_the_same_order(server: Any) -> None:
+    query = "market=aws&gpu=h100"
+    listed = (await server.call("GET", f"/v1/market/offers?{query}")).json["data"]
+    text = (await server.call("GET", f"/v1/market/offers/export?{query}&format=csv")).raw.decode()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert list(rows[0]) == OFFER_FIELDS
+    assert [(row["key"], row["usd_per_hour"]) for row in rows] == [(o["key"], o["usd_per_hour"]) for o in listed]
+    assert (await server.call("GET", f"/v1/market/offers/export?{query}&format=json")).json["data"] == listed
+
+
+async def test_an_export_as_parquet_is_read_by_arrow(server: Any) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    body = (await server.call("GET", "/v1/market/offers/export?market=azure&format=parquet")).raw
+    table = parquet.read_table(io.BytesIO(body))
+    assert table.column_names == OFFER_FIELDS and table.num_rows > 300
