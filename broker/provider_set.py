@@ -20,6 +20,7 @@ from markets.sources import (
     akash,
     azure,
     fluence,
+    gcp,
     ionet,
     koyeb,
     kubernetes,
@@ -121,6 +122,16 @@ PROVIDERS: tuple[Provider, ...] = (
         lambda ground: azure.AzureSource(ground.reach, regions=ground.settings.regions),
         azure.REACH,
         cadence_s=21_600,
+    ),
+    Provider(
+        "gcp",
+        "hyperscaler",
+        lambda ground: gcp.GcpSource(
+            ground.credentials, ground.reach, compute=ground.settings.url, project=ground.settings.project
+        ),
+        gcp.REACH,
+        gcp.LOGIN,
+        cadence_s=3600,
     ),
     Provider(
         "oci",

@@ -116,27 +116,7 @@ class ProviderApi:
             self._session = None
 
     async def _asked(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Shape:
-        attempts = stamina.retry_context(
-            on=self._again,
-            attempts=self._reach.attempts,
-            timeout=None,
-            wait_initial=0.5,
-            wait_max=self._reach.patience_s,
-        )
-        async for attempt in attempts:
-            with attempt:
-                return await self._with_proof(method, path, query, body)
-        raise AssertionError("stamina ends with an answer or an error")
-
-    def _again(self, error: Exception) -> bool | float:
-        """Whether to ask again, or after how many seconds."""
-        if isinstance(error, _Passing):
-            return True
-        if not isinstance(error, RateLimited):
-            return False
-        if error.retry_after_s is None:
-            return True
-        return max(0.1, error.retry_after_s) if error.retry_after_s <= self._reach.patience_s else False
+        return await patiently(self._reach, lambda: self._with_proof(method, path, query, body))
 
     async def _with_proof(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Shape:
         """A refusal of a proof that was good before is asked once more with a new one: tokens end, and keys are rotated."""
@@ -200,11 +180,11 @@ class ProviderApi:
         except TimeoutError as error:
             raise Unavailable(f"{where}: no whole answer within {self._reach.timeout_s:g} s") from error
         except (aiohttp.ClientError, ValueError) as error:
-            raise _Passing(f"{where}: {_scrubbed(str(error) or type(error).__name__, proof)}") from None
+            raise Passing(f"{where}: {_scrubbed(str(error) or type(error).__name__, proof)}") from None
         if status == 200:
             return read(said, where, headers)
         excerpt = _scrubbed(said[:_SAID_CHARS].decode("utf-8", "replace"), proof)
-        raise _refusal(status, f"{where}: status {status}: {excerpt}", _retry_after_s(headers.get("Retry-After")))
+        raise _refusal(status, f"{where}: status {status}: {excerpt}", retry_after_s(headers.get("Retry-After")))
 
     def _trust(self) -> ssl.SSLContext | bool:
         if self._reach.ca is None:
@@ -242,7 +222,29 @@ async def together(*asks: Coroutine[Any, Any, T], at_once: int = 8) -> list[T]:
     return [task.result() for task in tasks]
 
 
-class _Passing(Unavailable):
+async def patiently(reach: Reach, ask: Callable[[], Awaitable[T]]) -> T:
+    """`ask` again while its failure may pass by itself: a Passing one, or a RateLimited one that asks for little patience."""
+
+    def again(error: Exception) -> bool | float:
+        """Whether to ask again, or after how many seconds."""
+        if isinstance(error, Passing):
+            return True
+        if not isinstance(error, RateLimited):
+            return False
+        if error.retry_after_s is None:
+            return True
+        return max(0.1, error.retry_after_s) if error.retry_after_s <= reach.patience_s else False
+
+    attempts = stamina.retry_context(
+        on=again, attempts=reach.attempts, timeout=None, wait_initial=0.5, wait_max=reach.patience_s
+    )
+    async for attempt in attempts:
+        with attempt:
+            return await ask()
+    raise AssertionError("stamina ends with an answer or an error")
+
+
+class Passing(Unavailable):
     """A failure that may be over a moment later."""
 
 
@@ -251,10 +253,10 @@ def _refusal(status: int, message: str, retry_after_s: float | None) -> MarketsE
         return NotAuthorized(message)
     if status == 429 or (status == 503 and retry_after_s is not None):
         return RateLimited(message, retry_after_s=retry_after_s)
-    return _Passing(message) if status >= 500 else Unavailable(message)
+    return Passing(message) if status >= 500 else Unavailable(message)
 
 
-def _retry_after_s(text: str | None) -> float | None:
+def retry_after_s(text: str | None) -> float | None:
     """Seconds, from either form of Retry-After; one that cannot be read counts as none."""
     if not text:
         return None

@@ -17,7 +17,8 @@ class Case:
     """`make(credentials, reach)` opens the adapter; `answers` are of a good day, on which it has `offers` of them.
 
     `looping`: answers whose pages go round; `twice`: answers in which a page comes twice, and the offers are those of the
-    good day. Both None for a provider without pages. `document` gives the official document; None: there is
+    good day. Both None for a provider without pages. `by_library`: the provider's own library asks, and
+    what it does with redirects and with answers without end is its own. `document` gives the official document; None: there is
     none that is public.
     """
 
@@ -30,6 +31,7 @@ class Case:
     base_path: str = ""
     looping: Mapping[str, Answer] | None = None
     twice: Mapping[str, Answer] | None = None
+    by_library: bool = False
     document: Callable[[], Document | None] | None = None
 
     def open(

@@ -1,0 +1,218 @@
+"""Google Cloud: machines with GPUs, priced by their parts, in the zones where the accelerator exists. Unverified against the live
+service.
+
+Sources: the Cloud Billing Catalog for prices, Compute Engine's lists for shapes and zones. A price list alone is not enough:
+more than half of what its calculator prices is in regions without the accelerator (data of 2026-07). On-demand SKUs exist for
+machines that are not sold on demand; these are listed with the reason. T4, P100 and V100 are attached to N1 machines: one
+shape for each count is listed. TPUs are not read.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from markets.errors import ShapeDrift, Unsupported
+from markets.offer import Offer, Pricing
+from markets.provider.api import ProviderApi, Reach
+from markets.provider.listing import Said, distinct, offer
+from markets.provider.login import CredentialSource, Login, bearer
+from markets.provider.shape import Shape
+from markets.sources.gcp_skus import PartPrices, part_prices
+
+if TYPE_CHECKING:
+    from markets.sources.gcp_account import Account
+
+MARKET = "gcp"
+REACH = Reach("https://cloudbilling.googleapis.com", timeout_s=60)
+LOGIN = Login(("service_account",))
+SKUS = "/v1/services/6F81-5844-456A/skus"
+PAGE = "5000"
+FAMILIES = re.compile(r"^(a2|a3|a4|g2|g4)-")
+FILTER = "(name eq a2-.*) OR (name eq a3-.*) OR (name eq a4-.*) OR (name eq g2-.*) OR (name eq g4-.*) OR (name eq n1-standard-.*)"
+# Prices change by the day, and the list has some 40,000 rows: read so often, whatever the poll's cadence is.
+SKUS_AGE_S = 6 * 3_600
+MIB_PER_GIB = 1024
+SSD_PART_GIB = 375
+MINIMUM_S = 60
+NOTICE_S = 30
+EGRESS_PER_GB = Decimal("0.12")
+# Accelerators that are attached to N1 machines: how many → which machine feeds them. Google's documentation, "GPU machine types".
+ATTACHED: Mapping[str, Mapping[int, str]] = {
+    "nvidia-tesla-t4": {1: "n1-standard-8", 2: "n1-standard-16", 4: "n1-standard-32"},
+    "nvidia-tesla-p100": {1: "n1-standard-8", 2: "n1-standard-16", 4: "n1-standard-32"},
+    "nvidia-tesla-v100": {1: "n1-standard-8", 2: "n1-standard-16", 4: "n1-standard-32", 8: "n1-standard-64"},
+}
+# Google's documentation, "Accelerator-optimized machine family": these have on-demand SKUs and no on-demand instances.
+NOT_ON_DEMAND = re.compile(r"^(a3-ultragpu-|a4-|a4x-|a3-highgpu-[124]g$)")
+SOURCE = "Cloud Billing Catalog and Compute Engine"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A shape in a zone, with its accelerators."""
+
+    name: str
+    zone: str
+    cpus: int
+    memory_mib: int
+    accelerator: str
+    count: int
+    ssd_gib: int = 0
+
+    @property
+    def region(self) -> str:
+        return self.zone.rpartition("-")[0]
+
+    @property
+    def family(self) -> str:
+        """As SKUs tell families apart: an A3 Mega is not billed as an A3."""
+        for special in ("a3-megagpu", "a3-ultragpu"):
+            if self.name.startswith(special):
+                return special
+        return self.name.partition("-")[0]
+
+
+class GcpSource:
+    """`compute` replaces Compute Engine's address, `project` the service account's own."""
+
+    name = MARKET
+
+    def __init__(
+        self,
+        credentials: CredentialSource,
+        reach: Reach = REACH,
+        *,
+        compute: str | None = None,
+        project: str | None = None,
+    ) -> None:
+        self._credentials, self._reach, self._compute, self._project = credentials, reach, compute, project
+        self._account: Account | None = None
+        self._billing = ProviderApi(MARKET, reach, login=bearer("token"), credentials=self._token)
+        self._prices: PartPrices | None = None
+        self._next_s = 0.0
+
+    async def offers(self) -> list[Offer]:
+        at = datetime.now(UTC)
+        account = self._opened()
+        accelerators = {(zone, each.name) for zone, each in await account.accelerator_types()}
+        if not accelerators:
+            raise ShapeDrift("gcp: Compute Engine lists no accelerator in any zone")
+        types = await account.machine_types(FILTER)
+        prices = await self._part_prices()
+        return distinct(each for machine in machines(types, accelerators) for each in _of(machine, prices, at))
+
+    async def close(self) -> None:
+        await self._billing.close()
+        if self._account is not None:
+            await self._account.close()
+
+    def _opened(self) -> Account:
+        # Imported here: google-cloud-compute is an extra, and takes a second to load.
+        try:
+            from markets.sources.gcp_account import Account  # noqa: PLC0415
+        except ModuleNotFoundError as missing:
+            raise Unsupported(f"gcp: needs {missing.name}; install compute-broker[gcp]") from missing
+
+        if self._account is None:
+            self._account = Account(self._credentials, self._reach, endpoint=self._compute, project=self._project)
+        return self._account
+
+    async def _token(self) -> Mapping[str, str] | None:
+        return await self._opened().token()
+
+    async def _part_prices(self) -> PartPrices:
+        if self._prices is None or time.monotonic() >= self._next_s:
+
+            async def ask(token: str) -> Shape:
+                wanted = {"currencyCode": "USD", "pageSize": PAGE} | ({"pageToken": token} if token else {})
+                return await self._billing.get(SKUS, wanted)
+
+            def after(page: Shape) -> str | None:
+                following = page.get("nextPageToken")
+                return str(following.value) if following and following.value else None
+
+            pages = await self._billing.pages(ask, "", after)
+            self._prices = part_prices(sku for page in pages for sku in page["skus"].each())
+            self._next_s = time.monotonic() + SKUS_AGE_S
+        return self._prices
+
+
+def machines(types: list[tuple[str, Any]], accelerators: set[tuple[str, str]]) -> Iterator[Machine]:
+    """Those with accelerators that their zone really has, and N1 machines with what is attached to them."""
+    standard: dict[tuple[str, str], Any] = {}
+    for zone, each in types:
+        if each.deprecated.state in ("DEPRECATED", "OBSOLETE", "DELETED"):
+            continue
+        if each.name.startswith("n1-standard-"):
+            standard[zone, each.name] = each
+        elif FAMILIES.match(each.name) and each.accelerators:
+            chip = each.accelerators[0]
+            if (zone, chip.guest_accelerator_type) in accelerators:
+                ssd = each.bundled_local_ssds.partition_count * SSD_PART_GIB
+                yield Machine(
+                    each.name, zone, each.guest_cpus, each.memory_mb, chip.guest_accelerator_type,
+                    chip.guest_accelerator_count, ssd,
+                )  # fmt: skip
+    for zone, accelerator in sorted(accelerators):
+        for count, name in ATTACHED.get(accelerator, {}).items():
+            if (host := standard.get((zone, name))) is not None:
+                yield Machine(
+                    f"{name}+{count}x{accelerator}", zone, host.guest_cpus, host.memory_mb, accelerator, count
+                )
+
+
+def _of(machine: Machine, prices: PartPrices, at: datetime) -> Iterator[Offer]:
+    pricings: tuple[tuple[Pricing, bool], ...] = (("on_demand", False), ("spot", True))
+    for pricing, is_spot in pricings:
+        parts = _parts(machine, prices, is_spot=is_spot)
+        if parts["gpu"] is None and parts["core"] is None:  # no SKU of it at all there: it is not sold so
+            continue
+        refused = not is_spot and NOT_ON_DEMAND.match(machine.name)
+        yield offer(
+            Said(
+                market=MARKET,
+                sku=machine.name,
+                pricing=pricing,
+                launch="vm",
+                price=None,
+                components=parts,
+                source=SOURCE,
+                raw={"machine": machine.name, "zone": machine.zone, "parts": {k: str(v) for k, v in parts.items()}},
+                device=machine.accelerator.removeprefix("nvidia-"),
+                count=machine.count,
+                form="SXM" if machine.accelerator == "nvidia-tesla-a100" else None,
+                memory_mib=40 * MIB_PER_GIB if machine.accelerator == "nvidia-tesla-a100" else 0,
+                region=machine.region,
+                zone=machine.zone,
+                minimum_s=MINIMUM_S,
+                egress_per_gb=EGRESS_PER_GB,
+                interruption_per_hour=None if is_spot else Decimal(0),
+                notice_s=NOTICE_S if is_spot else 0,
+                not_for_sale="it has an on-demand price and is not sold on demand" if refused else None,
+            ),
+            at,
+        )
+
+
+def _parts(machine: Machine, prices: PartPrices, *, is_spot: bool) -> dict[str, Decimal | None]:
+    """Each part's price for an hour of the machine; None for one whose SKU is not there."""
+
+    def times(one: Decimal | None, many: Decimal) -> Decimal | None:
+        return None if one is None else one * many
+
+    region, family = machine.region, machine.family
+    gib = Decimal(machine.memory_mib) / MIB_PER_GIB
+    parts = {
+        "gpu": times(prices.of("gpu", machine.accelerator, region, is_spot=is_spot), Decimal(machine.count)),
+        "core": times(prices.of("core", family, region, is_spot=is_spot), Decimal(machine.cpus)),
+        "ram": times(prices.of("ram", family, region, is_spot=is_spot), gib),
+    }
+    if machine.ssd_gib:
+        parts["ssd"] = times(prices.of("ssd", "local", region, is_spot=is_spot), Decimal(machine.ssd_gib))
+    return parts
