@@ -39,6 +39,7 @@ PARAMETERS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "approval": (r"[A-Za-z0-9_-]{1,64}", "id of an approval: `approval_…`"),
         "upload_id": (r"[A-Za-z0-9_-]{1,64}", "id of an upload: `upload_…`"),
         "webhook_id": (r"[A-Za-z0-9_-]{1,64}", "id of a webhook: `webhook_…`"),
+        "anomaly_id": (r"[a-z0-9_]{1,64}", "id of an anomaly: `anomaly_…`"),
         "exception_id": (r"[A-Za-z0-9_-]{1,64}", "id of an invoice's exception: `exception_…`"),
         "event_id": (r"[A-Za-z0-9_-]{1,64}", "id of an event: `evt_…`"),
         "market": (r"[a-z0-9][a-z0-9-]{0,63}", "name of a market, such as `aws`"),

@@ -14,6 +14,7 @@ from broker.cli import exits, ledger_seal
 from broker.cli.client import Client
 from broker.cli.completion import batch_ids
 from broker.cli.exits import ERROR, USAGE, Failure
+from broker.cli.finance import anomalies
 from broker.cli.ledger_export import FORMATS, accounts, folder_export
 from broker.cli.option_groups import declare
 from broker.cli.options import Target
@@ -169,3 +170,4 @@ ledger = declare(
 )
 ledger.add_typer(accounts, name="accounts")
 ledger.add_typer(exceptions, name="exceptions")
+ledger.add_typer(anomalies, name="anomalies")

@@ -159,8 +159,18 @@ def market_of(entry: BookEntry) -> str:
         return entry.offer_key.partition("/")[0]
     for account, _, _ in entry.lines:
         if account.startswith(("Liabilities:", "Assets:Prepaid:", "Assets:Receivable:", "Expenses:")):
-            return account.rpartition(":")[2].lower()
+            return market_in(account)
     return "broker"
+
+
+def market_in(account: str) -> str:
+    """The market that an account's name ends with, as far as the name tells it.
+
+    >>> market_in("Expenses:Compute:Spot:Aws"), market_in("Liabilities:Accrued:Vast-ai")
+    ('aws', 'vast.ai')
+    """
+    name = account.rpartition(":")[2]
+    return name.replace("--", "\0").replace("-", ".").replace("\0", "-").lower()
 
 
 def subject_of(entry: BookEntry, row: RentalRow | None) -> Subject:
