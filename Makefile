@@ -16,7 +16,7 @@ UV = 0.13.9
 RUN = .venv/bin/python
 NODE = tests/conformance/node
 
-.PHONY: setup demo test test-postgres test-replicas aws residency conformance objects worlds lint chaos lock lock-node
+.PHONY: setup demo test test-postgres test-replicas aws residency conformance objects worlds lint chaos finance lock lock-node
 .DELETE_ON_ERROR:
 
 setup: .venv/ok
@@ -57,6 +57,10 @@ aws: .venv/ok
 # Residency at length: Cedar as the judge of 10,000 random policies.
 residency: .venv/ok
 	$(RUN) -m pytest -q -n $(WORKERS) -m residency tests/solver/residency
+
+# Other people's programs judge finance's exports: FOCUS validators, beancount, hledger (installed by .ci/finance).
+finance: .venv/ok
+	@bash .ci/finance $(FINANCE_TOOLS)
 
 # Other people's clients at length: the official Node client (needs node and npm), 300 MB uploads, every operation fuzzed.
 conformance: .venv/ok $(NODE)/node_modules/.package-lock.json

@@ -13,6 +13,7 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
+SIGNATURE = "manifest.sig"  # of this manifest, where the broker signed it (ledger/sealed_export.py)
 _CHUNK = 1 << 20
 
 
@@ -24,7 +25,7 @@ def write_manifest(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     names = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.is_file() and path.name not in (MANIFEST, SUMS)
+        if path.is_file() and path.name not in (MANIFEST, SUMS, SIGNATURE)
     )
     files = [
         {"name": name, "bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names
@@ -52,7 +53,9 @@ def check_manifest(folder: Path) -> list[str]:
         if (folder / name).is_file() and sha256_of(folder / name) != digest
     ]
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    return found + [f"{name} is there and not listed" for name in sorted(there - set(listed) - {MANIFEST, SUMS})]
+    return found + [
+        f"{name} is there and not listed" for name in sorted(there - set(listed) - {MANIFEST, SUMS, SIGNATURE})
+    ]
 
 
 def sha256_of(path: Path) -> str:

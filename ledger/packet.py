@@ -15,7 +15,8 @@ Nothing here needs broker's software. All that is needed is `sha256sum` and any 
 | postings.csv | one row a posting, amounts as exact decimals, debits positive |
 | rentals.csv | what was rented and at which price: the facts behind the accruals |
 | invoices.csv, exceptions.csv | imported invoices, what they left unexplained, and who decided what |
-| manifest.json, SHA256SUMS | sha256 of every file: `sha256sum -c SHA256SUMS` |
+| sealed/ | the hash-chained streams with their signed checkpoints (RFC 6962 roots, Ed25519 signed notes) |
+| manifest.json, SHA256SUMS, manifest.sig | sha256 of every file: `sha256sum -c SHA256SUMS`; the manifest's signature |
 
 Amounts in entries.jsonl are whole nano-units (1e-9 of the unit); times are microseconds since 1970, UTC.
 

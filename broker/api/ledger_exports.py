@@ -17,8 +17,10 @@ from broker.api.auth import PROJECT_HEADER, no_such_project
 from broker.api.files import whole_or_aborted
 from broker.api.problems import bad_request, conflict, not_found
 from broker.api.registry import Call, Route, route
+from broker.control.seal import seal_streams
 from broker.finance.account_maps import newest_map, set_map
 from broker.finance.exports import ExportRefused, Format, Wanted, export
+from broker.ledger_key import ledger_signer
 from jobs.clock import db_now
 from ledger.erp import BadMap
 from ledger.focus.table import Mode
@@ -90,7 +92,10 @@ async def export_zip(call: Call, query: ExportWanted) -> web.StreamResponse:
         folder, packed = Path(scratch) / "export", Path(scratch) / "export.zip"
         folder.mkdir()
         try:
-            await export(call.services.database, wanted, folder)
+            if query.format == "audit" and project is None:
+                await seal_streams(call.services)
+            signer = await asyncio.to_thread(ledger_signer, call.services.settings)
+            await export(call.services.database, wanted, folder, signer)
         except ExportRefused as refused:
             raise conflict(refused.code, str(refused)) from refused
         await asyncio.to_thread(_pack, folder, packed)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, cast, get_args
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,7 +19,7 @@ from sqlmodel import col
 
 from broker.database import Database
 from ledger.book import selection
-from ledger.focus.charge import Charge, Subject, amounts, category_of, metered
+from ledger.focus.charge import UNITS, Charge, Pricing, Subject, amounts, category_of, foreign_of, metered
 from ledger.journals import JournalEntry
 from ledger.tables import Entry, Posting
 from markets.offer import OfferKey
@@ -148,7 +148,9 @@ class Subjects:
 
 
 def _key(entry: BookEntry) -> tuple[str | None, str | None, str]:
-    return entry.rental, entry.project, "" if entry.rental else market_of(entry)
+    if entry.rental:
+        return entry.rental, entry.project, ""
+    return None, entry.project, f"{market_of(entry)}/{entry.facts.get('pricing') or ''}"
 
 
 def market_of(entry: BookEntry) -> str:
@@ -178,7 +180,14 @@ def subject_of(entry: BookEntry, row: RentalRow | None) -> Subject:
     try:
         key = OfferKey.parse(entry.offer_key or "")
     except ValueError:  # an event of something else than a machine, or of one that a person wrote
-        return Subject(market=market_of(entry), project=entry.project, rental=entry.rental, offer_key=entry.offer_key)
+        pricing = str(entry.facts.get("pricing") or "on_demand")
+        return Subject(
+            market=market_of(entry),
+            project=entry.project,
+            rental=entry.rental,
+            offer_key=entry.offer_key,
+            pricing=cast(Pricing, pricing) if pricing in get_args(Pricing) else "on_demand",
+        )
     facts = {} if row is None else row.facts
     chip = facts.get("accelerator") or {}
     return Subject(
@@ -201,33 +210,58 @@ def subject_of(entry: BookEntry, row: RentalRow | None) -> Subject:
     )
 
 
-def charge_of(entry: BookEntry, number: int, subject: Subject, *, invoice: str | None) -> Charge | None:
-    """The row that an entry becomes; None when it moves neither what is owed nor what was used up.
-
-    A usage row without a metered quantity can only be the correction of one.
+def charges_of(entry: BookEntry, number: int, subject: Subject, *, invoice: str | None) -> list[Charge]:
+    """The rows that an entry becomes; none when it moves neither what is owed nor what was used up (a waste that moves from
+    one expense to another, a payment). A commitment's hour is two: what was used of it, and what was not.
     """
     sums = amounts(entry.lines)
     category = category_of(entry.kind)
     effective = sums.billed if category == "Credit" else sums.effective  # FOCUS: a credit's two costs are one
     if not sums.billed and not effective:
-        return None
+        return []
     interval = metered(entry.key, entry.rental)
-    seconds = interval[1] - interval[0] if interval else None
+    seconds = (interval[1] - interval[0] if interval else entry.facts.get("seconds")) or None
+    quantity = entry.facts.get("quantity_nano") if seconds is None else None
     begun, until = _times(entry, interval, subject.started_us)
-    return Charge(
+    commitment = entry.facts.get("commitment")
+    if seconds is None and quantity is None and entry.kind.startswith("commitment."):
+        seconds = max(1, (until - begun) // SECOND_US)
+    is_loose = category == "Usage" and seconds is None and quantity is None
+    foreign_nano, foreign = foreign_of(entry.lines)
+    whole = Charge(
         entry_id=entry.id,
         kind=entry.kind,
-        category=category,
-        is_correction=category == "Usage" and not seconds,
+        # what was used without a quantity cannot be tied to a price, unless it corrects what was
+        category="Adjustment" if is_loose and entry.kind != "correction" else category,
+        is_correction=is_loose and entry.kind == "correction",
         subject=number,
         billed_nano=sums.billed,
         effective_nano=effective,
-        seconds=seconds or None,
+        seconds=seconds,
         start_us=begun,
         end_us=until,
         batch=entry.batch,
         invoice=invoice,
+        quantity_nano=quantity,
+        unit=UNITS.get(str(entry.facts.get("quantity_unit")), "Hours") if quantity is not None else "Hours",
+        commitment=commitment or (entry.id if entry.kind.startswith("commitment.") else None),
+        foreign_nano=foreign_nano,
+        foreign=foreign,
     )
+    return _used_and_unused(entry, whole) if entry.kind == "commitment.amortise" else [whole]
+
+
+def _used_and_unused(entry: BookEntry, whole: Charge) -> list[Charge]:
+    unused = sum(
+        nano for account, unit, nano in entry.lines if unit == "USD" and account.startswith("Expenses:Unused:")
+    )
+    used = whole.effective_nano - unused
+    seconds = whole.seconds or 0
+    of_used = seconds * used // whole.effective_nano if whole.effective_nano else seconds
+    parts = (("Used", used, of_used), ("Unused", unused, seconds - of_used))
+    return [
+        whole._replace(effective_nano=nano, seconds=max(1, part), status=status) for status, nano, part in parts if nano
+    ]
 
 
 def _times(entry: BookEntry, interval: tuple[int, int] | None, started_us: int | None) -> tuple[int, int]:

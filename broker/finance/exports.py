@@ -22,9 +22,9 @@ from sqlmodel import col
 from broker.database import Database
 from broker.finance import audit_export
 from broker.finance.account_maps import newest_map
-from broker.finance.books_read import BookEntry, Subjects, charge_of, market_of, pages
+from broker.finance.books_read import BookEntry, Subjects, charges_of, market_of, pages
 from broker.finance.invoices import invoice_lines, invoiced_in
-from ledger import erp, journals
+from ledger import erp, journals, sealed_export
 from ledger.book import entries as recorded_entries
 from ledger.export import COLUMNS, csv_text, rows_of
 from ledger.focus.charge import Charge, Subject
@@ -34,6 +34,7 @@ from ledger.focus.model import Dataset, Version, columns
 from ledger.focus.table import BROKER, Mode, header, pieces
 from ledger.manifest import write_manifest
 from ledger.money import from_nano
+from ledger.sealed_export import Signer
 from ledger.tables import Entry
 from ledger.workbook import Cell, Sheet, write_workbook
 
@@ -69,9 +70,10 @@ class _Totals:
     entries: int = 0
 
 
-async def export(database: Database, wanted: Wanted, folder: Path) -> dict[str, Any]:
-    """Make the export in `folder` (empty, there) and return its manifest.
+async def export(database: Database, wanted: Wanted, folder: Path, signer: Signer | None = None) -> dict[str, Any]:
+    """Make the export in `folder` (empty, there) and return its manifest, which `signer` signs.
 
+    The audit packet of the whole books then also holds the sealed streams, and `broker ledger verify` takes it.
     Raises ExportRefused when the format needs a period, a library, or a mapping that is not there.
     """
     about: dict[str, Any] = {
@@ -85,7 +87,12 @@ async def export(database: Database, wanted: Wanted, folder: Path) -> dict[str, 
         "made_at_us": wanted.now_us,
     }
     made = await _made(database, wanted, folder)
-    return await asyncio.to_thread(write_manifest, folder, {**about, **made})
+    if signer is not None and wanted.format == "audit" and wanted.project is None:
+        made["sealed_leaves"] = await sealed_export.write(database.transaction, folder)
+    manifest = await asyncio.to_thread(write_manifest, folder, {**about, **made})
+    if signer is not None:
+        await asyncio.to_thread(sealed_export.sign_manifest, folder, signer)
+    return manifest
 
 
 async def _made(database: Database, wanted: Wanted, folder: Path) -> dict[str, Any]:
@@ -147,8 +154,7 @@ async def _charges(
         for entry in page:
             number = subjects.number(entry)
             subject = subjects.all[number]
-            charge = charge_of(entry, number, subject, invoice=invoiced.number_of(entry))
-            if charge is not None:
+            for charge in charges_of(entry, number, subject, invoice=invoiced.number_of(entry)):
                 found.append(charge)
                 totals.billed[subject.market] += charge.billed_nano
                 totals.effective[subject.market] += charge.effective_nano

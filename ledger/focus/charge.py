@@ -26,6 +26,8 @@ _OWED = (
     "Income:FX:",
 )
 _USED = ("Expenses:", "Income:Refunds:")
+# Units of quantity as FOCUS writes them.
+UNITS: Mapping[str, str] = {"MTOKEN": "1000000 Tokens", "GPUH": "GPU-Hours"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,9 @@ class Subject:
 class Charge(NamedTuple):
     """One row to be. `subject` counts into the table's subjects; amounts are nano-USD, times microseconds UTC.
 
-    `seconds` are billed seconds, None where nothing was metered (fees, credits, corrections by people).
+    `seconds` are billed seconds, None where no time was metered; `quantity_nano` of `unit` is what was metered otherwise.
+    `commitment` is what was bought or covered it, `status` Used or Unused. `foreign_nano` of the currency `foreign` is what
+    was paid where that is not USD.
     """
 
     entry_id: str
@@ -73,6 +77,21 @@ class Charge(NamedTuple):
     end_us: int
     batch: str | None
     invoice: str | None
+    quantity_nano: int | None = None
+    unit: str = "Hours"
+    commitment: str | None = None
+    status: str | None = None
+    foreign_nano: int = 0
+    foreign: str | None = None
+
+    @property
+    def priced_nano(self) -> int:
+        """What the quantity cost: what is billed, or, under a commitment, what of it is used up."""
+        return self.effective_nano if self.status else self.billed_nano
+
+    @property
+    def is_metered(self) -> bool:
+        return self.seconds is not None or self.quantity_nano is not None
 
 
 class Amounts(NamedTuple):
@@ -113,9 +132,19 @@ def category_of(kind: str) -> Category:
         return "Purchase"
     if kind.startswith(("refund.", "credit.")):
         return "Credit"
-    if kind.startswith(("usage.", "commitment.")) or kind == "correction":
+    if kind.startswith(("usage.", "commitment.")) or kind in ("correction", "escrow.spend"):
         return "Usage"
     return "Adjustment"
+
+
+def foreign_of(postings: Sequence[tuple[str, str, int]]) -> tuple[int, str | None]:
+    """What an entry spends in a currency other than USD: nano-units and the currency.
+
+    >>> foreign_of([("Assets:Escrow:Akash", "AKT", -7), ("Equity:FX:Liquidity:AKT", "AKT", 7)])
+    (7, 'AKT')
+    """
+    spent = [(unit, -nano) for account, unit, nano in postings if unit != "USD" and account.startswith("Assets:")]
+    return (sum(nano for _, nano in spent), spent[0][0]) if spent else (0, None)
 
 
 def metered(key: str, rental: str | None) -> tuple[int, int] | None:

@@ -71,7 +71,7 @@ def invoice_details(lines: Sequence[InvoiceLine], period: str) -> list[Row]:
             "ChargeCategory": each.category,
             "InvoiceDetailCreated": each.issued_us // 1_000_000,
             "InvoiceDetailDescription": f"{each.category} of invoice {each.invoice}",
-            "InvoiceDetailGrain": json.dumps({"ChargeCategory": each.category}),
+            "InvoiceDetailGrain": json.dumps({"x_ChargeCategory": each.category}),
             "InvoiceDetailId": f"{each.invoice}/{each.category}",
             "InvoiceDetailLastUpdated": each.issued_us // 1_000_000,
             "InvoiceId": each.invoice,

@@ -38,7 +38,12 @@ class FocusFiles:
     def write(self, piece: Piece) -> None:
         """Append the rows of a piece; it has every column."""
         if self._csv_file:
-            self._csv.writerows(zip(*(_csv_cells(piece[name]) for name in self._names), strict=True))
+            made: dict[int, list[str]] = {}  # a column that stands under several names is written out once
+            for name in self._names:
+                column = piece[name]
+                if id(column) not in made:
+                    made[id(column)] = _csv_cells(column)
+            self._csv.writerows(zip(*(made[id(piece[name])] for name in self._names), strict=True))
         if self._parquet:
             self._parquet.write(self._names, piece)
         self.rows += len(piece[self._names[0]])
@@ -73,7 +78,14 @@ class _ParquetFile:
         import pyarrow as arrow  # noqa: PLC0415 - as above
         from pyarrow import parquet  # noqa: PLC0415 - as above
 
-        batch = arrow.RecordBatch.from_arrays([arrow_array(piece[name]) for name in names], names=list(names))
+        made: dict[int, Any] = {}
+        codes: dict[int, Any] = {}
+        for name in names:
+            column = piece[name]
+            if id(column) not in made:
+                made[id(column)] = arrow_array(column, codes)
+        arrays = [made[id(piece[name])] for name in names]
+        batch = arrow.RecordBatch.from_arrays(arrays, names=list(names))
         if self._writer is None:
             self._writer = parquet.ParquetWriter(self._path, batch.schema, compression="zstd")
         self._writer.write_batch(batch)
@@ -83,8 +95,8 @@ class _ParquetFile:
             self._writer.close()
 
 
-def arrow_array(column: FocusColumn) -> pa.Array:
-    """decimal128(38,18), timestamp in UTC, or string."""
+def arrow_array(column: FocusColumn, known_codes: dict[int, Any]) -> pa.Array:
+    """decimal128(38,18), timestamp in UTC, or string. `known_codes` keeps what lists of codes became: many columns share one."""
     import numpy  # noqa: PLC0415 - with pyarrow only
     import pyarrow as arrow  # noqa: PLC0415 - as above
 
@@ -94,9 +106,12 @@ def arrow_array(column: FocusColumn) -> pa.Array:
         seconds = arrow.array(numpy.asarray(column.values, dtype=numpy.int64))
         return seconds.cast(arrow.timestamp("s")).cast(arrow.timestamp("ms", tz="UTC"))
     if isinstance(column, Coded):
-        codes = numpy.asarray(column.codes, dtype=numpy.int32) % len(column.values)  # -1 is the last, as in a list
+        if id(column.codes) not in known_codes:
+            known_codes[id(column.codes)] = numpy.asarray(column.codes, dtype=numpy.int32)
+        codes = known_codes[id(column.codes)]
         values = arrow.array(list(column.values), type=arrow.string())
-        return arrow.DictionaryArray.from_arrays(arrow.array(codes), values).dictionary_decode()
+        # -1 is the last, as in a list
+        return values.take(arrow.array(numpy.where(codes < 0, codes + len(column.values), codes)))
     return arrow.array(column.values, type=arrow.string())
 
 
@@ -105,10 +120,16 @@ def _decimals(values: Sequence[int | None]) -> pa.Array:
     import numpy  # noqa: PLC0415 - as above
     import pyarrow as arrow  # noqa: PLC0415 - as above
 
+    # prices and quantities recur: each is made once, then counted off
+    distinct = list(dict.fromkeys(values))
+    if len(distinct) * 4 < len(values):
+        numbers = {value: number for number, value in enumerate(distinct)}
+        codes = numpy.fromiter(map(numbers.__getitem__, values), dtype=numpy.int32, count=len(values))
+        return _decimals(distinct).take(arrow.array(codes))
     missing = [value is None for value in values]
     raw = b"".join([(value or 0).to_bytes(_WIDTH, "little", signed=True) for value in values])
     validity = None
-    if any(missing):
+    if True in missing:
         bits = numpy.packbits(~numpy.asarray(missing, dtype=bool), bitorder="little").tobytes()
         validity = arrow.py_buffer(bits)
     return arrow.Array.from_buffers(arrow.decimal128(38, SCALE), len(values), [validity, arrow.py_buffer(raw)])

@@ -138,6 +138,9 @@ def _piece(
     charges: Sequence[Charge], subjects: Sequence[Subject], *, period: str, mode: Mode, version: Version
 ) -> dict[str, FocusColumn]:
     found = {**_of_subjects(charges, subjects, mode), **_of_charges(charges, subjects, period)}
+    if any(charge.commitment for charge in charges):
+        found |= _commitments(charges, [_quantity(charge) for charge in charges])
+        found["PricingCategory"] = _pricing_categories(charges, subjects)
     if mode == "chargeback":  # the provider's invoice is not the one that an inner customer gets
         found["InvoiceId"] = found["InvoiceDetailId"] = _same(None, len(charges))
     if version == "1.2":
@@ -158,7 +161,7 @@ def _of_subjects(charges: Sequence[Charge], subjects: Sequence[Subject], mode: M
     codes = [charge.subject for charge in charges]
     about = [_subject_cells(subject, mode) for subject in subjects]
     # Without a metered quantity there is no SKU price, and then none of these may be given.
-    priced = [charge.subject if charge.seconds is not None else -1 for charge in charges]
+    priced = [charge.subject if charge.is_metered else -1 for charge in charges]
     columns: dict[str, FocusColumn] = {
         name: Coded([cells[name] for cells in about], codes) for name in _SUBJECT_COLUMNS
     }
@@ -173,7 +176,7 @@ _SUBJECT_COLUMNS = (
     "RegionName", "ResourceId", "ResourceName", "ResourceType", "ServiceCategory", "ServiceName", "ServiceProviderName",
     "ServiceSubcategory", "SubAccountId", "SubAccountName", "SubAccountType", "Tags", "x_Model", "x_RentalId",
 )  # fmt: skip
-_PRICED_COLUMNS = ("PricingCategory", "PricingUnit", "SkuId", "SkuMeter", "SkuPriceDetails", "SkuPriceId")
+_PRICED_COLUMNS = ("PricingCategory", "SkuId", "SkuMeter", "SkuPriceDetails", "SkuPriceId")
 
 
 def _subject_cells(subject: Subject, mode: Mode) -> Mapping[str, str | None]:
@@ -207,9 +210,8 @@ def _subject_cells(subject: Subject, mode: Mode) -> Mapping[str, str | None]:
         "x_Model": subject.model,
         "x_RentalId": subject.rental,
         "PricingCategory": _CATEGORY[subject.pricing],
-        "PricingUnit": "Hours",
         "SkuId": sku,
-        "SkuMeter": "Instance-Hours",
+        "SkuMeter": "Tokens" if is_token else "Instance-Hours",
         "SkuPriceDetails": json.dumps(_details(subject)),
         # stable over time: what is bought and how, never what it costs
         "SkuPriceId": f"{sku}/{subject.region or '-'}/{subject.pricing}",
@@ -232,53 +234,137 @@ def _of_charges(charges: Sequence[Charge], subjects: Sequence[Subject], period: 
     count = len(charges)
     begun, after = period_bounds(period)
     units = [subject.unit_nano for subject in subjects]
-    quantities = [_hours(charge.seconds) for charge in charges]
-    prices = [_unit_price(charge, units[charge.subject]) for charge in charges]
-    costs = [_listed(charge, units[charge.subject]) for charge in charges]
-    effective = Decimals([charge.effective_nano * _NANO_TO_SCALE for charge in charges])
-    consumed = [
-        quantity if charge.category == "Usage" else None for quantity, charge in zip(quantities, charges, strict=True)
+    billed = [charge.billed_nano * _NANO_TO_SCALE for charge in charges]
+    used = [charge.effective_nano * _NANO_TO_SCALE for charge in charges]
+    # columns that are the same are one object: it is written out once
+    billed_cost = Decimals(billed)
+    effective = billed_cost if used == billed else Decimals(used)
+    quantities = Decimals([_quantity(charge) for charge in charges])
+    consumed_values = [
+        quantity if charge.category == "Usage" and charge.status != "Unused" else None
+        for quantity, charge in zip(quantities.values, charges, strict=True)
     ]
-    hours = Coded(["Hours", None], [1 if quantity is None else 0 for quantity in consumed])
+    consumed = quantities if consumed_values == quantities.values else Decimals(consumed_values)
+    unit_prices = Decimals([_unit_price(charge, units[charge.subject]) for charge in charges])
+    listed = Decimals([_listed(charge, units[charge.subject]) for charge in charges])
     categories = ("Usage", "Purchase", "Credit", "Adjustment")
-    by_category = [categories.index(charge.category) for charge in charges]
-    unit_prices, listed = Decimals(prices), Decimals(costs)
+    begins, ends = (
+        [charge.start_us // 1_000_000 for charge in charges],
+        [charge.end_us // 1_000_000 for charge in charges],
+    )
+    invoices = [charge.invoice for charge in charges]
     return {
-        "BilledCost": Decimals([charge.billed_nano * _NANO_TO_SCALE for charge in charges]),
+        "BilledCost": billed_cost,
         "BillingAccountType": _same("Account", count),
         "BillingCurrency": _same("USD", count),
         "BillingPeriodEnd": Instants([after] * count),
         "BillingPeriodStart": Instants([begun] * count),
-        "ChargeCategory": Coded(categories, by_category),
+        "ChargeCategory": Coded(categories, [categories.index(charge.category) for charge in charges]),
         "ChargeClass": Coded([None, "Correction"], [int(charge.is_correction) for charge in charges]),
-        "ChargeDescription": Texts(
-            [f"{charge.kind} {subjects[charge.subject].rental or ''}".rstrip() for charge in charges]
-        ),
+        "ChargeDescription": _described(charges, subjects),
         "ChargeFrequency": Coded(["Usage-Based", "One-Time"], [int(charge.category != "Usage") for charge in charges]),
-        "ChargePeriodEnd": Instants(
-            [max(charge.end_us // 1_000_000, charge.start_us // 1_000_000 + 1) for charge in charges]
-        ),
-        "ChargePeriodStart": Instants([charge.start_us // 1_000_000 for charge in charges]),
-        "ConsumedQuantity": Decimals(consumed),
-        "ConsumedUnit": hours,
+        "ChargePeriodEnd": Instants([max(end, begin + 1) for begin, end in zip(begins, ends, strict=True)]),
+        "ChargePeriodStart": Instants(begins),
+        "ConsumedQuantity": consumed,
+        "ConsumedUnit": _units(charges, consumed.values),
         "ContractedCost": listed,
         "ContractedUnitPrice": unit_prices,
         "EffectiveCost": effective,
-        "InvoiceDetailId": Texts(
+        "InvoiceDetailId": _coded(
             [f"{charge.invoice}/{charge.category}" if charge.invoice else None for charge in charges]
         ),
-        "InvoiceId": Texts([charge.invoice for charge in charges]),
+        "InvoiceId": _coded(invoices),
         "ListCost": listed,
         "ListUnitPrice": unit_prices,
         "PricingCurrency": _same("USD", count),
         "PricingCurrencyContractedUnitPrice": unit_prices,
         "PricingCurrencyEffectiveCost": effective,
         "PricingCurrencyListUnitPrice": unit_prices,
-        "PricingQuantity": Decimals(quantities),
-        "x_BatchId": Texts([charge.batch for charge in charges]),
-        "x_EventKind": Texts([charge.kind for charge in charges]),
+        "PricingQuantity": quantities,
+        "PricingUnit": _units(charges, quantities.values),
+        "x_BatchId": _coded([charge.batch for charge in charges]),
+        "x_EventKind": _coded([charge.kind for charge in charges]),
         "x_LedgerTransactionId": Texts([charge.entry_id for charge in charges]),
+        **(_foreign(charges, unit_prices.values, used) if any(charge.foreign for charge in charges) else {}),
     }
+
+
+def _coded(values: Sequence[str | None]) -> Coded:
+    """Few texts that recur."""
+    distinct = list(dict.fromkeys(values))
+    numbers = {value: number for number, value in enumerate(distinct)}
+    return Coded(distinct, list(map(numbers.__getitem__, values)))
+
+
+def _described(charges: Sequence[Charge], subjects: Sequence[Subject]) -> Coded:
+    names = [subject.rental or "" for subject in subjects]
+    pairs = [(charge.kind, charge.subject) for charge in charges]
+    distinct = list(dict.fromkeys(pairs))
+    numbers = {pair: number for number, pair in enumerate(distinct)}
+    texts = [f"{kind} {names[subject]}".rstrip() for kind, subject in distinct]
+    return Coded(texts, list(map(numbers.__getitem__, pairs)))
+
+
+def _units(charges: Sequence[Charge], quantities: Sequence[int | None]) -> Coded:
+    return _coded(
+        [None if quantity is None else charge.unit for charge, quantity in zip(charges, quantities, strict=True)]
+    )
+
+
+def _foreign(charges: Sequence[Charge], prices: Sequence[int | None], used: Sequence[int]) -> dict[str, FocusColumn]:
+    """What was priced in another currency than it is billed in: an Akash lease in AKT."""
+    costs = [
+        charge.foreign_nano * _NANO_TO_SCALE if charge.foreign else cost
+        for charge, cost in zip(charges, used, strict=True)
+    ]
+    each = Decimals(
+        [
+            price if charge.foreign is None else _of_quantity(charge, abs(charge.foreign_nano))
+            for charge, price in zip(charges, prices, strict=True)
+        ]
+    )
+    return {
+        "PricingCurrency": _coded([charge.foreign or "USD" for charge in charges]),
+        "PricingCurrencyContractedUnitPrice": each,
+        "PricingCurrencyEffectiveCost": Decimals(costs),
+        "PricingCurrencyListUnitPrice": each,
+    }
+
+
+def _commitments(charges: Sequence[Charge], quantities: Sequence[int | None]) -> dict[str, FocusColumn]:
+    """What was bought ahead, and the hours that it covered or did not."""
+    of = [charge.commitment is not None for charge in charges]
+    ids = _coded([charge.commitment for charge in charges])
+    return {
+        "CommitmentDiscountCategory": Coded([None, "Usage"], of),
+        "CommitmentDiscountId": ids,
+        "CommitmentDiscountName": ids,
+        "CommitmentDiscountQuantity": Decimals(
+            [each if is_of else None for each, is_of in zip(quantities, of, strict=True)]
+        ),
+        "CommitmentDiscountStatus": _coded([charge.status for charge in charges]),
+        "CommitmentDiscountType": Coded([None, "Reserved"], of),
+        "CommitmentDiscountUnit": Coded([None, "Hours"], of),
+    }
+
+
+def _pricing_categories(charges: Sequence[Charge], subjects: Sequence[Subject]) -> Coded:
+    """Buying a commitment is Standard, what it covers is Committed, everything else is priced as its offer."""
+    return _coded(
+        [
+            None if not charge.is_metered
+            else "Committed" if charge.status
+            else "Standard" if charge.commitment
+            else _CATEGORY[subjects[charge.subject].pricing]
+            for charge in charges
+        ]
+    )  # fmt: skip
+
+
+def _quantity(charge: Charge) -> int | None:
+    if charge.quantity_nano is not None:
+        return charge.quantity_nano * _NANO_TO_SCALE
+    return _hours(charge.seconds)
 
 
 def _hours(seconds: int | None) -> int | None:
@@ -289,18 +375,29 @@ def _hours(seconds: int | None) -> int | None:
 
 
 def _unit_price(charge: Charge, unit_nano: int) -> int | None:
-    """Per hour at scale 18: the rental's, or where that is not known what the charge says of itself."""
-    if charge.seconds is None:
+    """Of one PricingUnit at scale 18: the rental's hour, or where that is not the price what the charge says of itself."""
+    if not charge.is_metered:
         return None
-    if unit_nano:
+    if _has_list_price(charge, unit_nano):
         return unit_nano * _NANO_TO_SCALE
-    return div_half_even(abs(charge.billed_nano) * _NANO_TO_SCALE * 3600, abs(charge.seconds))
+    return _of_quantity(charge, abs(charge.priced_nano))
+
+
+def _of_quantity(charge: Charge, nano: int) -> int | None:
+    """So many nano-units for one PricingUnit, at scale 18."""
+    if charge.quantity_nano is not None:
+        return div_half_even(nano * _UNIT, abs(charge.quantity_nano)) if charge.quantity_nano else None
+    return None if charge.seconds is None else div_half_even(nano * _NANO_TO_SCALE * 3600, abs(charge.seconds))
+
+
+def _has_list_price(charge: Charge, unit_nano: int) -> bool:
+    return bool(unit_nano) and charge.seconds is not None and charge.commitment is None
 
 
 def _listed(charge: Charge, unit_nano: int) -> int:
     """Unit price x quantity at scale 18: the booked amount (whole nanos, rounded on the meter's total) may miss it by a
     nano."""
-    if charge.seconds is None or not unit_nano:
-        return charge.billed_nano * _NANO_TO_SCALE
+    if charge.seconds is None or not _has_list_price(charge, unit_nano):
+        return charge.priced_nano * _NANO_TO_SCALE
     cost = div_half_even(unit_nano * abs(charge.seconds) * _NANO_TO_SCALE, 3600)
     return cost if charge.seconds >= 0 else -cost

@@ -9,6 +9,7 @@ from decimal import Decimal
 from broker.database import Database
 from ledger.accrual import Meter, accrue
 from ledger.budgets import grant
+from ledger.event import Dims, Event, Facts, Kind, Line
 from ledger.holds import open_hold, void_hold
 from markets.offer import Accelerator, Offer, OfferKey
 from markets.offer_record import record_from_offer
@@ -98,3 +99,41 @@ async def book_month(database: Database, machines: tuple[Machine, ...] = MACHINE
                 )
             ended_us = machine.started_us + machine.seconds[-1] * 1_000_000
             await void_hold(session, hold_id=machine.rental, occurred_at_us=ended_us, actor="test")
+
+
+def event(kind: Kind, key: str, lines: tuple[tuple[str, int] | tuple[str, int, str], ...], **facts: object) -> Event:
+    return Event(
+        key=f"{kind}:{key}", kind=kind, occurred_at_us=START + 10 * HOUR, actor="ada", dims=Dims(project="search"),
+        lines=tuple(Line(account=account, nano=nano, unit=unit[0] if unit else "USD") for account, nano, *unit in lines),
+        facts=Facts(**facts),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def other_events() -> list[Event]:
+    """What is no meter reading: waste, a refund, a credit, a commitment with an hour used and an hour not, AKT, a deposit."""
+    day = {"from_us": START, "until_us": START + 24 * HOUR}
+    hour = {"from_us": START, "until_us": START + HOUR, "seconds": 3_600}
+    return [
+        event("usage.waste", "w", (("Expenses:Idle:Aws", 1_000), ("Expenses:Compute:Spot:Aws", -1_000)), market="aws",
+              reason="idle"),
+        event("refund.expected", "r", (("Assets:Receivable:Vast-ai", 50_000_000), ("Income:Refunds:Vast-ai", -50_000_000)),
+              market="vast.ai"),
+        event("credit.grant", "g", (("Assets:Credits:Gcp", 30 * 10**9), ("Income:Grants:Gcp", -30 * 10**9)), market="gcp"),
+        event("usage.accrue", "gcp", (("Expenses:Compute:OnDemand:Gcp", 40 * 10**9), ("Liabilities:Accrued:Gcp", -40 * 10**9)),
+              market="gcp", **hour),
+        event("credit.apply", "a", (("Liabilities:Accrued:Gcp", 30 * 10**9), ("Assets:Credits:Gcp", -30 * 10**9)), market="gcp"),
+        event("commitment.buy", "c", (("Assets:Commitments:Rsv-1", 48 * 10**9), ("Liabilities:Payable:Lambda", -48 * 10**9)),
+              market="lambda", commitment="rsv-1", seconds=24 * 3_600, **day),
+        event("commitment.amortise", "c:1", (("Expenses:Compute:Committed:Lambda", 15 * 10**8),
+              ("Expenses:Unused:Rsv-1", 5 * 10**8), ("Assets:Commitments:Rsv-1", -2 * 10**9)),
+              market="lambda", commitment="rsv-1", **hour),
+        event("fx.buy", "x", (("Assets:Wallet:Akash", 10 * 10**9, "AKT"), ("Equity:FX:Liquidity:AKT", -10 * 10**9, "AKT"),
+              ("Equity:FX:Liquidity:AKT", 8 * 10**9), ("Assets:Bank:Main", -8 * 10**9))),
+        event("escrow.fund", "e", (("Assets:Escrow:Akash", 5 * 10**9, "AKT"), ("Assets:Wallet:Akash", -5 * 10**9, "AKT")),
+              market="akash"),
+        event("escrow.spend", "s", (("Assets:Escrow:Akash", -3 * 10**9, "AKT"), ("Equity:FX:Liquidity:AKT", 3 * 10**9, "AKT"),
+              ("Expenses:Compute:Spot:Akash", 24 * 10**8), ("Equity:FX:Liquidity:AKT", -24 * 10**8)), market="akash", **hour),
+        event("deposit.pay", "d", (("Assets:Deposit:Runpod", 10**9), ("Assets:Bank:Main", -10**9)), market="runpod"),
+        event("usage.accrue", "t", (("Expenses:Compute:Tokens:Together", 10**9), ("Liabilities:Accrued:Together", -10**9)),
+              market="together", pricing="token", quantity_nano=1_250_000_000, quantity_unit="MTOKEN"),
+    ]  # fmt: skip

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from ledger.checkpoint import read_keys
 from ledger.manifest import check_manifest
+from ledger.verify import verify
 from tests.support.month_of_books import PERIOD, book_month
 
 MAPPING = {
@@ -125,6 +127,16 @@ async def test_the_audit_packet_is_checked_without_us_and_notices_any_change(boo
     for at in (10, len(body) // 2, len(body) - 9):
         (out / "entries.jsonl").write_bytes(body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :])
         assert check().returncode != 0, f"byte {at}"
+
+
+async def test_the_packet_of_the_whole_books_is_sealed_and_our_verifier_takes_it(booked: Any, out: Path) -> None:
+    manifest = await unpacked(booked, out, format="audit")
+    assert manifest["sealed_leaves"]["books"] == manifest["entries"] > 0
+    told = (await booked.call("GET", "/v1/ledger/key")).json["public_key"]
+    assert verify(out, read_keys(told)).problems == ()
+    body = (out / "postings.csv").read_bytes()
+    (out / "postings.csv").write_bytes(body.replace(b"12.345678901", b"12.345678902", 1))
+    assert [each.where for each in verify(out, read_keys(told)).problems] == ["postings.csv"]
 
 
 async def test_a_workbook_has_numbers_and_the_exact_text(booked: Any, out: Path) -> None:
