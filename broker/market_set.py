@@ -116,7 +116,8 @@ def _own_host(given: OwnHostSettings) -> OwnHost:
 
     return OwnHost(
         target=Target(given.name, given.address, given.port, given.user, given.host_key),
-        price=given.usd_per_hour,
+        price=given.price,
+        components=given.components,
         country=given.country,
         slots=given.slots,
         accelerator=accelerator_of(

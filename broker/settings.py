@@ -7,11 +7,12 @@ section. In the environment a nested name is written with two underscores: `BROK
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import fields
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
@@ -19,6 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from markets.hourly import FxRate
 from markets.offer import AcceleratorKind
+from markets.own_cost import OwnCost
 from workers.engine_profile import DEFAULT, EngineProfile
 from workers.profile import EngineKind
 
@@ -309,11 +311,26 @@ class SandboxSettings(Section):
     catalogue: Path | None = None
 
 
+class OwnCostSettings(Section):
+    """What an own machine costs (`markets.own_cost` counts with it): bought for `capex_usd`, written off over `life_years` at
+    `used_percent` of the hours; `power_w` at work, times `pue`, at `usd_per_kwh`; `opex_usd_month` for all else."""
+
+    capex_usd: Decimal = Field(ge=0)
+    life_years: Decimal = Field(gt=0)
+    power_w: Decimal = Field(ge=0)
+    usd_per_kwh: Decimal = Field(ge=0)
+    pue: Decimal = Field(default=Decimal("1.4"), ge=1)
+    opex_usd_month: Decimal = Field(default=Decimal(0), ge=0)
+    used_percent: Decimal = Field(default=Decimal(100), gt=0, le=100)
+
+
 class OwnHost(Section):
     """One own machine, reached by SSH, on which `docker run` starts workers. `host_key` is pinned: `ssh-ed25519 AAAA…`.
 
     `gpus` gives a worker the host's accelerators, `devices` only these of NVIDIA's (indices or UUIDs). Their kind is
     `accelerator_kind`, NVIDIA's where it is not said.
+
+    What an hour of one slot costs is said by `usd_per_hour`, or counted from what the machine `cost`s in all.
     """
 
     name: str
@@ -321,9 +338,10 @@ class OwnHost(Section):
     port: int = 22
     user: str = "root"
     host_key: str
-    usd_per_hour: Decimal = Field(gt=0)
+    usd_per_hour: Decimal | None = Field(default=None, gt=0)
+    cost: OwnCostSettings | None = None
     country: str
-    slots: int = 1
+    slots: int = Field(default=1, ge=1)
     accelerator: str = "cpu"
     accelerator_kind: AcceleratorKind | None = None
     accelerator_count: int = 0
@@ -333,6 +351,24 @@ class OwnHost(Section):
     docker: str = "docker"
     gpus: bool = False
     devices: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_one_price(self) -> Self:
+        if (self.usd_per_hour is None) == (self.cost is None):
+            raise ValueError(f"own host {self.name}: give either usd_per_hour or cost")
+        if self.cost is not None and not self.components:
+            raise ValueError(f"own host {self.name}: its cost is 0, which would be free; give what it costs")
+        return self
+
+    @property
+    def components(self) -> Mapping[str, Decimal]:
+        """What an hour of a slot consists of; empty with a price of its own."""
+        return {} if self.cost is None else OwnCost(**self.cost.model_dump()).components(slots=self.slots)
+
+    @property
+    def price(self) -> Decimal:
+        """USD an hour and slot."""
+        return self.usd_per_hour if self.usd_per_hour is not None else sum(self.components.values(), Decimal(0))
 
 
 class HostsSettings(Section):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -54,6 +54,7 @@ class OwnHost:
     slots: int = 1
     accelerator: Accelerator = field(default_factory=Accelerator)
     docker: Docker = field(default_factory=Docker)
+    components: Mapping[str, Decimal] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -180,6 +181,8 @@ class HostsMarket:
             accelerator=host.accelerator,
             currency="USD",
             price=host.price,
+            components=host.components,
+            raw={name: f"{amount} USD per hour and slot" for name, amount in host.components.items()},
             observed_at=now,
             source="setting own.hosts",
             raw_sha256=raw_digest({"name": host.name, "usd_per_hour": str(host.price), "country": host.country}),

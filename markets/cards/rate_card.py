@@ -133,6 +133,9 @@ def read_card(
     findings: list[Finding] = []
     for values in reader:
         line = reader.line_num
+        if None in values:
+            findings.append(Finding(line, "columns", "the line has more columns than the header"))
+            continue
         try:
             for row in _ROWS[dialect]({name: (value or "").strip() for name, value in values.items() if name}):
                 _require_market(row, market, of_many)
@@ -145,8 +148,6 @@ def read_card(
                     offers[str(offer.key)] = offer
         except _Unreadable as wrong:
             findings.append(Finding(line, wrong.code, str(wrong)))
-        except AttributeError:
-            findings.append(Finding(line, "columns", "the line has more columns than the header"))
     return Card(dialect, tuple(offers.values()), tuple(findings))
 
 
