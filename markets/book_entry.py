@@ -122,7 +122,7 @@ class Entry:
             "gpu_count": offer.accelerator.count,
             "gpu_nano_hour": self.gpu_nano_hour,
             "fingerprint": self.fingerprint,
-            "record": record_from_offer(kept),
+            "record": record_from_offer(kept, self.key),
         }
 
 

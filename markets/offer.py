@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any, Literal, cast
 from urllib.parse import quote, unquote
 
@@ -81,10 +81,15 @@ class OfferKey:
         return cls(market or "", region, zone, sku or "", accelerator or "", int(count or 0), kind)
 
 
-@lru_cache(maxsize=65_536)  # markets have few regions and devices, and a poll may have 100,000 keys
+# What `quote` leaves as it is: nearly every part of nearly every key, and a poll may have 100,000 of them.
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]+").fullmatch
+
+
 def _encode(part: str) -> str:
     # A part that is literally "-" must not read back as "none".
-    return "%2D" if part == "-" else quote(part, safe="")
+    if part == "-":
+        return "%2D"
+    return part if _PLAIN(part) else quote(part, safe="")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,11 @@ from markets.offer import Accelerator, Evidence, Offer, OfferKey, TokenEndpoint,
 Record = dict[str, Any]
 
 
-def record_from_offer(offer: Offer) -> Record:
-    """The stored form of `offer`; `offer_from_record` is its inverse."""
+def record_from_offer(offer: Offer, key: str | None = None) -> Record:
+    """The stored form of `offer`; `offer_from_record` is its inverse. `key` is `str(offer.key)`, where it is known already."""
     chip, per_million = offer.accelerator, offer.per_million
     return {
-        "key": str(offer.key),
+        "key": key or str(offer.key),
         "launch": offer.launch,
         "accelerator": {
             "kind": chip.kind,
