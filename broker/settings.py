@@ -238,12 +238,14 @@ class ResidencySettings(Section):
 
     Not stated, `control_plane` (this broker and its database) and `log` are where `local.country` says that this machine is;
     `registry`, which images come from, is unknown, and does not matter where machines take no image. `default_class` is the
-    class of a project's data without a class of its own.
+    class of a project's data without a class of its own. `ip_countries` is a table of networks (CSV `network,country`): a machine
+    that calls from another country than its offer's is ended at hello.
     """
 
     control_plane: PathSettings | None = None
     log: PathSettings | None = None
     registry: PathSettings | None = None
+    ip_countries: Path | None = None
     default_class: Literal["public", "internal", "confidential", "personal", "health", "secret"] = "internal"
 
 
@@ -482,6 +484,8 @@ class ProviderSettings(Section):
 class ModelSettings(Section):
     """One model that may be asked for, and how it is served.
 
+    `publisher`, `licence` (SPDX) and `costly` are what residency policies may ask of it.
+
     `serves` is the name that lines use, default the section's own: several sections may serve one model, and the cheapest
     that a batch accepts does. `precision` is what a batch's wish of that name is held against. `profiles` are ways to run
     the engine, by name: each is a profile of its own, `MODEL@NAME`.
@@ -495,6 +499,9 @@ class ModelSettings(Section):
 
     engine: EngineKind
     serves: str | None = None
+    publisher: str | None = None
+    licence: str | None = None
+    costly: bool | None = None
     weights: str | None = None
     weights_sha256: str | None = None
     revision: str | None = None

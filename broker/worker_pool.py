@@ -1,7 +1,7 @@
 """What a rental's worker may work on: the batches that the newest plan put there and whose residency policy allows it.
 
-The policy is evaluated here again, against the facts that were frozen when the rental was placed, at the moment when
-work would be handed out. The plan having allowed it once is no permission: evidence expires, plans are replaced. Anything
+The policy is evaluated here again, against the facts that were frozen when the rental was placed and those of now, at the moment
+when work would be handed out. The plan having allowed it once is no permission: evidence expires, plans are replaced. Anything
 unknown (no policy stored, no facts) is a no.
 """
 
@@ -9,25 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
 import structlog
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.control.convert import facts_of
-from broker.tables import Assignment, Policy
+from broker.compliance.decisions import Point
+from broker.compliance.judging import Judged, judge, may_go_on, missing_policy, seal
+from broker.services import Services
+from broker.tables import Assignment
 from jobs.tables import Batch
-from markets.offer_record import offer_from_record
-from markets.price_book import offer_of
-from markets.tables import OfferRow, RentalRow
-from solver.residency import Decision, Reason, evaluate
-from solver.residency import Policy as ResidencyPolicy
+from markets.tables import RentalRow
 
 log = structlog.get_logger()
 
 
-async def candidates(session: AsyncSession, rental: RentalRow, now_us: int) -> tuple[list[Batch], list[Batch]]:
+async def candidates(
+    session: AsyncSession, services: Services, rental: RentalRow, now_us: int
+) -> tuple[list[Batch], list[Batch]]:
     """The batches that this rental's worker may lease from, in the plan's order, and those that the plan put there and
     residency forbids now (evidence has expired since it was rented)."""
     statement = (
@@ -44,7 +43,13 @@ async def candidates(session: AsyncSession, rental: RentalRow, now_us: int) -> t
         .order_by(col(Assignment.rank), col(Batch.id))
     )
     assigned = (await session.scalars(statement)).all()
-    permitted = [batch for batch in assigned if await allowed(session, rental, batch, now_us)]
+    permitted = []
+    for batch in assigned:
+        word = await judge(session, services, rental, batch, now_us)
+        if word.is_allowed:
+            permitted.append(batch)
+        else:
+            _forbidden(rental, batch, word)
     return permitted, [batch for batch in assigned if batch not in permitted]
 
 
@@ -61,51 +66,58 @@ async def pool(session: AsyncSession, rental: RentalRow) -> Sequence[Batch]:
     return (await session.scalars(statement)).all()
 
 
-async def refusal(session: AsyncSession, rental: RentalRow, batches: Sequence[Batch], now_us: int) -> str | None:
-    """Why this rental may serve none of `batches`, or None when at least one policy allows its place.
+async def refusal(
+    session: AsyncSession,
+    services: Services,
+    rental: RentalRow,
+    batches: Sequence[Batch],
+    now_us: int,
+    point: Point,
+) -> str | None:
+    """Why this rental may serve none of `batches`, or None when at least one policy allows its place. Each word is sealed.
 
     No batch at all is a refusal, too: there is nobody who permits it.
     """
-    decisions = [await decide(session, rental, batch, now_us) for batch in batches]
-    if any(decision.outcome == "allow" for decision in decisions):
+    words = [(batch, await judge(session, services, rental, batch, now_us)) for batch in batches]
+    for batch, word in words:
+        await seal(session, services, point, rental, batch, word, now_us)
+    if any(word.is_allowed for _, word in words):
         return None
-    against = [reason for decision in decisions for reason in decision.reasons if reason.code != "allowed"]
+    against = [
+        reason
+        for _, word in words
+        for reason in (word.decision.reasons if word.policy else (missing_policy(word.policy_hash),))
+        if reason.code not in ("allowed", "not_denied")
+    ]
     reasons = "; ".join(dict.fromkeys(f"{each.field} must be {each.wanted}, found {each.found}" for each in against))
     where = f"rental {rental.id} at {rental.offer_key}"
     return f"{where}: residency forbids all of its {len(batches)} batches: {reasons or 'none is assigned'}"
 
 
-async def decide(session: AsyncSession, rental: RentalRow, batch: Batch, now_us: int) -> Decision:
-    """The evaluator's word on this batch at this rental's place, now.
-
-    Both by what was known of the place when it was rented and by what its market says of the same offer now: a listing
-    that turns out to lie elsewhere takes the permission back, and a new one cannot give it to an old machine.
-    """
-    policy = await session.get(Policy, batch.policy_hash)
-    if policy is None:
-        missing = Reason(
-            rule_id="-", field="policy", wanted=f"stored policy {batch.policy_hash}", found="none", code="no_policy"
-        )
-        return Decision(outcome="deny", reasons=(missing,))
-    rules = msgspec.convert(policy.body, ResidencyPolicy)
-    decision = evaluate(rules, facts_of(offer_from_record(rental.facts)), now_us)
-    listed = await session.get(OfferRow, rental.offer_key)
-    if decision.outcome == "deny" or listed is None or listed.gone_us is not None:
-        return decision
-    return evaluate(rules, facts_of(offer_of(listed)), now_us)
-
-
-async def allowed(session: AsyncSession, rental: RentalRow, batch: Batch, now_us: int) -> bool:
-    """Whether the policy of the batch allows this rental's place now; a no is logged as an error."""
-    decision = await decide(session, rental, batch, now_us)
-    if decision.outcome == "allow":
+async def still_allowed(
+    session: AsyncSession, services: Services, rental: RentalRow, batch: Batch, now_us: int
+) -> bool:
+    """Whether a lease of the batch may go on at this rental's place; a no is logged as an error, and sealed."""
+    word = await may_go_on(session, services, rental, batch, now_us)
+    if word.is_allowed:
         return True
+    _forbidden(rental, batch, word)
+    await seal(session, services, "heartbeat", rental, batch, word, now_us)
+    return False
+
+
+async def leased(session: AsyncSession, services: Services, rental: RentalRow, batch: Batch, now_us: int) -> None:
+    """Keep on what a lease was given: from now on the machine may hold the batch's input."""
+    word = await judge(session, services, rental, batch, now_us)
+    await seal(session, services, "lease", rental, batch, word, now_us)
+
+
+def _forbidden(rental: RentalRow, batch: Batch, word: Judged) -> None:
     log.error(
         "lease.forbidden",
         rental=rental.id,
         offer=rental.offer_key,
         batch=batch.id,
-        policy=batch.policy_hash,
-        rules=[reason.rule_id for reason in decision.reasons],
+        policy=word.policy_hash,
+        rules=[reason.rule_id for reason in word.decision.reasons],
     )
-    return False

@@ -286,7 +286,7 @@ def _places(book: _Book) -> Iterator[Violation]:
             yield Violation("instances", message, queue[0].work_id, offer.key)
         for each in queue:
             work = book.works[each.work_id]
-            of_work = of_job(facts, book.snapshot.models.get(work.model), work.deadline_us)
+            of_work = of_job(facts, book.snapshot.models.get(work.id), work.deadline_us)
             decision = evaluate(book.snapshot.policies[work.policy_hash], of_work, book.snapshot.now_us)
             if decision.outcome != "allow":
                 yield Violation("residency", f"{decision.reasons[0]}", each.work_id, offer.key)

@@ -137,7 +137,7 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True):
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Everything one plan may depend on. `works`, `offers` and `running` are sorted by id; ids are unique.
 
-    `models` are what policies may ask of the works' models, by id; a model that is not there is unknown. What is held of a
+    `models` are what policies may ask of the works' models, by work; a model that is not there is unknown. What is held of a
     place (certifications, agreements) must be good until a work's deadline.
 
     `stop_margin_s`: how long an instance costs money before it can be stopped; a work with a `max_nano` begins only

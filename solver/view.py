@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from solver.durations import busy_both, slow_down_ppm
 from solver.errors import BadSnapshot
-from solver.residency import Evaluator, of_job
+from solver.residency import Evaluator, ModelFacts, of_job
 from solver.residency.types import Decision
 from solver.schedule import Pool
 from solver.types import VERSION, OfferView, Running, Snapshot, Throughput, Work
@@ -32,7 +32,7 @@ class View:
         self._rates = {(each.model, each.precision, each.accelerator): each for each in snapshot.throughput}
         self._slow: dict[tuple[str, str], int] = {}
         self._evaluators: dict[str, Evaluator] = {}
-        self._decisions: dict[tuple[str, str, str | None, int | None], Decision] = {}
+        self._decisions: dict[tuple[str, str, ModelFacts | None, int | None], Decision] = {}
         self._busy: dict[tuple[str, str, int], tuple[int, int]] = {}
 
     def rate(self, work: Work, offer: OfferView) -> Throughput | None:
@@ -61,13 +61,13 @@ class View:
         evaluator = self._evaluators.get(work.policy_hash)
         if evaluator is None:
             evaluator = self._evaluators[work.policy_hash] = Evaluator(self.snapshot.policies[work.policy_hash])
-        model = work.model if evaluator.asks_model else None
+        model = self.snapshot.models.get(work.id) if evaluator.asks_model else None
         until_us = work.deadline_us if evaluator.asks_until else None
         key = (work.policy_hash, offer.facts_hash, model, until_us)
         if key not in self._decisions:
             facts = self.snapshot.facts[offer.facts_hash]
             if model is not None or until_us is not None:
-                facts = of_job(facts, self.snapshot.models.get(work.model), until_us)
+                facts = of_job(facts, model, until_us)
             self._decisions[key] = evaluator.decide(facts, self.snapshot.now_us)
         return self._decisions[key]
 

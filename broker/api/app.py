@@ -19,11 +19,13 @@ from ulid import ULID
 
 from broker.api import (
     admin,
+    audit,
     batch_life,
     batches,
     books,
     budget_limits,
     budgets,
+    compliance,
     costs,
     credentials,
     errors,
@@ -99,6 +101,8 @@ def build_app(services: Services, loops: Mapping[str, LoopState] | None = None) 
         *markets.ROUTES,
         *offer_details.ROUTES,
         *rate_cards.ROUTES,
+        *compliance.ROUTES,
+        *audit.ROUTES,
         *profiles.ROUTES,
         *books.ROUTES,
         *ledger_exports.ROUTES,

@@ -9,7 +9,6 @@ import msgspec
 import structlog
 from aiohttp import web
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.api import quote_shapes, shapes
@@ -17,17 +16,16 @@ from broker.api.auth import wished_project
 from broker.api.batch_view import batch_shapes, whole_batch
 from broker.api.problems import bad_request
 from broker.api.registry import Call, Route, route
+from broker.compliance.pinning import policy_for, store_policy
 from broker.control import placements as placed
 from broker.control.explain import explanation
-from broker.control.quote import policy_for, quote
+from broker.control.quote import quote
 from broker.keys import Role
-from broker.tables import Policy, Project
+from broker.tables import Project
 from jobs import batches, ids
 from jobs.clock import MICROSECONDS, db_now
 from jobs.tables import Batch
 from jobs.types import BatchStatus
-from solver.residency import Policy as ResidencyPolicy
-from solver.residency import digest
 
 log = structlog.get_logger()
 
@@ -66,7 +64,7 @@ async def create(call: Call, body: shapes.BatchCreate) -> shapes.Batch:
     new = _asked(call, body, project)
     async with call.services.database.transaction() as session:
         await _known(session, project)
-        policy = await policy_for(session, project, body.x_broker)
+        policy = await policy_for(session, call.services.settings, project, body.x_broker)
         policy_hash = await store_policy(session, policy, await db_now(session))
         batch, is_new = await batches.create(session, msgspec.structs.replace(new, policy_hash=policy_hash))
         shape = await whole_batch(session, batch)
@@ -119,19 +117,6 @@ def retry_count(request: web.Request) -> int:
     """Which attempt of an SDK this is; what is not a number is not an SDK's."""
     text = request.headers.get("x-stainless-retry-count", "")
     return int(text) if re.fullmatch(r"[0-9]{1,4}", text) else 0
-
-
-async def store_policy(session: AsyncSession, policy: ResidencyPolicy, now_us: int) -> str:
-    """Keep the policy under its hash, so that what a batch is pinned to can never change. Returns the hash."""
-    policy_hash = digest(policy)
-    if await session.get(Policy, policy_hash) is None:
-        try:
-            async with session.begin_nested():
-                session.add(Policy(hash=policy_hash, body=msgspec.to_builtins(policy), created_us=now_us))
-        except IntegrityError:
-            # Another request stored the same policy between our look and our write; same hash, same policy.
-            log.info("policy.stored_elsewhere", policy=policy_hash)
-    return policy_hash
 
 
 async def list_batches(call: Call, query: BatchQuery) -> shapes.BatchList:

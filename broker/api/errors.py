@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from broker.api.problems import Problem
 from broker.api.shapes import ApiError, ErrorEnvelope
+from broker.compliance import lifecycle as compliance
 from broker.database import UNAVAILABLE
 from broker.envelope import Unopenable
 from broker.keyring import KekUnavailable
@@ -82,6 +83,10 @@ STATUS: Mapping[type[Exception], int] = MappingProxyType(
         solver.UnknownClass: 400,
         solver.BadSnapshot: 500,
         solver.SolverError: 500,
+        compliance.ProposalNotFound: 404,
+        compliance.ProposalRefused: 422,
+        compliance.VerdictRefused: 403,
+        compliance.ComplianceError: 500,
         # "database is locked", connection refused: asking again is right, what may be asked twice is done once
         **dict.fromkeys(UNAVAILABLE, 503),
         Unopenable: 500,  # a key-encryption key of ours that is not here: the log says which

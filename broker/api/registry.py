@@ -41,6 +41,7 @@ PARAMETERS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "webhook_id": (r"[A-Za-z0-9_-]{1,64}", "id of a webhook: `webhook_…`"),
         "anomaly_id": (r"[a-z0-9_]{1,64}", "id of an anomaly: `anomaly_…`"),
         "exception_id": (r"[A-Za-z0-9_-]{1,64}", "id of an invoice's exception: `exception_…`"),
+        "proposal_id": (r"[A-Za-z0-9_-]{1,64}", "id of a proposal of compliance: `proposal_…`"),
         "event_id": (r"[A-Za-z0-9_-]{1,64}", "id of an event: `evt_…`"),
         "market": (r"[a-z0-9][a-z0-9-]{0,63}", "name of a market, such as `aws`"),
         "rental": (r"[A-Za-z0-9_-]{1,64}", "id of a rental: `rental_…`"),

@@ -7,13 +7,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.api import result_shapes as shapes
 from broker.api.batch_view import whole_batch
-from broker.api.batches import IDEMPOTENCY, deadline_us, idempotency_key, retry_count, store_policy
+from broker.api.batches import IDEMPOTENCY, deadline_us, idempotency_key, retry_count
 from broker.api.files import default_lifetime_s
 from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
 from broker.api.shapes import Batch as BatchShape
 from broker.api.shapes import BatchWishes
-from broker.control.quote import policy_for
+from broker.compliance.pinning import policy_for, store_policy
 from jobs import batches, files, ids, retries
 from jobs.clock import MICROSECONDS, db_now
 from jobs.errors import FileGone, InputGone, JobsError
@@ -131,7 +131,8 @@ async def _create(call: Call, batch: Batch, new: batches.NewBatch, stored: Store
             expires_us=None if lifetime_s is None else now_us + lifetime_s * MICROSECONDS,
         )
         wishes = BatchWishes.model_validate(new.wishes)
-        policy_hash = await store_policy(session, await policy_for(session, batch.project, wishes), now_us)
+        policy = await policy_for(session, call.services.settings, batch.project, wishes)
+        policy_hash = await store_policy(session, policy, now_us)
         made, _ = await batches.create(session, msgspec.structs.replace(new, policy_hash=policy_hash))
         return _shape(await whole_batch(session, made), wanted)
 

@@ -55,7 +55,13 @@ class BatchWishes(Own):
         default=None, pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$", description="most that the batch may cost, decimal USD"
     )
     residency: list[str] | None = Field(
-        default=None, min_length=1, max_length=300, description="ISO 3166 alpha-2 codes and group names such as `eu`"
+        default=None,
+        min_length=1,
+        max_length=300,
+        description="ISO 3166 alpha-2 codes, groups such as `eu`, and names of policies in force; they only narrow",
+    )
+    data_class: Literal["public", "internal", "confidential", "personal", "health", "secret"] | None = Field(
+        default=None, description="what the data is; it may only be more than the project's own class"
     )
     confidentiality: Confidentiality | None = Field(
         default=None, description="the least that a place must offer, in this order: none, at_rest, dedicated, …"

@@ -20,6 +20,7 @@ from broker.api.auth import bearer
 from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
 from broker.authority import LIFE, BadCsr, revoke
+from broker.compliance.hello import contradicts, observed_country
 from broker.measurements import measured_load
 from broker.model_set import with_weights
 from broker.services import Services
@@ -27,7 +28,7 @@ from broker.start_up import observe
 from broker.tables import Worker
 from broker.worker_identity import Identity, first_identity, renewed_certificate, tell_of_misuse
 from broker.worker_objects import input_request
-from broker.worker_pool import allowed, candidates, pool, refusal
+from broker.worker_pool import candidates, leased, pool, refusal, still_allowed
 from broker.worker_sessions import Refused
 from jobs import leases
 from jobs.clock import MICROSECONDS, db_now
@@ -92,13 +93,15 @@ async def hello(call: Call, body: dict[str, Any]) -> dict[str, Any]:
     text = bearer(call.request)
     denied: str | None = None
     identity = Identity("proof" if body.get("proof") else "")
+    observed = await observed_country(services.settings, call.request.remote)
     try:
         async with services.database.transaction() as session:
             now_us = await db_now(session)
             worker = await worker_sessions.bind_bootstrap(session, rental_id, text, body["pubkey"], now_us)
             rental = await _confirmed(session, rental_id)
             batches = await pool(session, rental)
-            denied = await refusal(session, rental, batches, now_us)
+            denied = contradicts(rental.facts, body, observed)
+            denied = denied or await refusal(session, services, rental, batches, now_us, "hello")
             if denied is None:
                 if services.authority is not None:
                     csr = body.get("csr")
@@ -206,7 +209,7 @@ async def heartbeat(call: Call, body: dict[str, Any]) -> dict[str, Any]:
         lost = [
             each["shard_id"]
             for each in body["leases"]
-            if not await _permitted(session, rental, each["shard_id"], now_us)
+            if not await _permitted(session, services, rental, each["shard_id"], now_us)
             or not await _renew(session, services, call.rental, each)
         ]
         await leases.end_dropped(session, placement_id=call.rental, named=named)
@@ -250,12 +253,12 @@ async def _both(session: AsyncSession, rental_id: str) -> tuple[Worker, RentalRo
     return worker, rental
 
 
-async def _permitted(session: AsyncSession, rental: RentalRow, shard_id: str, now_us: int) -> bool:
+async def _permitted(session: AsyncSession, services: Services, rental: RentalRow, shard_id: str, now_us: int) -> bool:
     """Whether residency still allows the lease. If not, it ends now: an hour of work on a shard is no reason to go on."""
     shard = await session.get(Shard, shard_id)
     if shard is None or shard.placement_id != rental.id:
         return True  # whether it is held at all is the renewal's question
-    if await allowed(session, rental, await session.get_one(Batch, shard.batch_id), now_us):
+    if await still_allowed(session, services, rental, await session.get_one(Batch, shard.batch_id), now_us):
         return True
     await leases.release(session, placement_id=rental.id, shard_id=shard_id)
     return False
@@ -311,7 +314,7 @@ async def _work(call: Call) -> dict[str, Any]:
         worker, rental = await _both(session, call.rental)
         if rental.state != "running" or worker.drain_reason is not None or worker.state in ("failed", "gone"):
             return {"lease": None, "stop": True}
-        batches, forbidden = await candidates(session, rental, now_us)
+        batches, forbidden = await candidates(session, services, rental, now_us)
         try:
             granted = await leases.lease(
                 session,
@@ -330,6 +333,7 @@ async def _work(call: Call) -> dict[str, Any]:
             return {"lease": None, "stop": is_over}
         shard = await session.get_one(Shard, granted.shard_id)
         batch = await session.get_one(Batch, granted.batch_id)
+        await leased(session, services, rental, batch, now_us)
     services.counters.leased()
     source = await input_request(services, granted.input_key, granted.start, granted.stop, now_us)
     return {"lease": _lease(services, granted, batch, shard.sha256, source), "stop": False}

@@ -8,6 +8,7 @@ import sys
 import typer
 
 from broker.cli import (
+    audit,
     backtest,
     backup,
     batch_changes,
@@ -28,7 +29,7 @@ from broker.cli import (
     market,
     offers,
     planning,
-    policy,
+    policy_group,
     projects,
     results,
     retry,
@@ -95,8 +96,10 @@ GROUPS = {
     "reports": finance.reports,
     "decide": finance.decide,
     "models": market.models,
-    "policy": policy.policy,
+    "policy": policy_group.policy,
     "offers": offers.offers,
+    "policy": policy_group.policy,
+    "audit": audit.audit,
 }
 
 declare(app, COMMANDS)

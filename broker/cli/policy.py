@@ -14,7 +14,6 @@ import typer
 from broker.cli import exits, options
 from broker.cli.client import Client
 from broker.cli.exits import ERROR, USAGE, Failure
-from broker.cli.option_groups import declare
 from broker.cli.options import Target
 from broker.cli.output import document, line, table
 
@@ -195,9 +194,3 @@ def groups(json: options.Json = False) -> None:
         document({"table": TABLE, "groups": sources, "members": [dict(zip(names, row, strict=True)) for row in rows]})
     else:
         table(("group", "country", "from", "until", "needs", "note"), rows)
-
-
-policy = declare(
-    typer.Typer(no_args_is_help=True, help="Residency policies: where data of which class may be."),
-    {"validate": validate, "test": test, "schema": schema, "groups": groups},
-)

@@ -39,7 +39,7 @@ def _stores(settings: Settings, now_us: int) -> tuple[PathFacts, ...]:
             subdivision=store.subdivision,
             operator=store.operator,
             jurisdictions=store.jurisdictions,
-            evidence=store.evidence,
+            evidence=_of_the_day(store.evidence, now_us),
         )
         for path in ("storage", "checkpoint")
     )
@@ -49,16 +49,18 @@ def _path(path: str, stated: PathSettings, now_us: int) -> PathFacts:
     if stated.country is None:
         return PathFacts(path=path, operator=stated.operator, jurisdictions=stated.jurisdictions)
     own = stated.jurisdictions or ((stated.country,) if stated.operator in (None, "self") else None)
-    evidence = FactEvidence(
-        kind="operator_statement",
-        source=stated.evidence,
-        valid_until_us=now_us - now_us % STATED_FOR_US + 2 * STATED_FOR_US,
-    )
+    evidence = FactEvidence(kind="operator_statement", source=stated.evidence, valid_until_us=0)
     return PathFacts(
         path=path,
         country=stated.country,
         subdivision=stated.subdivision,
         operator=stated.operator or "self",
         jurisdictions=own,
-        evidence=(evidence,),
+        evidence=_of_the_day((evidence,), now_us),
     )
+
+
+def _of_the_day(evidence: tuple[FactEvidence, ...], now_us: int) -> tuple[FactEvidence, ...]:
+    """Valid until the end of the next day: the same all day, so that the same facts have one hash and are kept once."""
+    until_us = now_us - now_us % STATED_FOR_US + 2 * STATED_FOR_US
+    return tuple(FactEvidence(kind=each.kind, source=each.source, valid_until_us=until_us) for each in evidence)

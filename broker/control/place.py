@@ -16,7 +16,7 @@ from broker.control.snapshot import max_age_s
 from broker.model_set import with_weights
 from broker.services import Services
 from broker.tables import Worker
-from broker.worker_pool import pool
+from broker.worker_pool import pool, refusal
 from jobs.clock import db_now
 from jobs.state import starts_lines
 from ledger.money import from_nano
@@ -72,6 +72,10 @@ class Placer:
                 return
             await await_worker(session, rental_id, token, now_us)
             doubt = await _doubt(session, row, now_us, max_age_s(self.services))
+            if doubt is None:
+                # facts are read anew: what the plan was allowed by may have changed since
+                batches = await pool(session, row)
+                doubt = await refusal(session, self.services, row, batches, now_us, "launch")
             if doubt:
                 # our own change of mind, not the offer's failure: it does not hold the offer back
                 await rentals.request_release(session, rental_id, reason=doubt, now_us=now_us)

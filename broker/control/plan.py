@@ -20,6 +20,7 @@ from sqlmodel import col
 from ulid import ULID
 
 from broker.budgets import Placement, admit
+from broker.compliance.pinning import Repinner
 from broker.control.avoided import baselines
 from broker.control.ceiling import going_on
 from broker.control.snapshot import Frozen, freeze
@@ -51,8 +52,11 @@ class Planner:
     services: Services
     last: bytes = b""
     last_id: str = ""
+    repinner: Repinner | None = None
 
     async def step(self) -> None:
+        self.repinner = self.repinner or Repinner(self.services)
+        await self.repinner.step()  # what is in force is what is planned by
         async with self.services.database.transaction() as session:
             frozen = await freeze(session, self.services, now_us=await db_now(session))
         if not frozen.snapshot.works and not frozen.snapshot.running:

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncSession
 from ulid import ULID
 
 from broker.api import quote_shapes, shapes
+from broker.compliance.pinning import policy_for
 from broker.control.intake import served_by, validate_file
 from broker.control.own_answers import decide, left_for_workers
 from broker.control.snapshot import SECOND_US, TYPICAL_OUTPUT_PERCENT, max_nano, work_of
 from broker.control.variant_quotes import Quoted, quote_variants
 from broker.services import Services
 from broker.store_residency import store_facts, store_refusals
-from broker.tables import Project, Quote
+from broker.tables import Quote
 from jobs import files
 from jobs.batches import Remaining
 from jobs.clock import db_now
@@ -24,7 +24,7 @@ from jobs.errors import BadBatch
 from jobs.tables import Batch
 from jobs.window import expires_us
 from ledger.money import to_nano
-from solver.residency import INTERNAL, Facts, Policy, compile_countries, digest, with_confidentiality
+from solver.residency import Facts, digest
 from solver.types import Work
 from workers.profile import ModelProfile
 
@@ -48,7 +48,7 @@ async def quote(
     """
     async with services.database.transaction() as session:
         file = await files.get(session, project, file_id, param="input_file_id")
-        policy = await policy_for(session, project, wishes)
+        policy = await policy_for(session, services.settings, project, wishes)
         now_us = await db_now(session)
     asked = wishes or shapes.BatchWishes()
     found = await validate_file(
@@ -114,19 +114,6 @@ async def quote_batch(services: Services, batch: Batch, left: Remaining, profile
 
 def _with_profile(work: Work, profile: ModelProfile) -> Work:
     return msgspec.structs.replace(work, model=profile.id, precision=profile.precision)
-
-
-async def policy_for(session: AsyncSession, project: str, wishes: shapes.BatchWishes | None) -> Policy:
-    """The batch's own countries, else the project's policy (also by its name), else class `internal`; and besides, what
-    the batch wants of confidentiality. Raises UnknownCountry."""
-    row = await session.get(Project, project)
-    own = None if row is None or row.policy is None else msgspec.convert(row.policy, Policy)
-    policy = own or INTERNAL
-    if wishes and wishes.residency and wishes.residency != [policy.name]:
-        policy = compile_countries(wishes.residency)
-    if wishes and wishes.confidentiality:
-        policy = with_confidentiality(policy, wishes.confidentiality)
-    return policy
 
 
 def quote_row(

@@ -14,6 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from broker.budgets import headroom
+from broker.compliance.paths import data_paths
+from broker.compliance.pinning import model_facts
+from broker.compliance.proposals import in_force
 from broker.control.convert import DEFAULT_BOOT_S, is_known_on, offer_view, throughput_of
 from broker.costs import batch_costs
 from broker.price_ages import default_max_age_s, max_ages_s
@@ -32,7 +35,7 @@ from markets.offer import Offer
 from markets.offer_record import offer_from_record
 from markets.price_book import Listed
 from markets.tables import RentalRow
-from solver.residency import Facts
+from solver.residency import Facts, ModelFacts, PathFacts, asks_model
 from solver.residency import Policy as ResidencyPolicy
 from solver.types import Budget, OfferView, Progress, Running, Snapshot, Throughput, Work
 from workers.fit import misfit
@@ -73,7 +76,10 @@ async def freeze(
     known = await start_ups(session, now_us)
     asked = [services.models[model] for model in sorted({w.model for w in works}) if model in services.models]
     taken = _taken(listed, await rentals.open_rentals(session))
-    views, facts = _views(listed, taken, await held_back(session, now_us), asked, known, services.markets)
+    paths: dict[str, tuple[PathFacts, ...]] = {
+        launch: data_paths(services.settings, now_us, launch) for launch in {o.offer.launch for o in listed}
+    }
+    views, facts = _views(listed, taken, await held_back(session, now_us), asked, known, services.markets, paths)
     policies = await _policies(session, works)
     policies.update(extra_policies or {})
     snapshot = Snapshot(
@@ -84,6 +90,7 @@ async def freeze(
         budgets=await _budgets(session, works, now_us),
         policies=policies,
         facts=facts,
+        models=await _models(session, services, works, policies, now_us),
         throughput=await _throughput(session, services),
         stop_margin_s=services.settings.control.drain_margin_s,
     )
@@ -182,6 +189,7 @@ def _views(
     asked: Sequence[ModelProfile],
     known: StartUps,
     rented_at: Collection[str],
+    paths: Mapping[str, tuple[PathFacts, ...]],
 ) -> tuple[list[OfferView], dict[str, Facts]]:
     views, facts = [], {}
     for each in listed:
@@ -197,6 +205,7 @@ def _views(
             load_s=max((profile.load_s for profile in asked), default=10),
             start_up={profile.id: known.timings(offer, profile) for profile in could if not misfits[profile.id]},
             unfit={model: why for model, why in misfits.items() if why},
+            paths=paths[offer.launch],
         )
         views.append(view)
         facts[view.facts_hash] = fact
@@ -308,6 +317,26 @@ async def _policies(session: AsyncSession, works: Sequence[Work]) -> dict[str, R
     wanted = {work.policy_hash for work in works}
     rows = await session.scalars(select(Policy).where(col(Policy.hash).in_(wanted)))
     return {row.hash: msgspec.convert(row.body, ResidencyPolicy) for row in rows}
+
+
+async def _models(
+    session: AsyncSession,
+    services: Services,
+    works: Sequence[Work],
+    policies: Mapping[str, ResidencyPolicy],
+    now_us: int,
+) -> dict[str, ModelFacts]:
+    """What policies ask of the works' models; nothing where none asks."""
+    asking = {key for key, policy in policies.items() if asks_model(policy)}
+    if not asking:
+        return {}
+    known = await in_force(session, now_us)
+    found = {
+        work.id: model_facts(services.models.get(work.model), services.settings, known, work.project)
+        for work in works
+        if work.policy_hash in asking
+    }
+    return {work_id: facts for work_id, facts in found.items() if facts is not None}
 
 
 async def _throughput(session: AsyncSession, services: Services) -> tuple[Throughput, ...]:

@@ -6,7 +6,7 @@ that people write are read by `document.read_document` and put together by `effe
 
 from solver.residency.classes import CONFIDENTIALITY
 from solver.residency.compile import INTERNAL, about_places, compile_countries, with_confidentiality
-from solver.residency.evaluate import Evaluator, evaluate, of_job
+from solver.residency.evaluate import Evaluator, asks_model, evaluate, of_job
 from solver.residency.types import (
     Decision,
     FactEvidence,
@@ -34,6 +34,7 @@ __all__ = [
     "PolicyRule",
     "Reason",
     "about_places",
+    "asks_model",
     "compile_countries",
     "digest",
     "evaluate",

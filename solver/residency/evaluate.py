@@ -50,6 +50,11 @@ def of_job(facts: Facts, model: ModelFacts | None, until_us: int | None) -> Fact
     return msgspec.structs.replace(facts, model=model, until_us=until_us)
 
 
+def asks_model(policy: Policy) -> bool:
+    """Whether its word can depend on the model."""
+    return Evaluator(policy).asks_model
+
+
 @dataclass(frozen=True, slots=True)
 class _Rule:
     """A clause on one path with its alternatives as masks of questions. `code` is its place in `Evaluator.rules`."""

@@ -68,7 +68,7 @@ async def test_a_lease_ends_when_its_market_says_that_the_offer_lies_elsewhere(
     assert await beat(town, rental, held) == [held["shard_id"]]
     async with town.database.transaction() as session:
         row = await session.get_one(RentalRow, rental)
-        allowed, forbidden = await candidates(session, row, await db_now(session))
+        allowed, forbidden = await candidates(session, town.services, row, await db_now(session))
     assert (allowed, [each.id for each in forbidden]) == ([], [batch])
 
 

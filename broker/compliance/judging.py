@@ -1,0 +1,112 @@
+"""The word on one batch at one rental's place, with all facts that are known there: what every point of enforcement asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from broker.compliance import decisions
+from broker.compliance.decisions import Point, judged
+from broker.compliance.paths import data_paths
+from broker.compliance.pinning import model_facts
+from broker.compliance.proposals import in_force
+from broker.compliance.tables import Grace
+from broker.control.convert import facts_of
+from broker.services import Services
+from broker.tables import Policy
+from jobs.tables import Batch
+from markets.offer import Offer
+from markets.offer_record import offer_from_record
+from markets.tables import OfferRow, RentalRow
+from solver.residency import Decision, Facts, Reason, asks_model, evaluate, of_job
+from solver.residency import Policy as ResidencyPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A decision with what it was made on. `policy` None: the batch's policy is not stored, which permits nothing."""
+
+    policy_hash: str
+    policy: ResidencyPolicy | None
+    facts: Facts
+    decision: Decision
+
+    @property
+    def is_allowed(self) -> bool:
+        return self.decision.outcome == "allow"
+
+
+async def judge(session: AsyncSession, services: Services, rental: RentalRow, batch: Batch, now_us: int) -> Judged:
+    """The evaluator's word on this batch at this rental's place, now.
+
+    Both by what was known of the place when it was rented and by what its market says of the same offer now: a listing
+    that turns out to lie elsewhere takes the permission back, and a new one cannot give it to an old machine.
+    """
+    return await _judge(session, services, rental, batch, batch.policy_hash, now_us)
+
+
+async def may_go_on(session: AsyncSession, services: Services, rental: RentalRow, batch: Batch, now_us: int) -> Judged:
+    """The same for a lease that runs: until the deadline of a change of policy, the earlier policy's word counts, too."""
+    now = await judge(session, services, rental, batch, now_us)
+    grace = None if now.is_allowed else await session.get(Grace, batch.id)
+    if grace is None or now_us >= grace.until_us:
+        return now
+    return await _judge(session, services, rental, batch, grace.policy_hash, now_us)
+
+
+async def _judge(
+    session: AsyncSession, services: Services, rental: RentalRow, batch: Batch, policy_hash: str, now_us: int
+) -> Judged:
+    row = await session.get(Policy, policy_hash)
+    policy = None if row is None else msgspec.convert(row.body, ResidencyPolicy)
+    then = await _facts(session, services, offer_from_record(rental.facts), batch, policy, now_us)
+    if policy is None:
+        return Judged(policy_hash, None, then, judged(None, then, now_us))
+    decision = evaluate(policy, then, now_us)
+    listed = await session.get(OfferRow, rental.offer_key)
+    if decision.outcome == "deny" or listed is None or listed.gone_us is not None:
+        return Judged(policy_hash, policy, then, decision)
+    now = await _facts(session, services, offer_from_record(listed.record), batch, policy, now_us)
+    return Judged(policy_hash, policy, now, evaluate(policy, now, now_us))
+
+
+async def _facts(
+    session: AsyncSession,
+    services: Services,
+    offer: Offer,
+    batch: Batch,
+    policy: ResidencyPolicy | None,
+    now_us: int,
+) -> Facts:
+    place = facts_of(offer, data_paths(services.settings, now_us, offer.launch))
+    model = None
+    if policy is not None and asks_model(policy):
+        known = await in_force(session, now_us)
+        model = model_facts(services.models.get(batch.model or ""), services.settings, known, batch.project)
+    return of_job(place, model, batch.expires_us)
+
+
+async def seal(
+    session: AsyncSession, services: Services, point: Point, rental: RentalRow, batch: Batch, word: Judged, now_us: int
+) -> None:
+    """Keep a decision as evidence, in the caller's transaction."""
+    await decisions.record(
+        session,
+        services.secret,
+        point=point,
+        batch=batch.id,
+        rental=rental.id,
+        offer_key=rental.offer_key,
+        policy_hash=word.policy_hash,
+        policy=word.policy,
+        facts=word.facts,
+        decision=word.decision,
+        at_us=now_us,
+    )
+
+
+def missing_policy(policy_hash: str) -> Reason:
+    """Why a batch without a stored policy may run nowhere."""
+    return Reason(rule_id="-", field="policy", wanted=f"stored policy {policy_hash}", found="none", code="no_policy")

@@ -1,0 +1,191 @@
+"""How policies come into force: proposed → approved by another principal → active from a date → superseded. Nothing is edited.
+
+Drafts are files (`policy validate`, `policy test`). What is in force at a moment follows from the proposals and the verdicts on
+them, purely: `standing`. Waivers, break-glass, a project's class and place in the tree, and approvals of models go the same way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from broker.compliance.tables import Proposal, Verdict
+from solver.residency.document import Document, read_document
+from solver.residency.effective import Waiver, concerns
+
+Kind = Literal["policy", "waiver", "break_glass", "project", "model"]
+State = Literal["proposed", "rejected", "approved", "active", "superseded", "expired"]
+HOUR_US = 3_600_000_000
+MAX_BREAK_GLASS_US = 24 * HOUR_US
+# How many others must approve. Break-glass opens what was closed for everybody's good reasons: two look.
+APPROVERS: Mapping[str, int] = MappingProxyType({"policy": 1, "waiver": 1, "project": 1, "model": 1, "break_glass": 2})
+DEFAULT_NODE = "*"
+
+
+class ComplianceError(Exception):
+    """Compliance refuses this."""
+
+    code: ClassVar[str] = "compliance_error"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
+
+
+class ProposalRefused(ComplianceError):
+    """A proposal that cannot be made: what it says contradicts what is there."""
+
+    code = "proposal_refused"
+
+
+class ProposalNotFound(ComplianceError):
+    """There is no such proposal."""
+
+    code = "proposal_not_found"
+
+
+class VerdictRefused(ComplianceError):
+    """This principal may not decide about this proposal, or it is decided."""
+
+    code = "verdict_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A project's place in the tree and the class of its data."""
+
+    node: str
+    data_class: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is in force at one moment. `mark` names it: another mark, and running work is judged anew."""
+
+    policies: Mapping[str, tuple[Document, tuple[str, ...]]] = field(default_factory=dict)
+    drain_by_us: Mapping[str, int] = field(default_factory=dict)
+    waivers: tuple[Waiver, ...] = ()
+    subjects: Mapping[str, Subject] = field(default_factory=dict)
+    models: tuple[tuple[str, str, int], ...] = ()
+    mark: str = ""
+
+    def documents(self, node: str, named: Iterable[str] = ()) -> list[Document]:
+        """The policies of a project by its place in the tree, and those that a job names besides."""
+        wanted = set(named)
+        return [
+            document
+            for name, (document, nodes) in sorted(self.policies.items())
+            if name in wanted or any(each == DEFAULT_NODE or concerns(each, node) for each in nodes)
+        ]
+
+    def approved_until_us(self, model: str, node: str) -> int | None:
+        """Until when a model is approved for a project; None when it is not."""
+        found = [until for name, nodes, until in self.models if name == model and concerns(nodes, node)]
+        return max(found, default=None)
+
+
+def state_of(proposal: Proposal, verdicts: Sequence[Verdict], rivals: Sequence[Proposal], at_us: int) -> State:
+    """How far a proposal is at `at_us`. `rivals` are approved proposals of the same kind and subject."""
+    if any(each.outcome == "rejected" for each in verdicts):
+        return "rejected"
+    approved_us = approved_at(proposal, verdicts)
+    if approved_us is None or at_us < approved_us:
+        return "proposed"
+    from_us, until_us = window(proposal, approved_us)
+    if at_us < from_us:
+        return "approved"
+    if until_us is not None and at_us >= until_us:
+        return "expired"
+    if proposal.kind in ("policy", "project") and any(
+        each.id != proposal.id and _since(each) <= at_us and _order(each) > _order(proposal) for each in rivals
+    ):
+        return "superseded"
+    return "active"
+
+
+def approved_at(proposal: Proposal, verdicts: Sequence[Verdict]) -> int | None:
+    """When enough others had approved it; None before."""
+    times = sorted(each.decided_us for each in verdicts if each.outcome == "approved")
+    needed = APPROVERS[proposal.kind]
+    return times[needed - 1] if len(times) >= needed else None
+
+
+def window(proposal: Proposal, approved_us: int) -> tuple[int, int | None]:
+    """From when until when what was approved holds. It never holds before it was approved."""
+    from_us = max(approved_us, int(proposal.body.get("from_us") or 0))
+    if proposal.kind == "break_glass":
+        return approved_us, approved_us + min(int(proposal.body["for_us"]), MAX_BREAK_GLASS_US)
+    until_us = proposal.body.get("until_us")
+    return from_us, None if until_us is None else int(until_us)
+
+
+def _since(proposal: Proposal) -> int:
+    return int(proposal.body.get("from_us") or 0)
+
+
+def _order(proposal: Proposal) -> tuple[int, int, str]:
+    return int(proposal.body.get("version") or 0), _since(proposal), proposal.id
+
+
+def standing(proposals: Sequence[Proposal], verdicts: Iterable[Verdict], at_us: int) -> Standing:
+    """What is in force at `at_us`. Of a policy's approved versions the highest whose day has come."""
+    by_proposal: dict[str, list[Verdict]] = {}
+    for word in verdicts:
+        by_proposal.setdefault(word.proposal, []).append(word)
+    approved = [
+        each
+        for each in proposals
+        if not any(one.outcome == "rejected" for one in by_proposal.get(each.id, []))
+        and (approved_at(each, by_proposal.get(each.id, [])) or at_us + 1) <= at_us
+    ]
+    active: list[tuple[Proposal, int]] = []
+    for each in approved:
+        rivals = [one for one in approved if (one.kind, one.subject) == (each.kind, each.subject)]
+        if state_of(each, by_proposal[each.id], rivals, at_us) == "active":
+            active.append((each, approved_at(each, by_proposal[each.id]) or at_us))
+    return _put_together(active)
+
+
+def _put_together(active: Sequence[tuple[Proposal, int]]) -> Standing:
+    policies: dict[str, tuple[Document, tuple[str, ...]]] = {}
+    drain_by: dict[str, int] = {}
+    subjects: dict[str, Subject] = {}
+    models: list[tuple[str, str, int]] = []
+    waivers: list[Waiver] = []
+    for each, _ in active:
+        if each.kind == "policy":
+            document = read_document(each.body["text"]).document
+            if document is not None:
+                policies[each.subject] = (document, tuple(each.body["nodes"]))
+                drain_by[each.subject] = int(each.body.get("drain_by_us") or 0)
+        elif each.kind == "project":
+            subjects[each.subject] = Subject(each.body["node"], each.body["data_class"])
+        elif each.kind == "model":
+            models.append((each.subject, each.body["projects"], int(each.body["until_us"])))
+    for each, approved_us in active:
+        waivers += _waivers(each, approved_us, policies)
+    mark = hashlib.sha256("\n".join(sorted(each.id for each, _ in active)).encode()).hexdigest()[:16]
+    return Standing(policies, drain_by, tuple(waivers), subjects, tuple(models), mark)
+
+
+def _waivers(
+    proposal: Proposal, approved_us: int, policies: Mapping[str, tuple[Document, tuple[str, ...]]]
+) -> list[Waiver]:
+    """A waiver as it is; break-glass waives every rule of the policy."""
+    if proposal.kind not in ("waiver", "break_glass"):
+        return []
+    from_us, until_us = window(proposal, approved_us)
+    if until_us is None or proposal.subject not in policies:
+        return []
+    rules = [proposal.body["rule"]] if proposal.kind == "waiver" else [
+        rule.id for rule in policies[proposal.subject][0].rules
+    ]  # fmt: skip
+    return [Waiver(proposal.subject, rule, proposal.body["projects"], from_us, until_us) for rule in rules]
+
+
+def sha256_of(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(dict(body), order="sorted")).hexdigest()

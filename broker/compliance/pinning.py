@@ -1,0 +1,167 @@
+"""Which policy holds for a batch: put together from what is in force, pinned when it is created, and pinned anew on a change.
+
+A change takes effect at once for what starts; what runs may go on as before until the change's deadline, if it has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import structlog
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from broker.api import shapes
+from broker.compliance.lifecycle import Standing, Subject
+from broker.compliance.proposals import in_force
+from broker.compliance.tables import Grace
+from broker.services import Services
+from broker.settings import Settings
+from broker.tables import Policy, Project
+from jobs import batches
+from jobs.clock import db_now
+from jobs.tables import Batch
+from jobs.transitions import locked
+from solver.errors import SolverError
+from solver.residency import INTERNAL, ModelFacts, compile_countries, digest, with_confidentiality
+from solver.residency import Policy as ResidencyPolicy
+from solver.residency.classes import DATA_CLASSES, raised
+from solver.residency.effective import effective
+from workers.profile import ModelProfile
+
+log = structlog.get_logger()
+NO_POLICY = "no-policy"
+
+
+def subject_of(standing: Standing, settings: Settings, project: str) -> Subject:
+    """A project's place in the tree and class: as approved, else by itself and the settings' class."""
+    return standing.subjects.get(project) or Subject(project, settings.residency.default_class)
+
+
+async def policy_for(
+    session: AsyncSession,
+    settings: Settings,
+    project: str,
+    wishes: shapes.BatchWishes | None,
+    standing: Standing | None = None,
+) -> ResidencyPolicy:
+    """What holds for a batch of these wishes now. Raises UnknownCountry, UnknownClass.
+
+    The policies of the project's place in the tree and those that the job names, for the class of its data; where none is
+    in force, the project's own rules, else class `internal`. Countries and confidentiality that the job asks for narrow it.
+    """
+    known = standing or await in_force(session, await db_now(session))
+    asked = wishes or shapes.BatchWishes()
+    subject = subject_of(known, settings, project)
+    data_class = raised(subject.data_class, asked.data_class)
+    named = [each for each in asked.residency or () if each in known.policies]
+    documents = known.documents(subject.node, named)
+    if documents:
+        policy = effective(documents, data_class=data_class, project=subject.node, waivers=known.waivers)
+    elif DATA_CLASSES.index(data_class) > DATA_CLASSES.index("internal"):
+        # no rule allows it anywhere, and it says so
+        policy = ResidencyPolicy(name=NO_POLICY, data_class=data_class)
+    else:
+        row = await session.get(Project, project)
+        policy = INTERNAL if row is None or row.policy is None else msgspec.convert(row.policy, ResidencyPolicy)
+    countries = [each for each in asked.residency or () if each not in named and each != policy.name]
+    policy = _within(policy, countries)
+    return with_confidentiality(policy, asked.confidentiality) if asked.confidentiality else policy
+
+
+def _within(policy: ResidencyPolicy, countries: Sequence[str]) -> ResidencyPolicy:
+    if not countries:
+        return policy
+    asked = compile_countries(countries)
+    if policy == INTERNAL:
+        return asked
+    return msgspec.structs.replace(policy, name=f"{policy.name}+{asked.name}", rules=(*policy.rules, asked.rules[-1]))
+
+
+async def store_policy(session: AsyncSession, policy: ResidencyPolicy, now_us: int) -> str:
+    """Keep the policy under its hash, so that what a batch is pinned to can never change. Returns the hash."""
+    policy_hash = digest(policy)
+    if await session.get(Policy, policy_hash) is None:
+        try:
+            async with session.begin_nested():
+                session.add(Policy(hash=policy_hash, body=msgspec.to_builtins(policy), created_us=now_us))
+        except IntegrityError:
+            # Another request stored the same policy between our look and our write; same hash, same policy.
+            log.info("policy.stored_elsewhere", policy=policy_hash)
+    return policy_hash
+
+
+def model_facts(
+    profile: ModelProfile | None, settings: Settings, standing: Standing, project: str
+) -> ModelFacts | None:
+    """What policies may ask of the model that serves a project's batch."""
+    if profile is None:
+        return None
+    stated = settings.models.get(profile.id.partition("@")[0])
+    node = subject_of(standing, settings, project).node
+    return ModelFacts(
+        name=profile.serves or profile.id,
+        publisher=stated.publisher if stated else None,
+        licence=stated.licence if stated else None,
+        is_costly=stated.costly if stated else None,
+        approved_until_us=standing.approved_until_us(profile.serves or profile.id, node),
+    )
+
+
+@dataclass
+class Repinner:
+    """Pins what is at work anew when what is in force has changed. `mark` names what it was pinned to last."""
+
+    services: Services
+    mark: str | None = None
+    changed: list[str] = field(default_factory=list)
+
+    async def step(self) -> None:
+        """Every batch that has not ended, when anything has changed since the last look."""
+        async with self.services.database.transaction() as session:
+            now_us = await db_now(session)
+            known = await in_force(session, now_us)
+            if known.mark == self.mark:
+                return
+            going = [each.id for each in await batches.active_batches(session, ["validating", "in_progress"])]
+        self.changed = []
+        for batch_id in going:
+            try:
+                async with self.services.database.transaction() as session:
+                    if await repin(session, self.services.settings, batch_id, known, now_us):
+                        self.changed.append(batch_id)
+            except SolverError as failure:
+                # it stays under the policy that it had, which was approved; a person hears of it
+                log.error("policy.not_repinned", batch=batch_id, error=f"{failure.code}: {failure}")
+        self.mark = known.mark
+
+
+async def repin(session: AsyncSession, settings: Settings, batch_id: str, known: Standing, now_us: int) -> bool:
+    """Pin one batch to what is in force. True when that is another policy than before."""
+    batch: Batch = await locked(session, batch_id)
+    wishes = shapes.BatchWishes.model_validate(batch.wishes or {})
+    policy = await policy_for(session, settings, batch.project, wishes, known)
+    policy_hash = digest(policy)
+    if policy_hash == batch.policy_hash:
+        return False
+    if (before := await _documents_of(session, batch.policy_hash)) == () and not policy.clauses:
+        return False  # lists of countries are pinned for good: they are compiled to codes on the day
+    await store_policy(session, policy, now_us)
+    until_us = max((known.drain_by_us.get(each.partition("@")[0], 0) for each in policy.layers), default=0)
+    if until_us > now_us:
+        await session.merge(Grace(batch=batch.id, policy_hash=batch.policy_hash, until_us=until_us))
+    log.warning(
+        "policy.repinned", batch=batch.id, before=list(before), after=list(policy.layers), drain_by_us=until_us or None
+    )
+    batch.policy_hash = policy_hash
+    session.add(batch)
+    return True
+
+
+async def _documents_of(session: AsyncSession, policy_hash: str) -> tuple[str, ...]:
+    row = await session.get(Policy, policy_hash)
+    body: Mapping[str, object] = {} if row is None else row.body
+    layers = body.get("layers") or ()
+    return tuple(str(each) for each in layers) if isinstance(layers, list | tuple) else ()

@@ -1,0 +1,160 @@
+"""Proposals and verdicts in the database: what may be proposed, who may decide, and what is in force now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+from ulid import ULID
+
+from broker.approvals import objection
+from broker.compliance.lifecycle import (
+    HOUR_US,
+    MAX_BREAK_GLASS_US,
+    Kind,
+    ProposalNotFound,
+    ProposalRefused,
+    Standing,
+    State,
+    VerdictRefused,
+    approved_at,
+    sha256_of,
+    standing,
+    state_of,
+)
+from broker.compliance.tables import Proposal, Verdict
+from solver.residency.classes import DATA_CLASSES
+from solver.residency.document import read_document
+
+log = structlog.get_logger()
+Outcome = Literal["approved", "rejected"]
+Body = Mapping[str, Any]
+
+
+async def everything(session: AsyncSession) -> tuple[Sequence[Proposal], Sequence[Verdict]]:
+    """All proposals in their order, and all verdicts."""
+    proposals = (await session.scalars(select(Proposal).order_by(col(Proposal.id)))).all()
+    return proposals, (await session.scalars(select(Verdict))).all()
+
+
+async def in_force(session: AsyncSession, at_us: int) -> Standing:
+    """What is in force at `at_us`."""
+    return standing(*await everything(session), at_us)
+
+
+async def states(session: AsyncSession, at_us: int) -> list[tuple[Proposal, State, list[Verdict]]]:
+    """Each proposal with how far it is and who said what."""
+    proposals, verdicts = await everything(session)
+    mine = {each.id: [one for one in verdicts if one.proposal == each.id] for each in proposals}
+    told = []
+    for each in proposals:
+        rivals = [
+            one
+            for one in proposals
+            if (one.kind, one.subject) == (each.kind, each.subject)
+            and (approved_at(one, mine[one.id]) or at_us + 1) <= at_us
+            and not any(word.outcome == "rejected" for word in mine[one.id])
+        ]
+        told.append((each, state_of(each, mine[each.id], rivals, at_us), mine[each.id]))
+    return told
+
+
+async def propose(
+    session: AsyncSession, kind: Kind, subject: str, body: Body, *, reason: str, by: str, now_us: int
+) -> Proposal:
+    """Put it up for decision by others. Raises ProposalRefused."""
+    await _CHECKS[kind](session, subject, body, now_us)
+    proposal = Proposal(
+        id=f"proposal_{ULID()}",
+        kind=kind,
+        subject=subject,
+        body=dict(body),
+        sha256=sha256_of(body),
+        reason=reason,
+        proposer=by,
+        proposed_us=now_us,
+    )
+    session.add(proposal)
+    await session.flush()
+    level = log.error if kind == "break_glass" else log.info
+    level("compliance.proposed", proposal=proposal.id, kind=kind, subject=subject, proposer=by)
+    return proposal
+
+
+async def decide(session: AsyncSession, proposal_id: str, outcome: Outcome, *, by: str, now_us: int) -> Proposal:
+    """One principal's word. Raises ProposalNotFound, VerdictRefused."""
+    proposal = await session.get(Proposal, proposal_id, with_for_update=True)
+    if proposal is None:
+        raise ProposalNotFound(f"there is no proposal {proposal_id!r}")
+    if against := objection(approver=by, proposer=proposal.proposer):
+        raise VerdictRefused(f"proposal {proposal_id}: {against}")
+    verdicts = (await session.scalars(select(Verdict).where(col(Verdict.proposal) == proposal_id))).all()
+    if any(each.outcome == "rejected" for each in verdicts) or approved_at(proposal, verdicts) is not None:
+        raise VerdictRefused(f"proposal {proposal_id} is decided: {', '.join(each.outcome for each in verdicts)}")
+    if any(each.principal == by for each in verdicts):
+        raise VerdictRefused(f"proposal {proposal_id}: {by!r} has approved it already; another principal must as well")
+    if outcome == "approved":
+        await _CHECKS[proposal.kind](session, proposal.subject, proposal.body, now_us)
+    session.add(Verdict(id=f"verdict_{ULID()}", proposal=proposal_id, outcome=outcome, principal=by, decided_us=now_us))
+    await session.flush()
+    level = log.error if proposal.kind == "break_glass" else log.info
+    level(f"compliance.{outcome}", proposal=proposal_id, kind=proposal.kind, subject=proposal.subject, by=by)
+    return proposal
+
+
+async def _policy(session: AsyncSession, subject: str, body: Body, now_us: int) -> None:
+    reading = read_document(str(body["text"]))
+    if reading.document is None:
+        raise ProposalRefused(f"policy {subject}: {reading.errors[0]}")
+    if reading.document.name != subject:
+        raise ProposalRefused(f"the document's policy is {reading.document.name!r}, not {subject!r}")
+    for each, state, _ in await states(session, now_us):
+        if (each.kind, each.subject) != ("policy", subject) or state in ("rejected", "proposed"):
+            continue
+        if int(each.body["version"]) >= reading.document.version:
+            message = f"policy {subject}: version {each.body['version']} was approved; what is approved is not edited"
+            raise ProposalRefused(f"{message}; propose it as version {int(each.body['version']) + 1}")
+
+
+async def _waiver(session: AsyncSession, subject: str, body: Body, now_us: int) -> None:
+    rules = await _rules_of(session, subject, now_us)
+    if body["rule"] not in rules:
+        raise ProposalRefused(f"policy {subject} has no rule {body['rule']!r}; it has {', '.join(rules)}")
+    if int(body["until_us"]) <= now_us:
+        raise ProposalRefused("a waiver must end, and not in the past: give a time that lies ahead")
+
+
+async def _break_glass(session: AsyncSession, subject: str, body: Body, now_us: int) -> None:
+    await _rules_of(session, subject, now_us)
+    if not 0 < int(body["for_us"]) <= MAX_BREAK_GLASS_US:
+        raise ProposalRefused(f"break-glass lasts {MAX_BREAK_GLASS_US // HOUR_US} hours at most")
+
+
+async def _rules_of(session: AsyncSession, subject: str, now_us: int) -> list[str]:
+    policies = (await in_force(session, now_us)).policies
+    if subject not in policies:
+        known = ", ".join(policies) or "none"
+        raise ProposalRefused(f"no policy {subject!r} is in force (in force: {known})")
+    return [rule.id for rule in policies[subject][0].rules]
+
+
+async def _project(session: AsyncSession, subject: str, body: Body, now_us: int) -> None:
+    if body["data_class"] not in DATA_CLASSES:
+        raise ProposalRefused(f"data class {body['data_class']!r} is none of {', '.join(DATA_CLASSES)}")
+    if str(body["node"]).split("/")[-1] != subject:
+        raise ProposalRefused(f"the path of project {subject!r} in the tree ends in its name: org/team/{subject}")
+
+
+async def _model(session: AsyncSession, subject: str, body: Body, now_us: int) -> None:
+    if int(body["until_us"]) <= now_us:
+        raise ProposalRefused("an approval must end, and not in the past: give a time that lies ahead")
+
+
+_CHECKS: Mapping[str, Callable[[AsyncSession, str, Body, int], Any]] = MappingProxyType(
+    {"policy": _policy, "waiver": _waiver, "break_glass": _break_glass, "project": _project, "model": _model}
+)
