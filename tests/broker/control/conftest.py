@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from broker.api.batches import store_policy
+from broker.compliance.pinning import store_policy
 from broker.control.place import await_worker
 from broker.credentials import Credentials
 from broker.database import Database

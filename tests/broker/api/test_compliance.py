@@ -1,0 +1,322 @@
+"""Policies come into force by two people, hold at every point, and leave evidence that can be made again."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
+
+from broker.compliance.pinning import Repinner
+from broker.compliance.tables import DecisionRow, FactsRow, Proposal
+from broker.tables import Policy
+from jobs.tables import Batch
+from tests.support.wire_agent import Rent, offer, running_batch
+
+DAY_S = 86_400
+SECOND_US = 1_000_000
+
+
+def document(country: str = "DE", version: int = 1, name: str = "p", more: str = "") -> str:
+    return (
+        f"language: 1\npolicy: {name}\nversion: {version}\nrules:\n"
+        "  - {id: where, effect: allow, on: [machine], "
+        f"when: {{country: [{country}], location_tier: [named_datacenter]}}}}\n{more}"
+    )
+
+
+async def officer(server: Any, name: str) -> str:
+    return str(await server.key("compliance", project=None, principal=name))
+
+
+async def in_force(server: Any, body: str, *, nodes: tuple[str, ...] = ("*",), **fields: Any) -> str:
+    """Proposed by ann, approved by bob."""
+    ann, bob = await officer(server, "ann"), await officer(server, "bob")
+    made = await server.call("POST", "/v1/compliance/policies", key=ann, json={"text": body, "nodes": nodes, **fields})
+    assert made.status == 200, made.raw
+    done = await server.call("POST", f"/v1/compliance/proposals/{made.json['id']}/approve", key=bob, json={})
+    assert done.status == 200, done.raw
+    return str(made.json["id"])
+
+
+async def states(server: Any) -> dict[str, str]:
+    found = await server.call("GET", "/v1/compliance/proposals")
+    return {f"{each['kind']} {each['subject']}@{each['version']}": each["state"] for each in found.json["data"]}
+
+
+async def repin(server: Any) -> list[str]:
+    repinner = Repinner(server.services)
+    await repinner.step()
+    return repinner.changed
+
+
+# -- lifecycle
+
+
+async def test_a_policy_is_in_force_once_another_principal_has_approved_it(server: Any) -> None:
+    ann, second_key = await officer(server, "ann"), await officer(server, "ann")
+    made = await server.call("POST", "/v1/compliance/policies", key=ann, json={"text": document(), "nodes": ["*"]})
+    assert made.json["state"] == "proposed"
+    path = f"/v1/compliance/proposals/{made.json['id']}/approve"
+    for key in (ann, second_key):  # two keys of one person are one person
+        refused = await server.call("POST", path, key=key, json={})
+        assert (refused.status, refused.code) == (403, "verdict_refused")
+    submitter = await server.key("submitter", project=None, principal="bob")
+    assert (await server.call("POST", path, key=submitter, json={})).status == 403
+    done = await server.call("POST", path, key=await officer(server, "bob"), json={})
+    assert done.json["state"] == "active"
+    assert (await server.call("POST", path, key=await officer(server, "cid"), json={})).status == 403
+
+
+async def test_a_new_version_supersedes_and_nothing_approved_is_edited(server: Any) -> None:
+    await in_force(server, document())
+    ann = await officer(server, "ann")
+    same = await server.call("POST", "/v1/compliance/policies", key=ann, json={"text": document("FR"), "nodes": ["*"]})
+    assert (same.status, same.code) == (422, "proposal_refused")
+    assert "version 2" in same.json["error"]["message"]
+    later = await in_force(server, document("FR", 2))
+    assert await states(server) == {"policy p@1": "superseded", "policy p@2": "active"}
+    difference = await server.call("GET", f"/v1/compliance/proposals/{later}/diff")
+    assert difference.json["against"] == "p@2"
+    for table in ("broker_proposal", "broker_verdict"):
+        with pytest.raises(DBAPIError, match="never changed or removed"):
+            async with server.services.database.transaction() as session:
+                await session.execute(text(f"DELETE FROM {table}"))
+    with pytest.raises(DBAPIError, match="never changed or removed"):
+        async with server.services.database.transaction() as session:
+            await session.execute(text("UPDATE broker_proposal SET subject = 'q'"))
+
+
+async def test_a_policy_holds_from_its_date_on(server: Any) -> None:
+    await in_force(server, document(), from_time=int(time.time()) + DAY_S)
+    assert await states(server) == {"policy p@1": "approved"}
+    server.services.database.clock_offset_us = 2 * DAY_S * SECOND_US
+    assert await states(server) == {"policy p@1": "active"}
+
+
+async def test_break_glass_needs_two_others_and_ends_by_itself(server: Any) -> None:
+    await in_force(server, document())
+    ann = await officer(server, "ann")
+    body = {"policy": "p", "projects": "default", "hours": 2, "reason": "the region burns"}
+    made = await server.call("POST", "/v1/compliance/break-glass", key=ann, json=body)
+    path = f"/v1/compliance/proposals/{made.json['id']}/approve"
+    bob = await officer(server, "bob")
+    assert (await server.call("POST", path, key=bob, json={})).json["state"] == "proposed"
+    assert (await server.call("POST", path, key=bob, json={})).status == 403
+    assert (await server.call("POST", path, key=await officer(server, "cid"), json={})).json["state"] == "active"
+    server.services.database.clock_offset_us = 2 * 3600 * SECOND_US + SECOND_US
+    assert (await states(server))["break_glass p@None"] == "expired"
+
+
+async def test_a_key_of_one_project_neither_proposes_nor_audits_for_the_house(server: Any) -> None:
+    key = await server.key("compliance", project="default", principal="dora")
+    body = {"text": document(), "nodes": ["*"]}
+    assert (await server.call("POST", "/v1/compliance/policies", key=key, json=body)).status == 404
+    assert (await server.call("GET", "/v1/audit/export", key=key)).status == 404
+
+
+# -- where it holds
+
+
+async def lease_under(server: Any, rent: Rent, **wishes: Any) -> tuple[Any, str]:
+    batch = await running_batch(server, offer(), **wishes)
+    agent = await rent()
+    return agent, batch
+
+
+async def test_a_batch_is_held_against_the_policies_in_force_and_its_own_countries_only_narrow(
+    server: Any, rent: Rent
+) -> None:
+    await in_force(server, document("DE"))
+    agent, _ = await lease_under(server, rent, residency=["FR"])
+    refused = await agent.hello()
+    assert (refused.status, refused.code) == (403, "residency_forbidden")
+
+
+async def test_a_job_may_raise_its_class_and_not_lower_it(server: Any, rent: Rent) -> None:
+    rules = "  - {id: no-health, effect: deny, classes: {at_least: health}, when: {country: [DE]}}\n"
+    await in_force(server, document("DE", more=rules))
+    ann, bob = await officer(server, "ann"), await officer(server, "bob")
+    body = {"project": "default", "node": "acme/ml/default", "data_class": "personal"}
+    made = await server.call("POST", "/v1/compliance/projects", key=ann, json=body)
+    await server.call("POST", f"/v1/compliance/proposals/{made.json['id']}/approve", key=bob, json={})
+    for asked, outcome in (("public", 200), ("health", 403)):
+        agent, batch = await lease_under(server, rent, data_class=asked)
+        async with server.services.database.transaction() as session:
+            row = await session.get_one(Batch, batch)
+            policy = await session.get_one(Policy, row.policy_hash)
+            await session.execute(text("DELETE FROM broker_assignment WHERE batch <> :b"), {"b": batch})
+        assert policy.body["data_class"] == ("personal" if asked == "public" else "health")
+        assert (await agent.hello()).status == outcome
+
+
+async def test_data_above_internal_without_any_policy_may_run_nowhere(server: Any, rent: Rent) -> None:
+    agent, _ = await lease_under(server, rent, data_class="personal")
+    assert (await agent.hello()).status == 403
+
+
+async def test_running_work_is_judged_by_the_new_policy_and_drained_by_its_deadline(server: Any, rent: Rent) -> None:
+    await in_force(server, document("DE"))
+    agent, batch = await lease_under(server, rent)
+    assert (await agent.hello()).status == 200
+    await agent.heartbeat()
+    lease = (await agent.lease())["lease"]
+    held = {name: lease[name] for name in ("shard_id", "epoch", "nonce")} | {"in_flight": [], "suspects": {}}
+    await in_force(server, document("FR", 2), drain_by=int(time.time()) + 3600)
+    assert await repin(server) == [batch]
+    assert (await agent.heartbeat(leases=[held])).json["lost"] == []  # until the deadline it may finish
+    server.services.database.clock_offset_us = 3700 * SECOND_US
+    async with server.services.database.transaction() as session:
+        await session.execute(text("UPDATE jobs_shard SET lease_expires_us = lease_expires_us + 4000000000"))
+        await session.execute(text("UPDATE broker_worker SET seen_us = seen_us + 3700000000"))
+    ending = await agent.heartbeat(leases=[held])
+    if ending.status == 401:  # its token, too, has ended since; a lease that nobody renews ends by itself
+        return
+    assert ending.json["lost"] == [lease["shard_id"]]
+    assert (await agent.lease())["stop"]
+
+
+async def test_without_a_deadline_a_lease_that_the_new_policy_forbids_ends_with_the_next_heartbeat(
+    server: Any, rent: Rent
+) -> None:
+    await in_force(server, document("DE"))
+    agent, batch = await lease_under(server, rent)
+    await agent.hello()
+    await agent.heartbeat()
+    lease = (await agent.lease())["lease"]
+    held = {name: lease[name] for name in ("shard_id", "epoch", "nonce")} | {"in_flight": [], "suspects": {}}
+    await in_force(server, document("FR", 2))
+    assert await repin(server) == [batch]
+    assert (await agent.heartbeat(leases=[held])).json["lost"] == [lease["shard_id"]]
+    assert (await agent.lease())["lease"] is None
+
+
+async def test_a_waiver_lets_one_rule_go_until_it_expires(server: Any, rent: Rent) -> None:
+    await in_force(server, document("FR"))
+    ann, bob = await officer(server, "ann"), await officer(server, "bob")
+    body = {"policy": "p", "rule": "where", "projects": "default", "until": int(time.time()) + 3600, "reason": "a move"}
+    made = await server.call("POST", "/v1/compliance/waivers", key=ann, json=body)
+    await server.call("POST", f"/v1/compliance/proposals/{made.json['id']}/approve", key=bob, json={})
+    agent, _ = await lease_under(server, rent)
+    assert (await agent.hello()).status == 200
+    await agent.heartbeat()
+    assert (await agent.lease())["lease"] is not None
+    server.services.database.clock_offset_us = 3601 * SECOND_US
+    other = await rent()
+    assert (await other.hello()).status == 403
+
+
+async def test_a_machine_that_calls_from_another_country_is_ended_before_it_gets_anything(
+    server: Any, rent: Rent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from broker.compliance.hello import country_of  # noqa: PLC0415
+
+    table = tmp_path / "networks.csv"
+    table.write_text("network,country\n8.8.8.0/24,US\n2001:4860::/32,US\n9.0.0.0/8,DE\n")
+    assert [country_of(table, each) for each in ("8.8.8.8", "2001:4860::1", "9.1.1.1", "10.0.0.1", "8.8.9.1", None)] == [
+        "US", "US", "DE", None, None, None
+    ]  # fmt: skip
+    await running_batch(server, offer())
+    agent = await rent()
+
+    async def from_us(*_: Any) -> str:
+        return "US"
+
+    monkeypatch.setattr("broker.api.worker.observed_country", from_us)
+    refused = await agent.hello()
+    assert (refused.status, refused.code) == (403, "residency_forbidden")
+    assert "calls from an address in US" in refused.json["error"]["message"]
+
+
+# -- evidence
+
+
+async def worked(server: Any, rent: Rent) -> str:
+    await in_force(server, document("DE"))
+    agent, batch = await lease_under(server, rent)
+    await agent.hello()
+    await agent.heartbeat()
+    assert (await agent.lease())["lease"]
+    return batch
+
+
+async def test_an_auditor_is_told_where_a_batch_ever_was_and_on_what_evidence(server: Any, rent: Rent) -> None:
+    batch = await worked(server, rent)
+    found = (await server.call("GET", f"/v1/audit/where/{batch}")).json
+    [machine] = found["machines"]
+    assert (machine["country"], machine["held"]) == ("DE", ["input", "checkpoints", "output"])
+    assert machine["evidence"][0]["kind"] == "provider_api"
+    assert {each["path"] for each in found["data_paths"]} >= {"storage", "checkpoint", "control_plane"}
+
+
+async def test_every_sealed_decision_is_made_again_bit_for_bit_and_a_changed_fact_is_noticed(
+    server: Any, rent: Rent
+) -> None:
+    await worked(server, rent)
+    first = (await server.call("GET", "/v1/audit/replay")).json
+    assert first["replayed"] >= 2 and first["mismatches"] == []
+    async with server.services.database.transaction() as session:
+        rows = (await session.scalars(select(DecisionRow))).all()
+        dialect = session.get_bind().dialect.name
+        for name in ("broker_facts_update",):
+            await session.execute(
+                text(f"DROP TRIGGER {name}" + (" ON broker_facts" if dialect == "postgresql" else ""))
+            )
+        facts = await session.get_one(FactsRow, rows[-1].facts_hash)
+        facts.body = facts.body.replace(b'"DE"', b'"FR"')
+    again = (await server.call("GET", "/v1/audit/replay")).json
+    assert "facts" in again["mismatches"][0]["wrong"]
+
+
+async def test_an_export_verifies_without_our_software_and_a_flipped_byte_does_not(
+    server: Any, rent: Rent, tmp_path: Path
+) -> None:
+    await worked(server, rent)
+    answer = await server.call("GET", "/v1/audit/export")
+    zipfile.ZipFile(io.BytesIO(answer.raw)).extractall(tmp_path)
+    assert (await verified(tmp_path)).returncode == 0
+    leaves = tmp_path / "decisions.jsonl"
+    leaves.write_bytes(leaves.read_bytes().replace(b'"allow"', b'"a11ow"', 1))
+    told = await verified(tmp_path)
+    assert told.returncode == 1
+    assert "leaf 1" in told.stdout
+
+
+async def verified(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", str(folder / "verify.py"), str(folder)]
+    return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+
+
+async def test_sealed_bytes_hold_ids_hashes_and_codes_only(server: Any, rent: Rent) -> None:
+    await worked(server, rent)
+    packed = zipfile.ZipFile(io.BytesIO((await server.call("GET", "/v1/audit/export")).raw))
+    for leaf in packed.read("decisions.jsonl").splitlines():
+        record = json.loads(leaf)["record"]
+        assert "somebody" not in json.dumps(record)
+        assert set(record) == {
+            "version", "at_us", "point", "batch", "rental", "offer_sha256", "policy_hash", "policy_sha256", "facts_sha256",
+            "groups", "evaluator", "outcome", "reasons", "decision_sha256",
+        }  # fmt: skip
+
+
+# -- dry run
+
+
+async def test_a_dry_run_tells_what_a_document_would_have_refused(server: Any, rent: Rent) -> None:
+    await worked(server, rent)
+    body = {"text": document("FR", 2), "nodes": ["*"]}
+    told = (await server.call("POST", "/v1/compliance/dry-run", json=body)).json
+    assert (told["placements"], told["refused"]) == (1, 1)
+    assert told["refusals"][0]["field"] == "country"
+    assert "would have refused 1" in told["sentence"]
+    async with server.services.database.transaction() as session:
+        assert len((await session.scalars(select(Proposal))).all()) == 1  # nothing was proposed
