@@ -106,10 +106,13 @@ async def still_allowed(
     return False
 
 
-async def leased(session: AsyncSession, services: Services, rental: RentalRow, batch: Batch, now_us: int) -> None:
-    """Keep on what a lease was given: from now on the machine may hold the batch's input."""
+async def released(session: AsyncSession, services: Services, rental: RentalRow, batch: Batch, now_us: int) -> bool:
+    """Whether a granted lease may be given out, asked once more and sealed: from now on the machine may hold the input."""
     word = await judge(session, services, rental, batch, now_us)
     await seal(session, services, "lease", rental, batch, word, now_us)
+    if not word.is_allowed:
+        _forbidden(rental, batch, word)
+    return word.is_allowed
 
 
 def _forbidden(rental: RentalRow, batch: Batch, word: Judged) -> None:

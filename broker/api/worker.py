@@ -28,7 +28,7 @@ from broker.start_up import observe
 from broker.tables import Worker
 from broker.worker_identity import Identity, first_identity, renewed_certificate, tell_of_misuse
 from broker.worker_objects import input_request
-from broker.worker_pool import candidates, leased, pool, refusal, still_allowed
+from broker.worker_pool import candidates, pool, refusal, released, still_allowed
 from broker.worker_sessions import Refused
 from jobs import leases
 from jobs.clock import MICROSECONDS, db_now
@@ -333,7 +333,9 @@ async def _work(call: Call) -> dict[str, Any]:
             return {"lease": None, "stop": is_over}
         shard = await session.get_one(Shard, granted.shard_id)
         batch = await session.get_one(Batch, granted.batch_id)
-        await leased(session, services, rental, batch, now_us)
+        if not await released(session, services, rental, batch, now_us):
+            await leases.release(session, placement_id=rental.id, shard_id=shard.id)
+            return {"lease": None, "stop": True}
     services.counters.leased()
     source = await input_request(services, granted.input_key, granted.start, granted.stop, now_us)
     return {"lease": _lease(services, granted, batch, shard.sha256, source), "stop": False}

@@ -26,10 +26,11 @@ from sqlmodel import col
 from broker.compliance.tables import DecisionRow, FactsRow
 from broker.tables import Policy
 from ledger import seal
-from solver.residency import Decision, Facts, evaluate
+from solver.residency import Decision, Facts, evaluate, of_job
 from solver.residency import Policy as ResidencyPolicy
 from solver.residency.groups import TABLE
 from solver.residency.types import EVALUATOR
+from solver.types import Snapshot
 
 Point = Literal["submit", "plan", "launch", "hello", "lease", "heartbeat", "policy", "deletion"]
 _PURPOSE = b"broker decision signatures v1"
@@ -253,3 +254,26 @@ def told(rows: Sequence[DecisionRow], facts: dict[str, Facts]) -> dict[str, Any]
         "operators": sorted({each["operator"] or "unknown" for each in [*listed, *data.values()]}),
         "refused": refused,
     }
+
+
+async def seal_planned(
+    session: AsyncSession, secret: bytes, snapshot: Snapshot, offer_key: str, rental: str, batches: Sequence[str]
+) -> None:
+    """Keep why the plan may rent this offer for these batches: on the snapshot's own policies and facts, at its time."""
+    offer = next(each for each in snapshot.offers if each.key == offer_key)
+    for work in (each for each in snapshot.works if each.id in batches):
+        facts = of_job(snapshot.facts[offer.facts_hash], snapshot.models.get(work.id), work.deadline_us)
+        policy = snapshot.policies[work.policy_hash]
+        await record(
+            session,
+            secret,
+            point="plan",
+            batch=work.id,
+            rental=rental,
+            offer_key=offer_key,
+            policy_hash=work.policy_hash,
+            policy=policy,
+            facts=facts,
+            decision=evaluate(policy, facts, snapshot.now_us),
+            at_us=snapshot.now_us,
+        )

@@ -64,13 +64,17 @@ class Subject:
 
 @dataclass(frozen=True)
 class Standing:
-    """What is in force at one moment. `mark` names it: another mark, and running work is judged anew."""
+    """What is in force at one moment. `mark` names it: another mark, and running work is judged anew.
+
+    `nodes` is where projects are in the tree of organisations and teams; what was approved of a project (`subjects`) counts more.
+    """
 
     policies: Mapping[str, tuple[Document, tuple[str, ...]]] = field(default_factory=dict)
     drain_by_us: Mapping[str, int] = field(default_factory=dict)
     waivers: tuple[Waiver, ...] = ()
     subjects: Mapping[str, Subject] = field(default_factory=dict)
     models: tuple[tuple[str, str, int], ...] = ()
+    nodes: Mapping[str, str] = field(default_factory=dict)
     mark: str = ""
 
     def documents(self, node: str, named: Iterable[str] = ()) -> list[Document]:
@@ -169,7 +173,7 @@ def _put_together(active: Sequence[tuple[Proposal, int]]) -> Standing:
     for each, approved_us in active:
         waivers += _waivers(each, approved_us, policies)
     mark = hashlib.sha256("\n".join(sorted(each.id for each, _ in active)).encode()).hexdigest()[:16]
-    return Standing(policies, drain_by, tuple(waivers), subjects, tuple(models), mark)
+    return Standing(policies, drain_by, tuple(waivers), subjects, tuple(models), mark=mark)
 
 
 def _waivers(

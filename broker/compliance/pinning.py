@@ -36,8 +36,9 @@ NO_POLICY = "no-policy"
 
 
 def subject_of(standing: Standing, settings: Settings, project: str) -> Subject:
-    """A project's place in the tree and class: as approved, else by itself and the settings' class."""
-    return standing.subjects.get(project) or Subject(project, settings.residency.default_class)
+    """A project's place in the tree and class: as approved, else as its team's, and the settings' class."""
+    node = standing.nodes.get(project, project)
+    return standing.subjects.get(project) or Subject(node, settings.residency.default_class)
 
 
 async def policy_for(

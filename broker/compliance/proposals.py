@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from sqlmodel import col
 from ulid import ULID
 
 from broker.approvals import objection
+from broker.budget_tables import Team, TeamOfProject
 from broker.compliance.lifecycle import (
     HOUR_US,
     MAX_BREAK_GLASS_US,
@@ -43,8 +45,14 @@ async def everything(session: AsyncSession) -> tuple[Sequence[Proposal], Sequenc
 
 
 async def in_force(session: AsyncSession, at_us: int) -> Standing:
-    """What is in force at `at_us`."""
-    return standing(*await everything(session), at_us)
+    """What is in force at `at_us`, with where projects are in the tree."""
+    known = standing(*await everything(session), at_us)
+    query = select(col(TeamOfProject.project), col(Team.org), col(Team.name)).join(
+        Team, col(TeamOfProject.team) == col(Team.name)
+    )
+    nodes = {project: f"{org}/{team}/{project}" for project, org, team in (await session.execute(query)).all()}
+    mark = sha256_of({"in_force": known.mark, "nodes": nodes})[:16]
+    return replace(known, nodes=nodes, mark=mark)
 
 
 async def states(session: AsyncSession, at_us: int) -> list[tuple[Proposal, State, list[Verdict]]]:

@@ -20,6 +20,7 @@ from sqlmodel import col
 from ulid import ULID
 
 from broker.budgets import Placement, admit
+from broker.compliance.decisions import seal_planned
 from broker.compliance.pinning import Repinner
 from broker.control.avoided import baselines
 from broker.control.ceiling import going_on
@@ -167,6 +168,7 @@ class Planner:
             purpose={"batches": served, "plan": plan_id, "hold_nano": nano, **self._baselines(frozen, offer, start)},
             now_us=now_us,
         )
+        await seal_planned(session, self.services.secret, frozen.snapshot, start.offer_key, rental_id, served)
         return 1
 
     def _baselines(self, frozen: Frozen, offer: Offer, start: Start) -> dict[str, Any]:
