@@ -96,7 +96,6 @@ GROUPS = {
     "reports": finance.reports,
     "decide": finance.decide,
     "models": market.models,
-    "policy": policy_group.policy,
     "offers": offers.offers,
     "policy": policy_group.policy,
     "audit": audit.audit,
