@@ -1,19 +1,23 @@
 """A plan for N works and M offers: what it costs, how far it is from any other, and how much CPU it took.
 
-`python -m benchmarks.solver --jobs N --offers M [--baselines] [--json]`. Every plan is judged by one discrete-event evaluator
-(`solver_events`), which knows nothing of how it was made. Baselines run on the same world, in a process of their own each, so
-that memory is theirs: `per_job` (each work where it is cheapest alone, first come, perfect runtimes), `hourly` (the least price
-an hour, runtimes taken to be equal, as SkyPilot's default does), `naive` (PuLP and CBC, a binary for each pair).
+`python -m benchmarks.solver --jobs N --offers M [--baselines] [--moved] [--json]`. One discrete-event evaluator judges every plan
+(`solver_events`) and knows nothing of how it was made. Baselines run on the same world, in a process of their own each, so that
+memory is theirs: `per_job` (each work where it is cheapest alone, first come, perfect runtimes), `hourly` (the least price an
+hour, runtimes taken to be equal, as SkyPilot's default does), `naive` (PuLP and CBC, a binary for each pair).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import resource
 import time
+from random import Random
 from typing import Any
+
+import msgspec
 
 from benchmarks.calibrate import calibrate
 from benchmarks.solver_baselines import BASELINES
@@ -21,6 +25,7 @@ from benchmarks.solver_events import Judged, judge, runs_of
 from benchmarks.solver_world import world
 from solver.check import check
 from solver.plan import solve
+from solver.types import Held, Plan, Snapshot
 
 # A naive program with more binaries than this is not built: it takes hours, and then the memory.
 NAIVE_PAIRS = 150_000
@@ -56,6 +61,39 @@ def measured(jobs: int, offers: int, seed: int) -> dict[str, Any]:
         "stage": plan.stage,
         **_said(judged),
     }
+
+
+def moved(jobs: int, offers: int, seed: int) -> dict[str, Any]:
+    """The same queue after every price moved by 2 %: planned from the plan before, and anew."""
+    snapshot = world(jobs, offers, seed)
+    plan = solve(snapshot)
+    source = Random(seed)
+    prices = tuple(
+        msgspec.structs.replace(
+            each, price_nano_hour=round((each.price_nano_hour or 0) * math.exp(source.gauss(0, 0.02)))
+        )
+        for each in snapshot.offers
+    )
+    held = tuple(Held(work_id=a.work_id, offer_key=a.offer_key, share_ppm=a.share_ppm) for a in plan.assignments)
+    later = msgspec.structs.replace(snapshot, offers=prices)
+    began = time.process_time()
+    kept = solve(msgspec.structs.replace(later, held=held))
+    cpu_s = time.process_time() - began
+    anew = solve(later)
+    return {
+        "cpu_s": round(cpu_s, 2),
+        "churn": _churn(snapshot, plan, kept),
+        "churn_anew": _churn(snapshot, plan, anew),
+        "extra_cost": round(kept.cost_nano / anew.cost_nano - 1, 4),
+    }
+
+
+def _churn(snapshot: Snapshot, before: Plan, after: Plan) -> float:
+    """The part of all tokens that another offer gets."""
+    tokens = {work.id: work.input_tokens + work.output_tokens_p50 for work in snapshot.works}
+    had = {(a.work_id, a.offer_key): a.share_ppm for a in before.assignments}
+    stays = sum(min(a.share_ppm, had.get((a.work_id, a.offer_key), 0)) * tokens[a.work_id] for a in after.assignments)
+    return round(1 - stays / sum(a.share_ppm * tokens[a.work_id] for a in after.assignments), 4)
 
 
 def baseline(name: str, jobs: int, offers: int, seed: int) -> dict[str, Any]:
@@ -95,6 +133,7 @@ def main() -> None:
     parser.add_argument("--offers", type=int, required=True)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--baselines", action="store_true")
+    parser.add_argument("--moved", action="store_true", help="plan once more after all prices moved")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     size = (arguments.jobs, arguments.offers, arguments.seed)
@@ -107,6 +146,8 @@ def main() -> None:
         "lp_cpu_s": unit,
         **found,
     }
+    if arguments.moved:
+        found["moved"] = _apart(moved, *size)
     if arguments.baselines:
         found["baselines"] = {
             name: _apart(baseline, name, *size)

@@ -16,12 +16,10 @@ from solver import explain, greedy, restore
 from solver.eligibility import Verdict, funnel, survey
 from solver.problem import Draft, Problem, bills, overspent, state, unserved
 from solver.schedule import Bill, Site
-from solver.types import Assignment, Plan, Snapshot, Start, sha256
+from solver.types import SMALL, Assignment, Plan, Snapshot, Start, sha256
 from solver.view import View
 
 Stage = Literal["program", "greedy"]
-# Up to so many pairs of a work and an offer, the program has a column for each; above, works are planned by classes.
-SMALL = 3_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from solver.residency.types import Facts, ModelFacts, Policy
 
 VERSION = 1
 HOUR_US = 3_600_000_000
+# Up to so many pairs of a work and an offer, the program has a column for each; above, works are planned by classes.
+SMALL = 3_000
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +136,14 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True):
     source: str
 
 
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """What the plan before gave a work: `share_ppm` millionths on this offer."""
+
+    work_id: str
+    offer_key: str
+    share_ppm: int
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Everything one plan may depend on. `works`, `offers` and `running` are sorted by id; ids are unique.
 
@@ -141,7 +151,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     place (certifications, agreements) must be good until a work's deadline.
 
     `stop_margin_s`: how long an instance costs money before it can be stopped; a work with a `max_nano` begins only
-    where this, too, is left for one instance.
+    where this, too, is left for one instance. `held`: the assignments of the plan before. A large queue that they nearly cover is
+    planned from them, and moved only where that saves three percent; without them it is planned anew.
     """
 
     now_us: int
@@ -155,6 +166,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     models: dict[str, ModelFacts] = {}
     throughput: tuple[Throughput, ...] = ()
     stop_margin_s: int = 0
+    held: tuple[Held, ...] = ()
     version: int = VERSION
 
 

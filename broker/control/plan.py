@@ -38,11 +38,13 @@ from markets.tables import RentalRow
 from solver import types
 from solver.check import check
 from solver.plan import solve
-from solver.types import Plan, Snapshot, Start
+from solver.types import Held, Plan, Snapshot, Start
 
 log = structlog.get_logger()
 SECOND_US = 1_000_000
 ACTOR = "broker.plan"
+# Every so many plans, a large queue is planned from nothing: small moves never find what a new program would.
+ANEW = 20
 
 
 @dataclass
@@ -54,12 +56,23 @@ class Planner:
     last: bytes = b""
     last_id: str = ""
     repinner: Repinner | None = None
+    plan: Plan | None = None
+    plans: int = 0
+
+    def _held(self) -> tuple[Held, ...]:
+        """What the plan before assigned, for the next to go on from; now and then nothing, so that it is planned anew."""
+        if self.plan is None or self.plans % ANEW == 0:
+            return ()
+        return tuple(
+            Held(work_id=each.work_id, offer_key=each.offer_key, share_ppm=each.share_ppm)
+            for each in self.plan.assignments
+        )
 
     async def step(self) -> None:
         self.repinner = self.repinner or Repinner(self.services)
         await self.repinner.step()  # what is in force is what is planned by
         async with self.services.database.transaction() as session:
-            frozen = await freeze(session, self.services, now_us=await db_now(session))
+            frozen = await freeze(session, self.services, now_us=await db_now(session), held=self._held())
         if not frozen.snapshot.works and not frozen.snapshot.running:
             return
         plan = await self._checked(frozen)
@@ -69,6 +82,7 @@ class Planner:
             plan_id, started = await self._act(session, frozen, plan)
         # only now: a plan whose transaction was rolled back was never acted on
         self.last, self.last_id = _decisions(plan), plan_id
+        self.plan, self.plans = plan, self.plans + 1
         if started:
             # the crash between intent and create (peers leaked machines here): the place loop finds the intents again
             self.services.failpoints.reached("place.after_intent")

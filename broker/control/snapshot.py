@@ -37,7 +37,7 @@ from markets.price_book import Listed
 from markets.tables import RentalRow
 from solver.residency import Facts, ModelFacts, PathFacts, asks_model
 from solver.residency import Policy as ResidencyPolicy
-from solver.types import Budget, OfferView, Progress, Running, Snapshot, Throughput, Work
+from solver.types import SMALL, Budget, Held, OfferView, Progress, Running, Snapshot, Throughput, Work
 from workers.fit import misfit
 from workers.profile import ModelProfile
 
@@ -69,8 +69,10 @@ async def freeze(
     now_us: int,
     extra: Sequence[Work] = (),
     extra_policies: Mapping[str, ResidencyPolicy] | None = None,
+    held: Sequence[Held] = (),
 ) -> Frozen:
-    """The queue, the price book, what runs, and the limits, at `now_us`. `extra` are works of a dry run."""
+    """The queue, the price book, what runs, and the limits, at `now_us`. `extra` are works of a dry run, `held` the assignments
+    of the plan before."""
     works = [*await _works(session, services), *extra]
     listed = await listed_offers(session, services, now_us=now_us)
     known = await start_ups(session, now_us)
@@ -93,6 +95,9 @@ async def freeze(
         models=await _models(session, services, works, policies, now_us),
         throughput=await _throughput(session, services),
         stop_margin_s=services.settings.control.drain_margin_s,
+        held=tuple(
+            each for each in held if len(works) * len(views) > SMALL
+        ),  # small queues are planned whole each time
     )
     return Frozen(snapshot, {str(each.offer.key): each.offer for each in listed})
 

@@ -13,9 +13,9 @@ from solver.fluid.master import Answer, Columns, Program, build, penalties
 from solver.fluid.prices import Pricing, Scarcity
 
 # Columns of each class at the start, and the most that a round adds to it.
-FIRST, MORE = 4, 3
+FIRST, MORE = 3, 2
 # Rounds at most, and the gap between program and bound at which it stops. Counts, not seconds: same snapshot, same plan.
-ROUNDS, GAP = 7, 1e-3
+ROUNDS, GAP = 6, 4e-3
 
 
 @dataclass(frozen=True, slots=True)

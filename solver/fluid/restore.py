@@ -16,7 +16,7 @@ from solver.fluid.yard import CRUMB, Berth, Loads, Yard
 # Instance hours below which a part of a class is not worth a place that the program gave it; it goes where the rest fits.
 LEAST_H = 0.5
 # Places looked at for one part of a class, and for one that a move would improve.
-PLACES, PLACES_OF_A_MOVE = 24, 6
+PLACES, PLACES_OF_A_MOVE = 12, 4
 # A part that fits only to less than this is not split off.
 LEAST_PART = 0.02
 
@@ -25,13 +25,17 @@ Part = tuple[int, float]
 
 @dataclass(slots=True)
 class Restoration:
-    """Places parts of classes in a yard by their price: what they add to the cost, and the scarcity of what they take."""
+    """Places parts of classes in a yard by their price: what they add to the cost, and the scarcity of what they take.
+
+    `threshold`: the part of a block's cost that moving it must save.
+    """
 
     pricing: Pricing
     yard: Yard
     scarcity: Scarcity
     edges: Floats
     left: list[Part] = field(default_factory=list)
+    threshold: float = 1e-6
     _lean: dict[int, tuple[list[int], list[float]]] = field(default_factory=dict)
     _hourly: dict[tuple[int, int], tuple[Floats, Floats]] = field(default_factory=dict)
     _full: dict[int, int] = field(default_factory=dict)
@@ -49,6 +53,7 @@ class Restoration:
             parts[k] = parts.get(k, 0.0) + part
         for offer in sorted(loads):
             self._settle(offer, loads[offer])
+        self.yard.log.clear()
 
     def _settle(self, offer: int, loads: Loads) -> None:
         """Keep at the offer what fits, and no more."""
@@ -95,6 +100,7 @@ class Restoration:
         nowhere = []
         for k in order:
             rest = self.insert(k, merged[k], PLACES)
+            self.yard.log.clear()
             if rest > CRUMB:
                 nowhere.append((k, rest))
         return nowhere
@@ -239,6 +245,7 @@ class Restoration:
         done = 0
         for _, offer, pool in self._wasteful()[:moves]:
             done += self._dissolve(offer, pool)
+            self.yard.log.clear()
         return done
 
     def _wasteful(self) -> list[tuple[float, int, int]]:
@@ -267,7 +274,7 @@ class Restoration:
         spent = 0.0
         for k, part in sorted(parts.items(), key=lambda each: (-each[1] * self._size(each[0]), each[0])):
             spent += self._move(k, part, saved - spent)
-            if spent >= saved * (1 - 1e-6):
+            if spent >= saved * (1 - self.threshold):
                 self.yard.undo(mark)
                 if full is not None:
                     self._full[offer] = full

@@ -21,8 +21,8 @@ from solver.fluid.fill import fill
 from solver.fluid.generate import generate
 from solver.fluid.masks import Masks
 from solver.fluid.prices import Pricing
-from solver.plan import SMALL, solve
-from solver.types import Snapshot, encode
+from solver.plan import solve
+from solver.types import SMALL, Held, Plan, Snapshot, encode
 from solver.view import View
 from solver.what_if import WhatIf, applied
 
@@ -113,6 +113,39 @@ def test_prices_that_pricing_forms_are_those_of_the_programs_columns(middling: S
     assert float(least[reached].sum()) - fluid.scarcity.rent == pytest.approx(
         fluid.objective - float(fluid.program.cost[len(fluid.columns.k) :] @ fluid.u), rel=0.02
     )
+
+
+# Prices move
+
+
+def held(plan: Plan) -> tuple[Held, ...]:
+    return tuple(
+        Held(work_id=each.work_id, offer_key=each.offer_key, share_ppm=each.share_ppm) for each in plan.assignments
+    )
+
+
+def test_a_plan_is_held_when_prices_tremble_and_left_when_its_offers_are_gone(middling: Snapshot) -> None:
+    before = solve(middling)
+    trembling = tuple(
+        msgspec.structs.replace(
+            offer, price_nano_hour=round((offer.price_nano_hour or 0) * (1 + 0.02 * (-1) ** number))
+        )
+        for number, offer in enumerate(middling.offers)
+    )
+    moved = msgspec.structs.replace(middling, offers=trembling, held=held(before))
+    after = solve(moved)
+    assert check(moved, after) == []
+    places = {(each.work_id, each.offer_key) for each in before.assignments}
+    stayed = sum(each.share_ppm for each in after.assignments if (each.work_id, each.offer_key) in places)
+    assert stayed > 0.97 * sum(each.share_ppm for each in after.assignments)
+    gone = {before.assignments[0].offer_key}
+    without = tuple(
+        msgspec.structs.replace(offer, excluded="gone") if offer.key in gone else offer for offer in trembling
+    )
+    left = msgspec.structs.replace(moved, offers=without)
+    again = solve(left)
+    assert check(left, again) == []
+    assert not gone & {each.offer_key for each in again.assignments}
 
 
 # A question
