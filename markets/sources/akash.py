@@ -9,7 +9,6 @@ GeoIP, or an auditor's signature: they are held against each other, and GeoIP al
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 
 from markets.facts.regions import country_code
 from markets.offer import LocationTier, Offer
-from markets.provider.api import ProviderApi, Reach
+from markets.provider.api import ProviderApi, Reach, together
 from markets.provider.listing import MIB_PER_GIB, Place, Said, distinct, offer
 from markets.provider.shape import Shape, rows
 
@@ -54,14 +53,13 @@ class AkashSource:
 
     def __init__(self, reach: Reach = REACH) -> None:
         self._api = ProviderApi(MARKET, reach)
-        self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def offers(self) -> list[Offer]:
         """Every model that has a price, at every provider that could bid for one GPU of it."""
         at = datetime.now(UTC)
-        prices, providers = await asyncio.gather(self._api.get("/v1/gpu-prices"), self._api.get("/v1/providers"))
+        prices, providers = await together(self._api.get("/v1/gpu-prices"), self._api.get("/v1/providers"))
         gpus = rows(prices["models"].each(), _gpu)
-        bidders = await asyncio.gather(*(self._bidders(gpu) for gpu in gpus))
+        bidders = await together(*(self._bidders(gpu) for gpu in gpus), at_once=AT_ONCE)
         return akash_offers(list(zip(gpus, bidders, strict=True)), places_of(providers), at)
 
     async def close(self) -> None:
@@ -71,9 +69,7 @@ class AkashSource:
         """Nobody is asked about a model of which none is free, or that has no price."""
         if gpu.free == 0 or gpu.price is None:
             return []
-        async with self._turns:
-            answer = await self._api.post("/v1/bid-screening", screening(gpu))
-        return answer["providers"].each()
+        return (await self._api.post("/v1/bid-screening", screening(gpu)))["providers"].each()
 
 
 def screening(gpu: Gpu) -> dict[str, Any]:

@@ -9,7 +9,6 @@ center's id; machines are other providers', who may be markets of ours, too.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,7 +16,7 @@ from decimal import Decimal
 from markets.errors import ShapeDrift
 from markets.facts.regions import country_code
 from markets.offer import Confidentiality, Launch, Offer
-from markets.provider.api import ProviderApi, Reach
+from markets.provider.api import ProviderApi, Reach, together
 from markets.provider.listing import MIB_PER_GIB, Place, Said, distinct, offer
 from markets.provider.login import CredentialSource, header
 from markets.provider.shape import Shape, rows
@@ -39,7 +38,7 @@ class FluenceSource:
 
     async def offers(self) -> list[Offer]:
         at = datetime.now(UTC)
-        containers, machines, metal = await asyncio.gather(
+        containers, machines, metal = await together(
             self._api.get("/plans/"), self._api.get("/plans/vms"), self._api.get("/plans/baremetal")
         )
         found = container_offers(containers, at)

@@ -7,12 +7,11 @@ price, without a GPU, or sold out are listed. A booking is paid ahead by the hou
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 from markets.offer import Offer
-from markets.provider.api import ProviderApi, Reach
+from markets.provider.api import ProviderApi, Reach, together
 from markets.provider.listing import MIB_PER_GIB, Place, Said, distinct, offer
 from markets.provider.login import CredentialSource, header
 from markets.provider.shape import Shape, rows
@@ -32,7 +31,7 @@ class IonetSource:
 
     async def offers(self) -> list[Offer]:
         at = datetime.now(UTC)
-        machines, containers = await asyncio.gather(self._api.get("/vmaas/hardware"), self._api.get("/caas/hardware"))
+        machines, containers = await together(self._api.get("/vmaas/hardware"), self._api.get("/caas/hardware"))
         return ionet_offers(machines, containers, at)
 
     async def close(self) -> None:

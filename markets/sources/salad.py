@@ -9,7 +9,6 @@ how often nobody says. Billed by the second while a container runs, its download
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from decimal import Decimal
 
 from markets.errors import ShapeDrift
 from markets.offer import Offer
-from markets.provider.api import ProviderApi, Reach
+from markets.provider.api import ProviderApi, Reach, together
 from markets.provider.listing import MIB_PER_GIB, Place, Said, distinct, offer
 from markets.provider.login import CredentialSource, header
 from markets.provider.shape import Shape, rows
@@ -52,30 +51,26 @@ class SaladSource:
         self._api = ProviderApi(MARKET, reach, login=LOGIN, credentials=credentials)
         self._organization = f"/organizations/{organization}"
         self._countries = tuple(countries) or (None,)
-        self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def offers(self) -> list[Offer]:
         at = datetime.now(UTC)
         classes = (await self._api.get(f"{self._organization}/gpu-classes"))["items"].each()
-        stocks = await asyncio.gather(*(self._stocks(each) for each in classes))
-        return salad_offers(list(zip(classes, stocks, strict=True)), at)
+        asks = rows(classes, lambda each: [(each, each["id"].text(), country) for country in self._countries])
+        stocks = await together(*(self._stock(gpu_class, country) for _, gpu_class, country in asks), at_once=AT_ONCE)
+        return salad_offers([(each, stock) for (each, _, _), stock in zip(asks, stocks, strict=True)], at)
 
     async def close(self) -> None:
         await self._api.close()
-
-    async def _stocks(self, gpu_class: Shape) -> list[Stock]:
-        return [await self._stock(gpu_class["id"].text(), country) for country in self._countries]
 
     async def _stock(self, gpu_class: str, country: str | None) -> Stock:
         body: dict[str, list[str]] = {"gpu_classes": [gpu_class]}
         if country:
             body["country_codes"] = [country.lower()]
-        async with self._turns:
-            path = f"{self._organization}/availability/sce-gpu-availability"
-            return Stock(country, await self._api.post(path, body))
+        path = f"{self._organization}/availability/sce-gpu-availability"
+        return Stock(country, await self._api.post(path, body))
 
 
-def salad_offers(classes: Sequence[tuple[Shape, Sequence[Stock]]], at: datetime) -> list[Offer]:
+def salad_offers(stocks: Sequence[tuple[Shape, Stock]], at: datetime) -> list[Offer]:
     """One offer for each class, priority and country."""
 
     def of(pair: tuple[Shape, Stock]) -> Iterator[Offer]:
@@ -83,7 +78,7 @@ def salad_offers(classes: Sequence[tuple[Shape, Sequence[Stock]]], at: datetime)
             if price["priority"].value in PRIORITIES:
                 yield _offer(*pair, price, at)
 
-    return distinct(rows(((gpu_class, stock) for gpu_class, stocks in classes for stock in stocks), of))
+    return distinct(rows(stocks, of))
 
 
 def _offer(gpu_class: Shape, stock: Stock, price: Shape, at: datetime) -> Offer:

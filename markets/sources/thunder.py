@@ -8,13 +8,12 @@ where a machine is: "North America" in the provider's documentation is no countr
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 from markets.offer import Offer
-from markets.provider.api import ProviderApi, Reach
+from markets.provider.api import ProviderApi, Reach, together
 from markets.provider.listing import MIB_PER_GIB, Said, distinct, offer
 from markets.provider.shape import Shape, rows
 
@@ -34,7 +33,7 @@ class ThunderSource:
 
     async def offers(self) -> list[Offer]:
         at = datetime.now(UTC)
-        pricing, specs = await asyncio.gather(self._api.get("/pricing"), self._api.get("/specs"))
+        pricing, specs = await together(self._api.get("/pricing"), self._api.get("/specs"))
         return thunder_offers(pricing, specs, at)
 
     async def close(self) -> None:
