@@ -29,7 +29,17 @@ from tests.markets.sources.loopback import Fault, Loopback
 from tests.support.real_broker import RealBroker, real_broker
 
 HUNG, LATER = "koyeb", "shadeform"
-PATIENCE_S = 40.0
+PATIENCE_S = 60.0
+# What the settings must hold for the answers to be of what is asked.
+NEEDS = {
+    "azure": ['regions = ["eastus", "westeurope"]'],
+    "kubernetes": ["[providers.kubernetes.cluster]", 'rates = { "h100-sxm" = 2.39 }'],
+    "oci": ['regions = ["eu-frankfurt-1"]'],
+    "salad": ['organization = "acme"', 'countries = ["US", "NO"]'],
+    "scaleway": ['regions = ["fr-par-1", "pl-waw-2"]'],
+}
+# Google's own library asks, with the key of a service account: it has a rig of its own (tests/markets/sources/case_gcp.py).
+POLLED = tuple(case for case in CASES if case.name != "gcp")
 
 
 @dataclass(eq=False)
@@ -52,7 +62,7 @@ class Slow(Loopback):
 def measure(think_s: float) -> dict[str, Any]:
     """One broker from its start until every healthy market has been written down."""
     with tempfile.TemporaryDirectory() as folder, markets(think_s) as apis:
-        given = "".join(_section(case, apis[case.name]) for case in CASES)
+        given = "".join(_section(case, apis[case.name]) for case in POLLED)
         with real_broker(Path(folder), settings="sources = ['public']\n", also=given) as broker:
             healthy = sorted(set(apis) - {HUNG, LATER})
             missing = _await(broker, healthy)
@@ -92,7 +102,7 @@ def markets(think_s: float) -> Iterator[dict[str, Slow]]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    apis = {case.name: _api(case, think_s * (1 + place / len(CASES))) for place, case in enumerate(CASES)}
+    apis = {case.name: _api(case, think_s * (1 + place / len(POLLED))) for place, case in enumerate(POLLED)}
 
     async def each(step: str) -> None:
         await asyncio.gather(
@@ -117,12 +127,7 @@ def _api(case: Case, think_s: float) -> Slow:
 def _section(case: Case, api: Slow) -> str:
     credentials = ", ".join(f"{name} = {value!r}" for name, value in case.credentials.items())
     lines = [f"[providers.{case.name}]", f'url = "{api.url}{case.base_path}"', f"credentials = {{ {credentials} }}"]
-    if case.name == "salad":
-        lines += ['organization = "acme"', 'countries = ["US", "NO"]']
-    if case.name == "scaleway":
-        lines += ['regions = ["fr-par-1", "pl-waw-2"]']
-    if case.name == "kubernetes":
-        lines += ["[providers.kubernetes.cluster]", 'rates = { "h100-sxm" = 2.39 }']
+    lines += NEEDS.get(case.name, ())
     return "\n".join(["", *lines, ""])
 
 
