@@ -12,10 +12,8 @@ import os
 import sys
 from typing import Any
 
-from benchmarks import ledger_books
+from benchmarks import ledger_books, ledger_finance
 from benchmarks.calibrate import calibrate
-
-FINANCE = "benchmarks.ledger_finance"
 
 
 def main() -> int:
@@ -23,11 +21,14 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON document")
     parser.add_argument("--entries", type=int, default=10_000, help="entries of four lines each (default 10,000)")
     parser.add_argument("--rounds", type=int, default=3, help="pairs (default 3)")
+    parser.add_argument("--rows", type=int, default=0, help="rows of finance's FOCUS export (default 0: not measured)")
     given = parser.parse_args()
     found: dict[str, Any] = {"calibration": calibrate(), "load_1m": os.getloadavg()[0]}
     found["books"] = [ledger_books.measure(entries=given.entries, rounds=given.rounds)]
     if server := os.environ.get("BROKER_TEST_DATABASE_URL"):
         found["books"].append(ledger_books.measure(entries=given.entries, rounds=given.rounds, server=server))
+    if given.rows:
+        found["focus_export"] = ledger_finance.measure(given.rows, given.rounds)
     if given.json:
         print(json.dumps(found, indent=2))
         return 0

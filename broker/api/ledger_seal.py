@@ -23,11 +23,13 @@ from ledger.book import post_many
 from ledger.checkpoint import verifier_key
 from ledger.errors import LedgerError, MalformedEvent
 from ledger.event import Event, Exists, decoded
+from ledger.periods import close
 
 _CHUNK = 1 << 20
 # What the loops post by themselves: nobody else may say what a machine cost or what is set aside for it.
 _BY_LOOPS = frozenset({"hold.open", "hold.extend", "hold.post", "hold.void", "hold.expire", "usage.accrue", "usage.waste",
-                       "saving.reuse", "saving.on_demand", "saving.api", "budget.grant"})  # fmt: skip
+                       "saving.reuse", "saving.on_demand", "saving.api", "budget.grant",
+                       "commitment.amortise", "period.close"})  # fmt: skip
 _MOST = 1000
 
 
@@ -136,6 +138,19 @@ async def post_events(call: Call, body: EventsIn) -> PostedEvents:
     )
 
 
+async def close_period(call: Call) -> PostedEvent:
+    """Close a month that has ended: what belongs to it is booked in the next one from now on. Not while money is in suspense."""
+    _require_all(call)
+    period = call.path("period")
+    try:
+        async with call.services.database.transaction() as session:
+            now_us = await db_now(session)
+            posted = await close(session, period, now_us=now_us, actor=call.caller.key_id)
+    except LedgerError as refused:
+        raise bad_request(refused.code, str(refused), "period") from refused
+    return PostedEvent(key=f"period.close:{period}", seq=posted.seq, outcome="posted")
+
+
 def _event(given: dict[str, object], actor: str) -> Event:
     event = decoded({**given, "actor": actor})
     if event.kind in _BY_LOOPS:
@@ -148,5 +163,6 @@ ROUTES: tuple[Route, ...] = (
     route("GET", "/v1/ledger/checkpoints", checkpoints, tag="ledger", roles=("finance", "compliance")),
     route("GET", "/v1/ledger/sealed.zip", sealed_zip, tag="ledger", roles=("finance", "compliance"),
           produces=("application/zip",)),
+    route("POST", "/v1/ledger/periods/{period}/close", close_period, tag="ledger", roles=("finance",)),
     route("POST", "/v1/ledger/events", post_events, tag="ledger", roles=("finance",)),
 )  # fmt: skip

@@ -36,6 +36,7 @@ PARAMETERS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "batch_id": (r"[A-Za-z0-9_-]{1,64}", "id of a batch: `batch_…`"),
         "project": (r"[a-z0-9][a-z0-9-]{0,63}", "name of a project"),
         "team": (r"[a-z0-9][a-z0-9-]{0,63}", "name of a team"),
+        "period": (r"[0-9A-Za-z-]{1,16}", "a month, UTC: `2026-10`"),
         "approval": (r"[A-Za-z0-9_-]{1,64}", "id of an approval: `approval_…`"),
         "upload_id": (r"[A-Za-z0-9_-]{1,64}", "id of an upload: `upload_…`"),
         "webhook_id": (r"[A-Za-z0-9_-]{1,64}", "id of a webhook: `webhook_…`"),

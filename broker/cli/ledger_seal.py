@@ -131,6 +131,25 @@ def post(events: Events, target: Target) -> None:
     target.run(work)
 
 
+def close(
+    period: Annotated[str, typer.Argument(help="The month, UTC.", metavar="YYYY-MM")],
+    target: Target,
+) -> None:
+    """Close a month that has ended; refused while money lies in suspense."""
+
+    async def work(client: Client) -> int:
+        answer = await client.post(f"/v1/ledger/periods/{period}/close", {})
+        if target.json:
+            document(answer)
+        else:
+            line(
+                f"{period} is closed (entry {answer['seq']}); what belongs to it is booked in the next month from now on"
+            )
+        return exits.OK
+
+    target.run(work)
+
+
 def schema() -> None:
     """The JSON Schema of an event: what a line of EVENTS.jsonl is."""
     from ledger.replay import schema as of_events  # noqa: PLC0415 - see above
@@ -246,5 +265,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "verify": verify,
     "replay": replay,
     "post": post,
+    "close": close,
     "schema": schema,
 }

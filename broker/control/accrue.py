@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import structlog
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
 
 from broker.budgets import Placement, admit
 from broker.control.ceiling import stop_at_ceiling
@@ -18,6 +20,7 @@ from broker.control.settle import ACTOR, meter_of
 from broker.services import Services
 from jobs.clock import db_now
 from ledger.accrual import accrue
+from ledger.commitments import amortise, commitments
 from ledger.errors import HoldExceeded, LedgerError
 from ledger.holds import extend_hold, hold
 from ledger.money import cost_of_seconds
@@ -33,6 +36,24 @@ class Accruer:
     services: Services
 
     async def step(self) -> None:
+        await self._amortise()
+        await self._meter()
+
+    async def _amortise(self) -> None:
+        """What was bought ahead costs money by the hour, whether or not a machine uses it."""
+        async with self.services.database.transaction() as session:
+            now_us = await db_now(session)
+            for bought in await commitments(session):
+                query = select(col(RentalRow.started_us), col(RentalRow.ended_us)).where(
+                    col(RentalRow.market) == bought.market,
+                    col(RentalRow.pricing) == "reserved",
+                    col(RentalRow.started_us).is_not(None),
+                )
+                rows = (await session.execute(query)).all()
+                spans = [(begun, ended or now_us) for begun, ended in rows if begun is not None]
+                await amortise(session, bought, spans, now_us=now_us)
+
+    async def _meter(self) -> None:
         async with self.services.database.transaction() as session:
             rows = [row for row in await rentals.open_rentals(session) if row.started_us and row.last_seen_us]
             if not rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,20 @@ async def test_books_rewritten_from_an_entry_on_do_not_fit_what_was_signed(seale
 async def test_a_file_that_is_missing_is_named(sealed: Path, name: str, where: str) -> None:
     (sealed / name).unlink()
     assert where in wheres(verify(sealed, KEYS))
+
+
+async def test_an_export_without_streams_is_held_against_its_signed_manifest(tmp_path: Path) -> None:
+    (tmp_path / "focus.csv").write_text("BilledCost\n1.0\n")
+    write_manifest(tmp_path)
+    sign_manifest(tmp_path, SIGNER)
+    assert verify(tmp_path, KEYS).problems == ()
+    (tmp_path / "focus.csv").write_text("BilledCost\n2.0\n")
+    assert wheres(verify(tmp_path, KEYS)) == ["focus.csv"]
+
+
+async def test_streams_that_were_taken_out_are_missed(sealed: Path) -> None:
+    shutil.rmtree(sealed / "sealed")
+    assert "sealed/books.jsonl" in wheres(verify(sealed, KEYS))
 
 
 async def test_a_tail_that_was_cut_off_is_found(sealed: Path) -> None:

@@ -35,7 +35,7 @@ OWNED = {
 }
 # What belongs to no project, is a name that each project may use (market), or is the wire's: of one rental, whose session
 # token is asked for instead of a key.
-COMMON = {"team", "model", "market", "rental_id", "shard_id", "token"}
+COMMON = {"team", "period", "model", "market", "rental_id", "shard_id", "token"}
 # What a route cannot do without, where its schema alone does not say it.
 BODIES: dict[str, dict[str, Any]] = {
     "budgets.grant_budget": {"usd": "1"},
