@@ -130,14 +130,22 @@ def pieces(
 ) -> Iterator[dict[str, FocusColumn]]:
     """The table, piece by piece. `subjects` may grow while `charges` are read."""
     waiting = iter(charges)
+    about: list[Mapping[str, str | None]] = []
     while piece := list(islice(waiting, PIECE)):
-        yield _piece(piece, subjects, period=period, mode=mode, version=version)
+        about += [_subject_cells(subject, mode) for subject in subjects[len(about) :]]
+        yield _piece(piece, subjects, about, period=period, mode=mode, version=version)
 
 
 def _piece(
-    charges: Sequence[Charge], subjects: Sequence[Subject], *, period: str, mode: Mode, version: Version
+    charges: Sequence[Charge],
+    subjects: Sequence[Subject],
+    about: Sequence[Mapping[str, str | None]],
+    *,
+    period: str,
+    mode: Mode,
+    version: Version,
 ) -> dict[str, FocusColumn]:
-    found = {**_of_subjects(charges, subjects, mode), **_of_charges(charges, subjects, period)}
+    found = {**_of_subjects(charges, about), **_of_charges(charges, subjects, period)}
     if any(charge.commitment for charge in charges):
         found |= _commitments(charges, [_quantity(charge) for charge in charges])
         found["PricingCategory"] = _pricing_categories(charges, subjects)
@@ -156,10 +164,9 @@ def _same(value: str | None, count: int) -> Coded:
     return Coded([value], [0] * count)
 
 
-def _of_subjects(charges: Sequence[Charge], subjects: Sequence[Subject], mode: Mode) -> dict[str, FocusColumn]:
+def _of_subjects(charges: Sequence[Charge], about: Sequence[Mapping[str, str | None]]) -> dict[str, FocusColumn]:
     """What hangs on the subject, and on whether the row is priced by a SKU at all."""
     codes = [charge.subject for charge in charges]
-    about = [_subject_cells(subject, mode) for subject in subjects]
     # Without a metered quantity there is no SKU price, and then none of these may be given.
     priced = [charge.subject if charge.is_metered else -1 for charge in charges]
     columns: dict[str, FocusColumn] = {
