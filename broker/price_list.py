@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -91,3 +92,36 @@ def order(listed: Sequence[Listed], per_million: Mapping[str, Decimal] | None = 
 
 def age_s(listed: Listed, now_us: int) -> int:
     return (now_us - micros(listed.offer.observed_at)) // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What a work would cost at an offer that cannot be chosen: USD for all of it, and for a million output tokens."""
+
+    offer: Offer
+    usd: Decimal
+    usd_per_million: Decimal
+
+
+def compared(
+    listed: Sequence[Listed], profiles: Sequence[ModelProfile], *, input_tokens: int, output_tokens: int, most: int = 3
+) -> list[Compared]:
+    """The cheapest offers that are not placed on and for which a speed is known, one of each market and accelerator. Pure.
+
+    A comparison for people: one machine at the profile's speed, without starting up.
+    """
+    found: dict[tuple[str, str], Compared] = {}
+    for each in listed:
+        price, name = usd_price(each.offer), each.offer.accelerator.name
+        if each.excluded is None or each.offer.quarantined or price is None:
+            continue
+        for profile in profiles:
+            if name not in profile.tokens_per_s or profile.options.accelerators > max(1, each.offer.accelerator.count):
+                continue
+            input_per_s, output_per_s = (Decimal(str(speed)) for speed in profile.tokens_per_s[name])
+            hours = (input_tokens / input_per_s + output_tokens / output_per_s) / 3600
+            one = Compared(each.offer, round(price * hours, 9), round(price / (output_per_s * MILLION_PER_HOUR), 9))
+            pool = (each.offer.market, name)
+            if pool not in found or one.usd < found[pool].usd:
+                found[pool] = one
+    return sorted(found.values(), key=lambda one: (one.usd, str(one.offer.key)))[:most]

@@ -74,6 +74,17 @@ class Explanation(BaseModel):
     )
 
 
+class Elsewhere(BaseModel):
+    """What the same work would cost at a price that is known of and cannot be had here now: of the snapshot, of a rate card, or
+    of a market whose prices are only read. No policy was applied, and starting up is not in it."""
+
+    offer_key: str
+    usd: str
+    usd_per_million_tokens: str = Field(description="USD per million output tokens")
+    as_of: int
+    source: str
+
+
 class Quote(Explanation):
     id: str
     object: Literal["quote"] = "quote"
@@ -81,3 +92,4 @@ class Quote(Explanation):
     served_model: str = Field(description="the configured profile that would answer")
     endpoint: str
     expires_at: int
+    elsewhere: list[Elsewhere] = Field(default_factory=list, description="the cheapest prices that are not placed on")

@@ -29,6 +29,19 @@ def print_explanation(plan: Document, stream: IO[str]) -> None:
         line(f"{plan['offers']} offers, by what became of them:", stream)
         rows = [(step["rule"], str(step["count"]), step["example"] or "") for step in plan["funnel"]]
         table(("rule", "offers", "for example"), rows, stream)
+    if plan.get("elsewhere"):
+        line("prices elsewhere, for comparison (nothing is placed there, and no policy was applied):", stream)
+        elsewhere = [
+            (
+                each["offer_key"],
+                usd(each["usd"]),
+                rate(each["usd_per_million_tokens"]),
+                moment(each["as_of"]),
+                each["source"],
+            )
+            for each in plan["elsewhere"]
+        ]
+        table(("offer", "$ for all", "$/M out", "as of", "source"), elsewhere, stream)
     for text in waiting(plan["waiting_on"], plan["reasons"], plan["relaxations"]):
         line(text, stream)
 

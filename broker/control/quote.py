@@ -14,6 +14,7 @@ from broker.control.intake import served_by, validate_file
 from broker.control.own_answers import decide, left_for_workers
 from broker.control.snapshot import SECOND_US, TYPICAL_OUTPUT_PERCENT, max_nano, work_of
 from broker.control.variant_quotes import Quoted, quote_variants
+from broker.price_list import compared, price_list
 from broker.services import Services
 from broker.store_residency import store_facts, store_refusals
 from broker.tables import Quote
@@ -24,6 +25,7 @@ from jobs.errors import BadBatch
 from jobs.tables import Batch
 from jobs.window import expires_us
 from ledger.money import to_nano
+from markets.instants import micros
 from solver.residency import Facts, digest
 from solver.types import Work
 from workers.profile import ModelProfile
@@ -92,6 +94,9 @@ async def quote(
             "end": None,
         }
         explanation = explanation.model_copy(update=told)
+    async with services.database.transaction() as session:
+        listed = await price_list(session, services, now_us=now_us)
+    others = compared(listed, candidates.profiles, input_tokens=left.input_tokens, output_tokens=base.output_tokens_p50)
     answer = quote_shapes.Quote(
         **explanation.model_dump(),
         id=f"quote_{ULID()}",
@@ -99,6 +104,16 @@ async def quote(
         served_model=best.profile.id,
         endpoint=found.endpoint,
         expires_at=now_us // SECOND_US + QUOTE_TTL_S,
+        elsewhere=[
+            quote_shapes.Elsewhere(
+                offer_key=str(each.offer.key),
+                usd=shapes.plain(each.usd),
+                usd_per_million_tokens=shapes.plain(each.usd_per_million),
+                as_of=micros(each.offer.observed_at) // SECOND_US,
+                source=each.offer.source,
+            )
+            for each in others
+        ],
     )
     async with services.database.transaction() as session:
         session.add(quote_row(answer.id, project, None, explanation, now_us))
