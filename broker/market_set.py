@@ -54,6 +54,7 @@ def _aws(settings: Settings, owner: str) -> Market:
     """EC2. Raises UnknownMarket when boto3 is not installed, or no region is named."""
     try:
         from markets.aws.account import AwsKeys, fixed  # noqa: PLC0415 - boto3 is an extra, and takes a second to load
+        from markets.aws.advisor import ADVISOR  # noqa: PLC0415
         from markets.aws.market import AwsMarket, AwsOptions  # noqa: PLC0415
         from markets.aws.price_list import BULK  # noqa: PLC0415
     except ModuleNotFoundError as missing:
@@ -76,6 +77,8 @@ def _aws(settings: Settings, owner: str) -> Market:
         security_groups=aws.security_groups,
         endpoint_url=aws.endpoint_url,
         price_list_url=aws.price_list_url or BULK,
+        # a broker whose EC2 is not Amazon's own has no interruptions of Amazon's either
+        advisor_url=aws.advisor_url or (None if aws.endpoint_url else ADVISOR),
     )
     return AwsMarket(options, credentials=fixed(keys), owner=owner, cache=settings.cache / "prices")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
@@ -18,6 +19,7 @@ from markets.provider.api import Reach
 from markets.provider.login import ANONYMOUS, CredentialSource, Login
 from markets.sources import (
     akash,
+    aws,
     azure,
     fluence,
     gcp,
@@ -49,7 +51,7 @@ CARD_CADENCE_S, CARD_MAX_AGE_S = 3600, 180 * 86_400
 @dataclass(frozen=True, slots=True)
 class Ground:
     """What an adapter is made of. `direct` are the markets that this broker asks itself, whose machines aggregators list
-    and leave alone; `fx` gives the rates of the day.
+    and leave alone; `fx` gives the rates of the day; `cache` is a folder for what can be fetched again.
     """
 
     credentials: CredentialSource
@@ -57,6 +59,7 @@ class Ground:
     settings: ProviderSettings
     direct: Direct
     fx: Callable[[], Mapping[str, FxRate]]
+    cache: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,24 @@ def _cluster_lacks(own: ProviderSettings) -> str | None:
 
 # In the order of docs/markets.md. A new adapter is one line here.
 PROVIDERS: tuple[Provider, ...] = (
+    Provider(
+        "aws",
+        "hyperscaler",
+        lambda ground: aws.AwsPrices(
+            ground.credentials,
+            regions=ground.settings.regions,
+            cache=ground.cache,
+            endpoint_url=ground.settings.url,
+            price_list_url=ground.settings.url and f"{ground.settings.url}/price-list/{{region}}/index.csv",
+            advisor_url=ground.settings.url and f"{ground.settings.url}/spot-advisor-data.json",
+        ),
+        aws.REACH,
+        aws.LOGIN,
+        cadence_s=900,
+        lacks=lambda own: (
+            None if own.regions else 'no region is named: set providers.aws.regions, for example ["eu-central-1"]'
+        ),
+    ),
     # a list that changes by the day, of some sixty regions
     Provider(
         "azure",
@@ -336,7 +357,9 @@ def open_providers(settings: Settings, credentials: Credentials, *, stack: Async
     for provider in providers:
         own = settings.providers.get(provider.name, ProviderSettings())
         reach = replace(provider.reach, base_url=own.url) if own.url else provider.reach
-        ground = Ground(_source(provider.name, own, credentials), reach, own, direct, lambda: rates)
+        ground = Ground(
+            _source(provider.name, own, credentials), reach, own, direct, lambda: rates, settings.cache / "prices"
+        )
         source = provider.make(ground)
         stack.push_async_callback(source.close)
         sources[provider.name] = source

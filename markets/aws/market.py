@@ -15,6 +15,7 @@ import structlog
 from botocore.loaders import Loader
 
 from markets.aws.account import Account, BrokenOff, CredentialSource
+from markets.aws.advisor import Advisor
 from markets.aws.cloud_init import user_data
 from markets.aws.failures import fleet_error
 from markets.aws.ground import Ground
@@ -43,7 +44,10 @@ _log = structlog.get_logger("markets.aws")
 
 @dataclass(frozen=True, slots=True)
 class AwsOptions:
-    """Where and what to rent. `subnets` and `security_groups` are by region; see `Ground` for what is used without them."""
+    """Where and what to rent. `subnets` and `security_groups` are by region; see `Ground` for what is used without them.
+
+    Without `advisor_url` nothing is known of how often spot is taken away.
+    """
 
     regions: tuple[str, ...]
     instance_types: tuple[str, ...]
@@ -55,6 +59,7 @@ class AwsOptions:
     security_groups: Mapping[str, str] = field(default_factory=dict)
     endpoint_url: str | None = None
     price_list_url: str = BULK
+    advisor_url: str | None = None
 
 
 class AwsMarket:
@@ -75,7 +80,8 @@ class AwsMarket:
         self._owner = owner
         self._account = Account(credentials, endpoint_url=options.endpoint_url, loader=loader)
         price_list = PriceList(cache, url=options.price_list_url)
-        self._survey = Survey(self._account, price_list, options.instance_types, options.boot_s)
+        self._advisor = Advisor(options.advisor_url) if options.advisor_url else None
+        self._survey = Survey(self._account, price_list, options.instance_types, options.boot_s, self._advisor)
         self._ground = Ground(
             self._account,
             image=options.image,
@@ -166,6 +172,8 @@ class AwsMarket:
 
     async def close(self) -> None:
         await self._account.close()
+        if self._advisor is not None:
+            await self._advisor.close()
 
     async def _create(self, region: str, offer: Offer, intent: Intent) -> Rental:
         grounds = await self._ground.of(region)

@@ -38,7 +38,8 @@ class SpotPrice:
 class RegionFacts:
     """All that is known of a region at `seen_at`. `zones`: zone name → zone id, availability zones only.
 
-    `on_demand` None means that the price list is not to be had. `quotas`: quota code → vCPUs that are left.
+    `on_demand` None means that the price list is not to be had. `quotas`: quota code → vCPUs that are left. `hazards`: instance
+    type → interruptions of spot an hour.
     """
 
     region: str
@@ -50,6 +51,7 @@ class RegionFacts:
     on_demand_at: datetime | None
     quotas: Mapping[str, int] = field(default_factory=dict)
     boot_s: int | None = None
+    hazards: Mapping[str, Decimal] = field(default_factory=dict)
 
 
 def region_offers(facts: RegionFacts, pricings: Sequence[Pricing]) -> list[Offer]:
@@ -117,7 +119,7 @@ def _offer(
         granularity_s=1,
         minimum_s=MINIMUM_S,
         egress_per_gb=EGRESS_PER_GB,
-        interruption_per_hour=None if is_spot else Decimal(0),
+        interruption_per_hour=facts.hazards.get(kind.name) if is_spot else Decimal(0),
         notice_s=SPOT_NOTICE_S if is_spot else 0,
         boot_s=facts.boot_s,
         country=place.country if place else None,

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from markets.aws.account import Account
+from markets.aws.advisor import Advisor
 from markets.aws.listing import instances
 from markets.aws.machine_types import MachineType, machine_type, quota_code
 from markets.aws.offers import LINUX, RegionFacts, SpotPrice, availability_zones, spot_prices
@@ -31,6 +32,7 @@ class Survey:
     price_list: PriceList
     patterns: Sequence[str]
     boot_s: int | None
+    advisor: Advisor | None = None
     _kept: dict[tuple[str, str], tuple[float, Any]] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
 
@@ -50,6 +52,7 @@ class Survey:
             on_demand_at=listed and listed[1],
             quotas=quotas,
             boot_s=self.boot_s,
+            hazards=await self.advisor.hazards(region) if self.advisor else {},
         )
 
     async def types(self, region: str) -> Mapping[str, MachineType]:
