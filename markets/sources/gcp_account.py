@@ -29,6 +29,7 @@ T = TypeVar("T")
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 NEEDS = "service_account"
 _THREADS = 4
+_MOST_PAGES = 1_000
 
 
 class Account:
@@ -69,7 +70,12 @@ class Account:
         def every_page() -> list[tuple[str, Any]]:
             found: list[tuple[str, Any]] = []
             pager = client.aggregated_list(asked, retry=None, timeout=self._reach.timeout_s)
+            seen: set[str] = set()
             for page in pager.pages:
+                # the library follows whatever token it is given, for ever
+                if page.next_page_token in seen or len(seen) == _MOST_PAGES:
+                    raise ShapeDrift(f"gcp: {member}: its pages go round, or are more than {_MOST_PAGES}")
+                seen |= {page.next_page_token} - {""}
                 if page.unreachables:
                     raise Unavailable(
                         f"gcp: {member} without {', '.join(page.unreachables)[:100]}, which did not answer"

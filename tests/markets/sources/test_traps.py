@@ -524,3 +524,10 @@ async def test_google_skus_are_read_once_for_many_polls() -> None:
         await source.offers()
         await source.close()
     assert sum("/skus" in each for each in api.requests) == 2
+
+
+async def test_compute_engines_pages_that_go_round_are_an_error() -> None:
+    """Google's own library would follow them for ever."""
+    forever = case_gcp.aggregated("machineTypes", case_gcp.FIRST, following="1")
+    with pytest.raises(ShapeDrift, match="go round"):
+        await poll(case_gcp.CASE, {f"GET {case_gcp.COMPUTE}/machineTypes": forever})
