@@ -494,6 +494,8 @@ class ModelSettings(Section):
     `engine`: `llamacpp`, `vllm` (`vllm-tpu`, `vllm-neuron`), `sglang` and `trtllm` start a server from `weights`; `url` uses a
     server that already runs at `base_url`; `command` starts `argv`, any program that serves the OpenAI API on
     {host}:{port}. `tokens_per_s` is the starting estimate (input, output) by accelerator name; measurements replace it.
+    Of GPUs that it does not name, speed is estimated where the model is known (its name, or the `config.json` in its folder of
+    weights).
     `endpoints`: what batches may use, by default what the engine serves of a model that writes text; an embedding model
     says `["/v1/embeddings"]`. `image` is named by digest, or `image_tag_may_move` says that you accept what a tag is.
     """

@@ -47,7 +47,9 @@ def rate_micro(per_s: float) -> int:
 
 
 def busy_both(work: Work, rate: Throughput, slow_ppm: int) -> tuple[int, int]:
-    """Expected (p50) and cautious (p90) microseconds of the whole work on one instance."""
+    """Expected (p50) and cautious (p90, at the rate's cautious part) microseconds of the whole work on one instance."""
     expected = busy_us(work.input_tokens, work.output_tokens_p50, rate, slow_ppm)
     cautious = busy_us(work.input_tokens, max(work.output_tokens_p50, work.output_tokens_p90), rate, slow_ppm)
+    if 0 < rate.cautious < 1:
+        cautious = math.ceil(cautious / rate.cautious)
     return expected, cautious

@@ -126,6 +126,7 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens per second of one whole instance at saturation for (model, precision) on an accelerator name.
 
     A pair without an entry means: the model does not run there, or nobody knows how fast; the offer is not eligible.
+    `cautious` is the 20 % quantile as a part of both rates: what deadlines count on; 1 where the rates were measured.
     """
 
     model: str
@@ -134,6 +135,7 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True):
     input_per_s: float
     output_per_s: float
     source: str
+    cautious: float = 1.0
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TypeVar
 
+from broker.speeds import Speed, can_estimate
 from ledger.money import to_nano
 from markets.instants import micros
 from markets.offer import Offer
@@ -97,39 +99,51 @@ def offer_view(
 
 
 def throughput_of(
-    profile: ModelProfile, measured: dict[tuple[str, str, str], tuple[int, int, float]]
+    profile: ModelProfile,
+    measured: Mapping[tuple[str, str, str], tuple[int, int, float]],
+    estimated: Mapping[str, Speed] | None = None,
 ) -> list[Throughput]:
-    """One entry per (hardware) on which the profile can be launched: measured where we have it, else its own estimate.
+    """One entry per hardware on which the profile can be launched: measured where we have it, else its own estimate, else ours.
 
     `measured` is (input tokens, output tokens, busy seconds) by (model, precision, hardware). The planner adds the time of
-    input and output, and both were done in the same busy time: the profile's two rates are scaled alike, so that what
-    was measured, planned again, takes the time that it took.
+    input and output, and both were done in the same busy time: the two rates are scaled alike, so that what was measured,
+    planned again, takes the time that it took. `estimated` is by accelerator name; where the model ran faster or slower
+    elsewhere than was estimated there, half of that (of its logarithm) is believed of where it has not run yet.
     """
+    speeds = {name: Speed(*rates, cautious=1.0, source="profile") for name, rates in profile.tokens_per_s.items()}
+    speeds = {**(estimated or {}), **speeds}
+    scales = {
+        label: (tokens[0] / speeds[name].input_per_s + tokens[1] / speeds[name].output_per_s) / tokens[2]
+        for name in speeds
+        for label in (f"{name}/{launch}" for launch in profile.launches)
+        if (tokens := measured.get((profile.id, profile.precision, label)))
+    }
+    ours = [math.log(scale) for label, scale in scales.items() if speeds[label.rpartition("/")[0]].source == "roofline"]
+    elsewhere = math.exp(0.5 * sum(ours) / len(ours)) if ours else 1.0
     entries = []
-    for accelerator, (input_per_s, output_per_s) in profile.tokens_per_s.items():
+    for name, speed in speeds.items():
         for launch in profile.launches:
-            label = f"{accelerator}/{launch}"
-            known = measured.get((profile.id, profile.precision, label))
-            scale = 1.0
-            if known:
-                input_tokens, output_tokens, busy_s = known
-                scale = (input_tokens / input_per_s + output_tokens / output_per_s) / busy_s
+            label = f"{name}/{launch}"
+            scale = scales.get(label, elsewhere if speed.source == "roofline" else 1.0)
             entries.append(
                 Throughput(
                     model=profile.id,
                     precision=profile.precision,
                     accelerator=label,
-                    input_per_s=input_per_s * scale,
-                    output_per_s=output_per_s * scale,
-                    source="measured" if known else "profile",
+                    input_per_s=speed.input_per_s * scale,
+                    output_per_s=speed.output_per_s * scale,
+                    source="measured" if label in scales else speed.source,
+                    cautious=1.0 if label in scales else speed.cautious,
                 )
             )
     return entries
 
 
 def is_known_on(profile: ModelProfile, offer: Offer) -> bool:
-    """Whether the profile is launched this way, and a speed is given for the offer's accelerator."""
-    return offer.launch in profile.launches and offer.accelerator.name in profile.tokens_per_s
+    """Whether the profile is launched this way, and a speed is given or can be estimated for the offer's accelerator."""
+    if offer.launch not in profile.launches:
+        return False
+    return offer.accelerator.name in profile.tokens_per_s or can_estimate(profile, offer.accelerator)
 
 
 def usd(nano: int) -> str:

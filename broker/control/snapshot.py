@@ -21,6 +21,7 @@ from broker.control.convert import DEFAULT_BOOT_S, is_known_on, offer_view, thro
 from broker.costs import batch_costs
 from broker.price_ages import default_max_age_s, max_ages_s
 from broker.services import Services
+from broker.speeds import estimated_speeds, too_small
 from broker.start_up import StartUps, start_ups
 from broker.tables import STOPPED, Measured, Policy, Waiting, Worker
 from jobs import batches
@@ -93,7 +94,7 @@ async def freeze(
         policies=policies,
         facts=facts,
         models=await _models(session, services, works, policies, now_us),
-        throughput=await _throughput(session, services),
+        throughput=await _throughput(session, services, works, listed),
         stop_margin_s=services.settings.control.drain_margin_s,
         held=tuple(
             each for each in held if len(works) * len(views) > SMALL
@@ -204,6 +205,11 @@ def _views(
         # of an offer on which a model cannot run nobody asks how long it would take
         could = [profile for profile in asked if is_known_on(profile, offer)]
         misfits = {profile.id: misfit(profile, offer.accelerator) for profile in could}
+        misfits |= {
+            profile.id: why
+            for profile in asked
+            if offer.launch in profile.launches and (why := too_small(profile, offer.accelerator))
+        }
         view, fact = offer_view(
             offer,
             excluded=each.excluded or failing.get(key) or _not_to_rent(offer, rented_at),
@@ -344,7 +350,10 @@ async def _models(
     return {work_id: facts for work_id, facts in found.items() if facts is not None}
 
 
-async def _throughput(session: AsyncSession, services: Services) -> tuple[Throughput, ...]:
+async def _throughput(
+    session: AsyncSession, services: Services, works: Sequence[Work], listed: Sequence[Listed]
+) -> tuple[Throughput, ...]:
+    """Of every model that is served here what was measured, given or estimated; estimates for what waits only."""
     rows = (await session.scalars(select(Measured))).all()
     measured = {
         (row.model, row.precision, row.accelerator): (
@@ -355,5 +364,12 @@ async def _throughput(session: AsyncSession, services: Services) -> tuple[Throug
         for row in rows
         if row.busy_ms >= ENOUGH_BUSY_MS and row.prompt_tokens and row.completion_tokens
     }
-    entries = [entry for name in sorted(services.models) for entry in throughput_of(services.models[name], measured)]
+    machines = (each.offer.accelerator for each in listed)
+    accelerators = list({(each.name, each.memory_mib): each for each in machines}.values())
+    waiting = {work.model for work in works}
+    entries = []
+    for name in sorted(services.models):
+        profile = services.models[name]
+        estimated = estimated_speeds(profile, accelerators, works) if name in waiting else {}
+        entries += throughput_of(profile, measured, estimated)
     return tuple(entries)
