@@ -85,6 +85,26 @@ class Elsewhere(BaseModel):
     source: str
 
 
+class Outlook(BaseModel):
+    """What the batch comes to when answers are as long as they may be (nine of ten batches stay below)."""
+
+    output_tokens: int
+    feasible: bool
+    usd: str | None
+    end: int | None
+
+
+class TokenMarketQuote(BaseModel):
+    """The same tokens bought by the million. `reason`: why they may not be bought there."""
+
+    offer_key: str
+    usd: str
+    usd_p90: str
+    usd_per_million_tokens: str
+    allowed: bool
+    reason: str | None
+
+
 class Quote(Explanation):
     id: str
     object: Literal["quote"] = "quote"
@@ -93,3 +113,12 @@ class Quote(Explanation):
     endpoint: str
     expires_at: int
     elsewhere: list[Elsewhere] = Field(default_factory=list, description="the cheapest prices that are not placed on")
+    usd_per_million_tokens: str | None = Field(default=None, description="of all tokens, in and out, as expected")
+    p90: Outlook | None = Field(default=None, description="`usd` and `end` are the p50 beside it; null without a plan")
+    token_market: list[TokenMarketQuote] = Field(
+        default_factory=list, description="the cheapest token endpoints that sell the model, allowed ones first"
+    )
+    advice: Literal["rent", "buy_tokens", "none"] = Field(
+        default="none", description="what is cheaper of what is allowed"
+    )
+    advice_reason: str = ""

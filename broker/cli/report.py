@@ -18,6 +18,8 @@ def print_explanation(plan: Document, stream: IO[str]) -> None:
     for choice in plan["chosen"]:
         for text in _choice(choice):
             line(text, stream)
+    for text in _beside(plan):
+        line(text, stream)
     if len(plan["variants"]) > 1:
         line("profiles that may serve it:", stream)
         table(VARIANT_COLUMNS, [_variant_row(each) for each in plan["variants"]], stream)
@@ -52,6 +54,20 @@ def _heading(plan: Document) -> Iterator[str]:
         yield f"plan for {work}: {usd(plan['usd'])}, done by {moment(plan['end'])}"
     else:
         yield f"no feasible plan for {work}"
+
+
+def _beside(plan: Document) -> Iterator[str]:
+    """Of a quote (an explanation has none): the long answer's price and end, and what the same tokens cost at an API."""
+    if longest := plan.get("p90"):
+        what = f"{usd(longest['usd'])}, done by {moment(longest['end'])}" if longest["feasible"] else "not feasible"
+        yield f"with answers as long as they may be ({longest['output_tokens']:,} tokens): {what}"
+    if plan.get("usd_per_million_tokens"):
+        yield f"{rate(plan['usd_per_million_tokens'])} per million tokens"
+    for each in plan.get("token_market", ()):
+        told = "" if each["allowed"] else f"; not allowed: {each['reason']}"
+        yield f"bought: {each['offer_key']} {usd(each['usd'])} ({rate(each['usd_per_million_tokens'])} per million tokens){told}"
+    if plan.get("token_market"):
+        yield f"advice: {plan['advice_reason']}"
 
 
 def _choice(choice: Document) -> Iterator[str]:

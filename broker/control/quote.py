@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 import msgspec
@@ -10,10 +10,12 @@ from ulid import ULID
 
 from broker.api import quote_shapes, shapes
 from broker.compliance.pinning import policy_for
+from broker.control import token_market
+from broker.control.convert import usd
 from broker.control.intake import served_by, validate_file
 from broker.control.own_answers import decide, left_for_workers
-from broker.control.snapshot import SECOND_US, TYPICAL_OUTPUT_PERCENT, max_nano, work_of
-from broker.control.variant_quotes import Quoted, quote_variants
+from broker.control.snapshot import SECOND_US, TYPICAL_OUTPUT_PERCENT, listed_offers, max_nano, work_of
+from broker.control.variant_quotes import Quoted, dry_run, quote_variants
 from broker.price_list import compared, price_list
 from broker.services import Services
 from broker.store_residency import store_facts, store_refusals
@@ -26,7 +28,7 @@ from jobs.tables import Batch
 from jobs.window import expires_us
 from ledger.money import to_nano
 from markets.instants import micros
-from solver.residency import Facts, digest
+from solver.residency import Facts, Policy, digest
 from solver.types import Work
 from workers.profile import ModelProfile
 
@@ -97,8 +99,19 @@ async def quote(
     async with services.database.transaction() as session:
         listed = await price_list(session, services, now_us=now_us)
     others = compared(listed, candidates.profiles, input_tokens=left.input_tokens, output_tokens=base.output_tokens_p50)
+    chosen = _with_profile(base, best.profile)
+    async with services.database.transaction() as session:
+        book = await listed_offers(session, services, now_us=now_us)
+    names = {found.model, best.profile.public_name, best.profile.weights or found.model}
+    bought = token_market.beside(book, names, chosen, policy, now_us)
+    advice, advice_reason = token_market.advise(explanation.usd, bought)
     answer = quote_shapes.Quote(
         **explanation.model_dump(),
+        usd_per_million_tokens=_per_million(explanation, chosen),
+        p90=await _outlook(services, chosen, explanation, {base.policy_hash: policy}),
+        token_market=bought,
+        advice=advice,
+        advice_reason=advice_reason,
         id=f"quote_{ULID()}",
         model=found.model,
         served_model=best.profile.id,
@@ -118,6 +131,24 @@ async def quote(
     async with services.database.transaction() as session:
         session.add(quote_row(answer.id, project, None, explanation, now_us))
     return answer
+
+
+async def _outlook(
+    services: Services, work: Work, expected: quote_shapes.Explanation, policies: Mapping[str, Policy]
+) -> quote_shapes.Outlook | None:
+    """The plan made once more, for answers that are as long as they may be."""
+    if not expected.feasible:
+        return None
+    longest = max(work.output_tokens_p50, work.output_tokens_p90)
+    planned = await dry_run(services, msgspec.structs.replace(work, output_tokens_p50=longest), policies)
+    return quote_shapes.Outlook(output_tokens=longest, feasible=planned.feasible, usd=planned.usd, end=planned.end)
+
+
+def _per_million(explanation: quote_shapes.Explanation, work: Work) -> str | None:
+    tokens = work.input_tokens + work.output_tokens_p50
+    return (
+        None if explanation.usd is None or not tokens else usd(to_nano(Decimal(explanation.usd)) * 1_000_000 // tokens)
+    )
 
 
 async def quote_batch(services: Services, batch: Batch, left: Remaining, profiles: Sequence[ModelProfile]) -> Quoted:

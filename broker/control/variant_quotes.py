@@ -34,7 +34,7 @@ async def quote_variants(
     policies: Mapping[str, Policy],
 ) -> Quoted:
     """Plan the work dry with each profile, beside all that is queued; the winner, its explanation naming all."""
-    quoted = [Quoted(each, await _dry_run(services, work_with(each), policies)) for each in profiles]
+    quoted = [Quoted(each, await dry_run(services, work_with(each), policies)) for each in profiles]
     best = cheapest(quoted)
     told = [_told(each, is_chosen=each is best) for each in quoted]
     return Quoted(best.profile, best.explanation.model_copy(update={"variants": told}))
@@ -51,7 +51,8 @@ def cheapest(quoted: Sequence[Quoted]) -> Quoted:
     return min(quoted, key=lambda each: each.explanation.waiting_on not in PASSING)
 
 
-async def _dry_run(services: Services, work: Work, policies: Mapping[str, Policy]) -> quote_shapes.Explanation:
+async def dry_run(services: Services, work: Work, policies: Mapping[str, Policy]) -> quote_shapes.Explanation:
+    """The work planned now beside all that is queued; nothing is written."""
     async with services.database.transaction() as session:
         frozen = await freeze(session, services, now_us=await db_now(session), extra=[work], extra_policies=policies)
     plan = await services.solver.solve(frozen.snapshot)

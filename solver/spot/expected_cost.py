@@ -21,7 +21,7 @@ from solver.spot.world import IDLE, ON_DEMAND, Flags, Job, Now, Pools, Where, mu
 # Ages at which a spell's nature changes, by how many zones are looked at together; the table has 2^zones·(steps)^zones columns.
 EDGES_S: tuple[tuple[float, ...], ...] = ((600.0, 1800.0, 4 * 3600.0), (600.0,), (), (), ())
 # What an hour of waiting costs besides, as a part of on-demand: where waiting is worth as much as beginning, begin.
-IMPATIENCE = 0.001
+IMPATIENCE = 0.01
 # How long a fit is believed.
 REFIT_S = 3 * 3600.0
 # Numbers in one table at most: 4 bytes each.

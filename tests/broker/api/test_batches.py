@@ -111,6 +111,10 @@ async def test_a_quote_creates_nothing(server: Any, input_lines: Any) -> None:
     assert quoted.status == 200, quoted.raw
     assert (quoted.json["object"], quoted.json["lines"], quoted.json["model"]) == ("quote", 4, "tiny")
     assert sum(step["count"] for step in quoted.json["funnel"]) == quoted.json["offers"]
+    assert quoted.json["advice"] == ("rent" if quoted.json["feasible"] else "none")
+    if quoted.json["feasible"]:
+        assert quoted.json["p90"]["output_tokens"] >= quoted.json["output_tokens"]
+        assert float(quoted.json["p90"]["usd"]) >= float(quoted.json["usd"])
     assert await count(server) == 0
     bad = await server.call("POST", "/v1/quotes", json={"input_file_id": await server.upload(b"nonsense\n")})
     assert (bad.status, bad.json["error"]["param"]) == (400, "input_file_id")
