@@ -105,6 +105,15 @@ class TokenMarketQuote(BaseModel):
     reason: str | None
 
 
+class BeginLater(BaseModel):
+    """The chosen machine was cheaper at a later hour on past days of the same kind; the deadline leaves room for that."""
+
+    begin: int
+    saves_usd: str = Field(description="expected")
+    sure: str = Field(description="the part of the cost that is saved with 95 % confidence")
+    days: int = Field(description="past days that were compared")
+
+
 class Quote(Explanation):
     id: str
     object: Literal["quote"] = "quote"
@@ -122,3 +131,4 @@ class Quote(Explanation):
         default="none", description="what is cheaper of what is allowed"
     )
     advice_reason: str = ""
+    later: BeginLater | None = Field(default=None, description="a better hour to begin; null: begin now")

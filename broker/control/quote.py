@@ -9,6 +9,7 @@ import msgspec
 from ulid import ULID
 
 from broker.api import quote_shapes, shapes
+from broker.compliance.paths import data_paths
 from broker.compliance.pinning import policy_for
 from broker.control import token_market
 from broker.control.convert import usd
@@ -27,13 +28,17 @@ from jobs.errors import BadBatch
 from jobs.tables import Batch
 from jobs.window import expires_us
 from ledger.money import to_nano
+from markets import history
 from markets.instants import micros
 from solver.residency import Facts, Policy, digest
 from solver.types import Work
+from solver.when import Held, begin_later
 from workers.profile import ModelProfile
 
 # How long the prices behind a quote may be taken for today's.
 QUOTE_TTL_S = 900
+# How much of a price's history is looked at for a better hour.
+HISTORY_US = 14 * 86_400 * SECOND_US
 
 
 async def quote(
@@ -103,7 +108,8 @@ async def quote(
     async with services.database.transaction() as session:
         book = await listed_offers(session, services, now_us=now_us)
     names = {found.model, best.profile.public_name, best.profile.weights or found.model}
-    bought = token_market.beside(book, names, chosen, policy, now_us)
+    paths = data_paths(services.settings, now_us, "token_api")
+    bought = token_market.beside(book, names, chosen, policy, now_us, paths)
     advice, advice_reason = token_market.advise(explanation.usd, bought)
     answer = quote_shapes.Quote(
         **explanation.model_dump(),
@@ -112,6 +118,7 @@ async def quote(
         token_market=bought,
         advice=advice,
         advice_reason=advice_reason,
+        later=await _later(services, base, explanation, now_us),
         id=f"quote_{ULID()}",
         model=found.model,
         served_model=best.profile.id,
@@ -131,6 +138,35 @@ async def quote(
     async with services.database.transaction() as session:
         session.add(quote_row(answer.id, project, None, explanation, now_us))
     return answer
+
+
+async def _later(
+    services: Services, work: Work, planned: quote_shapes.Explanation, now_us: int
+) -> quote_shapes.BeginLater | None:
+    """Whether the chosen machine was cheaper at a later hour of past days, while the deadline leaves room. Only where one machine
+    does all the work: several begin and end apart."""
+    if len(planned.chosen) != 1 or planned.end is None or planned.usd is None:
+        return None
+    key = planned.chosen[0].offer_key
+    async with services.database.transaction() as session:
+        told = await history.changes(session, key, from_us=now_us - HISTORY_US, to_us=now_us)
+    record = [
+        Held(each.from_us, each.to_us, each.change.price_nano_hour if is_rentable(each.change) else None)
+        for each in history.spans(told, now_us - HISTORY_US, now_us)
+    ]
+    run_us = planned.end * SECOND_US - now_us
+    # answers may be twice as long as expected, and the machine may be lost once
+    found = begin_later(now_us, work.deadline_us, run_us, 3 * run_us, record)
+    if found is None:
+        return None
+    saved = to_nano(Decimal(planned.usd)) * round(found.saving * 1_000_000) // 1_000_000
+    return quote_shapes.BeginLater(
+        begin=found.begin_us // SECOND_US, saves_usd=usd(saved), sure=f"{found.sure:.3f}", days=found.days
+    )
+
+
+def is_rentable(change: history.Change) -> bool:
+    return change.state == "listed" and change.capacity != 0
 
 
 async def _outlook(

@@ -18,6 +18,7 @@ from broker.compliance.paths import data_paths
 from broker.compliance.pinning import model_facts
 from broker.compliance.proposals import in_force
 from broker.control.convert import DEFAULT_BOOT_S, is_known_on, offer_view, throughput_of
+from broker.control.hazards import learned_hazard, seen_pools
 from broker.costs import batch_costs
 from broker.price_ages import default_max_age_s, max_ages_s
 from broker.services import Services
@@ -83,6 +84,11 @@ async def freeze(
         launch: data_paths(services.settings, now_us, launch) for launch in {o.offer.launch for o in listed}
     }
     views, facts = _views(listed, taken, await held_back(session, now_us), asked, known, services.markets, paths)
+    pools = await seen_pools(session, now_us)
+    views = [
+        msgspec.structs.replace(view, hazard=learned_hazard(pools, view.key, view.pricing, view.hazard))
+        for view in views
+    ]
     policies = await _policies(session, works)
     policies.update(extra_policies or {})
     snapshot = Snapshot(

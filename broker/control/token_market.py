@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -11,7 +11,7 @@ from broker.control.convert import facts_of, usd
 from ledger.money import to_nano
 from markets.offer import Offer
 from markets.price_book import Listed
-from solver.residency import Policy, evaluate
+from solver.residency import PathFacts, Policy, evaluate
 from solver.types import Work
 
 # The cheapest so many are shown: the rest is in `broker offers`.
@@ -29,12 +29,18 @@ class _Priced:
 
 
 def beside(
-    listed: Iterable[Listed], names: Collection[str], work: Work, policy: Policy, now_us: int
+    listed: Iterable[Listed],
+    names: Collection[str],
+    work: Work,
+    policy: Policy,
+    now_us: int,
+    paths: Sequence[PathFacts] = (),
 ) -> list[quote_shapes.TokenMarketQuote]:
-    """The cheapest token offers of the model, allowed ones first. `names` is what the model is called here and at its makers'."""
+    """The cheapest token offers of the model, allowed ones first. `names` is what the model is called here and at its
+    makers', `paths` are the broker's other data paths."""
     wanted = {plain(name) for name in names}
     found = [
-        _price(each, work, policy, now_us)
+        _price(each, work, policy, now_us, paths)
         for each in listed
         if each.offer.per_million is not None
         and each.offer.endpoint is not None
@@ -80,7 +86,7 @@ def plain(name: str) -> str:
     return name.lower().rpartition("/")[2].partition(":")[0].replace("meta-llama-", "llama-").replace("_", "-")
 
 
-def _price(listed: Listed, work: Work, policy: Policy, now_us: int) -> _Priced:
+def _price(listed: Listed, work: Work, policy: Policy, now_us: int, paths: Sequence[PathFacts]) -> _Priced:
     offer = listed.offer
     price = offer.per_million
     if price is None:
@@ -90,16 +96,16 @@ def _price(listed: Listed, work: Work, policy: Policy, now_us: int) -> _Priced:
         (work.input_tokens * per_input + output * per_output + 999_999) // 1_000_000
         for output in (work.output_tokens_p50, max(work.output_tokens_p50, work.output_tokens_p90))
     ]
-    return _Priced(offer, costs[0], costs[1], _refusal(listed, policy, now_us))
+    return _Priced(offer, costs[0], costs[1], _refusal(listed, policy, now_us, paths))
 
 
-def _refusal(listed: Listed, policy: Policy, now_us: int) -> str | None:
+def _refusal(listed: Listed, policy: Policy, now_us: int, paths: Sequence[PathFacts]) -> str | None:
     """Why the tokens may not be bought there: held back, in another currency, or not permitted by the policy."""
     if listed.excluded or listed.offer.quarantined:
         return listed.excluded or listed.offer.quarantined
     if listed.offer.currency != "USD":
         return f"its price is in {listed.offer.currency}"
-    decision = evaluate(policy, facts_of(listed.offer), now_us)
+    decision = evaluate(policy, facts_of(listed.offer, paths), now_us)
     if decision.outcome == "allow":
         return None
     first = decision.reasons[0]
