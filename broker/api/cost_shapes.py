@@ -50,6 +50,39 @@ class Costs(BaseModel):
     usd: str
 
 
+class TokenClasses(BaseModel):
+    """Disjoint: cached input is not fresh input. Reasoning is part of output where the engine does not tell it apart."""
+
+    fresh_input: int
+    cached_input: int
+    output: int
+    reasoning: int
+
+
+class UnitCosts(BaseModel):
+    """What units of a batch did cost so far, waste included; null where there is nothing to divide by.
+
+    `useful` are responses that were finished and delivered. `billed_seconds` is the batch's share of its machines' billed time,
+    `busy_seconds` what engines worked on its answers. `avoided_usd` is of the whole project, by alternative.
+    """
+
+    batch: str
+    usd: str
+    tokens: TokenClasses
+    requests: int
+    useful: int
+    usd_per_million_output_tokens: str | None
+    usd_per_million_tokens: str | None
+    usd_per_request: str | None
+    usd_per_useful_response: str | None
+    usd_per_busy_hour: str | None
+    billed_seconds: float
+    busy_seconds: float
+    retried_seconds: float
+    saved_usd: str
+    avoided_usd: dict[str, str]
+
+
 class TagsErased(BaseModel):
     id: str
     object: Literal["batch.tags"] = "batch.tags"

@@ -17,6 +17,27 @@ from broker.cli.output import document, line, table, usd
 from broker.cli.wishes import unix_seconds
 
 
+def unit_costs(batch_id: BatchId, target: Target) -> None:
+    """What a million tokens, a request and a useful response of a batch did cost so far, and how busy its machines were."""
+
+    async def work(client: Client) -> int:
+        found = await client.get(f"/v1/batches/{batch_id}/unit-costs")
+        if target.json:
+            document(found)
+            return exits.OK
+        names = {"usd": "in all", "usd_per_million_output_tokens": "a million output tokens",
+                 "usd_per_million_tokens": "a million tokens", "usd_per_request": "a request",
+                 "usd_per_useful_response": "a useful response", "usd_per_busy_hour": "a busy hour"}  # fmt: skip
+        table(
+            ("what", "cost"), [(what, "-" if found[name] is None else usd(found[name])) for name, what in names.items()]
+        )
+        line(f"{found['useful']} of {found['requests']} responses are useful")
+        line(f"machines worked {found['busy_seconds']:.0f} of {found['billed_seconds']:.0f} billed seconds")
+        return exits.OK
+
+    target.run(work)
+
+
 def costs(
     by: Annotated[
         str,

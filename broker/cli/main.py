@@ -63,6 +63,7 @@ COMMANDS: dict[str, Command] = {
     "events": events.events,
     "retry": retry.retry,
     "costs": costs.costs,
+    "unit-costs": costs.unit_costs,
     "spend": finance.spend,
     "pause": batch_changes.pause,
     "resume": batch_changes.resume,
