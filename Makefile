@@ -16,7 +16,7 @@ UV = 0.13.9
 RUN = .venv/bin/python
 NODE = tests/conformance/node
 
-.PHONY: setup demo test test-postgres test-replicas aws residency conformance objects worlds lint chaos finance lock lock-node
+.PHONY: setup demo test test-postgres test-replicas aws residency conformance objects worlds lint chaos finance ledger lock lock-node
 .DELETE_ON_ERROR:
 
 setup: .venv/ok
@@ -61,6 +61,12 @@ residency: .venv/ok
 # Other people's programs judge finance's exports: FOCUS validators, beancount, hledger (installed by .ci/finance).
 finance: .venv/ok
 	@bash .ci/finance $(FINANCE_TOOLS)
+
+# The books at length: the state machine with many times its steps, and pymerkle as the judge of our trees (in LEDGER_TOOLS).
+LEDGER_TOOLS ?= .cache/pymerkle
+ledger: .venv/ok
+	BROKER_LONG_MACHINES=1 $(RUN) -m pytest -q -n 0 --timeout 900 tests/ledger/test_books_machine.py
+	$(RUN) tests/conformance/pymerkle_judge.py $(LEDGER_TOOLS)
 
 # Other people's clients at length: the official Node client (needs node and npm), 300 MB uploads, every operation fuzzed.
 conformance: .venv/ok $(NODE)/node_modules/.package-lock.json

@@ -65,7 +65,8 @@ async def test_a_machine_that_booted_worked_and_waited_is_split_and_what_it_avoi
             Part(
                 shard_id=shard, epoch=1, seq=1, batch_id=batch, placement_id=rental, key="k", size=1, sha256="0", lines=[[0, 1]],
                 usage=b"[]", counters={"busy_ms": 50_000}, outcome="committed", counted=True,
-                committed_us=row.started_us + 90_000_000, completed=4, prompt_tokens=30_000, completion_tokens=10_000, cached_tokens=5_000,
+                committed_us=row.started_us + 90_000_000,
+                completed=4, prompt_tokens=30_000, completion_tokens=10_000, cached_tokens=5_000,
             )
         )  # fmt: skip
     await end(town, of, rental)
