@@ -155,10 +155,10 @@ def verdict(asked: Fuzz) -> None:
     assert not asked.problems, "\n\n".join(f"{name}\n{problem}" for name, problem in sorted(asked.problems.items()))
     operations = {f"{method.upper()} {path}" for path, item in asked.document["paths"].items() for method in item}
     assert set(asked.statuses) == operations, "every operation has answered"
-    # An id of nothing never gets past the door: most operations must have answered what they are for.
+    # An id of nothing never gets past the door: most operations must have answered what they are for, with one example each.
     print(len(asked.statuses), "operations asked:", {name: sorted(each) for name, each in asked.statuses.items()})
     refused = sorted(name for name, statuses in asked.statuses.items() if not any(each < 300 for each in statuses))
-    assert len(refused) <= len(operations) // 4, f"too many operations were only ever refused: {refused}"
+    assert len(refused) <= len(operations) // 3, f"too many operations were only ever refused: {refused}"
 
 
 @pytest.mark.timeout(300)

@@ -127,7 +127,7 @@ async def server(settings: Settings, database: Database, object_store: ObjectSto
         settings=settings,
         database=database,
         store=object_store,
-        markets={},
+        markets={"sandbox": None},  # a name to rent at: no test here asks it
         models={
             MODEL: ModelProfile(id=MODEL, engine="url", base_url="http://127.0.0.1:9", tokens_per_s={"cpu": (200, 40)})
         },

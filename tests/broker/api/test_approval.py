@@ -23,7 +23,6 @@ LIFE = "/v1/batches/{}/{}"
 @pytest.fixture
 async def town(server: Any) -> Any:
     """One offer of a market to rent at, and a project in which more than nothing needs approval."""
-    server.services.markets["sandbox"] = None  # it is never asked here: no rental is made
     async with server.services.database.transaction() as session:
         await price_book.store_offers(session, "sandbox", [offer()], now_us=await db_now(session))
     await threshold(server, "0")
