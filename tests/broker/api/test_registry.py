@@ -12,7 +12,17 @@ from broker.api.registry import PARAMETERS, Call, Undeclared, refusals, route
 from broker.api.shapes import Health
 
 # what the path says is all there is to say
-WITHOUT_BODY = ("/cancel", "/pause", "/resume", "/approve", "/retry", "/revoke", "/rewrap", "/changes/{approval}/reject")
+WITHOUT_BODY = (
+    "/cancel",
+    "/pause",
+    "/resume",
+    "/approve",
+    "/retry",
+    "/revoke",
+    "/rewrap",
+    "/changes/{approval}/reject",
+    "/{proposal_id}/reject",
+)
 
 
 async def test_every_route_has_a_schema_a_role_and_a_summary(server: Any) -> None:
