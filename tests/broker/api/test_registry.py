@@ -22,6 +22,7 @@ WITHOUT_BODY = (
     "/rewrap",
     "/changes/{approval}/reject",
     "/{proposal_id}/reject",
+    "/close",
 )
 
 
