@@ -16,6 +16,7 @@ from broker.api.files import whole_or_aborted
 from broker.api.problems import bad_request, not_found
 from broker.api.registry import Call, Route, route
 from broker.control.seal import seal_streams
+from broker.finance.account_maps import unmapped
 from broker.ledger_key import ledger_signer
 from jobs.clock import db_now
 from ledger import seal, sealed_export
@@ -139,12 +140,19 @@ async def post_events(call: Call, body: EventsIn) -> PostedEvents:
 
 
 async def close_period(call: Call) -> PostedEvent:
-    """Close a month that has ended: what belongs to it is booked in the next one from now on. Not while money is in suspense."""
+    """Close a month that has ended: what belongs to it is booked in the next one from now on. Not while money is in suspense,
+    nor while the account mapping, where there is one, leaves an account of the month without a name.
+    """
     _require_all(call)
     period = call.path("period")
     try:
         async with call.services.database.transaction() as session:
             now_us = await db_now(session)
+            if loose := await unmapped(session, period):
+                message = (
+                    f"{period} has accounts that the mapping does not name: {', '.join(loose[:5])}; map them first"
+                )
+                raise bad_request("unmapped_accounts", message, "period")
             posted = await close(session, period, now_us=now_us, actor=call.caller.key_id)
     except LedgerError as refused:
         raise bad_request(refused.code, str(refused), "period") from refused

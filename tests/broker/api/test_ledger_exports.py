@@ -112,6 +112,12 @@ async def test_the_erp_journal_balances_and_what_is_unmapped_blocks_the_close(bo
     assert (await booked.call("PUT", "/v1/ledger/accounts", json=less)).json["version"] == 2
     manifest = await unpacked(booked, out / "2", format="erp", period=PERIOD)
     assert manifest["blocks_close"] and "Liabilities:Accrued:Aws of search" in manifest["unmapped"]
+    booked.services.database.clock_offset_us = 40 * 86_400_000_000  # the month is over
+    closing = await booked.call("POST", f"/v1/ledger/periods/{PERIOD}/close", json={})
+    assert closing.code == "unmapped_accounts"
+    assert (await booked.call("POST", "/v1/ledger/periods/2026-13/close", json={})).status in (400, 404)
+    await booked.call("PUT", "/v1/ledger/accounts", json=MAPPING)
+    assert (await booked.call("POST", f"/v1/ledger/periods/{PERIOD}/close", json={})).status == 200
 
 
 async def test_the_audit_packet_is_checked_without_us_and_notices_any_change(booked: Any, out: Path) -> None:
