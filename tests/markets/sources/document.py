@@ -33,7 +33,7 @@ class Document:
     def request_problems(self, request: web.Request, body: bytes) -> Iterator[str]:
         """What the document does not allow: unknown path or parameter, a missing one, a wrong body, no log-in."""
         where = f"{request.method} {request.path}"
-        operation = self._operation(request)
+        operation = self._operation(request.method, request.path)
         if operation is None:
             yield f"{where}: not in the document"
             return
@@ -56,29 +56,40 @@ class Document:
 
     def answer_problems(self, request: web.Request, content: Json) -> Iterator[str]:
         """Whether a fake's answer is one that the document allows: else the test proves nothing."""
-        operation = self._operation(request)
+        operation = self._operation(request.method, request.path)
         responses = operation["responses"] if operation else {}
         said = self._resolved(responses.get("200", responses.get("default", {})))
         schema = _json_schema(said.get("content", {})) if "content" in said else said.get("schema")
         yield from self._wrong(content, schema, f"answer to {request.method} {request.path}")
 
-    def schema_of(self, method: str, path: str) -> Json:
-        """The schema of the 200 answer with all references inlined one document deep, for generators."""
-        operation = self._content["paths"][path][method.lower()]
-        said = self._resolved(operation["responses"]["200"])
-        schema = _json_schema(said.get("content", {})) if "content" in said else said.get("schema")
-        return {
-            **schema,
-            "components": self._content.get("components", {}),
-            "definitions": self._content.get("definitions", {}),
-        }
+    def example(self, method: str, path: str) -> Json | None:
+        """The document's own example of a 200 answer, or None."""
+        operation = self._operation(method, path) or {}
+        said = self._resolved(operation.get("responses", {}).get("200", {}))
+        for kind, body in said.get("content", {}).items():
+            if "json" not in kind:
+                continue
+            if "example" in body:
+                return body["example"]
+            for each in body.get("examples", {}).values():
+                return each.get("value")
+            return self._example_of(body.get("schema", {}))
+        return said.get("examples", {}).get("application/json")
 
-    def _operation(self, request: web.Request) -> Json | None:
-        asked = request.path.removeprefix(self._base)
+    def _example_of(self, schema: Json) -> Json | None:
+        """Of a schema: its own, or an object of its members' examples."""
+        schema = self._resolved(schema)
+        if "example" in schema:
+            return schema["example"]
+        members = {name: self._example_of(each) for name, each in schema.get("properties", {}).items()}
+        return members if members and None not in members.values() else None
+
+    def _operation(self, method: str, path: str) -> Json | None:
+        asked = path.removeprefix(self._base)
         for template, methods in self._content["paths"].items():
             pattern = re.sub(r"\\\{[^}]+\\\}", "[^/]+", re.escape(template.rstrip("/")))
-            if re.fullmatch(pattern + "/?", asked) and request.method.lower() in methods:
-                operation = methods[request.method.lower()]
+            if re.fullmatch(pattern + "/?", asked) and method.lower() in methods:
+                operation = methods[method.lower()]
                 shared = methods.get("parameters", [])
                 return {**operation, "parameters": [*shared, *operation.get("parameters", [])]}
         return None

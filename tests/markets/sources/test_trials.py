@@ -51,6 +51,23 @@ async def test_requests_and_answers_are_as_the_official_document_says(case: Case
     assert len(offers) == case.offers
 
 
+@judged
+async def test_the_documents_own_examples_are_read(case: Case) -> None:
+    """Whatever they make, they are of no shape that the adapter does not know."""
+    document = case.document() if case.document else None
+    if document is None:
+        pytest.skip("no official document here")
+    found = {asked: document.example(*asked.split(" ")[:2]) for asked in case.answers}
+    examples = {asked: example for asked, example in found.items() if example is not None}
+    if not examples:
+        pytest.skip("the document has no example of what is asked for")
+    async with Loopback({**case.answers, **examples}) as api:
+        source = case.open(api.url)
+        offers = await source.offers()
+        await source.close()
+    assert all(offer.market == case.name for offer in offers)
+
+
 @every_source
 async def test_a_good_day(case: Case) -> None:
     """Offers with keys of this market, none twice, that survive being written down."""
