@@ -18,6 +18,12 @@ class BadSnapshot(SolverError):
     code = "bad_snapshot"
 
 
+class Unsolved(SolverError):
+    """HiGHS gave no optimal solution of a linear program that always has one."""
+
+    code = "unsolved"
+
+
 class UnknownCountry(SolverError):
     """A residency list names something that is neither an ISO 3166 alpha-2 code nor a known group."""
 

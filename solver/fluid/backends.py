@@ -13,16 +13,13 @@ import numpy as np
 import pulp
 
 from solver import highs
+from solver.errors import Unsolved
 from solver.fluid.figures import Floats
 from solver.fluid.master import Answer, Program, scarcity_of
 from solver.fluid.prices import Pricing
 
 # Up to this many classes PuLP is the way.
 PULP_CLASSES = 1_000
-
-
-class Unsolved(Exception):
-    """HiGHS gave no optimal solution of a program that always has one."""
 
 
 def solve(pricing: Pricing, program: Program, before: Answer | None = None, backend: str | None = None) -> Answer:

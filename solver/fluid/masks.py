@@ -25,7 +25,7 @@ class Masks:
     classes: Classes
     _open: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
     _reach: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
-    _static: dict[tuple[int, str], Ints] = field(default_factory=dict)
+    _static: dict[tuple[int, str], npt.NDArray[np.int8]] = field(default_factory=dict)
     _examples: dict[tuple[object, ...], str] = field(default_factory=dict)
 
     def open_to(self, k: int) -> Flags:
@@ -53,7 +53,7 @@ class Masks:
 
     def _but_money(self, k: int) -> Ints:
         kind, pool = self.classes.kind[k], self.classes.pool[k]
-        codes = self._by_place(int(kind), self.classes.policy[k])
+        codes: Ints = self._by_place(int(kind), self.classes.policy[k]).astype(np.int64)
         own = self.figures.resources.pool
         late = self.figures.start[kind] >= self.classes.due_up[k] * (1 - 1e-12)
         codes = np.where(late & (codes > RULE["deadline"]), RULE["deadline"], codes)
@@ -61,7 +61,7 @@ class Masks:
             codes = np.where((own < 0) | (own == pool), codes, RULE["excluded"])
         return codes
 
-    def _by_place(self, kind: int, policy: str) -> Ints:
+    def _by_place(self, kind: int, policy: str) -> npt.NDArray[np.int8]:
         """What does not depend on deadline or money, one table for all classes of a kind and policy."""
         if (kind, policy) not in self._static:
             figures = self.figures
@@ -70,7 +70,7 @@ class Masks:
             codes = np.minimum(codes, np.where(figures.unfit[kind], RULE["unfit"], OPEN))
             codes = np.minimum(codes, np.where(unknown, RULE["model"], OPEN))
             codes = np.minimum(codes, np.where(figures.residency(policy), OPEN, RULE["residency"]))
-            self._static[kind, policy] = codes
+            self._static[kind, policy] = codes.astype(np.int8)
         return self._static[kind, policy]
 
     def _money(self, k: int, codes: Ints) -> Ints:

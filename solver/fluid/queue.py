@@ -8,11 +8,10 @@ import msgspec
 import numpy as np
 
 from solver.durations import PPM
+from solver.errors import Unsolved
 from solver.fluid import classes as grouping
-from solver.fluid.backends import Unsolved
 from solver.fluid.figures import Figures, Floats
 from solver.fluid.fill import fill
-from solver.fluid.generate import Fluid, generate
 from solver.fluid.masks import Masks
 from solver.fluid.prices import Pricing, Scarcity
 from solver.fluid.reasons import Reasons
@@ -72,13 +71,9 @@ def plan_queue(view: View, *, is_program: bool) -> Queue:
     held = held_pieces(pricing) if is_program else []
     pieces = held or fill(pricing)
     scarcity, is_solved = pricing.free(), bool(held)
-    if is_program and pieces and not held:
-        try:
-            fluid = generate(pricing, classes.edge_low, first=pieces)
-        except Unsolved:  # the plan's stage says that it is the first placement
-            is_solved = False
-        else:
-            scarcity, is_solved, pieces = fluid.scarcity, True, _pieces(fluid)
+    if is_program and pieces and not held and (found := _by_program(pricing, pieces)):
+        pieces, scarcity = found
+        is_solved = True
     threshold = SWITCH if held else 1e-6
     exact = restore(view, pricing, pieces, scarcity, moves=MOVES if is_solved else 0, threshold=threshold)
     problem, draft = exact.draft()
@@ -151,9 +146,20 @@ def held_pieces(pricing: Pricing) -> list[tuple[int, int, float]]:
     return pieces
 
 
-def _pieces(fluid: Fluid) -> list[tuple[int, int, float]]:
+def _by_program(
+    pricing: Pricing, first: list[tuple[int, int, float]]
+) -> tuple[list[tuple[int, int, float]], Scarcity] | None:
+    """The program's parts and prices; None when HiGHS failed: the plan's stage then says that it is the first placement."""
+    # Imported here: HiGHS is for the process that solves. The broker's own fallback does without it.
+    from solver.fluid.generate import generate  # noqa: PLC0415
+
+    try:
+        fluid = generate(pricing, pricing.classes.edge_low, first=first)
+    except Unsolved:
+        return None
     used = np.flatnonzero(fluid.x > 1e-6)
-    return [(int(fluid.columns.k[each]), int(fluid.columns.r[each]), float(fluid.x[each])) for each in used]
+    parts = [(int(fluid.columns.k[each]), int(fluid.columns.r[each]), float(fluid.x[each])) for each in used]
+    return parts, fluid.scarcity
 
 
 def _served(pricing: Pricing, draft: Draft) -> Floats:

@@ -72,7 +72,11 @@ class Reasons:
         for each in assignments:
             placed.setdefault(each.work_id, []).append(each)
         works = {work.id: work for work in figures.works}
-        return tuple(self._choice(works[each], of_class[each], placed[each], number) for each in sorted(placed))
+        by_class = sorted(
+            placed, key=lambda each: (of_class[each], each)
+        )  # one table at a time: all would be a gigabyte
+        found = {each: self._choice(works[each], of_class[each], placed[each], number) for each in by_class}
+        return tuple(found[each] for each in sorted(found))
 
     def _choice(self, work: Work, k: int, placed: list[Assignment], number: Mapping[str, int]) -> Choice:
         main = max(placed, key=lambda each: (each.share_ppm, each.offer_key))
@@ -123,6 +127,7 @@ class Reasons:
 
     def _table(self, k: int) -> _Table:
         if k not in self._tables:
+            self._tables.clear()
             many = len(self.masks.figures.offers)
             tokens = max(1.0, float(self.classes.largest[k]))
             price = self.masks.alone_cost(k)[:many] / tokens * 1e15

@@ -177,7 +177,7 @@ class Restoration:
         if k not in self._lean:
             price = self._price(k)
             few = np.flatnonzero(np.isfinite(price))
-            many = 4 * PLACES + 40
+            many = 3 * PLACES + 12
             if few.size > many:
                 few = few[np.argpartition(price[few], many - 1)[:many]]
             few = few[np.lexsort((few, price[few]))]
