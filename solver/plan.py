@@ -69,7 +69,7 @@ def _large(view: View, *, is_program: bool) -> Plan:
         assignments=parts.assignments,
         unplaced=planned.unplaced(view),
         cost_nano=cost_nano,
-        bound_nano=min(cost_nano, planned.bound_nano),
+        bound_nano=planned.bound_nano,
         class_bound_nano=planned.class_bound_nano,
         funnels=planned.reasons.funnels(),
         choices=planned.reasons.choices(parts.assignments),
@@ -138,6 +138,7 @@ def _leave_out(problem: Problem, draft: Draft) -> None:
 def _plan(view: View, surveys: Mapping[str, tuple[Verdict, ...]], problem: Problem, found: _Found) -> Plan:
     site_bills = bills(problem, found.draft)
     parts = _parts(view.snapshot, problem, found.draft, site_bills)
+    cost_nano = sum(each.total for each in site_bills.values())
     return Plan(
         snapshot_sha256=sha256(view.snapshot),
         stage=found.stage,
@@ -147,8 +148,9 @@ def _plan(view: View, surveys: Mapping[str, tuple[Verdict, ...]], problem: Probl
         drains=parts.drains,
         assignments=parts.assignments,
         unplaced=explain.unplaced(view, surveys, problem, found.draft),
-        cost_nano=sum(each.total for each in site_bills.values()),
-        bound_nano=found.bound_nano,
+        cost_nano=cost_nano,
+        # The program keeps a ten-thousandth of the time free, its draft need not: a plan may cost that much less than the bound.
+        bound_nano=min(cost_nano, found.bound_nano),
         funnels={work_id: funnel(verdicts) for work_id, verdicts in surveys.items()},
         choices=explain.choices(view, surveys, parts.assignments),
     )

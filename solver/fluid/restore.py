@@ -100,6 +100,9 @@ class Restoration:
         nowhere = []
         for k in order:
             rest = self.insert(k, merged[k], PLACES)
+            if rest > CRUMB:  # the cheapest offers are full: look at all of them
+                self._lean[k] = self._cheapest_first(k, len(self.pricing.figures.resources))
+                rest = self.insert(k, rest, PLACES)
             self.yard.log.clear()
             if rest > CRUMB:
                 nowhere.append((k, rest))
@@ -175,17 +178,19 @@ class Restoration:
     def lean(self, k: int) -> tuple[list[int], list[float]]:
         """Offers that may serve the class, by the least that it can cost there: no start-up, scarcity included."""
         if k not in self._lean:
-            price = self._price(k)
-            few = np.flatnonzero(np.isfinite(price))
-            many = 3 * PLACES + 12
-            if few.size > many:
-                few = few[np.argpartition(price[few], many - 1)[:many]]
-            few = few[np.lexsort((few, price[few]))]
-            offers: dict[int, float] = {}
-            for r in few.tolist():
-                offers.setdefault(int(self.pricing.figures.resources.offer[r]), float(price[r]))
-            self._lean[k] = (list(offers), list(offers.values()))
+            self._lean[k] = self._cheapest_first(k, 3 * PLACES + 12)
         return self._lean[k]
+
+    def _cheapest_first(self, k: int, many: int) -> tuple[list[int], list[float]]:
+        price = self._price(k)
+        few = np.flatnonzero(np.isfinite(price))
+        if few.size > many:
+            few = few[np.argpartition(price[few], many - 1)[:many]]
+        few = few[np.lexsort((few, price[few]))]
+        offers: dict[int, float] = {}
+        for r in few.tolist():
+            offers.setdefault(int(self.pricing.figures.resources.offer[r]), float(price[r]))
+        return list(offers), list(offers.values())
 
     def _price(self, k: int) -> Floats:
         kind, bucket = int(self.pricing.classes.kind[k]), int(self.pricing.classes.bucket[k])
