@@ -38,9 +38,13 @@ async def with_weights(profile: ModelProfile, cache: Path) -> ModelProfile:
     return replace(profile, weights=str(path))
 
 
+# What residency policies ask of a model (broker/compliance/pinning.py), and who serves it need not know.
+OF_POLICIES = ("publisher", "licence", "costly")
+
+
 def _profiles(model_id: str, given: ModelSettings) -> Iterator[ModelProfile]:
     """A section with named profiles is these and nothing else; without any it is a profile itself."""
-    own = given.model_dump(exclude={"profiles"})
+    own = given.model_dump(exclude={"profiles", *OF_POLICIES})
     own["endpoints"] = given.endpoints or ENDPOINTS[given.engine]
     own["api_key"] = given.api_key.get_secret_value() if given.api_key else None
     if not given.profiles:
