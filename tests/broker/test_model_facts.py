@@ -8,6 +8,11 @@ from broker.settings import ModelSettings, Settings
 
 def test_a_model_may_say_its_publisher_licence_and_cost_and_is_served() -> None:
     stated = ModelSettings(
-        engine="command", argv=("serve", "{host}", "{port}"), publisher="acme", licence="Apache-2.0", costly=True, launches=("process",)
+        engine="command",
+        argv=("serve", "{host}", "{port}"),
+        publisher="acme",
+        licence="Apache-2.0",
+        costly=True,
+        launches=("process",),
     )
     assert "tiny" in model_profiles(Settings(models={"tiny": stated}))
