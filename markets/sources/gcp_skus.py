@@ -73,11 +73,17 @@ def _read(sku: Shape) -> Iterator[tuple[tuple[Part, str, str, bool], Decimal]]:
     if meaning is None or usage not in ("OnDemand", "Preemptible"):
         return
     part, what = meaning
-    expression = sku["pricingInfo"].each()[-1]["pricingExpression"]
+    times = sku["pricingInfo"].each()
+    if not times:  # unknown, not free
+        return
+    expression = times[-1]["pricingExpression"]
     if expression["usageUnit"].text() != _UNITS[part]:
         raise ShapeDrift(f"{expression.where}.usageUnit of {description!r} is {expression['usageUnit'].text()!r}")
     # a first tier may be free; what is billed for good is the last
-    unit = expression["tieredRates"].each()[-1]["unitPrice"]
+    tiers = expression["tieredRates"].each()
+    if not tiers:  # unknown, not free
+        return
+    unit = tiers[-1]["unitPrice"]
     if unit["currencyCode"].text() != "USD":
         raise ShapeDrift(f"{unit.where}.currencyCode is {unit['currencyCode'].text()!r}, and USD was asked for")
     units, nanos = unit.get("units"), unit.get("nanos")
