@@ -76,15 +76,19 @@ def too_small(profile: ModelProfile, accelerator: Accelerator) -> str | None:
 def estimated_speeds(
     profile: ModelProfile, accelerators: Iterable[Accelerator], works: Sequence[Work]
 ) -> dict[str, Speed]:
-    """By accelerator name, for requests as long as those that wait for the model. Of one name, the smallest that it fits."""
-    facts, shape, found = facts_of(profile), shape_of(profile, works), {}
-    for accelerator in sorted(accelerators, key=lambda each: each.memory_mib):
+    """By accelerator name, for requests as long as those that wait for the model. Of one name that means several accelerators
+    (an H100 is SXM or PCIe, which differ 2.6x) the slowest that it fits, since speeds are kept by name."""
+    facts, shape = facts_of(profile), shape_of(profile, works)
+    found: dict[str, Speed] = {}
+    for accelerator in accelerators:
         hardware = _hardware(accelerator)
-        if facts is None or hardware is None or accelerator.name in found or not can_estimate(profile, accelerator):
+        if facts is None or hardware is None or not can_estimate(profile, accelerator):
             continue
         count = profile.options.accelerators
         told = fitted.estimate(facts, profile.precision, hardware, count, shape)
-        found[accelerator.name] = Speed(told.input_per_s, told.output_per_s, told.cautious, "roofline")
+        before = found.get(accelerator.name)
+        if before is None or told.output_per_s < before.output_per_s:
+            found[accelerator.name] = Speed(told.input_per_s, told.output_per_s, told.cautious, "roofline")
     return found
 
 
@@ -104,14 +108,14 @@ def _is_asked(profile: ModelProfile, accelerator: Accelerator) -> bool:
         profile.engine in ENGINES
         and accelerator.kind in ("nvidia", "amd")
         and accelerator.name not in profile.tokens_per_s
-        and hardware_of(accelerator.name) is not None
+        and _hardware(accelerator) is not None
         and facts_of(profile) is not None
     )
 
 
 def _hardware(accelerator: Accelerator) -> Hardware | None:
     """With the memory that the market says, where it says one: an "A100" may have 40 or 80 GB."""
-    known = hardware_of(accelerator.name)
+    known = hardware_of(f"{accelerator.name} {accelerator.form or ''}")
     if known is None or accelerator.memory_mib <= 0:
         return known
     return replace(known, memory_gb=accelerator.memory_mib * 1.048576e-3)

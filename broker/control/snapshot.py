@@ -371,7 +371,7 @@ async def _throughput(
         if row.busy_ms >= ENOUGH_BUSY_MS and row.prompt_tokens and row.completion_tokens
     }
     machines = (each.offer.accelerator for each in listed)
-    accelerators = list({(each.name, each.memory_mib): each for each in machines}.values())
+    accelerators = list({(each.name, each.form, each.memory_mib): each for each in machines}.values())
     waiting = {work.model for work in works}
     entries = []
     for name in sorted(services.models):

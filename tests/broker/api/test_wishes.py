@@ -13,7 +13,7 @@ from broker.control.validate import Validator
 from broker.tables import Assignment
 from jobs.clock import db_now
 from markets import price_book
-from markets.offer import Offer
+from markets.offer import Accelerator, Offer
 from tests.support.wire_agent import offer
 from workers.profile import ModelProfile
 
@@ -40,6 +40,8 @@ async def town(server: Any) -> Any:
 
 
 async def listed(server: Any, *offers: Offer) -> None:
+    """In the book, of a market to rent at."""
+    server.services.markets["sandbox"] = None  # it is never asked here: no rental is made
     async with server.services.database.transaction() as session:
         await price_book.store_offers(session, "sandbox", list(offers), now_us=await db_now(session))
 
@@ -158,3 +160,21 @@ async def test_only_a_key_of_all_projects_names_another_project(town: Any, input
     assert (differ.status, differ.json["error"]["param"]) == (400, "x_broker.project")
     quoted = await town.call("POST", "/v1/quotes", json={"input_file_id": file_id, "x_broker": {"project": "theirs"}})
     assert quoted.status == 200
+
+
+async def test_a_known_model_is_quoted_on_a_gpu_that_nobody_gave_a_speed_for(server: Any, input_lines: Any) -> None:
+    """From an offer and a model's name alone; one that does not fit says why."""
+    small = ModelProfile(id="tiny", engine="vllm", weights="meta-llama/Llama-3.1-8B-Instruct", launches=("process",))
+    server.services.models["tiny"] = small
+    gpu = replace(offer(sku="gpu"), accelerator=Accelerator(kind="nvidia", name="L40S", memory_mib=46_068, count=1))
+    await listed(server, gpu)
+    body = {"input_file_id": await server.upload(input_lines(4))}
+    quoted = (await server.call("POST", "/v1/quotes", json=body)).json
+    assert quoted["feasible"], quoted["reasons"]
+    assert quoted["chosen"][0]["offer_key"] == str(gpu.key)
+    assert float(quoted["p90"]["usd"]) >= float(quoted["usd"]) > 0
+    assert quoted["advice"] == "rent"
+    server.services.models["tiny"] = replace(small, weights="meta-llama/Llama-3.1-70B-Instruct")
+    refused = (await server.call("POST", "/v1/quotes", json=body)).json
+    assert not refused["feasible"]
+    assert "141 GB of weights" in str(refused["funnel"])
