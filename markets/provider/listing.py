@@ -5,7 +5,6 @@ An adapter fills in `Said`; what an unknown accelerator, an unknown place or an 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -180,15 +179,6 @@ def _where(said: Said, at: datetime) -> tuple[Located, str | None]:
 def declared(country: str | None, source: str, tier: LocationTier = "named_datacenter") -> Place | None:
     """The place as the provider's own API declares it; None when it names no country."""
     return Place(country, tier, "provider_api", source) if country else None
-
-
-def slug(name: str) -> str:
-    """A name as we write it in keys.
-
-    >>> slug("NVIDIA H100 80GB HBM3")
-    'nvidia-h100-80gb-hbm3'
-    """
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def country_of(words: str) -> str | None:

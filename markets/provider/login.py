@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -66,21 +65,6 @@ def bearer(name: str = "api_key", *, is_optional: bool = False) -> Login:
 def header(header_name: str, name: str = "api_key", *, prefix: str = "", is_optional: bool = False) -> Login:
     """A header of the provider's own, such as `X-API-KEY`."""
     return Login((name,), lambda values: Proof(headers={header_name: prefix + values[name]}), is_optional)
-
-
-def parameter(query_name: str, name: str = "api_key", *, is_optional: bool = False) -> Login:
-    """A query parameter, such as Google's `key`. Never in a message: paths are shown without their query."""
-    return Login((name,), lambda values: Proof(query={query_name: values[name]}), is_optional)
-
-
-def basic(user: str = "user", password: str = "password") -> Login:
-    """`Authorization: Basic …`."""
-
-    def prove(values: Mapping[str, str]) -> Proof:
-        text = b64encode(f"{values[user]}:{values[password]}".encode()).decode()
-        return Proof(headers={"Authorization": f"Basic {text}"}, secrets=(text,))
-
-    return Login((user, password), prove)
 
 
 def client_credentials(token_path: str, client_id: str = "client_id", client_secret: str = "client_secret") -> Login:

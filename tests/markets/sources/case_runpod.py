@@ -8,7 +8,6 @@ from aiohttp import web
 
 from markets.sources.runpod import COUNTS, RunPodSource
 from tests.markets.sources.cases import Case
-from tests.markets.sources.document import official
 
 
 def gpu_type(name: str, gib: int, secure: dict[int, tuple[float | None, float | None]], **facts: Any) -> dict[str, Any]:
@@ -52,8 +51,3 @@ CASE = Case(
     credentials={"api_key": "secret_runpod_key"},
     is_public=True,
 )
-REST = {"GET /v2/catalog/gpus": catalog}
-
-
-def rest_document() -> object:
-    return official("runpod", "rest-v2-openapi.json")
