@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from broker.api import shapes
 from broker.api.ledger_exports import PERIOD, seen_project
-from broker.api.problems import bad_request, not_found
+from broker.api.problems import bad_request, conflict, not_found
 from broker.api.registry import Call, Route, route
 from broker.control.convert import usd
 from broker.finance import review
@@ -219,8 +219,10 @@ def _plain(document: Mapping[str, object]) -> dict[str, Any]:
 
 
 async def label_anomaly(call: Call, body: LabelBody) -> LabelShape:
-    """Say what an anomaly was: true, false, or planned. It can be said anew."""
+    """Say what an anomaly was: true, false, or planned. It can be said anew, by keys of all projects: a label has no project."""
     name = call.path("anomaly_id")
+    if call.caller.project is not None:
+        raise conflict("all_projects_only", "Anomalies are labelled for all projects; this key is of one.")
     if not name.startswith("anomaly_"):
         raise not_found(
             "anomaly_not_found", f"{name!r} is no id of an anomaly; `broker ledger anomalies list` has them."
@@ -257,5 +259,12 @@ ROUTES: tuple[Route, ...] = (
     route("GET", "/v1/reports/weekly", weekly, tag="finance", roles=("finance",), produces=FORMS),
     route("GET", "/v1/reports/chargeback", chargeback, tag="finance", roles=("finance",), produces=FORMS),
     route("GET", "/v1/ledger/anomalies", list_anomalies, tag="finance", roles=("finance",)),
-    route("PUT", "/v1/ledger/anomalies/{anomaly_id}/label", label_anomaly, tag="finance", roles=("finance",)),
+    route(
+        "PUT",
+        "/v1/ledger/anomalies/{anomaly_id}/label",
+        label_anomaly,
+        tag="finance",
+        roles=("finance",),
+        errors=(422,),
+    ),
 )

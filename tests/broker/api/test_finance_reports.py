@@ -160,6 +160,9 @@ async def test_a_runaway_machine_is_an_anomaly_that_a_person_labels(server: Any)
     again = (await server.call("GET", "/v1/ledger/anomalies?day=2026-12-06")).json["data"]
     assert next(each for each in again if each["id"] == whole["id"])["label"] == "planned"
     assert (await server.call("PUT", "/v1/ledger/anomalies/other/label", json={"label": "true"})).status == 404
+    theirs = await server.key("finance", project="theirs")
+    refused = await server.call("PUT", path, key=theirs, json={"label": "false"})
+    assert (refused.status, refused.code) == (422, "all_projects_only")
 
 
 async def test_a_decision_shows_its_inputs_and_moves_with_the_price(server: Any) -> None:
