@@ -140,8 +140,10 @@ async def post_events(call: Call, body: EventsIn) -> PostedEvents:
 
 
 async def close_period(call: Call) -> PostedEvent:
-    """Close a month that has ended: what belongs to it is booked in the next one from now on. Not while money is in suspense,
-    nor while the account mapping, where there is one, leaves an account of the month without a name.
+    """Close a month that has ended: what belongs to it is booked in the next one from now on.
+
+    Not while money is in suspense, nor while the account mapping, where there is one, leaves an account of the month without a
+    name.
     """
     _require_all(call)
     period = call.path("period")
