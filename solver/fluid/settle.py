@@ -71,6 +71,8 @@ class Exact:
     def pack(self, offer: int, shares: dict[int, dict[int, int]]) -> Packing:
         figures = self.yard.pricing.figures
         capacity = int(figures.resources.count[offer]) if figures.renting[offer] == OPEN else 0
+        # exact loads may ask for an instance more than the search found: a quota has the last word
+        capacity = max(0, min(capacity, self._quota_beside(offer)))
         blocks = self.blocks(offer, shares)
         return pack(capacity, blocks) if blocks else Packing({}, True, 0)
 
@@ -105,19 +107,22 @@ class Exact:
         parts = shares.setdefault(pool, {})
         parts[work] = parts.get(work, 0) + ppm
         packing = self.pack(offer, shares)
-        before = self.packings.get(offer)
-        more = packing.instances - (before.instances if before else 0)
-        if not packing.is_whole or (more > 0 and self._quota_left(offer) < more):
+        if not packing.is_whole:
             return False
         self.shares[offer], self.packings[offer] = shares, packing
         return True
 
-    def _quota_left(self, offer: int) -> int:
+    def _quota_beside(self, offer: int) -> int:
+        """Instances that the market's quota leaves for an offer beside its others."""
         market = self.offer(offer).market
         quota = self.view.quotas.get(market)
         if quota is None:
             return 1_000_000
-        used = sum(packing.instances for each, packing in self.packings.items() if self.offer(each).market == market)
+        used = sum(
+            packing.instances
+            for each, packing in self.packings.items()
+            if each != offer and self.offer(each).market == market
+        )
         return quota - used
 
     def drop(self, work: int) -> None:
