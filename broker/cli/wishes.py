@@ -14,6 +14,7 @@ from broker.cli.exits import USAGE, Failure
 
 Document = dict[str, Any]
 # The words of broker/api/shapes.py, which the commands do not load; a test holds the two beside each other.
+DataClass = Literal["public", "internal", "confidential", "personal", "health", "secret"]
 Confidentiality = Literal["none", "at_rest", "dedicated", "cpu_tee", "gpu_tee"]
 Order = Literal["input", "completion"]
 
@@ -38,6 +39,9 @@ class WishOptions:
     max_usd: Annotated[str | None, typer.Option(help="The most that it may cost, in USD.")] = None
     residency: Annotated[
         str | None, typer.Option(help="Where it may run: ISO country codes and group names, such as `eu,CH`.")
+    ] = None
+    data_class: Annotated[
+        DataClass | None, typer.Option(help="What the data is; it may only be more than the project's own class.")
     ] = None
     confidentiality: Annotated[Confidentiality | None, typer.Option(help="The least that a place must offer.")] = None
     models: Annotated[
@@ -74,6 +78,7 @@ class WishOptions:
             "deadline": None if self.deadline is None else unix_seconds(self.deadline),
             "max_usd": None if self.max_usd is None else decimal_usd("--max-usd", self.max_usd),
             "residency": names("--residency", self.residency),
+            "data_class": self.data_class,
             "confidentiality": self.confidentiality,
             "models": names("--models", self.models),
             "precision": names("--precision", self.precision),

@@ -105,7 +105,7 @@ def test_the_books_are_the_providers_invoice_to_the_nano(broker: Any, tmp_path: 
 
 
 def test_a_cheaper_forbidden_offer_changes_the_sentence_and_not_the_choice(broker: Any) -> None:
-    broker.until("prices are known", lambda: broker.get("/v1/market/offers")["data"])
+    broker.until("prices are known", lambda: broker.get("/v1/market/offers?market=sandbox")["data"])
     wide, narrow = broker.quote(8, residency=["US", "DE"]), broker.quote(8, residency=["US"])
     for told in (wide, narrow):
         assert sum(step["count"] for step in told["funnel"]) == told["offers"] == 2

@@ -46,6 +46,7 @@ EVERYTHING = WishOptions(
     deadline="2027-01-01T00:00:00Z",
     max_usd="1.5",
     residency="eu, CH",
+    data_class="confidential",
     confidentiality="dedicated",
     models="a,b",
     precision="bf16",
