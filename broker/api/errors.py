@@ -82,6 +82,7 @@ STATUS: Mapping[type[Exception], int] = MappingProxyType(
         solver.UnknownCountry: 400,
         solver.UnknownClass: 400,
         solver.BadSnapshot: 500,
+        solver.Unsolved: 500,
         solver.SolverError: 500,
         compliance.ProposalNotFound: 404,
         compliance.ProposalRefused: 422,

@@ -27,7 +27,7 @@ from ledger.focus.table import Mode
 
 log = structlog.get_logger()
 CHUNK = 1 << 18
-PERIOD = r"^[0-9]{4}-(0[1-9]|1[0-2])$"
+PERIOD = r"^[12][0-9]{3}-(0[1-9]|1[0-2])$"
 
 
 class ExportWanted(shapes.Own):

@@ -173,6 +173,6 @@ ROUTES: tuple[Route, ...] = (
     route("GET", "/v1/ledger/checkpoints", checkpoints, tag="ledger", roles=("finance", "compliance")),
     route("GET", "/v1/ledger/sealed.zip", sealed_zip, tag="ledger", roles=("finance", "compliance"),
           produces=("application/zip",)),
-    route("POST", "/v1/ledger/periods/{period}/close", close_period, tag="ledger", roles=("finance",)),
+    route("POST", "/v1/ledger/periods/{period}/close", close_period, tag="ledger", roles=("finance",), errors=(400,)),
     route("POST", "/v1/ledger/events", post_events, tag="ledger", roles=("finance",)),
 )  # fmt: skip

@@ -107,7 +107,7 @@ for name, group in GROUPS.items():
     app.add_typer(group, name=name)
 
 # The commands that do a broker's own work in this process; all others ask a broker, and have no events to tell.
-OWN_WORK = frozenset({"serve", "hosts", "demo", "doctor", "models", "backup", "restore"})
+OWN_WORK = frozenset({"serve", "hosts", "demo", "doctor", "models", "backup", "restore", "backtest", "solve"})
 
 
 def run() -> None:
