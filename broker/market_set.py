@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+from broker.market_settings import OwnHost as OwnHostSettings
 from broker.secret_files import kept
-from broker.settings import OwnHost as OwnHostSettings
 from broker.settings import Settings
 from markets.local import LocalMarket
 from markets.market import Market

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from broker.settings import ModelSettings, Settings
+from broker.model_settings import ModelSettings
+from broker.settings import Settings
 from workers.catalogue import SCHEME, built_in_models
 from workers.engines import findings
 from workers.errors import BadProfile

@@ -11,7 +11,8 @@ from typing import Literal
 
 from broker.credentials import Credentials
 from broker.envelope import Unopenable
-from broker.settings import ClusterSettings, ProviderSettings, Settings
+from broker.market_settings import ClusterSettings, ProviderSettings
+from broker.settings import Settings
 from markets.errors import NotAuthorized
 from markets.hourly import FxRate
 from markets.market import PriceSource

@@ -7,26 +7,25 @@ section. In the environment a nested name is written with two underscores: `BROK
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import fields
-from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from markets.hourly import FxRate
-from markets.offer import AcceleratorKind
-from markets.own_cost import OwnCost
-from workers.engine_profile import DEFAULT, EngineProfile
-from workers.profile import EngineKind
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from broker.market_settings import (
+    AwsSettings,
+    FxSettings,
+    HostsSettings,
+    LocalMarketSettings,
+    PriceSettings,
+    ProviderSettings,
+    SandboxSettings,
+)
+from broker.model_settings import ModelSettings
+from broker.section import Section
 
 
 class HttpSettings(Section):
@@ -295,264 +294,6 @@ class OidcSettings(Section):
     name_claim: str = "email"
     groups_claim: str = "groups"
     grants: tuple[OidcGrant, ...] = ()
-
-
-class LocalMarketSettings(Section):
-    """This machine as an offer. `usd_per_hour` is what an hour of it is worth to you; it must be positive."""
-
-    usd_per_hour: Decimal = Field(default=Decimal("0.05"), gt=0)
-    country: str | None = None
-    slots: int = 1
-
-
-class SandboxSettings(Section):
-    """The sandbox provider. Without `url` the broker starts one in `DATA/sandbox` and finds it there again."""
-
-    url: str | None = None
-    token: SecretStr | None = None
-    catalogue: Path | None = None
-
-
-class OwnCostSettings(Section):
-    """What an own machine costs (`markets.own_cost` counts with it): bought for `capex_usd`, written off over `life_years` at
-    `used_percent` of the hours; `power_w` at work, times `pue`, at `usd_per_kwh`; `opex_usd_month` for all else."""
-
-    capex_usd: Decimal = Field(ge=0)
-    life_years: Decimal = Field(gt=0)
-    power_w: Decimal = Field(ge=0)
-    usd_per_kwh: Decimal = Field(ge=0)
-    pue: Decimal = Field(default=Decimal("1.4"), ge=1)
-    opex_usd_month: Decimal = Field(default=Decimal(0), ge=0)
-    used_percent: Decimal = Field(default=Decimal(100), gt=0, le=100)
-
-
-class OwnHost(Section):
-    """One own machine, reached by SSH, on which `docker run` starts workers. `host_key` is pinned: `ssh-ed25519 AAAA…`.
-
-    `gpus` gives a worker the host's accelerators, `devices` only these of NVIDIA's (indices or UUIDs). Their kind is
-    `accelerator_kind`, NVIDIA's where it is not said.
-
-    What an hour of one slot costs is said by `usd_per_hour`, or counted from what the machine `cost`s in all.
-    """
-
-    name: str
-    address: str
-    port: int = 22
-    user: str = "root"
-    host_key: str
-    usd_per_hour: Decimal | None = Field(default=None, gt=0)
-    cost: OwnCostSettings | None = None
-    country: str
-    slots: int = Field(default=1, ge=1)
-    accelerator: str = "cpu"
-    accelerator_kind: AcceleratorKind | None = None
-    accelerator_count: int = 0
-    accelerator_memory_mib: int = 0
-    volumes: tuple[str, ...] = ()
-    network: str = "host"
-    docker: str = "docker"
-    gpus: bool = False
-    devices: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _has_one_price(self) -> Self:
-        if (self.usd_per_hour is None) == (self.cost is None):
-            raise ValueError(f"own host {self.name}: give either usd_per_hour or cost")
-        if self.cost is not None and not self.components:
-            raise ValueError(f"own host {self.name}: its cost is 0, which would be free; give what it costs")
-        return self
-
-    @property
-    def components(self) -> Mapping[str, Decimal]:
-        """What an hour of a slot consists of; empty with a price of its own."""
-        return {} if self.cost is None else OwnCost(**self.cost.model_dump()).components(slots=self.slots)
-
-    @property
-    def price(self) -> Decimal:
-        """USD an hour and slot."""
-        return self.usd_per_hour if self.usd_per_hour is not None else sum(self.components.values(), Decimal(0))
-
-
-class HostsSettings(Section):
-    """Own hosts over SSH. Each login uses an ephemeral key certified for minutes by the broker's SSH CA in DATA.
-
-    `broker hosts` prints the line that a host needs in authorized_keys. What ran on a host that does not answer is settled
-    when it answers again, by its own record; take a host that will never come back out of this list, and its rentals
-    are settled up to when they were last seen.
-    """
-
-    hosts: tuple[OwnHost, ...] = ()
-
-
-class ProfileSettings(Section):
-    """One way to run a model's engine: the options of `workers.engine_profile.EngineProfile`, and what it changes of the
-    model's own section (an AWQ profile has other weights and another speed).
-
-    `precision` is what a batch's wish of that name is held against, by default the quantisation or the dtype.
-    """
-
-    options: EngineProfile = DEFAULT
-    weights: str | None = None
-    weights_sha256: str | None = None
-    revision: str | None = None
-    precision: str | None = None
-    context: int | None = None
-    image: str | None = None
-    shm_mib: int | None = None
-    args: tuple[str, ...] | None = None
-    env: dict[str, str] | None = None
-    launches: tuple[str, ...] | None = None
-    tokens_per_s: dict[str, tuple[float, float]] | None = None
-    load_s: int | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _options_stand_beside(cls, given: Any) -> Any:
-        """In TOML the options stand beside the rest: `[models."m".profiles.fp8] quantization = "fp8"`."""
-        if not isinstance(given, dict):
-            return given
-        names = {each.name for each in fields(EngineProfile)} & given.keys()
-        beside = {name: given[name] for name in names}
-        rest = {name: value for name, value in given.items() if name not in names}
-        return {**rest, "options": {**rest.get("options", {}), **beside}} if beside else given
-
-
-class AwsSettings(Section):
-    """AWS EC2 as the market `aws`, in `regions`. Without keys: boto3's own chain (on AWS, the machine's role).
-
-    `instance_types` may have wildcards. `image` is an AMI or an SSM parameter that names one; it needs docker or apt, and
-    for GPUs NVIDIA's driver and container toolkit. `subnets` and `security_groups` are by region: by default the default
-    VPC's subnets, and a group of our own that lets nothing in. `boot_s`: from renting to the start of the container, without
-    its image's pull. `endpoint_url`, `price_list_url` and `advisor_url` (how often spot is taken away) replace AWS's own.
-    """
-
-    regions: tuple[str, ...] = ()
-    instance_types: tuple[str, ...] = ("g5.*", "g6.*", "g6e.*", "p4d.*", "p4de.*", "p5.*", "p5en.*")
-    pricings: tuple[Literal["spot", "on_demand"], ...] = ("spot", "on_demand")
-    access_key_id: str | None = None
-    secret_access_key: SecretStr | None = None
-    session_token: SecretStr | None = None
-    image: str = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id"
-    disk_gib: int = Field(default=200, ge=30)
-    boot_s: int = 150
-    subnets: dict[str, tuple[str, ...]] = {}
-    security_groups: dict[str, str] = {}
-    endpoint_url: str | None = None
-    price_list_url: str | None = None
-    advisor_url: str | None = None
-
-
-class ClusterSettings(Section):
-    """What a Kubernetes cluster does not say itself: `[providers.kubernetes.cluster]`.
-
-    `rates` are US dollars per GPU and hour, by our name of the device (`h100-sxm`) or by the nodes' instance type. `counts` are
-    the sizes of pods to offer, by default whole nodes. `places` (region → country) or `country` is your own statement; without
-    it the place is unknown. `ca` (PEM) signed the API server's certificate. `tolerations` are taints that pods may have.
-    """
-
-    rates: dict[str, Decimal] = {}
-    counts: tuple[int, ...] = ()
-    country: str | None = Field(default=None, pattern="^[A-Z]{2}$")
-    places: dict[str, str] = {}
-    operator: str | None = None
-    home: str | None = Field(default=None, pattern="^[A-Z]{2}$")
-    ca: Path | None = None
-    tolerations: tuple[str, ...] = ("nvidia.com/gpu", "amd.com/gpu")
-
-
-class ProviderSettings(Section):
-    """One provider whose prices are read, by its market's name: `[providers.lambda]`.
-
-    `credentials` are the house's, by name (`{api_key = "…"}`); a project's own, kept by `broker credentials set`, are used
-    where there are none. `url` replaces the provider's own address. `regions`, `countries`, `organization` and `project` narrow
-    or complete what is asked, where the provider needs it (docs/markets.md). `poll_s` and `max_age_s` replace the market's own
-    interval and limit of age. `card` is a price card of a token endpoint, in place of the shipped one; of an endpoint that has
-    none, the section's name is the market's.
-    """
-
-    credentials: dict[str, SecretStr] = {}
-    url: str | None = None
-    regions: tuple[str, ...] = ()
-    countries: tuple[str, ...] = ()
-    organization: str | None = None
-    project: str | None = None
-    card: Path | None = None
-    cluster: ClusterSettings = ClusterSettings()
-    poll_s: float | None = Field(default=None, gt=0)
-    max_age_s: int | None = Field(default=None, gt=0)
-
-
-class ModelSettings(Section):
-    """One model that may be asked for, and how it is served.
-
-    `publisher`, `licence` (SPDX) and `costly` are what residency policies may ask of it.
-
-    `serves` is the name that lines use, default the section's own: several sections may serve one model, and the cheapest
-    that a batch accepts does. `precision` is what a batch's wish of that name is held against. `profiles` are ways to run
-    the engine, by name: each is a profile of its own, `MODEL@NAME`.
-
-    `engine`: `llamacpp`, `vllm` (`vllm-tpu`, `vllm-neuron`), `sglang` and `trtllm` start a server from `weights`; `url` uses a
-    server that already runs at `base_url`; `command` starts `argv`, any program that serves the OpenAI API on
-    {host}:{port}. `tokens_per_s` is the starting estimate (input, output) by accelerator name; measurements replace it.
-    Of GPUs that it does not name, speed is estimated where the model is known (its name, or the `config.json` in its folder of
-    weights).
-    `endpoints`: what batches may use, by default what the engine serves of a model that writes text; an embedding model
-    says `["/v1/embeddings"]`. `image` is named by digest, or `image_tag_may_move` says that you accept what a tag is.
-    """
-
-    engine: EngineKind
-    serves: str | None = None
-    publisher: str | None = None
-    licence: str | None = None
-    costly: bool | None = None
-    weights: str | None = None
-    weights_sha256: str | None = None
-    revision: str | None = None
-    precision: str = "auto"
-    context: int = 2048
-    parallel: int = 8
-    image: str | None = None
-    image_tag_may_move: bool = False
-    entrypoint: tuple[str, ...] | None = None
-    shm_mib: int | None = None
-    cache: bool = True
-    user: str | None = None
-    profiles: dict[str, ProfileSettings] = {}
-    args: tuple[str, ...] = ()
-    env: dict[str, str] = {}
-    argv: tuple[str, ...] = ()
-    base_url: str | None = None
-    api_key: SecretStr | None = None
-    launches: tuple[str, ...] = ("process",)
-    endpoints: tuple[str, ...] | None = None
-    tokens_per_s: dict[str, tuple[float, float]] = {"cpu": (200.0, 40.0)}
-    load_s: int = 10
-    request_timeout_s: int = 600
-    health_path: str | None = None
-    metrics_path: str | None = None
-    metrics: dict[str, str] = {}
-
-
-class FxSettings(Section):
-    """What one unit of a currency is worth in USD, since when, and by whom: `[fx_rates.EUR]`."""
-
-    usd: Decimal = Field(gt=0)
-    dated: date
-    source: str
-
-    def as_rate(self, currency: str) -> FxRate:
-        return FxRate(currency, self.usd, self.dated, self.source)
-
-
-class PriceSettings(Section):
-    """The price book's memory: each change for `keep_days`, then a line a day for `keep_rolled_days`. `snapshot`: real prices
-    of a dated snapshot stand in for markets that nobody has asked yet."""
-
-    keep_days: int = Field(default=90, ge=2)
-    keep_rolled_days: int = Field(default=1825, ge=2)
-    roll_up_s: float = 3600
-    card_days: int = Field(default=30, ge=1)
-    snapshot: bool = True
 
 
 class Settings(BaseSettings):

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from broker.api.shapes import Check
-from broker.settings import ModelSettings
+from broker.model_settings import ModelSettings
 from broker.tables import Webhook
 from jobs.clock import MICROSECONDS, db_now
 

@@ -12,7 +12,8 @@ from broker.cli.exits import USAGE, Failure
 from broker.cli.output import document, line, table, usd
 
 if TYPE_CHECKING:
-    from broker.settings import OwnHost, Settings
+    from broker.market_settings import OwnHost
+    from broker.settings import Settings
     from markets.offer import Offer
 
 

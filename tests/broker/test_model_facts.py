@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from broker.model_set import model_profiles
-from broker.settings import ModelSettings, Settings
+from broker.model_settings import ModelSettings
+from broker.settings import Settings
 
 
 def test_a_model_may_say_its_publisher_licence_and_cost_and_is_served() -> None:

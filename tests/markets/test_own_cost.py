@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from broker.settings import OwnHost
+from broker.market_settings import OwnHost
 from markets.own_cost import OwnCost
 
 COST = {

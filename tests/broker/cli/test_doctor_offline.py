@@ -13,7 +13,8 @@ from broker.api.offline import offline_checks
 from broker.api.shapes import Check
 from broker.api.surroundings import images, secrets
 from broker.migrate import upgrade
-from broker.settings import ModelSettings, Settings
+from broker.model_settings import ModelSettings
+from broker.settings import Settings
 
 
 async def found(settings: Settings) -> dict[str, Check]:

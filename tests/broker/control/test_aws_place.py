@@ -18,7 +18,8 @@ from broker.control.place import Placer
 from broker.control.plan import Planner
 from broker.control.poll import Poller
 from broker.market_set import UnknownMarket, open_markets
-from broker.settings import AwsSettings, Settings
+from broker.market_settings import AwsSettings
+from broker.settings import Settings
 from markets.tables import RentalRow
 from tests.markets.aws_rig import PARAMETER, REGION, Aws, client, moto
 from workers.profile import ModelProfile

@@ -14,9 +14,9 @@ from sqlalchemy.exc import DBAPIError
 from broker.control.poll import MarketPoll, polls
 from broker.control.snapshot import freeze
 from broker.database import Database
+from broker.market_settings import ProviderSettings
 from broker.price_ages import max_ages_s
 from broker.provider_set import Providers
-from broker.settings import ProviderSettings
 from markets import price_book
 from markets.errors import NotAuthorized, RateLimited, Unavailable
 from markets.instants import micros

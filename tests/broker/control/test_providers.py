@@ -11,10 +11,10 @@ import pytest
 from pydantic import SecretStr
 
 from broker.control.poll import Poller
+from broker.market_settings import ClusterSettings, ProviderSettings
 from broker.price_ages import max_ages_s
 from broker.provider_set import Providers, open_providers
 from broker.services import Services
-from broker.settings import ClusterSettings, ProviderSettings
 from jobs.clock import db_now
 from markets import price_book
 from markets.price_book import Listed

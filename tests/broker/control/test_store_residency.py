@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from broker.settings import LocalMarketSettings, ObjectSettings, Settings
+from broker.market_settings import LocalMarketSettings
+from broker.settings import ObjectSettings, Settings
 from broker.store_residency import store_facts, store_refusals
 from solver.residency import INTERNAL, Policy, PolicyRule, compile_countries, with_confidentiality
 
