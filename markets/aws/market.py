@@ -20,6 +20,7 @@ from markets.aws.cloud_init import user_data
 from markets.aws.failures import fleet_error
 from markets.aws.ground import Ground
 from markets.aws.launch import Choice, Grounds, Wish, fleet_request, run_request, template_request
+from markets.aws.leftovers import Leftovers
 from markets.aws.listing import OWNER, PRICE, TAG, instances, rental_of, stated_end
 from markets.aws.offers import MARKET, region_offers
 from markets.aws.price_list import BULK, PriceList
@@ -89,6 +90,7 @@ class AwsMarket:
             subnets=options.subnets,
             security_groups=options.security_groups,
         )
+        self._leftovers = Leftovers(self._account, owner)
         self._offers: dict[str, list[Offer]] = {}
         self._ends: dict[str, datetime] = {}
         self._renting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -246,7 +248,7 @@ class AwsMarket:
 
     async def _fleet(self, region: str, wish: Wish, grounds: Grounds, choices: Sequence[Choice]) -> Mapping[str, Any]:
         """The template is deleted whatever happens: it holds the rental's token. A crash before that leaves a template
-        named after the tag, and its token expires."""
+        named after the tag: its token expires, and `Leftovers` removes it."""
         tag = wish.intent.tag
         await self._account.ask(region, "create_launch_template", **template_request(wish, grounds))
         try:
@@ -331,6 +333,8 @@ class AwsMarket:
         except MarketsError as error:
             # the machines of other regions must not wait for this one
             return [], f"{error.code}: {error}"
+        else:
+            await self._leftovers.sweep(region, seen_at)
         found = []
         for each in instances(reservations):
             try:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from markets.aws.leftovers import Leftovers
+from markets.aws.listing import OWNER
 from markets.aws.machine_types import quota_code
 from markets.aws.market import AwsMarket
 from markets.aws.offers import availability_zones
@@ -119,6 +121,24 @@ async def test_on_demand_takes_any_zone_and_only_types_that_cost_no_more(shop: S
     assert (rental.price, rental.offer_key.zone) == (Decimal("1.258"), None)
     left = client(shop.aws.moto).describe_launch_templates()["LaunchTemplates"]
     assert tag not in [each["LaunchTemplateName"] for each in left], "the template holds the rental's token"
+
+
+async def test_a_template_that_a_crash_left_behind_is_removed_and_those_of_others_are_not(shop: Shop) -> None:
+    ec2, theirs = client(shop.aws.moto), new_tag()
+    for name, owner in ((f"{shop.owner}-old", shop.owner), (theirs, theirs)):
+        tags = [{"ResourceType": "launch-template", "Tags": [{"Key": OWNER, "Value": owner}]}]
+        ec2.create_launch_template(
+            LaunchTemplateName=name, LaunchTemplateData={"InstanceType": "c5.large"}, TagSpecifications=tags
+        )
+
+    def left() -> set[str]:
+        return {each["LaunchTemplateName"] for each in ec2.describe_launch_templates()["LaunchTemplates"]}
+
+    await shop.market.rentals()
+    assert f"{shop.owner}-old" in left(), "it may be of a call that is under way"
+    leftovers = Leftovers(shop.market._account, shop.owner)
+    await leftovers.sweep(REGION, datetime.now(UTC) + timedelta(hours=2))
+    assert f"{shop.owner}-old" not in left() and theirs in left()
 
 
 async def test_a_larger_type_that_is_cheaper_now_serves_the_offer_at_its_own_price(shop: Shop) -> None:
