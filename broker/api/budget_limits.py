@@ -12,13 +12,16 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.api.problems import bad_request, forbidden, not_found
+from broker.api.problems import bad_request, conflict, forbidden, not_found
 from broker.api.registry import Call, Route, route
 from broker.api.shapes import Own
 from broker.approvals import Outcome, objection
 from broker.budget_changes import KIND, Wanted, decide, pending, put
 from broker.budget_tables import BudgetAlert, BudgetChange, BudgetRow, Team, TeamOfProject
 from broker.budgets import use_of
+from broker.compliance.lifecycle import Standing
+from broker.compliance.pinning import holding
+from broker.compliance.proposals import in_force
 from broker.control.convert import usd
 from broker.tables import Approval, Project
 from jobs.clock import MICROSECONDS, db_now
@@ -212,10 +215,12 @@ async def put_team(call: Call, body: TeamPut) -> TeamShape:
     if not re.fullmatch(_NAME, name):
         raise bad_request("invalid_value", f"team {name!r} is not a name: small letters, digits and -", "team")
     async with call.services.database.transaction() as session:
-        team = await session.get(Team, name) or Team(name=name, org=body.org, created_us=await db_now(session))
+        now_us = await db_now(session)
+        before = await in_force(session, now_us)
+        team = await session.get(Team, name) or Team(name=name, org=body.org, created_us=now_us)
         team.org = body.org
         session.add(team)
-        await session.flush()
+        await _require_same_policies(session, call, before, now_us)
         return await _team(session, team)
 
 
@@ -228,6 +233,8 @@ async def put_team_of_project(call: Call, body: TeamMember) -> TeamMember:
             raise not_found("project_not_found", f"No project {name!r}; it is made with its first key.")
         if body.team is not None and await session.get(Team, body.team) is None:
             raise not_found("team_not_found", f"No team {body.team!r}; make it with `broker budget team`.")
+        now_us = await db_now(session)
+        before = await in_force(session, now_us)
         row = await session.get(TeamOfProject, name)
         if body.team is None:
             if row is not None:
@@ -236,8 +243,23 @@ async def put_team_of_project(call: Call, body: TeamMember) -> TeamMember:
             row = row or TeamOfProject(project=name, team=body.team)
             row.team = body.team
             session.add(row)
+        await _require_same_policies(session, call, before, now_us)
     log.info("project.team", project=name, team=body.team, by=call.caller.key_id)
     return body
+
+
+async def _require_same_policies(session: AsyncSession, call: Call, before: Standing, now_us: int) -> None:
+    """A project is not taken out from under its policies by one person who moves its team."""
+    await session.flush()
+    after = await in_force(session, now_us)
+    settings = call.services.settings
+    for project in sorted(before.nodes.keys() | after.nodes.keys()):
+        if holding(before, settings, project) != holding(after, settings, project):
+            raise conflict(
+                "policies_would_change",
+                f"Other residency policies or waivers would hold for project {project!r}. Its place in the tree is for two "
+                f"people of compliance to change: `broker policy project {project} --node …`.",
+            )
 
 
 def _require_all(call: Call) -> None:
@@ -344,6 +366,7 @@ ROUTES: tuple[Route, ...] = (
     route("POST", "/v1/budgets/changes/{approval}/approve", approve_change, tag="budgets", roles=("finance",)),
     route("POST", "/v1/budgets/changes/{approval}/reject", reject_change, tag="budgets", roles=("finance",)),
     route("GET", "/v1/teams", list_teams, tag="budgets", roles=("finance", "operator", "viewer")),
-    route("PUT", "/v1/teams/{team}", put_team, tag="budgets", roles=("finance", "operator")),
-    route("PUT", "/v1/teams/projects/{project}", put_team_of_project, tag="budgets", roles=("finance", "operator")),
+    route("PUT", "/v1/teams/{team}", put_team, tag="budgets", roles=("finance", "operator"), errors=(422,)),
+    route("PUT", "/v1/teams/projects/{project}", put_team_of_project, tag="budgets", roles=("finance", "operator"),
+          errors=(422,)),
 )  # fmt: skip

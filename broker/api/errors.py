@@ -23,6 +23,7 @@ from jobs import errors as jobs
 from ledger import errors as ledger
 from markets import errors as markets
 from solver import errors as solver
+from solver.backtest.errors import BadPrices, BadTrace
 
 STATUS: Mapping[type[Exception], int] = MappingProxyType(
     {
@@ -83,6 +84,8 @@ STATUS: Mapping[type[Exception], int] = MappingProxyType(
         solver.UnknownClass: 400,
         solver.BadSnapshot: 500,
         solver.Unsolved: 500,
+        BadTrace: 400,
+        BadPrices: 400,
         solver.SolverError: 500,
         compliance.ProposalNotFound: 404,
         compliance.ProposalRefused: 422,

@@ -332,7 +332,8 @@ async def _work(call: Call) -> dict[str, Any]:
                 session.add(worker)
             return {"lease": None, "stop": is_over}
         shard = await session.get_one(Shard, granted.shard_id)
-        batch = await session.get_one(Batch, granted.batch_id)
+        # read anew: a policy may have come into force since the batch was among the candidates
+        batch = await session.get_one(Batch, granted.batch_id, populate_existing=True)
         if not await released(session, services, rental, batch, now_us):
             await leases.release(session, placement_id=rental.id, shard_id=shard.id)
             return {"lease": None, "stop": True}

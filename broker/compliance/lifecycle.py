@@ -16,7 +16,7 @@ import msgspec
 
 from broker.compliance.tables import Proposal, Verdict
 from solver.residency.document import Document, read_document
-from solver.residency.effective import Waiver, concerns
+from solver.residency.effective import Waiver, concerns, refusing
 
 Kind = Literal["policy", "waiver", "break_glass", "project", "model"]
 State = Literal["proposed", "rejected", "approved", "active", "superseded", "expired"]
@@ -92,8 +92,10 @@ class Standing:
         return max(found, default=None)
 
 
-def state_of(proposal: Proposal, verdicts: Sequence[Verdict], rivals: Sequence[Proposal], at_us: int) -> State:
-    """How far a proposal is at `at_us`. `rivals` are approved proposals of the same kind and subject."""
+def state_of(
+    proposal: Proposal, verdicts: Sequence[Verdict], rivals: Sequence[tuple[Proposal, int]], at_us: int
+) -> State:
+    """How far a proposal is at `at_us`. `rivals` are approved proposals of the same kind and subject, with when they were."""
     if any(each.outcome == "rejected" for each in verdicts):
         return "rejected"
     approved_us = approved_at(proposal, verdicts)
@@ -105,7 +107,8 @@ def state_of(proposal: Proposal, verdicts: Sequence[Verdict], rivals: Sequence[P
     if until_us is not None and at_us >= until_us:
         return "expired"
     if proposal.kind in ("policy", "project") and any(
-        each.id != proposal.id and _since(each) <= at_us and _order(each) > _order(proposal) for each in rivals
+        each.id != proposal.id and _since(each) <= at_us and _order(each, when) > _order(proposal, approved_us)
+        for each, when in rivals
     ):
         return "superseded"
     return "active"
@@ -131,8 +134,9 @@ def _since(proposal: Proposal) -> int:
     return int(proposal.body.get("from_us") or 0)
 
 
-def _order(proposal: Proposal) -> tuple[int, int, str]:
-    return int(proposal.body.get("version") or 0), _since(proposal), proposal.id
+def _order(proposal: Proposal, approved_us: int) -> tuple[int, int, str]:
+    """Of policies the higher version counts; a project has none: there the word that was given last does."""
+    return int(proposal.body.get("version") or 0), max(_since(proposal), approved_us), proposal.id
 
 
 def standing(proposals: Sequence[Proposal], verdicts: Iterable[Verdict], at_us: int) -> Standing:
@@ -148,7 +152,11 @@ def standing(proposals: Sequence[Proposal], verdicts: Iterable[Verdict], at_us: 
     ]
     active: list[tuple[Proposal, int]] = []
     for each in approved:
-        rivals = [one for one in approved if (one.kind, one.subject) == (each.kind, each.subject)]
+        rivals = [
+            (one, approved_at(one, by_proposal[one.id]) or at_us)
+            for one in approved
+            if (one.kind, one.subject) == (each.kind, each.subject)
+        ]
         if state_of(each, by_proposal[each.id], rivals, at_us) == "active":
             active.append((each, approved_at(each, by_proposal[each.id]) or at_us))
     return _put_together(active)
@@ -163,9 +171,11 @@ def _put_together(active: Sequence[tuple[Proposal, int]]) -> Standing:
     for each, _ in active:
         if each.kind == "policy":
             document = read_document(each.body["text"]).document
-            if document is not None:
-                policies[each.subject] = (document, tuple(each.body["nodes"]))
-                drain_by[each.subject] = int(each.body.get("drain_by_us") or 0)
+            if document is None:
+                # approved once, and the language has become stricter since: until a new version is approved, nothing passes
+                document = refusing(each.subject, int(each.body.get("version") or 0))
+            policies[each.subject] = (document, tuple(each.body["nodes"]))
+            drain_by[each.subject] = int(each.body.get("drain_by_us") or 0)
         elif each.kind == "project":
             subjects[each.subject] = Subject(each.body["node"], each.body["data_class"])
         elif each.kind == "model":

@@ -28,7 +28,7 @@ from solver.errors import SolverError
 from solver.residency import INTERNAL, ModelFacts, compile_countries, digest, with_confidentiality
 from solver.residency import Policy as ResidencyPolicy
 from solver.residency.classes import DATA_CLASSES, raised
-from solver.residency.effective import effective
+from solver.residency.effective import concerns, effective
 from workers.profile import ModelProfile
 
 log = structlog.get_logger()
@@ -39,6 +39,14 @@ def subject_of(standing: Standing, settings: Settings, project: str) -> Subject:
     """A project's place in the tree and class: as approved, else as its team's, and the settings' class."""
     node = standing.nodes.get(project, project)
     return standing.subjects.get(project) or Subject(node, settings.residency.default_class)
+
+
+def holding(standing: Standing, settings: Settings, project: str) -> tuple[object, ...]:
+    """What compliance has decided about a project, for comparison: class, documents and waivers that concern it."""
+    subject = subject_of(standing, settings, project)
+    labels = tuple(each.label for each in standing.documents(subject.node))
+    waived = tuple(each for each in standing.waivers if concerns(each.projects, subject.node))
+    return subject.data_class, labels, waived
 
 
 async def policy_for(
@@ -59,17 +67,25 @@ async def policy_for(
     data_class = raised(subject.data_class, asked.data_class)
     named = [each for each in asked.residency or () if each in known.policies]
     documents = known.documents(subject.node, named)
+    own = await _own(session, project)
     if documents:
         policy = effective(documents, data_class=data_class, project=subject.node, waivers=known.waivers)
     elif DATA_CLASSES.index(data_class) > DATA_CLASSES.index("internal"):
         # no rule allows it anywhere, and it says so
         policy = ResidencyPolicy(name=NO_POLICY, data_class=data_class)
     else:
-        row = await session.get(Project, project)
-        policy = INTERNAL if row is None or row.policy is None else msgspec.convert(row.policy, ResidencyPolicy)
-    countries = [each for each in asked.residency or () if each not in named and each != policy.name]
-    policy = _within(policy, countries)
+        policy = own
+    if own.name in (asked.residency or ()) and policy != own:
+        # a job that named the project's own rules keeps them beside whatever comes into force later
+        policy = msgspec.structs.replace(policy, name=f"{policy.name}+{own.name}", rules=(*policy.rules, *own.rules))
+    policy = _within(policy, [each for each in asked.residency or () if each not in named and each != own.name])
     return with_confidentiality(policy, asked.confidentiality) if asked.confidentiality else policy
+
+
+async def _own(session: AsyncSession, project: str) -> ResidencyPolicy:
+    """The project's own rules, else class `internal`: what holds while no document is in force."""
+    row = await session.get(Project, project)
+    return INTERNAL if row is None or row.policy is None else msgspec.convert(row.policy, ResidencyPolicy)
 
 
 def _within(policy: ResidencyPolicy, countries: Sequence[str]) -> ResidencyPolicy:
@@ -129,36 +145,55 @@ class Repinner:
             going = [each.id for each in await batches.active_batches(session, ["validating", "in_progress"])]
         self.changed = []
         for batch_id in going:
-            try:
-                async with self.services.database.transaction() as session:
-                    if await repin(session, self.services.settings, batch_id, known, now_us):
-                        self.changed.append(batch_id)
-            except SolverError as failure:
-                # it stays under the policy that it had, which was approved; a person hears of it
-                log.error("policy.not_repinned", batch=batch_id, error=f"{failure.code}: {failure}")
+            async with self.services.database.transaction() as session:
+                if await repin(session, self.services.settings, batch_id, known, now_us):
+                    self.changed.append(batch_id)
         self.mark = known.mark
 
 
 async def repin(session: AsyncSession, settings: Settings, batch_id: str, known: Standing, now_us: int) -> bool:
     """Pin one batch to what is in force. True when that is another policy than before."""
     batch: Batch = await locked(session, batch_id)
-    wishes = shapes.BatchWishes.model_validate(batch.wishes or {})
-    policy = await policy_for(session, settings, batch.project, wishes, known)
+    policy = await _policy_now(session, settings, batch, known)
     policy_hash = digest(policy)
     if policy_hash == batch.policy_hash:
         return False
-    if (before := await _documents_of(session, batch.policy_hash)) == () and not policy.clauses:
+    before = await _documents_of(session, batch.policy_hash)
+    if before == () and not policy.layers and policy.data_class is None:
         return False  # lists of countries are pinned for good: they are compiled to codes on the day
     await store_policy(session, policy, now_us)
-    until_us = max((known.drain_by_us.get(each.partition("@")[0], 0) for each in policy.layers), default=0)
+    until_us = _drain_by_us(policy, before, known)
     if until_us > now_us:
         await session.merge(Grace(batch=batch.id, policy_hash=batch.policy_hash, until_us=until_us))
+    elif (earlier := await session.get(Grace, batch.id)) is not None:
+        await session.delete(earlier)  # it was another change's: this one gives no time
     log.warning(
         "policy.repinned", batch=batch.id, before=list(before), after=list(policy.layers), drain_by_us=until_us or None
     )
     batch.policy_hash = policy_hash
     session.add(batch)
     return True
+
+
+async def _policy_now(session: AsyncSession, settings: Settings, batch: Batch, known: Standing) -> ResidencyPolicy:
+    """What holds for the batch by what is in force. Wishes that mean nothing any more beside it permit nothing: a person
+    hears of it."""
+    wishes = shapes.BatchWishes.model_validate(batch.wishes or {})
+    try:
+        return await policy_for(session, settings, batch.project, wishes, known)
+    except SolverError as failure:
+        unasked = wishes.model_copy(update={"residency": None})
+        least = await policy_for(session, settings, batch.project, unasked, known)
+        if not least.layers and least.data_class is None:
+            return least  # no document decides: its list stays pinned as it was compiled on the day
+        log.error("policy.wishes_void", batch=batch.id, error=f"{failure.code}: {failure}")
+        return ResidencyPolicy(name=NO_POLICY, layers=least.layers, data_class=least.data_class)
+
+
+def _drain_by_us(policy: ResidencyPolicy, before: Sequence[str], known: Standing) -> int:
+    """Until when what runs may go on as before: only if every document that is new to it gives time. 0: not at all."""
+    new = [each for each in policy.layers if each not in before]
+    return min((known.drain_by_us.get(each.partition("@")[0], 0) for each in new), default=0)
 
 
 async def _documents_of(session: AsyncSession, policy_hash: str) -> tuple[str, ...]:

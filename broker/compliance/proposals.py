@@ -62,10 +62,10 @@ async def states(session: AsyncSession, at_us: int) -> list[tuple[Proposal, Stat
     told = []
     for each in proposals:
         rivals = [
-            one
+            (one, when)
             for one in proposals
             if (one.kind, one.subject) == (each.kind, each.subject)
-            and (approved_at(one, mine[one.id]) or at_us + 1) <= at_us
+            and (when := approved_at(one, mine[one.id]) or at_us + 1) <= at_us
             and not any(word.outcome == "rejected" for word in mine[one.id])
         ]
         told.append((each, state_of(each, mine[each.id], rivals, at_us), mine[each.id]))

@@ -19,6 +19,8 @@ from ulid import ULID
 from broker.api import quote_shapes, shapes
 from broker.approvals import approval_of, needed_because, propose, undecided
 from broker.budgets import hold_tokens
+from broker.compliance.pinning import repin
+from broker.compliance.proposals import in_force
 from broker.control import saving
 from broker.control.intake import served_by, validate_batch
 from broker.control.own_answers import Decided, Prepared, decide, left_for_workers, look_up, prepare
@@ -152,6 +154,8 @@ class Validator:
             if await _was_changed(session, batch):
                 return
             now_us = await db_now(session)
+            if await repin(session, self.services.settings, batch.id, await in_force(session, now_us), now_us):
+                return  # approved while it was looked at: the next round looks again
             facts = store_facts(self.services.settings, now_us)
             session.add(quote_row(f"quote_{ULID()}", batch.project, batch.id, quoted.explanation, now_us, facts))
             if not await self._may_begin(session, batch, quoted.explanation, now_us):

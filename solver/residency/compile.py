@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+import msgspec
 import pycountry
 
 from solver.errors import UnknownCountry
@@ -63,7 +64,7 @@ def with_confidentiality(policy: Policy, least: str) -> Policy:
     if enough == CONFIDENTIALITY:
         return policy
     rule = PolicyRule(id="confidentiality", effect="allow", field="confidentiality", values=enough)
-    return Policy(name=f"{policy.name}+confidentiality:{least}", rules=(*policy.rules, rule), version=policy.version)
+    return msgspec.structs.replace(policy, name=f"{policy.name}+confidentiality:{least}", rules=(*policy.rules, rule))
 
 
 def about_places(policy: Policy) -> Policy | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from solver.residency.classes import DATA_CLASSES
 from solver.residency.document import Document, DocumentRule
 from solver.residency.types import Clause, Held, Operator, Policy, Window
 
@@ -47,6 +48,14 @@ def effective(
     )
 
 
+def refusing(name: str, version: int) -> Document:
+    """Stands for a document that was approved and cannot be read any more: it lets nothing pass, of any class, anywhere."""
+    label = f"{name}@{version}"
+    clause = Clause(id=f"{name}.unreadable", effect="require", layer=label, alternatives=())
+    rule = DocumentRule(id=clause.id, effect="require", classes=DATA_CLASSES, projects=(), clauses=(clause,))
+    return Document(name=name, version=version, title="cannot be read any more", rules=(rule,), operators=())
+
+
 def concerns(pattern: str, project: str) -> bool:
     """Whether a pattern means this project: by its path in the tree, or by its name alone. A node means all below it.
 
@@ -61,6 +70,20 @@ def concerns(pattern: str, project: str) -> bool:
 
 
 def _clauses(document: Document, data_class: str, project: str, waivers: Sequence[Waiver]) -> Iterator[Clause]:
+    found = list(_applying(document, data_class, project, waivers))
+    yield from found
+    if _permits_a_machine(clause for rule in document.rules for clause in rule.clauses) and not _permits_a_machine(
+        found
+    ):
+        # it allows other data, or other projects: to this it allows nothing, whatever further documents say
+        yield Clause(id=f"{document.name}.nothing", effect="permit", layer=document.label, alternatives=())
+
+
+def _permits_a_machine(clauses: Iterable[Clause]) -> bool:
+    return any(each.effect == "permit" and "machine" in each.paths for each in clauses)
+
+
+def _applying(document: Document, data_class: str, project: str, waivers: Sequence[Waiver]) -> Iterator[Clause]:
     for rule in document.rules:
         if data_class not in rule.classes:
             continue

@@ -104,7 +104,10 @@ class Evaluator:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.rules: tuple[tuple[Clause, str], ...] = tuple(_rules(policy))
-        self._has_permission = any(rule.effect == "allow" for rule in policy.rules) or any(
+        # Where documents or a class of data decide, lists (of countries, of confidentiality) come from the job: they narrow, and
+        # permit nothing.
+        is_of_lists = policy.data_class is None and not policy.layers
+        self._has_permission = (is_of_lists and any(rule.effect == "allow" for rule in policy.rules)) or any(
             clause.effect == "permit" and "machine" in clause.paths for clause in policy.clauses
         )
         asked = {each.field for clause, _ in self.rules for some in clause.alternatives for each in some}
@@ -236,6 +239,11 @@ class Evaluator:
             for some in clause.alternatives
         ]
         prefix = "" if path == "machine" else f"{path}."
+        if not told:  # of a document: it allows nothing to this data and project, or it cannot be read
+            if is_against:
+                wanted = f"a rule of {clause.layer} that lets this data and project pass"
+                yield Reason(rule_id=clause.id, field="-", wanted=wanted, found="none", code="no_permission")
+            return
         if clause.effect == "forbid":
             hits = [some for some in told if all(truth is not False for _, truth, _ in some)]
             if bool(hits) != is_against:

@@ -7,6 +7,7 @@ images and the control plane are. What only a machine has (a launch kind, a tier
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import product
 from types import MappingProxyType
 from typing import Any, Literal
@@ -43,7 +44,7 @@ def lowered(
                 marked.finding("if_without_require", message, (*where, "if"), "move it into `when`", key=True)
             )
         whole = (*whole, *reader.unless(rule["if"], (*where, "if")))
-    for paths, alternatives in _by_path(marked, where, rule, whole):
+    for paths, alternatives in _by_path(marked, where, rule, whole, reader.needed):
         yield Clause(
             id=rule["id"],
             effect=_EFFECT[rule["effect"]],
@@ -57,7 +58,7 @@ def lowered(
 
 
 def _by_path(
-    marked: Marked, where: Where, rule: Mapping[str, Any], whole: Alternatives
+    marked: Marked, where: Where, rule: Mapping[str, Any], whole: Alternatives, needed: AbstractSet[str]
 ) -> Iterator[tuple[tuple[str, ...], Alternatives]]:
     fields = {condition.field for some in whole for condition in some}
     asks_machine = bool(fields - set(PLACE_FIELDS))
@@ -72,7 +73,12 @@ def _by_path(
         marked.findings.append(
             marked.finding("machine_only", message, (*where, "on"), "make two rules, or leave `on` out", key=True)
         )
-    elsewhere = tuple(dict.fromkeys(tuple(each for each in some if each.field in kept) for some in whole))
+
+    def is_kept(each: Condition) -> bool:
+        # A group's own condition (the United States with the DPF only) stays with its country on every path.
+        return each.field in kept or (each.field == "agreements" and set(each.values) <= needed)
+
+    elsewhere = tuple(dict.fromkeys(tuple(filter(is_kept, some)) for some in whole))
     if others and stated is not None and fields and all(not some for some in elsewhere):
         message = f"nothing in the rule can be asked of {', '.join(others)}"
         marked.findings.append(marked.finding("machine_only", message, (*where, "on"), "leave `on` out", key=True))
@@ -92,6 +98,7 @@ class _Reader:
         self._marked = marked
         self._memberships = memberships
         self._is_deny = effect == "deny"
+        self.needed: set[str] = set()
 
     def alternatives(self, when: Any, where: Where) -> Alternatives:
         """What `when` says, spelled out: one of the alternatives must be true."""
@@ -153,6 +160,7 @@ class _Reader:
         dated = [each for n, one in enumerate(names) for each in self._memberships.named(one, (*at, n))]
         op = self._op(name, is_negated=is_negated)
         needs = sorted({each.needs for each in dated if each.needs})
+        self.needed.update(needs)
         if not needs:
             return ((_listed(name, op, dated),),)
         if is_negated:

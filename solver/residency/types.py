@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-EVALUATOR = 2
+EVALUATOR = 3
 """The evaluator's version, kept with every decision: a record is replayed by the evaluator that made it."""
 
 PATHS = ("machine", "storage", "checkpoint", "log", "registry", "control_plane")

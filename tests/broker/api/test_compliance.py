@@ -17,7 +17,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
 from broker.compliance.pinning import Repinner
-from broker.compliance.tables import DecisionRow, FactsRow, Proposal
+from broker.compliance.tables import DecisionRow, FactsRow, Grace, Proposal
 from broker.tables import Policy
 from jobs.tables import Batch
 from tests.support.wire_agent import Rent, offer, running_batch
@@ -320,3 +320,71 @@ async def test_a_dry_run_tells_what_a_document_would_have_refused(server: Any, r
     assert "would have refused 1" in told["sentence"]
     async with server.services.database.transaction() as session:
         assert len((await session.scalars(select(Proposal))).all()) == 1  # nothing was proposed
+
+
+# -- what a reader of the code found
+
+
+async def pinned(server: Any, batch_id: str) -> Policy:
+    async with server.services.database.transaction() as session:
+        batch = await session.get_one(Batch, batch_id)
+        return await session.get_one(Policy, batch.policy_hash)
+
+
+async def test_a_batch_that_named_the_projects_own_rules_is_under_a_later_policy_all_the_same(
+    server: Any, rent: Rent
+) -> None:
+    """`residency: ["internal"]` was a word that meant nothing beside a document: such a batch kept its policy for good."""
+    _, batch_id = await lease_under(server, rent, residency=["internal"])
+    await in_force(server, document("FR"))
+    assert await repin(server) == [batch_id]
+    body = (await pinned(server, batch_id)).body
+    assert body["layers"] == ["p@1"] and "internal.token_api" in [rule["id"] for rule in body["rules"]]
+
+
+async def test_a_raised_class_reaches_what_runs_also_where_no_document_speaks_of_it(server: Any, rent: Rent) -> None:
+    _, batch_id = await lease_under(server, rent)
+    ann, bob = await officer(server, "ann"), await officer(server, "bob")
+    wish = {"project": "default", "node": "org/team/default", "data_class": "health", "reason": "patients"}
+    made = await server.call("POST", "/v1/compliance/projects", key=ann, json=wish)
+    assert made.status == 200, made.raw
+    await server.call("POST", f"/v1/compliance/proposals/{made.json['id']}/approve", key=bob, json={})
+    assert await repin(server) == [batch_id]
+    assert (await pinned(server, batch_id)).body["data_class"] == "health"
+
+
+async def test_a_change_without_a_deadline_takes_back_the_time_that_an_earlier_one_gave(
+    server: Any, rent: Rent
+) -> None:
+    _, batch_id = await lease_under(server, rent)
+    await in_force(server, document("FR"), drain_by=int(time.time()) + DAY_S)
+    await repin(server)
+    async with server.services.database.transaction() as session:
+        assert await session.get(Grace, batch_id) is not None
+    await in_force(server, document("PL", 2))
+    await repin(server)
+    async with server.services.database.transaction() as session:
+        assert await session.get(Grace, batch_id) is None
+
+
+async def test_one_person_cannot_take_a_project_out_from_under_its_policies_by_moving_its_team(server: Any) -> None:
+    finance = await server.key("finance", project=None, principal="fay")
+    assert (await server.call("PUT", "/v1/teams/ml", key=finance, json={"org": "acme"})).status == 200
+    assert (await server.call("PUT", "/v1/teams/projects/default", key=finance, json={"team": "ml"})).status == 200
+    await in_force(server, document(), nodes=("acme/*",))
+    for path, body in (("teams/projects/default", {"team": None}), ("teams/ml", {"org": "other"})):
+        refused = await server.call("PUT", f"/v1/{path}", key=finance, json=body)
+        assert (refused.status, refused.code) == (422, "policies_would_change"), refused.raw
+
+
+async def test_of_two_words_about_a_project_the_one_that_was_given_last_counts(server: Any) -> None:
+    ann, bob = await officer(server, "ann"), await officer(server, "bob")
+    made = []
+    for name in ("health", "internal"):
+        wish = {"project": "default", "node": "org/team/default", "data_class": name, "reason": "as it is"}
+        made.append((await server.call("POST", "/v1/compliance/projects", key=ann, json=wish)).json["id"])
+    for proposal in reversed(made):
+        await server.call("POST", f"/v1/compliance/proposals/{proposal}/approve", key=bob, json={})
+    found = await server.call("GET", "/v1/compliance/proposals")
+    states_of = {each["id"]: each["state"] for each in found.json["data"]}
+    assert [states_of[each] for each in made] == ["active", "superseded"]

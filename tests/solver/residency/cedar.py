@@ -43,9 +43,12 @@ class Judge:
         """(action, path) pairs that must all be allowed."""
         asked = {("any", path) for path in PATHS}
         for document in self.documents:
-            for rule in document["rules"]:
-                if rule["effect"] == "allow" and self.data_class in rule.get("classes", [self.data_class]):
-                    asked |= {(document["policy"], path) for path in paths_of(rule)}
+            allows = [rule for rule in document["rules"] if rule["effect"] == "allow"]
+            ours = [rule for rule in allows if self.data_class in rule.get("classes", [self.data_class])]
+            if any("machine" in paths_of(rule) for rule in allows):  # if to other data alone, to this nothing
+                asked.add((document["policy"], "machine"))
+            for rule in ours:
+                asked |= {(document["policy"], path) for path in paths_of(rule)}
         return sorted(asked)
 
     def allows(self, facts: Sequence[Facts]) -> list[bool]:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import msgspec
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solver.residency import INTERNAL, Evaluator, Facts, Policy, digest, evaluate
+from solver.residency import (
+    INTERNAL,
+    Evaluator,
+    Facts,
+    Policy,
+    compile_countries,
+    digest,
+    evaluate,
+    with_confidentiality,
+)
 from solver.residency.document import Document, read_document
 from solver.residency.effective import Waiver, effective
+from solver.residency.types import FactEvidence, PathFacts
 from tests.solver.residency.random_policies import CLASSES, a_document, some_facts
 
 DAY = 86_400_000_000
@@ -31,11 +42,12 @@ def policy_of(*documents: Document, data_class: str = "personal", waivers: tuple
 @given(st.integers(0, 2**32).map(random.Random))
 @CASES
 def test_a_document_further_down_only_narrows(source: random.Random) -> None:
-    """What a chain with an allow refuses, no document added to it permits."""
+    """What a chain with an allow, of whatever data, refuses, no document added to it permits."""
     above, below = understood(source, "above"), understood(source, "below")
     wide, narrow = policy_of(above), policy_of(above, below)
-    if not any(clause.effect == "permit" for clause in wide.clauses):
-        return
+    permits = [clause for rule in above.rules for clause in rule.clauses if clause.effect == "permit"]
+    if not any("machine" in clause.paths for clause in permits):
+        return  # it says nothing of who may compute: permission is for others to give
     for _ in range(20):
         facts = some_facts(source)
         if evaluate(wide, facts, 50).outcome == "deny":
@@ -104,7 +116,8 @@ def test_a_waiver_widens_while_it_lasts_and_not_a_moment_longer(source: random.R
         for at_us in (10 * DAY - 1, 20 * DAY):
             assert evaluate(waived, facts, at_us) == evaluate(plain, facts, at_us)
         assert evaluate(elsewhere, facts, 15 * DAY) == evaluate(plain, facts, 15 * DAY)
-        if any(clause.effect == "permit" and "machine" in clause.paths for clause in plain.clauses):
+        permits = [clause for clause in plain.clauses if clause.effect == "permit"]
+        if any("machine" in clause.paths for clause in permits) and all(clause.alternatives for clause in permits):
             assert evaluate(waived, facts, 15 * DAY).outcome == "allow"
 
 
@@ -135,3 +148,74 @@ rules:
         assert evaluate(policy, msgspec.structs.replace(facts, until_us=until_us), 0).outcome == outcome
     own = msgspec.structs.replace(facts, market="own", operator=None, until_us=end_of_2026 + 10**15)
     assert evaluate(policy, own, 0).outcome == "allow"
+
+
+HOUSE = """
+language: 1
+policy: house
+version: 1
+title: known places for what is not secret
+rules:
+  - id: known
+    effect: allow
+    classes: [internal, confidential]
+    when: {location_tier: [named_datacenter, hyperscaler_region]}
+"""
+LAX = """
+language: 1
+policy: lax
+version: 1
+title: anything goes
+rules:
+  - {id: all, effect: allow, classes: [health], when: {country: [CN, DE]}}
+"""
+
+
+def read(text: str) -> Document:
+    document = read_document(text).document
+    assert document is not None, read_document(text).findings
+    return document
+
+
+def test_a_further_document_cannot_allow_data_that_the_house_does_not() -> None:
+    """Found by a reader: rules of other classes were dropped before layers were formed, and the lax one alone was asked."""
+    facts = msgspec.structs.replace(some_facts(random.Random(1)), country="CN", location_tier="anonymous")
+    for documents in ((read(HOUSE),), (read(HOUSE), read(LAX))):
+        assert evaluate(policy_of(*documents, data_class="health"), facts, 0).outcome == "deny"
+
+
+def test_what_a_job_wishes_for_permits_nothing_where_documents_or_a_class_decide() -> None:
+    """Found by a reader: a list of countries counted as permission, and a wish for confidentiality replaced the policy."""
+    facts = msgspec.structs.replace(
+        some_facts(random.Random(1)), country="CN", location_tier="anonymous", confidentiality="at_rest", evidence=()
+    )
+    facts = msgspec.structs.replace(facts, launch="token_api")
+    china = compile_countries(["CN"]).rules[-1]
+    for policy in (Policy(name="no-policy", data_class="health"), policy_of(read(HOUSE), data_class="health")):
+        wished = msgspec.structs.replace(policy, rules=(*policy.rules, china))
+        assert evaluate(wished, facts, 0).outcome == "deny"
+        careful = with_confidentiality(policy, "at_rest")
+        assert careful.clauses == policy.clauses and careful.data_class == policy.data_class
+        assert evaluate(careful, facts, 0).outcome == "deny"
+
+
+def test_the_condition_of_a_group_holds_for_where_data_lies_too() -> None:
+    """Found by a reader: the United States counts with the DPF only, and was taken without for stores and logs."""
+    text = (Path(__file__).parents[3] / "policies" / "eea-adequacy.yaml").read_text()
+    now = 1_780_000_000_000_000
+    known = (FactEvidence(kind="provider_api", source="s", valid_until_us=now + 1_000_000),)
+    home = msgspec.structs.replace(
+        some_facts(random.Random(1)), country="DE", location_tier="named_datacenter", launch="vm", evidence=known
+    )
+
+    def lying_in(country: str) -> Facts:
+        kinds = ("storage", "checkpoint", "log", "registry", "control_plane")
+        paths = tuple(
+            PathFacts(path=each, country=country, operator="Nobody", jurisdictions=(country,), evidence=known)
+            for each in kinds
+        )
+        return msgspec.structs.replace(home, paths=paths)
+
+    policy = policy_of(read(text))
+    assert evaluate(policy, lying_in("DE"), now).outcome == "allow", evaluate(policy, lying_in("DE"), now).reasons
+    assert evaluate(policy, lying_in("US"), now).outcome == "deny"
