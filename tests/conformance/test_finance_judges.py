@@ -103,6 +103,25 @@ async def test_the_toolkit_finds_nothing_in_1_4_and_neither_do_we(books: Databas
     assert check_rows(rows_of(tmp_path / "out")) == []
 
 
+async def test_a_contract_commitment_of_a_header_alone_is_no_harm_to_the_bundle(
+    database: Database, tmp_path: Path
+) -> None:
+    await book_month(database)
+    await exported(database, tmp_path / "out", "focus-1.4")
+    base = tmp_path / "out" / f"billing_period={PERIOD}"
+    bundle = run("toolkit/bin/focus-toolkit", "validate-bundle", "--directory", base)
+    assert bundle.returncode == 0, bundle.stdout
+    judged = run(
+        "toolkit/bin/focus-toolkit",
+        "validate",
+        "--dataset",
+        "contract-commitment",
+        base / "contract_commitment.csv",
+    )
+    told = [line for line in judged.stdout.splitlines() if line.lstrip().startswith("[")]
+    assert len(told) == 1 and "empty_dataset" in told[0], judged.stdout
+
+
 async def test_the_official_validator_has_only_its_known_false_failures_on_1_2(books: Database, tmp_path: Path) -> None:
     await exported(books, tmp_path / "out", "focus-1.2")
     file = tmp_path / "out" / f"billing_period={PERIOD}" / "cost_and_usage.parquet"
