@@ -26,9 +26,9 @@ _MILLION = 1_000_000
 
 def baselines(chosen: Offer, offers: Iterable[Offer], model: str) -> dict[str, Any]:
     """What is kept of the alternatives: `on_demand_nano_hour` of the same machine at the same market, else the cheapest one
-    with as many of the same accelerator anywhere; `api_nano_per_million` [input, output, cached input] of the cheapest endpoint
-    that sells the model (cached input costs as much as fresh where it has no price of its own). Offers without a price in USD,
-    or quarantined, say nothing."""
+    with as many of the same accelerator anywhere (`on_demand_elsewhere`: it is no list price of what was rented);
+    `api_nano_per_million` [input, output, cached input] of the cheapest endpoint that sells the model (cached input costs as
+    much as fresh where it has no price of its own). Offers without a price in USD, or quarantined, say nothing."""
     on_demand, elsewhere, api = [], [], []
     for each in offers:
         if each.quarantined or each.currency != "USD":
@@ -45,6 +45,8 @@ def baselines(chosen: Offer, offers: Iterable[Offer], model: str) -> dict[str, A
     found: dict[str, Any] = {}
     if on_demand or elsewhere:
         found["on_demand_nano_hour"] = min(on_demand or elsewhere)
+        if not on_demand:
+            found["on_demand_elsewhere"] = True
     if api:
         found["api_nano_per_million"] = min(api, key=lambda price: (price[0] + price[1], price))
     return found

@@ -25,6 +25,7 @@ from broker.finance.reconciliation import import_invoice
 from ledger.book import post_many
 from ledger.focus.check import check_rows
 from ledger.reconcile.read import read_bill
+from markets.tables import RentalRow
 from tests.support.month_of_books import PERIOD, START, book_month, other_events
 
 pytestmark = [
@@ -63,6 +64,8 @@ async def books(database: Database) -> Database:
     """A month with machines, waste, a correction, a refund, a credit, a commitment, an AKT lease and a reconciled invoice."""
     await book_month(database)
     async with database.transaction() as session:
+        spot = await session.get_one(RentalRow, "rental_a")
+        spot.purpose = {**spot.purpose, "on_demand_nano_hour": 40 * 10**9}  # its ListUnitPrice
         await post_many(session, [(event, NOW) for event in other_events()])
     bill = (
         b"BilledCost,BillingCurrency,ChargeCategory,InvoiceId,x_RentalId,ChargePeriodStart,ChargePeriodEnd\n"

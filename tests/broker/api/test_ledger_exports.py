@@ -20,6 +20,7 @@ from ledger.focus.check import check_header, check_rows
 from ledger.focus.model import columns
 from ledger.manifest import check_manifest
 from ledger.verify import verify
+from markets.tables import RentalRow
 from tests.support.month_of_books import HOUR, PERIOD, START, book_month, other_events
 
 MAPPING = {
@@ -79,6 +80,35 @@ async def test_focus_sums_to_the_books_to_the_last_digit(booked: Any, out: Path,
         assert abs(product - Decimal(row["ListCost"])) < Decimal("1e-9")
     issuers = {row["InvoiceIssuerName"] for row in rows}
     assert issuers == ({"broker"} if mode == "chargeback" else {"aws", "sandbox", "vast.ai", "local"})
+
+
+@pytest.mark.parametrize("form", ["focus-1.4", "focus-1.2"])
+async def test_a_spot_machines_list_price_is_the_on_demand_one_of_its_decision_and_shows_what_was_saved(
+    booked: Any, out: Path, form: str
+) -> None:
+    known = {
+        "rental_a": {"on_demand_nano_hour": 40 * 10**9},  # spot, and the same machine's price on demand
+        "rental_c": {"on_demand_nano_hour": 10**9, "on_demand_elsewhere": True},  # a bid; known of others alone
+        "rental_b": {"on_demand_nano_hour": 9 * 10**9},  # it is on demand: what was charged is the list price
+    }
+    async with booked.services.database.transaction() as session:
+        for rental, price in known.items():
+            row = await session.get_one(RentalRow, rental)
+            row.purpose = {**row.purpose, **price}
+        await post_many(session, [(event, START + 40 * 24 * HOUR) for event in other_events()])
+    await unpacked(booked, out, format=form, period=PERIOD)
+    rows = [{name: cell or None for name, cell in row.items()} for row in rows_of(out)]
+    own = [row for row in rows if row["x_RentalId"] == "rental_a" and row["x_EventKind"] == "usage.accrue"]
+    assert {row["ListUnitPrice"] for row in own} == {row["PricingCurrencyListUnitPrice"] for row in own} == {"40.0"}
+    assert {row["ContractedUnitPrice"] for row in own} == {"12.345678901"}
+    saved = sum(Decimal(row["ListCost"] or 0) - Decimal(row["EffectiveCost"] or 0) for row in own)
+    booked_saving = 40 * 10**9 * 10_000 // 3_600 - sum(int(Decimal(row["BilledCost"] or 0) * 10**9) for row in own)
+    assert abs(saved - Decimal(booked_saving).scaleb(-9)) < Decimal("1e-8"), "what settlement books as the saving"
+    for row in rows:
+        if row["x_RentalId"] in ("rental_b", "rental_c"):
+            assert row["ListUnitPrice"] == row["ContractedUnitPrice"]
+    if form == "focus-1.4":
+        assert check_rows(rows) == []
 
 
 @pytest.mark.parametrize("mode", ["passthrough", "chargeback"])
