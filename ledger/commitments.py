@@ -22,11 +22,13 @@ from ledger.tables import Entry, Posting
 
 ACTOR = "broker.accrual"
 HOUR_US = 3_600_000_000
+_BOUGHT = "Assets:Commitments:"
 
 
 @dataclass(frozen=True, slots=True)
 class Commitment:
-    """`nano` of `unit` for [start, end) at a market."""
+    """`nano` of `unit` for [start, end) at a market, bought at `bought_us`. `seconds` of machines are what it buys, where the
+    purchase says so (None: one machine's, all of the term); `offer_key` is which."""
 
     id: str
     market: str
@@ -34,26 +36,47 @@ class Commitment:
     nano: int
     start_us: int
     end_us: int
+    bought_us: int = 0
+    seconds: int | None = None
+    offer_key: str | None = None
+    account: str | None = None
+
+    @property
+    def asset(self) -> str:
+        """The account that it is amortised from: the purchase's."""
+        return self.account or account_of(self.id)
 
 
-async def commitments(session: AsyncSession) -> list[Commitment]:
-    """Everything that was bought with a term, by its purchase; corrections of it are not purchases."""
+async def commitments(session: AsyncSession, *, project: str | None = None) -> list[Commitment]:
+    """Everything that was bought with a term (by that project), by its purchase; corrections of it are not purchases."""
     found = []
-    for each in await entries(session, kind="commitment.buy", limit=10_000):
+    for each in await entries(session, kind="commitment.buy", project=project, limit=10_000):
         facts = each.event.facts
         if not isinstance(facts, Facts) or not facts.commitment or not facts.market:
             continue
-        lines = [line for line in each.event.lines if line.account == account_of(facts.commitment)]
+        # by what it is, not by how its account is spelt: who writes events by hand must not lose the amortisation to a hyphen
+        lines = [line for line in each.event.lines if line.account.startswith(_BOUGHT)]
         if lines and facts.from_us is not None and facts.until_us is not None and facts.from_us < facts.until_us:
-            bought = sum(line.nano for line in lines)
+            bought = sum(line.nano for line in lines if line.account == lines[0].account)
             found.append(
-                Commitment(facts.commitment, facts.market, lines[0].unit, bought, facts.from_us, facts.until_us)
+                Commitment(
+                    id=facts.commitment,
+                    market=facts.market,
+                    unit=lines[0].unit,
+                    nano=bought,
+                    start_us=facts.from_us,
+                    end_us=facts.until_us,
+                    bought_us=each.event.occurred_at_us,
+                    seconds=facts.seconds,
+                    offer_key=each.event.dims.offer_key,
+                    account=lines[0].account,
+                )
             )
     return found
 
 
 def account_of(commitment: str) -> str:
-    return f"Assets:Commitments:{accounts.component(commitment)}"
+    return f"{_BOUGHT}{accounts.component(commitment)}"
 
 
 def due(bought: Commitment, now_us: int) -> int:
@@ -98,7 +121,7 @@ async def amortise(
     moves = (
         (accounts.compute(bought.market, "reserved"), used),
         (f"Expenses:Unused:{accounts.component(bought.id)}", share - used),
-        (account_of(bought.id), -share),
+        (bought.asset, -share),
     )
     event = Event(
         key=f"commitment.amortise:{bought.id}:{count + 1}:{end}",
@@ -117,7 +140,7 @@ async def _booked(session: AsyncSession, bought: Commitment) -> tuple[int, int, 
     query = (
         select(func.coalesce(func.sum(col(Posting.nano)), 0), func.count(), func.max(col(Entry.occurred_at_us)))
         .join(Entry, col(Entry.id) == col(Posting.entry_id))
-        .where(col(Entry.kind) == "commitment.amortise", col(Posting.account) == account_of(bought.id))
+        .where(col(Entry.kind) == "commitment.amortise", col(Posting.account) == bought.asset)
     )
     nano, count, until = (await session.execute(query)).one()
     return -int(nano), int(count), until

@@ -5,7 +5,7 @@ Both are kept with the intent, for prices move and a saving against today's pric
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import func, select
@@ -16,6 +16,7 @@ from jobs.tables import Part
 from ledger.accrual import read_meter
 from ledger.money import cost_of_seconds, div_half_even, to_nano
 from ledger.savings import avoid
+from ledger.unit_costs import Tokens, tokens_of
 from markets.offer import Offer
 from markets.tables import RentalRow
 
@@ -25,8 +26,9 @@ _MILLION = 1_000_000
 
 def baselines(chosen: Offer, offers: Iterable[Offer], model: str) -> dict[str, Any]:
     """What is kept of the alternatives: `on_demand_nano_hour` of the same machine at the same market, else the cheapest one
-    with as many of the same accelerator anywhere; `api_nano_per_million` [input, output] of the cheapest endpoint that sells
-    the model. Offers without a price in USD, or quarantined, say nothing."""
+    with as many of the same accelerator anywhere (`on_demand_elsewhere`: it is no list price of what was rented);
+    `api_nano_per_million` [input, output, cached input] of the cheapest endpoint that sells the model (cached input costs as
+    much as fresh where it has no price of its own). Offers without a price in USD, or quarantined, say nothing."""
     on_demand, elsewhere, api = [], [], []
     for each in offers:
         if each.quarantined or each.currency != "USD":
@@ -37,13 +39,32 @@ def baselines(chosen: Offer, offers: Iterable[Offer], model: str) -> dict[str, A
             elif (each.accelerator.name, each.accelerator.count) == (chosen.accelerator.name, chosen.accelerator.count):
                 elsewhere.append(to_nano(each.price))
         elif each.pricing == "token" and each.per_million and each.key.sku == model:
-            api.append([to_nano(each.per_million.input), to_nano(each.per_million.output)])
+            price = each.per_million
+            cached = price.input if price.cached is None else price.cached
+            api.append([to_nano(price.input), to_nano(price.output), to_nano(cached)])
     found: dict[str, Any] = {}
     if on_demand or elsewhere:
         found["on_demand_nano_hour"] = min(on_demand or elsewhere)
+        if not on_demand:
+            found["on_demand_elsewhere"] = True
     if api:
-        found["api_nano_per_million"] = min(api, key=sum)
+        found["api_nano_per_million"] = min(api, key=lambda price: (price[0] + price[1], price))
     return found
+
+
+def api_nano(tokens: Tokens, price: Sequence[int]) -> int:
+    """Nano-USD of these tokens at [input, output, cached input] for a million; intents of before there was a third price take
+    the first. Each token is charged in one class (Langfuse #5568, #10592 charged cached input twice, #2112 as if it were fresh),
+    and what fills a cache is fresh input (#14249 had it free). Pure.
+
+    >>> api_nano(Tokens(fresh_input=6, cached_input=4, output=5, reasoning=0), [1_000_000, 2_000_000, 500_000])
+    18
+    """
+    input_, output, cached = price if len(price) == 3 else (*price, price[0])
+    return div_half_even(
+        tokens.fresh_input * input_ + tokens.cached_input * cached + (tokens.output + tokens.reasoning) * output,
+        _MILLION,
+    )
 
 
 async def book_avoided(session: AsyncSession, row: RentalRow, *, now_us: int) -> None:
@@ -54,10 +75,13 @@ async def book_avoided(session: AsyncSession, row: RentalRow, *, now_us: int) ->
         found["OnDemand"] = cost_of_seconds(price, reading.seconds) - reading.nano
     if (api := row.purpose.get("api_nano_per_million")) is not None:
         query = select(
-            func.coalesce(func.sum(col(Part.prompt_tokens)), 0), func.coalesce(func.sum(col(Part.completion_tokens)), 0)
+            func.coalesce(func.sum(col(Part.prompt_tokens)), 0),
+            func.coalesce(func.sum(col(Part.cached_tokens)), 0),
+            func.coalesce(func.sum(col(Part.completion_tokens)), 0),
         ).where(col(Part.placement_id) == row.id, col(Part.counted).is_(True))
-        prompt, completion = (await session.execute(query)).one()
-        found["Api"] = div_half_even(int(prompt) * api[0] + int(completion) * api[1], _MILLION) - reading.nano
+        prompt, cached, completion = (await session.execute(query)).one()
+        tokens = tokens_of(prompt=int(prompt), cached=int(cached), completion=int(completion))
+        found["Api"] = api_nano(tokens, api) - reading.nano
     for against, nano in found.items():
         await avoid(
             session,

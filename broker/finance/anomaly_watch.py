@@ -12,7 +12,7 @@ from sqlmodel import col
 
 from broker.control.convert import usd
 from broker.costs import accrued_by_rental
-from broker.finance.spend import DAY_US, HOUR_US, Cell, Facts, cells, facts_of, grouped
+from broker.finance.spend import DAY_US, HOUR_US, TAG, Cell, Facts, by_tag, cells, facts_of, grouped
 from broker.finance.tables import AnomalyLabel
 from jobs.tables import Part
 from ledger.anomalies import Anomaly, MachineFacts, burning, daily, structural
@@ -29,7 +29,7 @@ async def anomalies(session: AsyncSession, *, day_us: int, now_us: int, project:
     """Everything out of the ordinary on the UTC day that begins at `day_us`, dearest first, structural ones after."""
     since = day_us - WEEKS_BACK * 7 * DAY_US
     found = await cells(session, since_us=since, until_us=day_us + DAY_US, project=project)
-    facts = await facts_of(session, found, ("project",))
+    facts = await facts_of(session, found, ("project", "batch"))
     days = range(since // DAY_US, day_us // DAY_US + 1)
     told = [
         anomaly
@@ -48,8 +48,8 @@ async def anomalies(session: AsyncSession, *, day_us: int, now_us: int, project:
 def _series(
     found: Sequence[Cell], facts: Facts, days: range, project: str | None
 ) -> list[tuple[str, list[int], dict[str, list[int]]]]:
-    """(scope, nano by day, the same by part). The whole by project and provider; projects by provider and model; providers by
-    project."""
+    """(scope, nano by day, the same by part). The whole by project and provider; projects by provider; providers and the
+    batches' tags by project (within one project by provider). What carries a tag is what `spend --by tag:NAME` says of it."""
     scopes = [("provider", "project"), ("project", "provider")]
     made = [] if project else [("all", _by_day(found, days), _parts(found, facts, days, "project"))]
     for key, part in scopes:
@@ -61,7 +61,11 @@ def _series(
             (f"{key}:{value}", _by_day(own, days), _parts(own, facts, days, part))
             for value, own in sorted(split.items())
         ]
-    return made
+    part = "provider" if project else "project"
+    return made + [
+        (f"{TAG}{name}={value}", _by_day(own, days), _parts(own, facts, days, part))
+        for (name, value), own in sorted(by_tag(found, facts).items())
+    ]
 
 
 def _by_day(found: Sequence[Cell], days: range) -> list[int]:

@@ -205,9 +205,18 @@ def subject_of(entry: BookEntry, row: RentalRow | None) -> Subject:
         accelerators=key.count,
         memory_mib=int(chip.get("memory_mib") or 0),
         unit_nano=0 if row is None else row.price_nano_hour,
+        list_nano=0 if row is None else _list_nano(row),
         started_us=None if row is None else row.started_us,
         model=None if row is None else row.model,
     )
+
+
+def _list_nano(row: RentalRow) -> int:
+    """What the same machine cost on demand at the same market when an interruptible one was chosen: the price that settlement
+    books the saving against. What was known of other machines only is no list price of this one."""
+    if row.pricing not in ("spot", "bid") or row.purpose.get("on_demand_elsewhere"):
+        return 0
+    return int(row.purpose.get("on_demand_nano_hour") or 0)
 
 
 def charges_of(entry: BookEntry, number: int, subject: Subject, *, invoice: str | None) -> list[Charge]:

@@ -23,12 +23,13 @@ from broker.database import Database
 from broker.finance import audit_export
 from broker.finance.account_maps import newest_map
 from broker.finance.books_read import BookEntry, Subjects, charges_of, market_of, pages
+from broker.finance.contract_terms import contract_terms
 from broker.finance.invoices import invoice_lines, invoiced_in
 from ledger import erp, journals, sealed_export
 from ledger.book import entries as recorded_entries
 from ledger.export import COLUMNS, csv_text, rows_of
 from ledger.focus.charge import Charge, Subject
-from ledger.focus.datasets import as_piece, billing_periods, invoice_details
+from ledger.focus.datasets import as_piece, billing_periods, contract_commitments, invoice_details
 from ledger.focus.files import FocusFiles
 from ledger.focus.model import Dataset, Version, columns
 from ledger.focus.table import BROKER, Mode, header, pieces
@@ -123,11 +124,12 @@ async def _focus(database: Database, wanted: Wanted, folder: Path) -> dict[str, 
             await asyncio.to_thread(_write, files, charges, subjects.all, period, wanted.mode, version)
     finally:
         files.close()
-    smaller = await _smaller(database, wanted, period, subjects, base) if version == "1.4" else []
+    smaller = await _smaller(database, wanted, period, subjects, base) if version == "1.4" else {}
     return {
         "focus_version": version,
         "rows": files.rows,
         "datasets": ["Cost and Usage", *smaller],
+        "dataset_rows": {"Cost and Usage": files.rows, **smaller},
         "parquet": "written" if has_arrow else "not written: pyarrow is not installed (the extra `parquet`)",
         "billed_cost": {market: f"{from_nano(nano):f}" for market, nano in sorted(totals.billed.items())},
         "effective_cost": {market: f"{from_nano(nano):f}" for market, nano in sorted(totals.effective.items())},
@@ -163,10 +165,12 @@ async def _charges(
             yield found
 
 
-async def _smaller(database: Database, wanted: Wanted, period: str, subjects: Subjects, base: Path) -> list[str]:
-    """The other datasets that have rows. A file without rows would be read as damage; the manifest says what is there."""
+async def _smaller(database: Database, wanted: Wanted, period: str, subjects: Subjects, base: Path) -> dict[str, int]:
+    """The other datasets. Of the first two a file without rows would be read as damage and is not there; that nothing was
+    bought ahead is news, and Contract Commitment says it with its header alone."""
     async with database.transaction() as session:
         details = [] if wanted.mode == "chargeback" else await invoice_lines(session, period)
+        bought = await contract_terms(session, wanted.mode, project=wanted.project)
         closed_us = await session.scalar(
             select(col(Entry.occurred_at_us)).where(
                 col(Entry.kind) == "period.close", col(Entry.key) == f"period.close:{period}"
@@ -176,14 +180,15 @@ async def _smaller(database: Database, wanted: Wanted, period: str, subjects: Su
     made: list[tuple[Dataset, list[Any]]] = [
         ("Billing Period", billing_periods(issuers, period, closed_us=closed_us, now_us=wanted.now_us)),
         ("Invoice Detail", invoice_details(details, period)),
+        ("Contract Commitment", contract_commitments(bought, period, now_us=wanted.now_us)),
     ]
-    for dataset, rows in made:
-        if rows:
-            path = base / f"{dataset.lower().replace(' ', '_')}.csv"
-            files = FocusFiles(list(columns(dataset)), csv_path=path, parquet_path=None)
-            files.write(as_piece(dataset, rows))
-            files.close()
-    return [dataset for dataset, rows in made if rows]
+    written = [(dataset, rows) for dataset, rows in made if rows or dataset == "Contract Commitment"]
+    for dataset, rows in written:
+        path = base / f"{dataset.lower().replace(' ', '_')}.csv"
+        files = FocusFiles(list(columns(dataset)), csv_path=path, parquet_path=None)
+        files.write(as_piece(dataset, rows))
+        files.close()
+    return {dataset: len(rows) for dataset, rows in written}
 
 
 async def _journal(database: Database, wanted: Wanted, folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -116,6 +116,18 @@ def grouped(
         for batch, nano in _shares(cell, facts, keys).items():
             sums[tuple(_value(key, cell, batch, facts, step_us) for key in keys)] += nano
     return dict(sums)
+
+
+def by_tag(found: Sequence[Cell], facts: Facts) -> dict[tuple[str, str], list[Cell]]:
+    """The cells by the (name, value) of every tag that a batch carries, each cut to what those batches bear of it: what
+    `grouped` says of `tag:NAME`, for all names in one pass. `facts` were read for `batch`. Lines' own tags stand in files,
+    beside prompts, and are not looked at; what no tag has is in none. Pure."""
+    split: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+    for cell in found:
+        for batch, nano in _shares(cell, facts, ("batch",)).items():
+            for tag in facts.tags.get(batch, {}).items():
+                split[tag].append(replace(cell, nano=nano))
+    return split
 
 
 def _shares(cell: Cell, facts: Facts, keys: Sequence[str]) -> dict[str, int]:

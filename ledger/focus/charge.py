@@ -34,8 +34,9 @@ UNITS: Mapping[str, str] = {"MTOKEN": "1000000 Tokens", "GPUH": "GPU-Hours"}
 class Subject:
     """What was charged for: everything that all charges of one rental have in common.
 
-    `unit_nano` is the hourly price of the whole machine (0: not known), `rental` our id of it (also the tag that it carries
-    at the provider), `started_us` the provider's metering start.
+    `unit_nano` is the hourly price of the whole machine (0: not known), `list_nano` what the same machine cost on demand when it
+    was chosen, where it was rented for another price (0: not known), `rental` our id of it (also the tag that it carries at the
+    provider), `started_us` the provider's metering start.
     """
 
     market: str
@@ -52,6 +53,7 @@ class Subject:
     accelerators: int = 0
     memory_mib: int = 0
     unit_nano: int = 0
+    list_nano: int = 0
     started_us: int | None = None
     model: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Our own checker of Cost and Usage 1.4: row by row, each rule for itself, every breach told. Pure.
+"""Our own checker of FOCUS 1.4: row by row, each rule for itself, every breach told. Pure.
 
 The official validator judges some rules by column and lets single rows pass (a wrong ListCost, a ServiceSubcategory that is none,
 a date with a space); this one is held to a corpus of single-rule mutations. Cells are the texts of a CSV, None is null.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 
 from ledger.errors import UnknownUnit
+from ledger.focus.commitment_check import commitment_breaches
 from ledger.focus.model import COST_AND_USAGE, Column, Dataset, columns, subcategory_parents
 from ledger.units import unit
 
@@ -89,19 +90,23 @@ def check_row(number: int, row: Row, dataset: Dataset = COST_AND_USAGE) -> Itera
         for rule, message in _cell(column, row[name]):
             sound = False
             yield FocusFinding(number, name, rule, message)
-    if sound and dataset == COST_AND_USAGE:  # rules across cells need cells that can be read
-        for name, rule, message in _across(row):
+    across = _ACROSS.get(dataset)
+    if sound and across is not None:  # rules across cells need cells that can be read
+        for name, rule, message in across(row):
             yield FocusFinding(number, name, rule, message)
 
 
 def check_rows(rows: Iterable[Row], dataset: Dataset = COST_AND_USAGE) -> list[FocusFinding]:
-    """All findings of a table, and that each SkuPriceId has one SKU and each ServiceName one category."""
+    """All findings of a table, and that each SkuPriceId has one SKU, each ServiceName one category, each commitment one row."""
     found: list[FocusFinding] = []
     seen: dict[tuple[str, str], str | None] = {}
     for number, row in enumerate(rows, start=1):
         if number == 1:
             found += check_header(row, dataset)
         found += check_row(number, row, dataset)
+        commitment = row.get("ContractCommitmentId")
+        if commitment and seen.setdefault(("ContractCommitmentId", commitment), str(number)) != str(number):
+            found.append(FocusFinding(number, "ContractCommitmentId", "repeated_id", f"{commitment!r} is there twice"))
         for key, value in (
             ("SkuPriceId", "SkuId"),
             ("ServiceName", "ServiceCategory"),
@@ -293,3 +298,9 @@ def _number(row: Row, name: str) -> Decimal | None:
         return None if value is None else Decimal(value)
     except InvalidOperation:
         return None
+
+
+_ACROSS: Mapping[Dataset, Callable[[Row], Iterator[tuple[str, str, str]]]] = {
+    COST_AND_USAGE: _across,
+    "Contract Commitment": commitment_breaches,
+}

@@ -253,7 +253,19 @@ def _of_charges(charges: Sequence[Charge], subjects: Sequence[Subject], period: 
     ]
     consumed = quantities if consumed_values == quantities.values else Decimals(consumed_values)
     unit_prices = Decimals([_unit_price(charge, units[charge.subject]) for charge in charges])
-    listed = Decimals([_listed(charge, units[charge.subject]) for charge in charges])
+    contracted = Decimals([_contracted(charge, units[charge.subject]) for charge in charges])
+    list_prices, listed = unit_prices, contracted
+    if any(subject.list_nano for subject in subjects):
+        lists = [_list_nano(charge, subjects[charge.subject]) for charge in charges]
+        list_prices = Decimals(
+            [nano * _NANO_TO_SCALE if nano else price for nano, price in zip(lists, unit_prices.values, strict=True)]
+        )
+        listed = Decimals(
+            [
+                _of_seconds(charge.seconds, nano) if nano and charge.seconds is not None else cost
+                for charge, nano, cost in zip(charges, lists, contracted.values, strict=True)
+            ]
+        )
     categories = ("Usage", "Purchase", "Credit", "Adjustment")
     begins, ends = (
         [charge.start_us // 1_000_000 for charge in charges],
@@ -274,7 +286,7 @@ def _of_charges(charges: Sequence[Charge], subjects: Sequence[Subject], period: 
         "ChargePeriodStart": Instants(begins),
         "ConsumedQuantity": consumed,
         "ConsumedUnit": _units(charges, consumed.values),
-        "ContractedCost": listed,
+        "ContractedCost": contracted,
         "ContractedUnitPrice": unit_prices,
         "EffectiveCost": effective,
         "InvoiceDetailId": _coded(
@@ -282,17 +294,21 @@ def _of_charges(charges: Sequence[Charge], subjects: Sequence[Subject], period: 
         ),
         "InvoiceId": _coded(invoices),
         "ListCost": listed,
-        "ListUnitPrice": unit_prices,
+        "ListUnitPrice": list_prices,
         "PricingCurrency": _same("USD", count),
         "PricingCurrencyContractedUnitPrice": unit_prices,
         "PricingCurrencyEffectiveCost": effective,
-        "PricingCurrencyListUnitPrice": unit_prices,
+        "PricingCurrencyListUnitPrice": list_prices,
         "PricingQuantity": quantities,
         "PricingUnit": _units(charges, quantities.values),
         "x_BatchId": _coded([charge.batch for charge in charges]),
         "x_EventKind": _coded([charge.kind for charge in charges]),
         "x_LedgerTransactionId": Texts([charge.entry_id for charge in charges]),
-        **(_foreign(charges, unit_prices.values, used) if any(charge.foreign for charge in charges) else {}),
+        **(
+            _foreign(charges, unit_prices.values, list_prices.values, used)
+            if any(charge.foreign for charge in charges)
+            else {}
+        ),
     }
 
 
@@ -318,23 +334,28 @@ def _units(charges: Sequence[Charge], quantities: Sequence[int | None]) -> Coded
     )
 
 
-def _foreign(charges: Sequence[Charge], prices: Sequence[int | None], used: Sequence[int]) -> dict[str, FocusColumn]:
+def _foreign(
+    charges: Sequence[Charge], prices: Sequence[int | None], lists: Sequence[int | None], used: Sequence[int]
+) -> dict[str, FocusColumn]:
     """What was priced in another currency than it is billed in: an Akash lease in AKT."""
     costs = [
         charge.foreign_nano * _NANO_TO_SCALE if charge.foreign else cost
         for charge, cost in zip(charges, used, strict=True)
     ]
-    each = Decimals(
-        [
-            price if charge.foreign is None else _of_quantity(charge, abs(charge.foreign_nano))
-            for charge, price in zip(charges, prices, strict=True)
-        ]
-    )
+
+    def told(own: Sequence[int | None]) -> Decimals:
+        return Decimals(
+            [
+                price if charge.foreign is None else _of_quantity(charge, abs(charge.foreign_nano))
+                for charge, price in zip(charges, own, strict=True)
+            ]
+        )
+
     return {
         "PricingCurrency": _coded([charge.foreign or "USD" for charge in charges]),
-        "PricingCurrencyContractedUnitPrice": each,
+        "PricingCurrencyContractedUnitPrice": told(prices),
         "PricingCurrencyEffectiveCost": Decimals(costs),
-        "PricingCurrencyListUnitPrice": each,
+        "PricingCurrencyListUnitPrice": told(lists),
     }
 
 
@@ -385,7 +406,7 @@ def _unit_price(charge: Charge, unit_nano: int) -> int | None:
     """Of one PricingUnit at scale 18: the rental's hour, or where that is not the price what the charge says of itself."""
     if not charge.is_metered:
         return None
-    if _has_list_price(charge, unit_nano):
+    if _has_hourly_price(charge, unit_nano):
         return unit_nano * _NANO_TO_SCALE
     return _of_quantity(charge, abs(charge.priced_nano))
 
@@ -397,14 +418,26 @@ def _of_quantity(charge: Charge, nano: int) -> int | None:
     return None if charge.seconds is None else div_half_even(nano * _NANO_TO_SCALE * 3600, abs(charge.seconds))
 
 
-def _has_list_price(charge: Charge, unit_nano: int) -> bool:
+def _has_hourly_price(charge: Charge, unit_nano: int) -> bool:
     return bool(unit_nano) and charge.seconds is not None and charge.commitment is None
 
 
-def _listed(charge: Charge, unit_nano: int) -> int:
+def _list_nano(charge: Charge, subject: Subject) -> int:
+    """The hour's price that the discount of an interruptible machine is taken off; 0 where what was charged is the list price,
+    as far as anybody knows."""
+    is_usage = charge.category == "Usage" and charge.seconds is not None
+    return subject.list_nano if is_usage and charge.commitment is None and charge.foreign is None else 0
+
+
+def _contracted(charge: Charge, unit_nano: int) -> int:
     """Unit price x quantity at scale 18: the booked amount (whole nanos, rounded on the meter's total) may miss it by a
     nano."""
-    if charge.seconds is None or not _has_list_price(charge, unit_nano):
+    if charge.seconds is None or not _has_hourly_price(charge, unit_nano):
         return charge.priced_nano * _NANO_TO_SCALE
-    cost = div_half_even(unit_nano * abs(charge.seconds) * _NANO_TO_SCALE, 3600)
-    return cost if charge.seconds >= 0 else -cost
+    return _of_seconds(charge.seconds, unit_nano)
+
+
+def _of_seconds(seconds: int, nano_hour: int) -> int:
+    """At scale 18; negative for seconds that are given back."""
+    cost = div_half_even(nano_hour * abs(seconds) * _NANO_TO_SCALE, 3600)
+    return cost if seconds >= 0 else -cost

@@ -25,6 +25,7 @@ from broker.finance.reconciliation import import_invoice
 from ledger.book import post_many
 from ledger.focus.check import check_rows
 from ledger.reconcile.read import read_bill
+from markets.tables import RentalRow
 from tests.support.month_of_books import PERIOD, START, book_month, other_events
 
 pytestmark = [
@@ -63,6 +64,8 @@ async def books(database: Database) -> Database:
     """A month with machines, waste, a correction, a refund, a credit, a commitment, an AKT lease and a reconciled invoice."""
     await book_month(database)
     async with database.transaction() as session:
+        spot = await session.get_one(RentalRow, "rental_a")
+        spot.purpose = {**spot.purpose, "on_demand_nano_hour": 40 * 10**9}  # its ListUnitPrice
         await post_many(session, [(event, NOW) for event in other_events()])
     bill = (
         b"BilledCost,BillingCurrency,ChargeCategory,InvoiceId,x_RentalId,ChargePeriodStart,ChargePeriodEnd\n"
@@ -101,6 +104,25 @@ async def test_the_toolkit_finds_nothing_in_1_4_and_neither_do_we(books: Databas
     bundle = run("toolkit/bin/focus-toolkit", "validate-bundle", "--directory", base)
     assert bundle.returncode == 0, bundle.stdout
     assert check_rows(rows_of(tmp_path / "out")) == []
+
+
+async def test_a_contract_commitment_of_a_header_alone_is_no_harm_to_the_bundle(
+    database: Database, tmp_path: Path
+) -> None:
+    await book_month(database)
+    await exported(database, tmp_path / "out", "focus-1.4")
+    base = tmp_path / "out" / f"billing_period={PERIOD}"
+    bundle = run("toolkit/bin/focus-toolkit", "validate-bundle", "--directory", base)
+    assert bundle.returncode == 0, bundle.stdout
+    judged = run(
+        "toolkit/bin/focus-toolkit",
+        "validate",
+        "--dataset",
+        "contract-commitment",
+        base / "contract_commitment.csv",
+    )
+    told = [line for line in judged.stdout.splitlines() if line.lstrip().startswith("[")]
+    assert len(told) == 1 and "empty_dataset" in told[0], judged.stdout
 
 
 async def test_the_official_validator_has_only_its_known_false_failures_on_1_2(books: Database, tmp_path: Path) -> None:

@@ -53,6 +53,25 @@ async def test_a_commitment_is_expensed_by_use_and_the_rest_is_shown_as_unused(b
     assert sums["Expenses:Unused:Ri--1"] == 750
 
 
+async def test_a_commitment_whose_account_a_person_spelt_otherwise_is_amortised_all_the_same(books: Database) -> None:
+    by_hand = Event(
+        key="buy-2",
+        kind="commitment.buy",
+        occurred_at_us=NOW,
+        actor="fin",
+        dims=Dims(),
+        lines=(Line(account="Assets:Commitments:Ri-1", nano=1000), Line(account="Liabilities:Payable:Aws", nano=-1000)),
+        facts=Facts(commitment="ri-1", market="aws", from_us=NOW, until_us=NOW + DAY_US),
+    )
+    async with books.transaction() as session:
+        await post(session, by_hand, recorded_at_us=NOW)
+        (bought,) = await commitments(session)
+        for hours in (3, 3, 30):
+            await amortise(session, bought, [], now_us=NOW + hours * HOUR_US)
+        sums = {each.account: each.nano for each in await balances(session)}
+    assert (sums["Assets:Commitments:Ri-1"], sums["Expenses:Unused:Ri--1"]) == (0, 1000)
+
+
 async def test_a_closed_month_takes_nothing_more_and_late_news_goes_to_the_next(books: Database) -> None:
     """NOW is in November 2026."""
     late = Event(

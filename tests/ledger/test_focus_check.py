@@ -6,12 +6,15 @@ import csv
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ledger.focus.check import check_header, check_row, check_rows
+from ledger.focus.datasets import Term, as_piece, contract_commitments
 from ledger.focus.model import columns
+from tests.support.month_of_books import START as START_US
 
 Row = dict[str, str | None]
 COLUMNS = columns()
@@ -188,6 +191,98 @@ def test_rules_over_rows_and_the_row_that_breaks_them() -> None:
     assert check_rows(SOUND.values()) == []
     found = check_rows([USAGE, USAGE, USAGE | {"SkuId": "p4"}])
     assert [(each.row, each.rule) for each in found] == [(3, "one_to_one")]
+
+
+TERM = Term(
+    "rsv-1", "aws", "p5", "USD", 48 * 10**9, 24 * 3600, START_US, START_US + 86_400_000_000, START_US - 5_000_000
+)
+
+
+def commitment_row(term: Term = TERM, now_us: int = START_US + 5_000_000) -> Row:
+    piece = as_piece("Contract Commitment", contract_commitments([term], "2026-11", now_us=now_us))
+    return {name: column.cells()[0] for name, column in piece.items()}
+
+
+def commitment_mutations() -> Iterator[tuple[str, str | None, str]]:
+    for name, column in columns("Contract Commitment").items():
+        if not column.is_nullable:
+            yield name, None, "null_not_allowed"
+        if column.kind == "Decimal":
+            yield name, "1,5", "not_a_decimal"
+        elif column.kind == "Date/Time":
+            yield name, "2026-11-03 00:00:00", "not_an_instant"
+        elif column.allowed:
+            yield name, "Use", "value_not_allowed"
+    scope = "ContractCommitmentApplicability"
+    rule = {"Dimension": "SkuId", "Operator": "In", "Values": ["p5"]}
+    for wrong in (
+        {"ServiceName": "aws compute"},  # what this project wrote before the schema was read
+        {"InclusionOperator": "And"},
+        {"InclusionOperator": "And", "Inclusions": []},
+        {"InclusionOperator": "Xor", "Inclusions": [rule]},
+        {"InclusionOperator": "And", "Inclusions": [{"Dimension": "SkuId"}]},
+        {"InclusionOperator": "And", "Inclusions": [rule | {"Dimension": "Colour"}]},
+        {"InclusionOperator": "And", "Inclusions": [rule | {"Operator": "Is"}]},
+        {"InclusionOperator": "And", "Inclusions": [rule | {"Values": []}]},
+        {"IsGlobalScope": True, "Inclusions": [rule], "InclusionOperator": "Or"},
+        {"InclusionOperator": "And", "Inclusions": [rule], "Exclusions": [rule]},
+    ):
+        yield scope, json.dumps(wrong), "wrong_scope"
+    yield "ContractCommitmentDiscountPercentage", "1.5", "out_of_range"
+    yield "ContractCommitmentLastUpdated", "2026-10-01T00:00:00Z", "updated_before_created"
+    yield "ContractCommitmentPeriodEnd", "2026-11-01T00:00:00Z", "end_before_start"
+    yield "ContractPeriodEnd", "2026-10-01T00:00:00Z", "end_before_start"
+    yield "ContractCommitmentDurationType", "a year", "not_a_duration"
+    yield "ContractCommitmentUnit", None, "unit_with_quantity"
+    yield "ContractCommitmentQuantity", None, "quantity_required"
+    yield "BillingCurrency", None, "currency_with_cost"
+    yield "BillingCurrency", "AKT", "not_a_currency"
+    yield "PricingCurrencyContractCommitmentCost", "47.0", "same_currency"
+    yield "ContractCommitmentPaymentUpfrontPercentage", "0.5", "wrong_upfront"
+    yield "ContractCommitmentPaymentInterval", "Monthly", "wrong_interval"
+
+
+def test_no_mutation_of_a_contract_commitment_is_missed() -> None:
+    sound = commitment_row()
+    assert check_rows([sound], "Contract Commitment") == []
+    missed = [
+        (column, value, rule)
+        for column, value, rule in commitment_mutations()
+        if rule not in {each.rule for each in check_row(1, sound | {column: value}, "Contract Commitment")}
+    ]
+    assert missed == []
+    assert [each.rule for each in check_rows([sound, sound], "Contract Commitment")] == ["repeated_id"]
+
+
+def test_a_commitment_is_pending_then_active_then_expired_and_leaves_the_month_after_its_end() -> None:
+    told = [
+        commitment_row(now_us=START_US + days * 86_400_000_000 + 1)["ContractCommitmentLifecycleStatus"]
+        for days in (-1, 0, 1)
+    ]
+    assert told == ["Pending", "Active", "Expired"]
+    assert [len(contract_commitments([TERM], month, now_us=START_US)) for month in ("2026-09", "2026-10", "2026-11", "2026-12")] \
+        == [0, 1, 1, 0]  # fmt: skip
+
+
+def test_a_commitment_bought_twice_under_one_id_is_one_and_one_paid_in_a_virtual_currency_has_no_bill() -> None:
+    [row] = contract_commitments(
+        [TERM, replace(TERM, nano=10**9, end_us=TERM.end_us + 3_600_000_000)], "2026-11", now_us=START_US
+    )
+    assert (row["ContractCommitmentCost"], row["ContractCommitmentQuantity"]) == (49 * 10**18, 48 * 10**18)
+    assert row["ContractCommitmentDurationType"] == "25 Hours"
+    akt = commitment_row(replace(TERM, unit="AKT"))
+    assert (akt["ContractCommitmentCost"], akt["BillingCurrency"], akt["PricingCurrency"]) == (None, None, "AKT")
+    assert check_rows([akt], "Contract Commitment") == []
+
+
+@pytest.mark.skipif("BROKER_REFERENCE" not in os.environ, reason="needs the official models")
+def test_the_applicability_fits_the_official_schema() -> None:
+    validator = pytest.importorskip("jsonschema").Draft202012Validator
+    folder = Path(os.environ["BROKER_REFERENCE"]) / "data" / "focus" / "json_schemas"
+    schema = json.loads((folder / "contractcommitmentapplicabilityobjectschema.json").read_text())
+    for term in (TERM, replace(TERM, sku=None)):
+        scope = json.loads(commitment_row(term)["ContractCommitmentApplicability"] or "")
+        assert list(validator(schema).iter_errors(scope)) == []
 
 
 @pytest.mark.skipif("BROKER_REFERENCE" not in os.environ, reason="needs the official models")

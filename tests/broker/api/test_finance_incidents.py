@@ -16,6 +16,7 @@ from ledger.movers import Week, movers
 from ledger.reconcile.bill import BadBill, Bill, BillLine
 from ledger.reconcile.match import Accrued, reconcile
 from ledger.reconcile.read import read_bill
+from markets.tables import RentalRow
 from tests.support.month_of_books import PERIOD, START, book_month
 
 HOUR = 3_600_000_000
@@ -99,6 +100,23 @@ def test_skypilot_847_a_spot_machine_at_the_on_demand_price_is_named() -> None:
 def test_dstack_1890_eight_times_the_shown_price_is_told_on_the_first_interval() -> None:
     machine = MachineFacts("rental_1", "p", "runpod", 0, 10**9, 10**9, 8 * 10**9, 1, False, True, started_us=START)
     assert [each.rule for each in structural([machine], START + HOUR)] == ["charged_above_quote"]
+
+
+async def test_dstack_1890_what_was_quoted_and_what_is_charged_stand_side_by_side_in_the_books_of_a_machine(
+    booked: Any,
+) -> None:
+    """Eight times the shown price, per GPU and not per machine: the market's own price of the rental, against the offer's that
+    the plan was made with, on the day that it was charged, in what finance reads."""
+    async with booked.services.database.transaction() as session:
+        row = await session.get_one(RentalRow, "rental_c")
+        row.price_nano_hour *= 8  # as `rentals.observe` takes it from the market
+    found = (await booked.call("GET", "/v1/ledger/anomalies?day=2026-11-01")).json["data"]
+    [told] = [each for each in found if each["rule"] == "charged_above_quote"]
+    assert told["scope"] == "rental:rental_c"
+    assert Decimal(told["actual_usd"]) == 7 * Decimal("0.333333333"), "an hour of it costs so much above the quote"
+    weekly = (await booked.call("GET", "/v1/reports/weekly?until=2026-11-08")).json
+    [section] = [each for each in weekly["sections"] if each["title"] == "Anomalies"]
+    assert "charged_above_quote" in {row[section["columns"].index("rule")] for row in section["rows"]}
 
 
 def test_ultralytics_1015_billing_after_the_end_is_a_leak_and_no_rounding() -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from broker.finance.spend import Cell, Facts, by_tag, grouped
 from broker.keys import create_key
-from jobs.tables import Batch, File, Part, Shard
+from jobs import tag_rows
+from jobs.tables import Batch, File, LineTag, Part, Shard
 from markets.tables import OfferRow
-from tests.support.month_of_books import HOUR, MACHINES, PERIOD, START, Machine, book_month
+from tests.support.month_of_books import HOUR, MACHINES, PERIOD, START, Machine, book_month, rental_row
 
 DAY = 24 * HOUR
 WHOLE = Decimal("34.293552503") + Decimal("0.999722223") + Decimal("0.370370370") + Decimal("0.000000015") + Decimal(0)
@@ -163,6 +166,76 @@ async def test_a_runaway_machine_is_an_anomaly_that_a_person_labels(server: Any)
     theirs = await server.key("finance", project="theirs")
     refused = await server.call("PUT", path, key=theirs, json={"label": "false"})
     assert (refused.status, refused.code) == (422, "all_projects_only")
+
+
+async def tagged_batch(server: Any, project: str, tags: dict[str, str], line_tag: str | None = None) -> None:
+    """The batch that `book_month` rents a project's machines for."""
+    async with server.services.database.transaction() as session:
+        session.add(
+            File(id=f"file-{project}", project=project, purpose="batch", filename="f", bytes=1, sha256="0",
+                 object_key=f"k-{project}", created_us=1)
+        )  # fmt: skip
+        await session.flush()
+        session.add(
+            Batch(
+                id=f"batch_{project}", project=project, principal="p", endpoint="e", input_file_id=f"file-{project}",
+                input_key="k", completion_window="24h", status="completed", created_us=1, expires_us=2, policy_hash="h",
+                wishes={"tags": tags},
+            )
+        )  # fmt: skip
+        await session.flush()
+        if line_tag:
+            session.add(LineTag(batch_id=f"batch_{project}", key="agent", value=line_tag, lines=[[0, 1]]))
+
+
+async def test_what_runs_away_under_a_tag_is_told_by_that_tag_and_is_what_spend_says_of_it(server: Any) -> None:
+    calm = [
+        Machine(f"{project}_{day}", "aws", "spot", project, 100 * 10**9, (3_600,), started_us=START + day * DAY)
+        for project, first in (("search", 7), ("ads", 26))
+        for day in range(first, 36)
+    ]
+    wild = Machine("rental_wild", "vast.ai", "bid", "search", 100 * 10**9, (20 * 3_600,), started_us=START + 35 * DAY)
+    await book_month(server.services.database, (*calm, wild))
+    await tagged_batch(server, "search", {"team": "ml", "run": "<script>"}, line_tag="a customer's name")
+    await tagged_batch(server, "ads", {"team": "web"})
+    answer = await server.call("GET", "/v1/ledger/anomalies?day=2026-12-06")
+    found = {each["scope"]: each for each in answer.json["data"]}
+    assert {scope for scope in found if scope.startswith("tag:")} == {"tag:run=<script>", "tag:team=ml"}
+    told = found["tag:team=ml"]
+    assert (told["rule"], [part["name"] for part in told["contributors"]]) == ("weekday", ["search"])
+    spent = (await server.call("GET", "/v1/spend?by=tag:team,day")).json["data"]
+    assert Decimal(told["actual_usd"]) == Decimal(
+        next(row["usd"] for row in spent if row["values"] == ["ml", "2026-12-06"])
+    )
+    assert b"customer" not in answer.raw, "lines' own tags stand beside prompts and are not finance's"
+    page = (await server.call("GET", "/v1/reports/weekly?form=html&until=2026-12-07")).raw
+    assert b"tag:run=&lt;script&gt;" in page and b"<script" not in page
+    ads = await server.key("finance", project="ads")
+    assert (await server.call("GET", "/v1/ledger/anomalies?day=2026-12-06", key=ads)).json["data"] == []
+    search = await server.key("finance", project="search")
+    own = (await server.call("GET", "/v1/ledger/anomalies?day=2026-12-06", key=search)).json["data"]
+    assert next(each for each in own if each["scope"] == "tag:team=ml")["contributors"][0]["name"] == "vast.ai"
+    async with server.services.database.transaction() as session:
+        await tag_rows.erase(session, "batch_search")
+    after = (await server.call("GET", "/v1/ledger/anomalies?day=2026-12-06")).json["data"]
+    assert not [each for each in after if each["scope"].startswith("tag:")], "what was erased is not told again"
+
+
+def test_a_machine_of_several_batches_is_in_each_ones_tag_by_its_share() -> None:
+    """And in a tag that both carry as a whole: the cells of a tag sum to what `spend` says of it, for every tag."""
+    cell = Cell(step=1, project="search", rental="r", account="Expenses:Compute:Spot:Aws", nano=10)
+    row = rental_row(replace(MACHINES[0], rental="r"))
+    row.purpose = {"batches": ["one", "two", "three"]}
+    tags = {"one": {"team": "ml", "site": "x"}, "two": {"team": "web", "site": "x"}}
+    facts = Facts({"r": row}, {}, tags)
+    refund = replace(cell, account="Income:Refunds:Aws", nano=-4)
+    split = by_tag([cell, refund], facts)
+    for name in ("team", "site"):
+        asked = grouped([cell, refund], facts, [f"tag:{name}"])
+        assert {(value,): sum(each.nano for each in own) for (key, value), own in split.items() if key == name} == {
+            key: nano for key, nano in asked.items() if key != ("-",)
+        }
+    assert [each.nano for each in split["site", "x"]] == [4, 3, -2, -1]
 
 
 async def test_a_decision_shows_its_inputs_and_moves_with_the_price(server: Any) -> None:

@@ -14,10 +14,14 @@ from typing import Any
 
 import pytest
 
+from ledger.book import post_many
 from ledger.checkpoint import read_keys
+from ledger.focus.check import check_header, check_rows
+from ledger.focus.model import columns
 from ledger.manifest import check_manifest
 from ledger.verify import verify
-from tests.support.month_of_books import PERIOD, book_month
+from markets.tables import RentalRow
+from tests.support.month_of_books import HOUR, PERIOD, START, book_month, other_events
 
 MAPPING = {
     "suspense": "9999",
@@ -76,6 +80,77 @@ async def test_focus_sums_to_the_books_to_the_last_digit(booked: Any, out: Path,
         assert abs(product - Decimal(row["ListCost"])) < Decimal("1e-9")
     issuers = {row["InvoiceIssuerName"] for row in rows}
     assert issuers == ({"broker"} if mode == "chargeback" else {"aws", "sandbox", "vast.ai", "local"})
+
+
+@pytest.mark.parametrize("form", ["focus-1.4", "focus-1.2"])
+async def test_a_spot_machines_list_price_is_the_on_demand_one_of_its_decision_and_shows_what_was_saved(
+    booked: Any, out: Path, form: str
+) -> None:
+    known = {
+        "rental_a": {"on_demand_nano_hour": 40 * 10**9},  # spot, and the same machine's price on demand
+        "rental_c": {"on_demand_nano_hour": 10**9, "on_demand_elsewhere": True},  # a bid; known of others alone
+        "rental_b": {"on_demand_nano_hour": 9 * 10**9},  # it is on demand: what was charged is the list price
+    }
+    async with booked.services.database.transaction() as session:
+        for rental, price in known.items():
+            row = await session.get_one(RentalRow, rental)
+            row.purpose = {**row.purpose, **price}
+        await post_many(session, [(event, START + 40 * 24 * HOUR) for event in other_events()])
+    await unpacked(booked, out, format=form, period=PERIOD)
+    rows = [{name: cell or None for name, cell in row.items()} for row in rows_of(out)]
+    own = [row for row in rows if row["x_RentalId"] == "rental_a" and row["x_EventKind"] == "usage.accrue"]
+    assert {row["ListUnitPrice"] for row in own} == {row["PricingCurrencyListUnitPrice"] for row in own} == {"40.0"}
+    assert {row["ContractedUnitPrice"] for row in own} == {"12.345678901"}
+    saved = sum(Decimal(row["ListCost"] or 0) - Decimal(row["EffectiveCost"] or 0) for row in own)
+    booked_saving = 40 * 10**9 * 10_000 // 3_600 - sum(int(Decimal(row["BilledCost"] or 0) * 10**9) for row in own)
+    assert abs(saved - Decimal(booked_saving).scaleb(-9)) < Decimal("1e-8"), "what settlement books as the saving"
+    for row in rows:
+        if row["x_RentalId"] in ("rental_b", "rental_c"):
+            assert row["ListUnitPrice"] == row["ContractedUnitPrice"]
+    if form == "focus-1.4":
+        assert check_rows(rows) == []
+
+
+@pytest.mark.parametrize("mode", ["passthrough", "chargeback"])
+async def test_what_was_bought_ahead_is_in_contract_commitment_and_its_cost_is_the_books(
+    booked: Any, out: Path, mode: str
+) -> None:
+    async with booked.services.database.transaction() as session:
+        await post_many(session, [(event, START + 40 * 24 * HOUR) for event in other_events()])
+    manifest = await unpacked(booked, out, format="focus-1.4", mode=mode, period=PERIOD)
+    [row] = [{name: cell or None for name, cell in row.items()} for row in rows_of(out, "contract_commitment")]
+    assert check_rows([row], "Contract Commitment") == []
+    provider = "lambda" if mode == "passthrough" else "broker"
+    assert (row["ContractCommitmentId"], row["ContractCommitmentQuantity"]) == ("rsv-1", "24.0")
+    assert (row["InvoiceIssuerName"], row["ContractCommitmentDurationType"]) == (provider, "1 Day")
+    [bought] = [row for row in rows_of(out) if row["ChargeCategory"] == "Purchase"]
+    assert row["ContractCommitmentCost"] == bought["BilledCost"] == "48.0"
+    assert bought["CommitmentDiscountId"] == row["ContractCommitmentId"]
+    assert manifest["dataset_rows"]["Contract Commitment"] == 1
+    assert f"billing_period={PERIOD}/contract_commitment.csv" in json.dumps(manifest["files"])
+
+
+async def test_where_nothing_was_bought_ahead_contract_commitment_is_its_header(booked: Any, out: Path) -> None:
+    manifest = await unpacked(booked, out, format="focus-1.4", period=PERIOD)
+    text = (out / f"billing_period={PERIOD}" / "contract_commitment.csv").read_text()
+    assert text.splitlines() == [",".join(columns("Contract Commitment"))]
+    assert (
+        check_rows([], "Contract Commitment")
+        == []
+        == list(check_header(text.strip().split(","), "Contract Commitment"))
+    )
+    assert manifest["dataset_rows"]["Contract Commitment"] == 0
+
+
+async def test_a_projects_finance_sees_no_other_projects_commitment(booked: Any, out: Path) -> None:
+    async with booked.services.database.transaction() as session:
+        await post_many(session, [(event, START + 40 * 24 * HOUR) for event in other_events()])
+    for project, count in (("ads", 0), ("search", 1)):
+        key = await booked.key("finance", project=project)
+        answer = await booked.call("GET", f"/v1/ledger/exports?format=focus-1.4&period={PERIOD}", key=key)
+        with zipfile.ZipFile(io.BytesIO(answer.raw)) as archive:
+            archive.extractall(out / project)
+        assert len(rows_of(out / project, "contract_commitment")) == count
 
 
 async def test_the_parquet_holds_exact_decimals(booked: Any, out: Path) -> None:
