@@ -11,6 +11,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,17 @@ def contradicts(offer: Mapping[str, Any], hello: Mapping[str, Any], observed: st
 
 
 def _is_named(ours: str, theirs: str) -> bool:
-    """Whether a driver's name (`NVIDIA H100 80GB HBM3`) is of our accelerator (`h100-sxm`): by its first word."""
+    """Whether a driver's name is of our accelerator: its model, the first word with a digit, must be a word there.
+
+    >>> _is_named("h100-sxm", "NVIDIA H100 80GB HBM3"), _is_named("rtx4090", "NVIDIA GeForce RTX 4090")
+    (True, True)
+    >>> _is_named("l4", "NVIDIA L40S"), _is_named("a10", "NVIDIA A100-SXM4-80GB"), _is_named("a100-80", "NVIDIA H100 80GB")
+    (False, False, False)
+    """
     words = re.findall(r"[a-z0-9]+", ours.lower())
-    plain = re.sub(r"[^a-z0-9]", "", theirs.lower())
-    return any(each in plain for each in words if any(letter.isdigit() for letter in each)) or "".join(words) in plain
+    model = next((each for each in words if any(letter.isdigit() for letter in each)), "".join(words))
+    shown = re.findall(r"[a-z0-9]+", theirs.lower())
+    return model in shown or model in map("".join, pairwise(shown))
 
 
 @dataclass(frozen=True, slots=True)
