@@ -158,6 +158,10 @@ class Activity:
             self.last_s = time.monotonic()
 
 
+# A name of 4,096 characters is 48 kB percent-encoded; beyond its own 8 kB aiohttp answers in plain text.
+MOST_URL_BYTES = 64 * 1024
+
+
 def _listen(host: str, port: int) -> socket.socket:
     """Bound before anything is made, because workers must be told the port. Raises OSError naming the address."""
     try:
@@ -353,6 +357,7 @@ async def _serve_http(
         app,
         auto_decompress=False,  # 292 kB of gzip became 300 MB otherwise
         access_log=None,  # paths of objects hold signed permissions
+        max_line_size=MOST_URL_BYTES,
         shutdown_timeout=services.settings.http.shutdown_timeout_s,
     )
     await runner.setup()

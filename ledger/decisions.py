@@ -6,9 +6,11 @@ Decimals throughout; rates are fractions of one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Decimal, localcontext
+from functools import wraps
+from typing import TypeVar
 
 MILLION = Decimal(1_000_000)
 HOURS_PER_MONTH = Decimal(730)
@@ -20,6 +22,22 @@ class BadInput(ValueError):
     """An input that no decision can be made with: which one, its value, what is meant."""
 
     code = "bad_decision_input"
+
+
+_Asked = TypeVar("_Asked")
+_Answer = TypeVar("_Answer")
+
+
+def _widely(decide: Callable[[_Asked], _Answer]) -> Callable[[_Asked], _Answer]:
+    """Counts with 90 digits: twelve by twelve of a millionth each give up to 40, and Decimal raises beyond its usual 28."""
+
+    @wraps(decide)
+    def decided(asked: _Asked) -> _Answer:
+        with localcontext() as context:
+            context.prec = 90
+            return decide(asked)
+
+    return decided
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +69,7 @@ class HostingAnswer:
     choice: str
 
 
+@_widely
 def host_or_buy(asked: Hosting) -> HostingAnswer:
     """$/M hosted = price × 10⁶ / (tokens/s × 3600 × utilisation); break-even volume = fixed / (API price − marginal).
 
@@ -102,6 +121,7 @@ class HardwareAnswer:
     choice: str
 
 
+@_widely
 def own_or_rent(asked: Hardware) -> HardwareAnswer:
     """$/GPU-h = (capex/life + kW × PUE × $/kWh + opex) / (GPUs × utilisation); payback = capex / (rent avoided − running)."""
     _positive(asked, "gpus", "capex", "life_years", "rented_per_gpu_hour", "pue")
@@ -144,6 +164,7 @@ class CommitmentAnswer:
     quantile: Decimal
 
 
+@_widely
 def commit_to(asked: Commitment) -> CommitmentAnswer:
     """Of all numbers of machines the cheapest over the hours, found by trying them: exact where the newsvendor's quantile
     1 − committed/market, which is shown, takes the market for constant. Of equally cheap ones the smaller."""
@@ -207,6 +228,7 @@ class SizingAnswer:
     headroom: Decimal
 
 
+@_widely
 def right_size(asked: Sizing) -> SizingAnswer:
     """The cheapest machine per token among those that the model fits into."""
     sizes = [asked.current, *asked.others]

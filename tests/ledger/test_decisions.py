@@ -138,3 +138,12 @@ def test_work_that_went_elsewhere_is_mix() -> None:
     after = {"a": Week(500, 50, 5_000), "b": Week(6_000, 150, 15_000)}
     found = {each.name: each for each in movers(before, after)}
     assert (found["a"].mix_nano, found["b"].mix_nano) == (-500, 2_000)
+
+
+def test_the_widest_numbers_that_may_be_asked_with_have_answers() -> None:
+    """Found by schemathesis: a rounding beyond 28 digits raised, and the API answered 500."""
+    most, least = D("9" * 12), D("0.000000000001")
+    answer = right_size(Sizing(Size("a", most, least, most), [Size("b", least, most, most)], least, most))
+    assert answer.choice == "b"
+    shown(host_or_buy(Hosting(most, least, least, least, most)))
+    shown(own_or_rent(Hardware(1, most, least, most, most, most, most, least, least)))
