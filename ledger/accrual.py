@@ -7,6 +7,7 @@ order book the same total, to the nano (litellm #36877, #37050: billed on every 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,9 @@ from ledger.tables import Entry
 
 SECOND_US = 1_000_000
 METER_KINDS = ("usage.accrue", "correction")
+_METER_KEY = re.compile(
+    r"accrue:.+:(?P<ordinal>[0-9]+):[0-9]+-(?P<seconds>[0-9]+):(?P<nano>-?[0-9]+)(?P<final>:final)?"
+)
 
 
 # Who books a machine that nobody commissioned (it leaked, and the sweeper let it go): no hold can have come before it.
@@ -187,13 +191,15 @@ def is_meter_entry(event: Event) -> bool:
 
 
 def reading_of(newest: Recorded) -> Reading:
-    """What the key of a meter's newest entry says of it: the inverse of `_key`."""
+    """What the key of a meter's newest entry says of it: the inverse of `_key`. Raises MalformedEvent for another's key."""
     key = newest.event.key
-    ordinal, interval, nano = key.removesuffix(":final").rsplit(":", 3)[1:]
+    found = _METER_KEY.fullmatch(key)
+    if found is None:
+        raise MalformedEvent(f"entry {newest.seq}: key {key!r} is no meter's; nothing can be metered after it")
     return Reading(
-        entries=int(ordinal),
-        seconds=int(interval.partition("-")[2]),
-        nano=int(nano),
+        entries=int(found["ordinal"]),
+        seconds=int(found["seconds"]),
+        nano=int(found["nano"]),
         newest=newest,
-        is_final=key.endswith(":final"),
+        is_final=found["final"] is not None,
     )
