@@ -12,6 +12,7 @@ import importlib.util
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -28,7 +29,7 @@ from ledger import erp, journals, sealed_export
 from ledger.book import entries as recorded_entries
 from ledger.export import COLUMNS, csv_text, rows_of
 from ledger.focus.charge import Charge, Subject
-from ledger.focus.datasets import as_piece, billing_periods, invoice_details
+from ledger.focus.datasets import InvoiceLine, as_piece, billing_periods, invoice_details
 from ledger.focus.files import FocusFiles
 from ledger.focus.model import Dataset, Version, columns
 from ledger.focus.table import BROKER, Mode, header, pieces
@@ -166,7 +167,9 @@ async def _charges(
 async def _smaller(database: Database, wanted: Wanted, period: str, subjects: Subjects, base: Path) -> list[str]:
     """The other datasets that have rows. A file without rows would be read as damage; the manifest says what is there."""
     async with database.transaction() as session:
-        details = [] if wanted.mode == "chargeback" else await invoice_lines(session, period)
+        # an invoice is of the whole house, whatever a project is charged
+        is_house = wanted.project is None and wanted.mode != "chargeback"
+        details = await invoice_lines(session, period) if is_house else []
         closed_us = await session.scalar(
             select(col(Entry.occurred_at_us)).where(
                 col(Entry.kind) == "period.close", col(Entry.key) == f"period.close:{period}"
@@ -235,9 +238,12 @@ async def _xlsx(database: Database, wanted: Wanted, folder: Path) -> dict[str, A
     period = _month(wanted)
     sums = await _sums(database, wanted, period)
     by_project, by_market = await _spent(database, wanted, period)
-    async with database.transaction() as session:
-        details = await invoice_lines(session, period)
-        exceptions = await audit_export.exception_rows(session, period)
+    details: list[InvoiceLine] = []
+    exceptions: list[tuple[str | Decimal | None, ...]] = []
+    if wanted.project is None:  # invoices and what they left open are of the whole house
+        async with database.transaction() as session:
+            details = await invoice_lines(session, period)
+            exceptions = await audit_export.exception_rows(session, period)
     whole = sum(by_market.values())
     sheets = [
         Sheet("summary", ("what", "USD"), [("cost of the month", from_nano(whole))]),

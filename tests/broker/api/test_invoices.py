@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -174,3 +174,29 @@ async def test_a_project_imports_no_invoices(booked: Any) -> None:
     key = await booked.key("finance", project="ads")
     assert (await send(booked, b"x", key=key)).status == 422
     assert (await booked.call("GET", "/v1/ledger/exceptions", key=key)).status == 422
+
+
+async def test_a_projects_export_holds_no_invoices_and_exceptions_of_the_house(booked: Any) -> None:
+    """A finance key of one project got all tenants' invoices and exceptions, in the workbook and in FOCUS' Invoice Detail."""
+    pytest.importorskip("xlsxwriter")
+    assert (await send(booked, await own_bill(booked, "aws", with_tax_and_a_stranger))).status == 200
+    ads = await booked.key("finance", project="ads")
+    for key, query, is_all in (("admin", "", True), (ads, "", False), ("admin", "&project=ads", False)):
+        for form in ("xlsx", "focus-1.4"):
+            answer = await booked.call("GET", f"/v1/ledger/exports?format={form}&period={PERIOD}{query}", key=key)
+            assert answer.status == 200, answer.raw
+            texts = "\n".join(_texts(answer.raw))
+            assert ("INV-1" in texts) is is_all, (form, query)
+            assert ("invoice_detail.csv" in texts or form == "xlsx") is (is_all or form == "xlsx")
+            assert ("i-stranger" in texts) is (is_all and form == "xlsx")
+
+
+def _texts(archive: bytes) -> Iterator[str]:
+    """Names and contents of all files, those in workbooks, too."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        for name in opened.namelist():
+            yield name
+            if name.endswith(".xlsx"):
+                yield from _texts(opened.read(name))
+            elif not name.endswith(".parquet"):
+                yield opened.read(name).decode()
