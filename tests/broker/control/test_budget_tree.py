@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from email.message import EmailMessage
 from typing import Any
 
@@ -218,3 +219,48 @@ def test_a_letter_keeps_its_id_and_no_line_break_makes_a_header() -> None:
     assert message["Subject"] == "x Bcc: b@example.com"
     assert message["Bcc"] is None
     assert message["Message-ID"] == "<budget_1.all.50@example.com>"
+
+
+class Mailbox:
+    """A mail server on loopback: takes what it is sent, and refuses addresses that begin with `refused`."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 here\r\n")
+        to = ""
+        while line := (await reader.readline()).decode().strip():
+            verb = line[:4].upper()
+            if verb == "RCPT":
+                to = line.partition("<")[2].rstrip(">")
+            if verb == "DATA":
+                writer.write(b"354 go on\r\n")
+                await reader.readuntil(b"\r\n.\r\n")
+                self.taken.append(to)
+            is_refused = verb == "RCPT" and to.startswith("refused")
+            writer.write(
+                b"550 no such mailbox\r\n" if is_refused else b"221 bye\r\n" if verb == "QUIT" else b"250 ok\r\n"
+            )
+            if verb == "QUIT":
+                break
+        writer.close()
+
+
+async def test_one_address_that_is_not_taken_silences_no_other_budgets_mail(town: Any) -> None:
+    """The first letter that failed ended the round, each time anew: an address with a line break, or one the server refuses."""
+    mailbox = Mailbox()
+    server = await asyncio.start_server(mailbox.serve, "127.0.0.1", 0)
+    mail = MailSettings(
+        host="127.0.0.1", port=server.sockets[0].getsockname()[1], sender="b@example.com", starttls=False
+    )
+    services = replace(town.services, settings=town.services.settings.model_copy(update={"mail": mail}))
+    await tree(town)
+    emails = ("broken@example.com\nBcc: x@example.com",), ("refused@example.com",), ("fin@example.com",)
+    for scope, to in zip(("org:acme", "team:ml", "project:default"), emails, strict=True):
+        await budget(town, scope, 10, emails=to)
+    assert await hold(town, "a", 6 * DOLLAR)
+    async with server:
+        await BudgetKeeper(services).step()
+        await BudgetKeeper(services).step()
+    assert mailbox.taken == ["fin@example.com"], "once"
