@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from email.message import EmailMessage
 from typing import Any
 
@@ -17,15 +19,19 @@ from broker.budgets import Placement, admit, hold_tokens, use_of
 from broker.control.accrue import Accruer
 from broker.control.budget import BudgetKeeper
 from broker.control.plan import Planner
+from broker.control.settle import settle
 from broker.mail import Letter, message_of
 from broker.settings import MailSettings
 from broker.tables import Worker
 from jobs.clock import db_now
 from jobs.tables import Batch, OutboxEvent
 from ledger import audit, limits, seal
+from ledger.accrual import Meter, accrue
 from ledger.errors import HoldExceeded, LimitExceeded
 from ledger.holds import open_hold, void_hold
 from ledger.units import NANO_PER_TOKEN
+from markets import rentals
+from markets.market import Rental
 
 DOLLAR = 10**9
 
@@ -124,6 +130,33 @@ async def test_what_a_project_moved_away_with_is_given_back_where_it_was_held(to
         (await session.get_one(TeamOfProject, "default")).team = "other"
         await void_hold(session, hold_id="h", occurred_at_us=await db_now(session), actor="x")
         assert (await limits.uses(session, "team:ml", "USD"))["held"] == 0
+        assert await audit.check(session) == []
+
+
+async def test_what_is_charged_without_or_after_a_hold_counts_for_team_and_organisation_too(town: Any) -> None:
+    """Late charges counted for the project alone: a leaked machine's, and a final reading that the provider revised."""
+    await tree(town)
+    now = datetime.now(UTC).replace(microsecond=0)
+    leaked = Rental(
+        tag="rental_leaked", offer_key=town.offer().key, state="ended", price=Decimal("3.60"), currency="USD",
+        started_at=now - timedelta(seconds=60), ended_at=now, seen_at=now, end_reason="released",
+    )  # fmt: skip
+    async with town.database.transaction() as session:
+        now_us = await db_now(session)
+        await rentals.record_leaked(session, leaked, None, project="default", now_us=now_us)
+        await settle(session, "rental_leaked", now_us=now_us)
+    assert await hold(town, "rental_late", DOLLAR)
+    async with town.database.transaction() as session:
+        await void_hold(session, hold_id="rental_late", occurred_at_us=now_us, actor="x")
+        (await session.get_one(TeamOfProject, "default")).team = "other"
+        meter = Meter(
+            "rental_late", "k", "town", "spot", "default", None, 36 * DOLLAR // 10, now_us, scopes=("team:other",)
+        )
+        until = now_us + 10 * 1_000_000
+        await accrue(session, meter, until_us=until, final=True, actor="x", recorded_at_us=until)
+        for scope in ("org:acme", "team:ml", "project:default"):
+            assert (await limits.uses(session, scope, "USD"))["all"] == 70 * DOLLAR // 1000, scope
+        assert await limits.uses(session, "team:other", "USD") == {}, "it was rented under another team"
         assert await audit.check(session) == []
 
 
