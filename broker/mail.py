@@ -12,7 +12,11 @@ from broker.settings import MailSettings
 
 
 class MailFailed(Exception):
-    """The mail server did not take the letter."""
+    """The mail server did not take the letter, or it is none that could be sent."""
+
+
+class MailServerDown(MailFailed):
+    """The mail server takes no letter at all: it does not answer, or does not let us in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +30,18 @@ class Letter:
 
 
 async def send(settings: MailSettings, letter: Letter) -> None:
-    """Raises MailFailed with the server's words."""
+    """Raises MailFailed with the server's words, MailServerDown when the next letter would fare no better."""
+    where = f"{settings.host}:{settings.port}"
     try:
         await asyncio.to_thread(_send, settings, message_of(settings, letter))
-    except (OSError, smtplib.SMTPException) as failure:
-        raise MailFailed(f"{settings.host}:{settings.port}: {failure}") from failure
+    except (smtplib.SMTPConnectError, smtplib.SMTPHeloError, smtplib.SMTPAuthenticationError) as failure:
+        raise MailServerDown(f"{where}: {failure}") from failure
+    except smtplib.SMTPException as failure:
+        raise MailFailed(f"{where}: {failure}") from failure
+    except OSError as failure:
+        raise MailServerDown(f"{where}: {failure}") from failure
+    except ValueError as failure:  # an address with a line break is no header
+        raise MailFailed(f"{', '.join(letter.to)!r}: {failure}") from failure
 
 
 def message_of(settings: MailSettings, letter: Letter) -> EmailMessage:

@@ -7,6 +7,7 @@ order book the same total, to the nano (litellm #36877, #37050: billed on every 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,9 @@ from ledger.tables import Entry
 
 SECOND_US = 1_000_000
 METER_KINDS = ("usage.accrue", "correction")
+_METER_KEY = re.compile(
+    r"accrue:.+:(?P<ordinal>[0-9]+):[0-9]+-(?P<seconds>[0-9]+):(?P<nano>-?[0-9]+)(?P<final>:final)?"
+)
 
 
 # Who books a machine that nobody commissioned (it leaked, and the sweeper let it go): no hold can have come before it.
@@ -37,7 +41,7 @@ class Meter:
     """What is metered: one rental at one hourly price, billed in increments of `granularity_s`, at least `minimum_s`.
 
     `started_us` is the provider's metering start. `batch` is given when the rental serves that batch alone. `scopes` are the
-    nodes of the budget tree above the project.
+    nodes of the budget tree above the project, for a rental that never had a hold (its hold's count otherwise).
     """
 
     rental: str
@@ -122,7 +126,10 @@ async def accrue(
     if due == 0 or (not final and (due < 0 or is_ended)):
         return None
     open_hold = next((hold for hold in holds if hold.resolved is None), None)
-    event = _event(meter, reading, open_hold, seconds, due, until_us=until_us, final=final, actor=actor)
+    # What comes after the hold's end counts where the hold did, though its project may have moved to another team since.
+    newest_hold = open_hold or (holds[-1] if holds else None)
+    scopes = scopes_of(newest_hold) if newest_hold is not None else (meter.scopes or msgspec.UNSET)
+    event = _event(meter, reading, open_hold, scopes, seconds, due, until_us=until_us, final=final, actor=actor)
     return await post(session, event, recorded_at_us=recorded_at_us)
 
 
@@ -143,8 +150,9 @@ async def read_meter(session: AsyncSession, rental: str) -> Reading:
 
 
 def _event(
-    meter: Meter, reading: Reading, hold: Hold | None, seconds: int, due: int, *, until_us: int, final: bool, actor: str
-) -> Event:
+    meter: Meter, reading: Reading, hold: Hold | None, scopes: tuple[str, ...] | msgspec.UnsetType, seconds: int, due: int,
+    *, until_us: int, final: bool, actor: str,
+) -> Event:  # fmt: skip
     kind: Literal["usage.accrue", "correction"] = "usage.accrue" if due > 0 else "correction"
     charged = draw(meter.project, hold, due)
     return Event(
@@ -160,7 +168,7 @@ def _event(
         ),
         corrects=reading.newest.event.key if reading.newest and kind == "correction" else None,
         hold=charged.hold,
-        scopes=scopes_of(hold) if hold is not None else (meter.scopes or msgspec.UNSET),
+        scopes=scopes,
         facts=Facts(
             market=meter.market,
             pricing=meter.pricing,
@@ -187,13 +195,15 @@ def is_meter_entry(event: Event) -> bool:
 
 
 def reading_of(newest: Recorded) -> Reading:
-    """What the key of a meter's newest entry says of it: the inverse of `_key`."""
+    """What the key of a meter's newest entry says of it: the inverse of `_key`. Raises MalformedEvent for another's key."""
     key = newest.event.key
-    ordinal, interval, nano = key.removesuffix(":final").rsplit(":", 3)[1:]
+    found = _METER_KEY.fullmatch(key)
+    if found is None:
+        raise MalformedEvent(f"entry {newest.seq}: key {key!r} is no meter's; nothing can be metered after it")
     return Reading(
-        entries=int(ordinal),
-        seconds=int(interval.partition("-")[2]),
-        nano=int(nano),
+        entries=int(found["ordinal"]),
+        seconds=int(found["seconds"]),
+        nano=int(found["nano"]),
         newest=newest,
-        is_final=key.endswith(":final"),
+        is_final=found["final"] is not None,
     )

@@ -15,7 +15,7 @@ from sqlmodel import col
 from ledger import lots, seal
 from ledger.accrual import LEAKED, is_meter_entry, reading_of
 from ledger.book import Recorded, entry_id_of, leaf_of, recorded
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, MalformedEvent
 from ledger.event import Event
 from ledger.lots import Lot
 from ledger.merkle import Frontier, leaf_hash
@@ -137,7 +137,11 @@ class _Trail:
         rental = entry.event.dims.rental or ""
         booked = -sum(line.nano for line in entry.event.lines if line.account.startswith("Liabilities:Accrued:"))
         self.metered[rental] = self.metered.get(rental, 0) + booked
-        told = reading_of(entry).nano
+        try:
+            told = reading_of(entry).nano
+        except MalformedEvent as problem:
+            yield _error("meter_differs", entry.entry_id, str(problem))
+            return
         if told != self.metered[rental]:
             message = f"entry {entry.seq} says {told} nano were metered for {rental}, its entries sum to {self.metered[rental]}"
             yield _error("meter_differs", entry.entry_id, message)

@@ -60,7 +60,26 @@ def sign_checkpoint(key: Ed25519PrivateKey, name: str, checkpoint: Checkpoint) -
 
 def read_checkpoint(note: str, keys: Sequence[PublicKey]) -> Checkpoint:
     """What the note says, its signature checked. Raises BadNote."""
-    lines = opened(note, keys).split("\n")
+    return _parsed(opened(note, keys))
+
+
+def claimed(note: str) -> Checkpoint:
+    """What the note says, whoever signed it: for one that nobody else could have written. Raises BadNote."""
+    return _parsed(note.rpartition("\n\n")[0] + "\n")
+
+
+def split_notes(raw: bytes) -> tuple[list[str], bytes]:
+    """The whole notes of a file, and what is left at its end: of one that was not written to its end, or of something else."""
+    lines = raw.split(b"\n")
+    whole = (len(lines) - 1) // LINES * LINES  # the last has no line break
+    told = [
+        "\n".join(line.decode("utf-8", "replace") for line in lines[at : at + LINES]) for at in range(0, whole, LINES)
+    ]
+    return [f"{note}\n" for note in told], b"\n".join(lines[whole:])
+
+
+def _parsed(text: str) -> Checkpoint:
+    lines = text.split("\n")
     if len(lines) != 5 or not lines[3].startswith("chain ") or not lines[1].isdecimal():
         raise BadNote("a checkpoint is origin, size, root and chain, a line each")
     if lines[1] != str(int(lines[1])):

@@ -48,10 +48,7 @@ def origin_of(signer: Signer, stream: Stream) -> str:
 async def seal_now(session: AsyncSession, signer: Signer, stream: Stream, *, now_us: int) -> str | None:
     """Sign where the stream is now and keep the note; None when it is empty or that was signed before."""
     head = await seal.head(session, stream)
-    known = select(col(CheckpointRow.size)).where(
-        col(CheckpointRow.stream) == stream, col(CheckpointRow.size) == head.seq
-    )
-    if head.seq == 0 or (await session.execute(known)).first() is not None:
+    if not await _is_new(session, head):
         return None
     note = checkpoint.sign_checkpoint(
         signer.key,
@@ -61,6 +58,21 @@ async def seal_now(session: AsyncSession, signer: Signer, stream: Stream, *, now
     row = {"stream": stream, "size": head.seq, "root": head.root, "note": note, "at_us": now_us}
     await session.execute(insert(CheckpointRow), [row])
     return note
+
+
+async def has_grown(session: AsyncSession) -> bool:
+    """Whether there is anything to sign."""
+    for stream in STREAMS:
+        if await _is_new(session, await seal.head(session, stream)):
+            return True
+    return False
+
+
+async def _is_new(session: AsyncSession, head: seal.Head) -> bool:
+    known = select(col(CheckpointRow.size)).where(
+        col(CheckpointRow.stream) == head.stream, col(CheckpointRow.size) == head.seq
+    )
+    return head.seq > 0 and (await session.execute(known)).first() is None
 
 
 async def notes(session: AsyncSession) -> list[tuple[str, int, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -35,13 +35,25 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What was looked at, and what is wrong with it. At most MOST problems are listed of each file."""
+    """What was looked at, and what is wrong with it. At most MOST problems are listed of each file.
+
+    `outside` is how many checkpoints that were kept elsewhere were held against the streams.
+    """
 
     leaves: dict[str, int]
     postings: int
     checkpoints: int
     files: int
     problems: tuple[Problem, ...]
+    outside: int = 0
+
+
+class _Signed(msgspec.Struct, frozen=True):
+    """A checkpoint and where it stands: in the export, or in a file that was kept elsewhere."""
+
+    where: str
+    checkpoint: Checkpoint
+    is_outside: bool
 
 
 class LeafOfBooks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,53 +65,81 @@ class LeafOfBooks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     seq: int
 
 
-def verify(folder: Path, keys: Sequence[PublicKey]) -> Verdict:
-    """Look at everything; what is wrong is in the verdict. Nothing in an export can make this raise but an OSError."""
+def verify(folder: Path, keys: Sequence[PublicKey], outside: Path | None = None) -> Verdict:
+    """Look at everything; what is wrong is in the verdict. Nothing in an export can make this raise but an OSError.
+
+    `outside` is a file of checkpoints that was kept where the database's owner does not write: each must be signed and hold
+    for its stream. The export's own notes say what the database says; whoever rewrote both is found by this file alone.
+    """
     problems: list[Problem] = []
     sealed = folder / FOLDER
     counts: dict[str, int] = {}
     books = _Books()
     # an export for finance has no streams; one that lost them has them in its manifest still
     has_streams = sealed.exists() or not (folder / MANIFEST).is_file()
-    checkpoints, broken = _read_checkpoints(sealed / CHECKPOINTS, keys) if has_streams else ([], [])
+    inside, broken = (
+        _read_checkpoints(sealed / CHECKPOINTS, f"{FOLDER}/{CHECKPOINTS}", keys) if has_streams else ([], [])
+    )
     problems += broken
+    kept: list[_Signed] = []
+    if outside is not None:
+        kept, broken = _read_checkpoints(outside, outside.name, keys, is_outside=True)
+        problems += broken
+        if not kept and not broken:
+            problems.append(Problem(where=outside.name, message="holds no checkpoint"))
+        if not has_streams:
+            problems.append(
+                Problem(where=FOLDER, message="is missing: there is nothing to hold the checkpoints against")
+            )
     for stream in STREAMS if has_streams else ():
-        mine = {each.size: each for each in checkpoints if each.origin.rpartition("/")[2] == stream}
+        mine: dict[int, list[_Signed]] = defaultdict(list)
+        for each in (*inside, *kept):
+            if _stream_of(each) == stream:
+                mine[each.checkpoint.size].append(each)
         counts[stream], found = _verify_stream(sealed, stream, mine, books if stream == "books" else None)
         problems += found
     files, found = _verify_files(folder, keys)
     return Verdict(
         leaves=counts,
         postings=books.postings,
-        checkpoints=len(checkpoints),
+        checkpoints=len(inside),
         files=files,
         problems=tuple(problems + found),
+        outside=len(kept),
     )
 
 
-def _read_checkpoints(file: Path, keys: Sequence[PublicKey]) -> tuple[list[Checkpoint], list[Problem]]:
+def _stream_of(signed: _Signed) -> str:
+    return signed.checkpoint.origin.rpartition("/")[2]
+
+
+def _read_checkpoints(
+    file: Path, name: str, keys: Sequence[PublicKey], *, is_outside: bool = False
+) -> tuple[list[_Signed], list[Problem]]:
     try:
         lines = file.read_bytes().decode("utf-8").split("\n")
     except FileNotFoundError:
-        return [], [Problem(where=f"{FOLDER}/{CHECKPOINTS}", message="is missing: nothing here was signed")]
+        return [], [Problem(where=name, message="is missing: nothing here was signed")]
     except UnicodeDecodeError as damage:
-        return [], [Problem(where=f"{FOLDER}/{CHECKPOINTS}", message=f"is no UTF-8 at byte {damage.start}")]
+        return [], [Problem(where=name, message=f"is no UTF-8 at byte {damage.start}")]
     found, problems = [], []
     if lines.pop() or len(lines) % LINES:
-        problems.append(
-            Problem(where=f"{FOLDER}/{CHECKPOINTS}", message=f"is no whole number of notes of {LINES} lines")
-        )
+        problems.append(Problem(where=name, message=f"is no whole number of notes of {LINES} lines"))
     for at in range(0, len(lines), LINES):
+        where = f"{name} line {at + 1} (checkpoint {at // LINES + 1})"
         try:
-            found.append(read_checkpoint("\n".join(lines[at : at + LINES]) + "\n", keys))
+            signed = _Signed(where, read_checkpoint("\n".join(lines[at : at + LINES]) + "\n", keys), is_outside)
         except BadNote as bad:
-            where = f"{FOLDER}/{CHECKPOINTS} line {at + 1} (checkpoint {at // LINES + 1})"
             problems.append(Problem(where=where, message=str(bad)))
+            continue
+        found.append(signed)
+        if _stream_of(signed) not in STREAMS:
+            problems.append(Problem(where=where, message=f"is of {signed.checkpoint.origin}: there is no such stream"))
     return found, problems[:MOST]
 
 
 def _verify_stream(
-    sealed: Path, stream: str, checkpoints: dict[int, Checkpoint], books: _Books | None
+    sealed: Path, stream: str, checkpoints: Mapping[int, Sequence[_Signed]], books: _Books | None
 ) -> tuple[int, list[Problem]]:
     problems: list[Problem] = []
     bodies, chain = sealed / f"{stream}.jsonl", sealed / f"{stream}.chain"
@@ -124,22 +164,38 @@ def _verify_stream(
             prev = listed if _is_hash(listed) else chained(prev, hashed)
             if books is not None:
                 problems += books.read(leaf, seq, where)
-            if (signed := checkpoints.get(seq)) is not None and (signed.root, signed.chain) != (
-                frontier.root().hex(),
-                listed,
-            ):
-                problems.append(
-                    Problem(
-                        where=f"checkpoint {signed.origin} of size {seq}", message="its root is not that of the leaves"
-                    )
-                )
+            if signed := checkpoints.get(seq):
+                problems += _unlike(signed, frontier.root().hex(), listed)
             if len(problems) > MOST:
                 break
-    newest = max(checkpoints, default=0)
+    if len(problems) <= MOST:
+        problems += _beyond(checkpoints, seq)
+    newest = max((size for size, signed in checkpoints.items() if not all(e.is_outside for e in signed)), default=0)
     if newest != seq and not problems:
         message = f"{seq} leaves, the newest checkpoint is of {newest}: the rest is signed by nobody, or was cut off"
         problems.append(Problem(where=f"{FOLDER}/{stream}.jsonl", message=message))
     return seq, problems
+
+
+def _unlike(signed: Sequence[_Signed], root: str, chain: str) -> Iterator[Problem]:
+    """Why: of two checkpoints of one size at most one can be of these leaves."""
+    for each in signed:
+        if (each.checkpoint.root, each.checkpoint.chain) != (root, chain):
+            yield Problem(where=_named(each), message="its root is not that of the leaves")
+
+
+def _beyond(checkpoints: Mapping[int, Sequence[_Signed]], seq: int) -> Iterator[Problem]:
+    """Checkpoints that were kept elsewhere of more leaves than there are, or of none."""
+    for size in sorted(checkpoints):
+        for each in checkpoints[size] if size > seq or size == 0 else ():
+            if each.is_outside:
+                message = f"there are {seq} leaves: the rest was cut off, or the export is older than this checkpoint"
+                yield Problem(where=_named(each), message=message)
+
+
+def _named(signed: _Signed) -> str:
+    name = f"checkpoint {signed.checkpoint.origin} of size {signed.checkpoint.size}"
+    return f"{signed.where}, {name}" if signed.is_outside else name
 
 
 def _broken(prev: str, listed: str, seq: int, stream: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import Literal
+from typing import Annotated, Literal
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,6 +33,8 @@ from ledger.units import MTOKEN, NANO_PER_TOKEN
 log = structlog.get_logger()
 _USD = r"^[0-9]{1,9}(\.[0-9]{1,9})?$"
 _NAME = r"^[a-z0-9][a-z0-9-]{0,63}$"
+# As HTML's own input of type email has it: no spaces, no line breaks, no names beside the address.
+_EMAIL = r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?$"
 _SCOPE = re.compile(
     r"(?P<kind>org|team|project|batch|tag):"
     r"(?P<name>(?P<project>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})(?:/(?P<key>[^=/]{1,64})=(?P<value>.{1,200}))?)"
@@ -54,7 +56,9 @@ class BudgetLimitPut(Own):
     mode: Literal["enforce", "alert_only"] = Field(
         default="enforce", description="alert_only refuses and stops nothing"
     )
-    emails: list[str] = Field(default=[], max_length=20, description="whom to mail at 50, 80 and 100 %")
+    emails: list[Annotated[str, Field(pattern=_EMAIL, max_length=254)]] = Field(
+        default=[], max_length=20, description="whom to mail at 50, 80 and 100 %"
+    )
 
 
 class BudgetLimit(BaseModel):

@@ -20,6 +20,7 @@ from broker.finance.account_maps import unmapped
 from broker.ledger_key import ledger_signer
 from jobs.clock import db_now
 from ledger import seal, sealed_export
+from ledger.accounts import is_memo
 from ledger.book import post_many
 from ledger.checkpoint import verifier_key
 from ledger.errors import LedgerError, MalformedEvent
@@ -31,6 +32,9 @@ _CHUNK = 1 << 20
 _BY_LOOPS = frozenset({"hold.open", "hold.extend", "hold.post", "hold.void", "hold.expire", "usage.accrue", "usage.waste",
                        "saving.reuse", "saving.on_demand", "saving.api", "budget.grant",
                        "commitment.amortise", "period.close"})  # fmt: skip
+# How the loops' own keys begin: they read them back (a meter its newest one), or count them.
+_KEYS_OF_LOOPS = ("accrue:", "waste:", "hold.", "settle", "saving.", "budget.grant:", "limit:", "period.close:",
+                  "commitment.amortise:", "invoice.match:", "invoice.variance:")  # fmt: skip
 _MOST = 1000
 
 
@@ -121,7 +125,8 @@ def _packed(folder: Path, signer: sealed_export.Signer) -> Path:
 async def post_events(call: Call, body: EventsIn) -> PostedEvents:
     """Post what people know and no loop does: top-ups, deposits, refunds, credits, exchanges, commitments, corrections.
 
-    The actor is the caller's key, whatever the event says.
+    The actor is the caller's key, whatever the event says. Keys that begin as the broker's own do, holds, memo lines and
+    scopes are refused: they would move budgets, or be read by a loop as its own.
     """
     _require_all(call)
     try:
@@ -165,6 +170,15 @@ def _event(given: dict[str, object], actor: str) -> Event:
     event = decoded({**given, "actor": actor})
     if event.kind in _BY_LOOPS:
         raise MalformedEvent(f"event {event.key!r}: a {event.kind} is posted by the broker itself")
+    if event.key.startswith(_KEYS_OF_LOOPS):
+        raise MalformedEvent(f"event {event.key!r}: keys that begin like this are the broker's own; choose another")
+    if event.hold is not None:
+        raise MalformedEvent(f"event {event.key!r}: hold {event.hold!r}: only the broker draws on holds; leave it out")
+    # A memo line moves what a budget has left: that is a limit's to say, with a second person (`broker budget set`).
+    if memo := [line.account for line in event.lines if is_memo(line.account)]:
+        raise MalformedEvent(f"event {event.key!r}: {memo[0]} is kept by the broker; leave memo lines out")
+    if isinstance(event.scopes, tuple):
+        raise MalformedEvent(f"event {event.key!r}: scopes are said by the broker alone; leave them out")
     return event
 
 

@@ -72,14 +72,23 @@ def verify(
     export: Export,
     *,
     public_key: Annotated[Path, typer.Option(help="The public key (`ledger key`), kept elsewhere.")],
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of signed checkpoints that was kept outside the database; each must hold.",
+            show_default=False,
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check an export with nothing but itself and the public key. Exit 1 when anything of it was changed."""
+    """Check an export with the public key, and with checkpoints kept outside. Exit 1 when anything of it was changed."""
     from ledger.verify import verify as look  # noqa: PLC0415 - cryptography takes 100 ms to come
 
     keys = _keys(public_key)
     with _unpacked(export) as folder:
-        verdict = look(folder, keys)
+        verdict = look(folder, keys, checkpoints)
     _print_verdict(verdict, as_json=as_json)
     raise typer.Exit(ERROR if verdict.problems else exits.OK)
 
@@ -189,6 +198,7 @@ def _print_verdict(verdict: Verdict, *, as_json: bool) -> None:
                 "leaves": verdict.leaves,
                 "postings": verdict.postings,
                 "checkpoints": verdict.checkpoints,
+                "outside": verdict.outside,
                 "files": verdict.files,
                 "problems": [{"where": each.where, "message": each.message} for each in verdict.problems],
             }
@@ -196,6 +206,8 @@ def _print_verdict(verdict: Verdict, *, as_json: bool) -> None:
         return
     leaves = ", ".join(f"{count} of {stream}" for stream, count in verdict.leaves.items())
     line(f"{leaves}; {verdict.postings} postings, {verdict.checkpoints} checkpoints, {verdict.files} files")
+    if verdict.outside:
+        line(f"{verdict.outside} checkpoints that were kept outside were held against them")
     for each in verdict.problems:
         line(f"{each.where}: {each.message}")
     if not verdict.problems:

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.budgets import Placement, admit
+from broker.budgets import Placement, admit, nodes_above
 from broker.control.ceiling import stop_at_ceiling
 from broker.control.draining import drain
 from broker.control.settle import ACTOR, meter_of
@@ -72,7 +72,8 @@ class Accruer:
     async def _book(self, session: AsyncSession, row: RentalRow) -> None:
         now_us = await db_now(session)
         assert row.last_seen_us is not None
-        await accrue(session, meter_of(row), until_us=row.last_seen_us, final=False, actor=ACTOR, recorded_at_us=now_us)
+        meter = meter_of(row, await nodes_above(session, row.project))
+        await accrue(session, meter, until_us=row.last_seen_us, final=False, actor=ACTOR, recorded_at_us=now_us)
         await self._keep_ahead(session, row, now_us)
 
     async def _keep_ahead(self, session: AsyncSession, row: RentalRow, now_us: int) -> None:

@@ -18,7 +18,7 @@ from sqlmodel import col
 from broker.budget_tables import BudgetAlert, BudgetRow
 from broker.budgets import projects_in, rentals_in, state_of, use_of
 from broker.control.draining import drain
-from broker.mail import Letter, MailFailed, send
+from broker.mail import Letter, MailFailed, MailServerDown, send
 from broker.services import Services
 from jobs import ids
 from jobs.clock import db_now
@@ -35,6 +35,7 @@ from ledger.units import MTOKEN, NANO_PER_TOKEN
 
 log = structlog.get_logger()
 ACTOR = "broker.budget"
+MOST_LETTERS = 20  # of a round
 
 
 @dataclass
@@ -69,19 +70,32 @@ class BudgetKeeper:
                     await drain(session, rental, reason, now_us)
 
     async def _mail(self) -> None:
-        """Outside of any transaction; what was not taken is tried again, under the same Message-ID."""
+        """Outside of any transaction, the oldest first; what was not taken is tried again, under the same Message-ID.
+
+        A letter that is not taken keeps back no other one. A server that is down is not asked again in this round: each
+        letter would wait for it as long as the first did, and the breakers with it.
+        """
         settings = self.services.settings.mail
         assert settings is not None
         async with self.services.database.transaction() as session:
             query = select(BudgetAlert, BudgetRow).join(BudgetRow, col(BudgetRow.id) == col(BudgetAlert.budget))
-            due = (await session.execute(query.where(col(BudgetAlert.mailed_us).is_(None)).limit(20))).all()
+            query = query.where(col(BudgetAlert.mailed_us).is_(None))
+            query = query.order_by(col(BudgetAlert.at_us), col(BudgetAlert.budget), col(BudgetAlert.threshold))
+            due = (await session.execute(query)).all()
+        sent = 0
         for alert, row in due:
+            if sent == MOST_LETTERS:
+                return
             if row.emails:
                 try:
                     await send(settings, letter_of(alert, row))
-                except MailFailed as failure:
+                except MailServerDown as failure:
                     log.warning("budget.mail_failed", budget=row.id, error=str(failure))
                     return
+                except MailFailed as failure:
+                    log.warning("budget.mail_failed", budget=row.id, error=str(failure))
+                    continue
+                sent += 1
             async with self.services.database.transaction() as session:
                 found = await session.get(BudgetAlert, (alert.budget, alert.period, alert.threshold))
                 if found is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from broker.budgets import nodes_above
 from broker.control.avoided import book_avoided
 from broker.control.lives import life_of
 from broker.services import Services
@@ -26,8 +27,11 @@ log = structlog.get_logger()
 ACTOR = "broker.accrual"
 
 
-def meter_of(row: RentalRow) -> Meter:
-    """The ledger's view of a rental that the market has confirmed. Raises ValueError for one that never started."""
+def meter_of(row: RentalRow, scopes: tuple[str, ...]) -> Meter:
+    """The ledger's view of a rental that the market has confirmed; `scopes` are the nodes above its project.
+
+    Raises ValueError for one that never started.
+    """
     if row.started_us is None:
         raise ValueError(f"rental {row.id} has no confirmed start; nothing is metered")
     return Meter(
@@ -41,6 +45,7 @@ def meter_of(row: RentalRow) -> Meter:
         started_us=row.started_us,
         granularity_s=row.granularity_s,
         minimum_s=row.minimum_s,
+        scopes=scopes,
     )
 
 
@@ -75,7 +80,7 @@ async def settle(session: AsyncSession, rental_id: str, *, now_us: int) -> None:
     await _worker_gone(session, rental_id, now_us)
     if row.started_us is not None and row.ended_us is not None:
         actor = LEAKED if row.purpose.get("leaked") else ACTOR
-        meter = meter_of(row)
+        meter = meter_of(row, await nodes_above(session, row.project))
         await accrue(session, meter, until_us=row.ended_us, final=True, actor=actor, recorded_at_us=now_us)
         life = await life_of(session, row)
         at_us = max(row.ended_us, row.started_us)

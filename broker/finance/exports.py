@@ -12,6 +12,7 @@ import importlib.util
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -29,7 +30,7 @@ from ledger import erp, journals, sealed_export
 from ledger.book import entries as recorded_entries
 from ledger.export import COLUMNS, csv_text, rows_of
 from ledger.focus.charge import Charge, Subject
-from ledger.focus.datasets import as_piece, billing_periods, contract_commitments, invoice_details
+from ledger.focus.datasets import InvoiceLine, as_piece, billing_periods, contract_commitments, invoice_details
 from ledger.focus.files import FocusFiles
 from ledger.focus.model import Dataset, Version, columns
 from ledger.focus.table import BROKER, Mode, header, pieces
@@ -169,7 +170,9 @@ async def _smaller(database: Database, wanted: Wanted, period: str, subjects: Su
     """The other datasets. Of the first two a file without rows would be read as damage and is not there; that nothing was
     bought ahead is news, and Contract Commitment says it with its header alone."""
     async with database.transaction() as session:
-        details = [] if wanted.mode == "chargeback" else await invoice_lines(session, period)
+        # an invoice is of the whole house, whatever a project is charged
+        is_house = wanted.project is None and wanted.mode != "chargeback"
+        details = await invoice_lines(session, period) if is_house else []
         bought = await contract_terms(session, wanted.mode, project=wanted.project)
         closed_us = await session.scalar(
             select(col(Entry.occurred_at_us)).where(
@@ -240,9 +243,12 @@ async def _xlsx(database: Database, wanted: Wanted, folder: Path) -> dict[str, A
     period = _month(wanted)
     sums = await _sums(database, wanted, period)
     by_project, by_market = await _spent(database, wanted, period)
-    async with database.transaction() as session:
-        details = await invoice_lines(session, period)
-        exceptions = await audit_export.exception_rows(session, period)
+    details: list[InvoiceLine] = []
+    exceptions: list[tuple[str | Decimal | None, ...]] = []
+    if wanted.project is None:  # invoices and what they left open are of the whole house
+        async with database.transaction() as session:
+            details = await invoice_lines(session, period)
+            exceptions = await audit_export.exception_rows(session, period)
     whole = sum(by_market.values())
     sheets = [
         Sheet("summary", ("what", "USD"), [("cost of the month", from_nano(whole))]),

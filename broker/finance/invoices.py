@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,9 +19,12 @@ MATCH = "invoice.match:"  # then the invoice's id and the number of the posting
 
 
 class Invoiced:
-    """Which invoice each entry of a month is on: rentals that an invoice matched, and what matching it posted."""
+    """Which invoice each entry of a month is on: of a rental the first that was matched after the entry was posted.
 
-    def __init__(self, by_rental: Mapping[str, str], by_id: Mapping[str, str]) -> None:
+    `by_rental` has each rental's invoices as (number in the books of what matched it, the provider's number), in that order.
+    """
+
+    def __init__(self, by_rental: Mapping[str, Sequence[tuple[int, str]]], by_id: Mapping[str, str]) -> None:
         self._by_rental = by_rental
         self._by_id = by_id
 
@@ -29,13 +32,22 @@ class Invoiced:
         """The provider's number of the invoice; None: not invoiced yet."""
         if entry.key.startswith(MATCH):
             return self._by_id.get(entry.key.removeprefix(MATCH).partition(":")[0])
-        return self._by_rental.get(entry.rental or "")
+        if entry.rental is None:
+            return None
+        if (told := self._by_id.get(str(entry.facts.get("invoice")))) is not None:
+            return told
+        return next((number for seq, number in self._by_rental.get(entry.rental, ()) if entry.seq < seq), None)
 
 
 async def invoiced_in(session: AsyncSession, period: str) -> Invoiced:
     """Of all invoices for the month."""
     rows = list(await session.scalars(select(InvoiceRow).where(col(InvoiceRow.period) == period)))
-    by_rental = {rental: row.number for row in rows for rental in json.loads(row.body)["matched"]}
+    keys = {f"{MATCH}{row.id}:0": row for row in rows}
+    query = select(col(Entry.seq), col(Entry.key)).where(col(Entry.key).in_(keys)).order_by(col(Entry.seq))
+    by_rental: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for seq, key in (await session.execute(query)).all():
+        for rental in json.loads(keys[key].body)["matched"]:
+            by_rental[rental].append((seq, keys[key].number))
     return Invoiced(by_rental, {row.id: row.number for row in rows})
 
 

@@ -26,7 +26,7 @@ from ledger.event import Dims, Event, Facts, Line
 from ledger.focus.charge import metered
 from ledger.focus.table import period_bounds
 from ledger.reconcile.bill import BadBill, Bill
-from ledger.reconcile.match import Accrued, Reconciliation, Variance, reconcile
+from ledger.reconcile.match import Accrued, Paid, Reconciliation, Variance, reconcile
 from ledger.standing import closed_periods
 from ledger.tables import Entry, Posting, Rate
 from markets.tables import OfferRow, RentalRow
@@ -143,11 +143,25 @@ async def _reconciled(session: AsyncSession, bill: Bill, rate: Decimal) -> Recon
     rentals = {row.id: row for row in await session.scalars(_rentals(bill.provider))}
     accrued = await _accrued(session, bill, rentals)
     earlier = select(InvoiceRow).where(col(InvoiceRow.provider) == bill.provider, col(InvoiceRow.period) == bill.period)
-    before = {rental for row in await session.scalars(earlier) for rental in json.loads(row.body)["matched"]}
-    names = {
-        str(value): row.id for row in rentals.values() for value in row.market_facts.values() if isinstance(value, str)
-    }
-    return reconcile(bill, accrued, names=names, rate=rate, billed_before=before)
+    before = _paid([json.loads(row.body) for row in await session.scalars(earlier)], accrued)
+    # The machine's own id alone: an owner, a region or a pid is on many machines, and on lines that are not ours.
+    names = {str(row.market_facts["id"]): row.id for row in rentals.values() if row.market_facts.get("id")}
+    return reconcile(bill, accrued, names=names, rate=rate, paid_before=before)
+
+
+def _paid(bodies: Sequence[Mapping[str, Any]], accrued: Mapping[str, Accrued]) -> dict[str, Paid]:
+    """What earlier invoices of the month paid for, by rental. Invoices from before `paid` was kept paid for all of it."""
+    found: dict[str, Paid] = {}
+    for body in bodies:
+        for rental in body["matched"]:
+            if "paid" not in body:
+                whole = accrued.get(rental)
+                found[rental] = Paid(0, 0) if whole is None else Paid(whole.nano, whole.seconds)
+                continue
+            nano, seconds = body["paid"][rental]
+            earlier = found.get(rental, Paid(0, 0))
+            found[rental] = Paid(earlier.nano + nano, earlier.seconds + seconds)
+    return found
 
 
 def _rentals(provider: str) -> Any:
@@ -215,6 +229,7 @@ def _body(result: Reconciliation) -> bytes:
     return json.dumps(
         {
             "matched": list(result.matched),
+            "paid": {rental: [each.nano, each.seconds] for rental, each in result.paid.items()},
             "not_billed": [each.rental for each in result.not_billed],
             "variances": [variance_document(each) for each in result.variances],
         }

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Literal
 
@@ -29,10 +28,19 @@ _FX_PER_MILLE = 50
 
 
 @dataclass(frozen=True, slots=True)
+class Paid:
+    """What of a rental's accruals invoices have paid for: nano-USD for `seconds`."""
+
+    nano: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Accrued:
     """What the books say of one rental in the bill's month: nano-USD for `seconds`, at `price_nano_hour`.
 
     `tiers` are the prices of the same machine under other pricings (on_demand, spot …). `ended_us` None: it runs.
+    `is_rest`: an earlier invoice of the month paid for a part, this is what is left.
     """
 
     rental: str
@@ -44,6 +52,7 @@ class Accrued:
     minimum_s: int = 0
     ended_us: int | None = None
     tiers: Mapping[str, int] | None = None
+    is_rest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,8 @@ class Variance:
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """`variances` has one entry for each thing on the bill, exact ones too; `not_billed` are accruals that no line pays for.
+    """`variances` has one entry for each thing on the bill, exact ones too; `not_billed` are accruals that no line pays for;
+    `paid` is what was matched, by rental.
 
     billed = accrued (of what was matched) + the sum of the variances, always.
     """
@@ -84,6 +94,7 @@ class Reconciliation:
     variances: tuple[Variance, ...]
     matched: tuple[str, ...]
     not_billed: tuple[Accrued, ...]
+    paid: Mapping[str, Paid] = field(default_factory=dict)
 
 
 def reconcile(
@@ -92,18 +103,21 @@ def reconcile(
     *,
     names: Mapping[str, str] | None = None,
     rate: Decimal = Decimal(1),
-    billed_before: AbstractSet[str] = frozenset(),
+    paid_before: Mapping[str, Paid] | None = None,
 ) -> Reconciliation:
     """Match `bill` to what was accrued, by rental. `names` leads from a provider's ids to rentals, `rate` is USD for one of the
-    bill's currency, `billed_before` are rentals that an earlier invoice of the month paid for.
+    bill's currency, `paid_before` is what earlier invoices of the month paid for, by rental: a machine that went on is matched
+    to what was accrued since.
     """
+    before = paid_before or {}
+    left = {rental: _left(each, before.get(rental)) for rental, each in accrued.items()}
     aliases = {**{rental: rental for rental in accrued}, **(names or {})}
     groups: dict[tuple[str, str], list[BillLine]] = defaultdict(list)
     for line in bill.lines:
         groups[_subject(line, aliases)].append(line)
     amounts = dict(zip(groups, _nanos(list(groups.values()), rate), strict=True))
     found = [
-        _variance(kind, subject, lines, amounts[kind, subject], accrued.get(subject), bill, rate, billed_before)
+        _variance(kind, subject, lines, amounts[kind, subject], left.get(subject), bill, rate)
         for (kind, subject), lines in groups.items()
     ]
     paid = tuple(sorted(each.subject for each in found if each.subject in accrued and each.accrued_nano))
@@ -112,8 +126,18 @@ def reconcile(
         accrued_nano=sum(each.accrued_nano for each in found),
         variances=tuple(found),
         matched=paid,
-        not_billed=tuple(each for key, each in sorted(accrued.items()) if key not in paid and key not in billed_before),
+        not_billed=tuple(
+            each for key, each in sorted(left.items()) if key not in paid and (each.nano or key not in before)
+        ),
+        paid={rental: Paid(left[rental].nano, left[rental].seconds) for rental in paid},
     )
+
+
+def _left(whole: Accrued, paid: Paid | None) -> Accrued:
+    """What of an accrual no earlier invoice paid for; negative when the books went down since."""
+    if paid is None:
+        return whole
+    return replace(whole, nano=whole.nano - paid.nano, seconds=whole.seconds - paid.seconds, is_rest=True)
 
 
 def _subject(line: BillLine, aliases: Mapping[str, str]) -> tuple[str, str]:
@@ -135,8 +159,7 @@ def _nanos(groups: Sequence[Sequence[BillLine]], rate: Decimal) -> list[int]:
 
 
 def _variance(
-    kind: str, subject: str, lines: Sequence[BillLine], billed: int, ours: Accrued | None, bill: Bill, rate: Decimal,
-    billed_before: AbstractSet[str],
+    kind: str, subject: str, lines: Sequence[BillLine], billed: int, ours: Accrued | None, bill: Bill, rate: Decimal
 ) -> Variance:  # fmt: skip
     if kind != "usage":
         code: Code = (
@@ -151,7 +174,7 @@ def _variance(
         code = "leaked" if is_tagged else "unknown_resource"
         words = "carries our tag, and the books know no such rental" if is_tagged else "is no machine of ours"
         return _alone(subject, None, code, billed, f"{subject} {words}: {in_usd(billed)}")
-    if ours.rental in billed_before:
+    if ours.is_rest and (ours.nano == 0 or ours.nano < 0 < billed):
         return _alone(subject, ours.project, "billed_twice", billed, f"{subject} is on an earlier invoice of the month")
     return _of_rental(lines, billed, ours, bill, rate)
 
@@ -196,7 +219,9 @@ def _of_time(lines: Sequence[BillLine], seconds: int, ours: Accrued, nano: int) 
     if extra < 0:
         return "shorter", f"{-extra} s less than accrued were billed: {in_usd(nano)}"
     least = max(ours.minimum_s, 3600 if ours.granularity_s >= 3600 else 60)
-    if seconds <= least or (extra < ours.granularity_s and seconds % max(1, ours.granularity_s) == 0):
+    # A minimum is charged once: on a second invoice it may be the first one's time again.
+    is_minimum = seconds <= least and not ours.is_rest
+    if is_minimum or (extra < ours.granularity_s and seconds % max(1, ours.granularity_s) == 0):
         return "minimum", f"{seconds} s were billed for {ours.seconds} s used: the provider's minimum or increment"
     last = max((line.end_us for line in lines if line.end_us is not None), default=None)
     if ours.ended_us is not None and last is not None and last > ours.ended_us:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from broker.database import Database
-from ledger.checkpoint import BadKey, read_keys, verifier_key
-from ledger.merkle import leaf_hash
+from ledger.checkpoint import BadKey, Checkpoint, read_checkpoint, read_keys, sign_checkpoint, split_notes, verifier_key
+from ledger.merkle import Frontier, leaf_hash
 from ledger.seal import FIRST, chained
 from ledger.sealed_export import sign_manifest, write_manifest
 from ledger.verify import Verdict, verify
@@ -137,3 +138,77 @@ async def test_another_key_trusts_nothing(sealed: Path) -> None:
 def test_a_public_key_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(BadKey):
         read_keys(text)
+
+
+def _signed_anew(folder: Path) -> None:
+    """What an owner of database and broker can do: rewrite an entry, every hash after it, and have it all signed."""
+    sealed = folder / "sealed"
+    notes = [read_checkpoint(each, KEYS) for each in split_notes((sealed / "checkpoints.txt").read_bytes())[0]]
+    leaves = (sealed / "books.jsonl").read_bytes().splitlines()
+    leaves[1] = leaves[1].replace(b'"actor":"broker"', b'"actor":"others"')
+    frontier, chain, states = Frontier(), [FIRST], {}
+    for seq, leaf in enumerate(leaves, start=1):
+        frontier.add(leaf_hash(leaf))
+        chain.append(chained(chain[-1], leaf_hash(leaf)))
+        states[seq] = (frontier.root().hex(), chain[-1])
+    (sealed / "books.jsonl").write_bytes(b"\n".join(leaves) + b"\n")
+    (sealed / "books.chain").write_text("\n".join(chain[1:]) + "\n")
+    for at, each in enumerate(notes):
+        if each.origin.endswith("/books"):
+            root, newest = states[each.size]
+            notes[at] = Checkpoint(origin=each.origin, size=each.size, root=root, chain=newest)
+    text = "".join(sign_checkpoint(SIGNER.key, SIGNER.name, each) for each in notes)
+    (sealed / "checkpoints.txt").write_text(text)
+    write_manifest(folder)
+    sign_manifest(folder, SIGNER)
+
+
+async def test_books_that_were_rewritten_and_signed_anew_do_not_fit_the_checkpoints_kept_outside(sealed: Path) -> None:
+    """Nothing compared with them: an export that the owner of the database had signed again was good."""
+    kept = sealed.parent / f"{sealed.name}-kept.txt"
+    shutil.copy(sealed / "sealed" / "checkpoints.txt", kept)
+    honest = verify(sealed, KEYS, kept)
+    assert (honest.problems, honest.outside) == ((), 3)
+    _signed_anew(sealed)
+    assert verify(sealed, KEYS).problems == ()
+    found = wheres(verify(sealed, KEYS, kept))
+    assert [each.rpartition(", ")[2] for each in found] == [
+        f"checkpoint broker/books of size {size}" for size in (5, 6)
+    ]
+    # both histories in one file: two notes of one size, both well signed, and only one of them can be true
+    both = kept.read_bytes() + (sealed / "sealed" / "checkpoints.txt").read_bytes()
+    kept.write_bytes(both)
+    assert len(verify(sealed, KEYS, kept).problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda raw: b"", "holds no checkpoint"),
+        (lambda raw: raw[:-1], "no whole number of notes"),
+        (lambda raw: raw.replace(b"broker/books\n5\n", b"broker/books\n4\n"), "was changed"),
+    ],
+)
+async def test_a_file_of_checkpoints_must_be_signed_as_a_whole(
+    sealed: Path, change: Callable[[bytes], bytes], says: str
+) -> None:
+    kept = sealed.parent / f"{sealed.name}-kept.txt"
+    kept.write_bytes(change((sealed / "sealed" / "checkpoints.txt").read_bytes()))
+    assert any(says in each.message for each in verify(sealed, KEYS, kept).problems)
+
+
+async def test_an_export_that_was_cut_back_to_an_older_checkpoint_misses_the_newer_one(sealed: Path) -> None:
+    kept = sealed.parent / f"{sealed.name}-kept.txt"
+    notes, _ = split_notes((sealed / "sealed" / "checkpoints.txt").read_bytes())
+    kept.write_text("".join(notes))
+    for name in ("books.jsonl", "books.chain"):
+        file = sealed / "sealed" / name
+        file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:5]))
+    older = [each for each in notes if not each.startswith("broker/books\n6\n")]
+    (sealed / "sealed" / "checkpoints.txt").write_text("".join(older))
+    write_manifest(sealed)
+    sign_manifest(sealed, SIGNER)
+    assert verify(sealed, KEYS).problems == ()
+    [found] = verify(sealed, KEYS, kept).problems
+    assert "size 6" in found.where
+    assert "cut off" in found.message

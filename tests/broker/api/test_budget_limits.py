@@ -39,6 +39,9 @@ async def test_what_is_no_node_or_no_amount_is_refused_with_what_is_meant(server
         ({"scope": "project:default", "usd": "1", "tokens": 5}, "invalid_value"),
         ({"scope": "tag:default/a=b", "usd": "1", "window": "month"}, "invalid_value"),
         ({"scope": "tag:default", "usd": "1"}, "invalid_value"),
+        ({"scope": "project:default", "usd": "1", "emails": ["a@example.com\nBcc: b@example.com"]}, "invalid_value"),
+        ({"scope": "project:default", "usd": "1", "emails": ["a@example.com\n"]}, "invalid_value"),
+        ({"scope": "project:default", "usd": "1", "emails": ["nobody"]}, "invalid_value"),
     ):
         assert (await put(server, key, **wish)).code == code, wish
 

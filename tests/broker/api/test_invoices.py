@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from broker.keys import create_key
+from ledger.accrual import accrue
 from ledger.book import post
 from ledger.event import Dims, Event, Line
-from tests.support.month_of_books import PERIOD, book_month
+from markets.tables import RentalRow
+from tests.support.month_of_books import MACHINES, PERIOD, book_month, meter_of
 
 OCTETS = {"Content-Type": "application/octet-stream"}
 
@@ -25,11 +28,15 @@ async def booked(server: Any) -> Any:
     return server
 
 
+async def export(server: Any) -> Any:
+    return await server.call("GET", f"/v1/ledger/exports?format=focus-1.4&period={PERIOD}")
+
+
 async def own_bill(
     server: Any, provider: str, change: Callable[[list[dict[str, str]]], None] = lambda rows: None
 ) -> bytes:
     """The provider's bill as our own FOCUS export has it (a provider's would say the same), after `change`."""
-    exported = await server.call("GET", f"/v1/ledger/exports?format=focus-1.4&period={PERIOD}")
+    exported = await export(server)
     with zipfile.ZipFile(io.BytesIO(exported.raw)) as archive:
         text = archive.read(f"billing_period={PERIOD}/cost_and_usage.csv").decode()
     rows = [row for row in csv.DictReader(io.StringIO(text)) if row["ServiceProviderName"] == provider]
@@ -174,3 +181,75 @@ async def test_a_project_imports_no_invoices(booked: Any) -> None:
     key = await booked.key("finance", project="ads")
     assert (await send(booked, b"x", key=key)).status == 422
     assert (await booked.call("GET", "/v1/ledger/exceptions", key=key)).status == 422
+
+
+async def test_a_projects_export_holds_no_invoices_and_exceptions_of_the_house(booked: Any) -> None:
+    """A finance key of one project got all tenants' invoices and exceptions, in the workbook and in FOCUS' Invoice Detail."""
+    pytest.importorskip("xlsxwriter")
+    assert (await send(booked, await own_bill(booked, "aws", with_tax_and_a_stranger))).status == 200
+    ads = await booked.key("finance", project="ads")
+    for key, query, is_all in (("admin", "", True), (ads, "", False), ("admin", "&project=ads", False)):
+        for form in ("xlsx", "focus-1.4"):
+            answer = await booked.call("GET", f"/v1/ledger/exports?format={form}&period={PERIOD}{query}", key=key)
+            assert answer.status == 200, answer.raw
+            texts = "\n".join(_texts(answer.raw))
+            assert ("INV-1" in texts) is is_all, (form, query)
+            assert ("invoice_detail.csv" in texts or form == "xlsx") is (is_all or form == "xlsx")
+            assert ("i-stranger" in texts) is (is_all and form == "xlsx")
+
+
+async def test_a_second_bill_of_the_month_for_a_machine_that_went_on_is_booked_once(booked: Any) -> None:
+    """It was called billed_twice; the second month's half was a cost twice once a person accepted it."""
+    [machine] = [each for each in MACHINES if each.rental == "rental_a"]
+    whole = -(await balances(booked))["Liabilities:Accrued:Aws"]
+    assert (await send(booked, await own_bill(booked, "aws"))).status == 200
+    until = machine.started_us + 13_600 * 1_000_000
+    async with booked.services.database.transaction() as session:
+        await accrue(session, meter_of(machine), until_us=until, final=True, actor="test", recorded_at_us=until)
+    more = -(await balances(booked))["Liabilities:Accrued:Aws"]
+    assert more > 0
+
+    def rest(rows: list[dict[str, str]]) -> None:
+        rows[:] = rows[-1:]
+        assert Decimal(rows[0]["BilledCost"]) == more
+        rows[0]["InvoiceId"] = "INV-2"
+
+    second = await own_bill(booked, "aws", rest)
+    answer = await send(booked, second)
+    assert (answer.status, answer.json["variances"], answer.json["matched"]) == (200, [], 1), answer.raw
+    after = await balances(booked)
+    assert (after["Liabilities:Accrued:Aws"], after["Liabilities:Payable:Aws"]) == (0, -(whole + more))
+    assert after.get("Assets:Suspense:Aws", 0) == after.get("Expenses:Variance:Aws", 0) == 0
+    again = await send(booked, second.replace(b"INV-2", b"INV-3"))
+    assert [each["code"] for each in again.json["variances"]] == ["billed_twice"]
+    sums: dict[str, Decimal] = defaultdict(Decimal)
+    with zipfile.ZipFile(io.BytesIO((await export(booked)).raw)) as archive:
+        for row in csv.DictReader(io.StringIO(archive.read(f"billing_period={PERIOD}/cost_and_usage.csv").decode())):
+            sums[row["InvoiceId"]] += Decimal(row["BilledCost"])
+    assert (sums["INV-1"], sums["INV-2"]) == (whole, more)
+
+
+async def test_a_line_that_names_what_many_machines_have_in_common_is_of_none_of_them(booked: Any) -> None:
+    """Every string of a machine's facts was a name of it: its region, its owner."""
+    async with booked.services.database.transaction() as session:
+        row = await session.get_one(RentalRow, "rental_a")
+        row.market_facts = {"id": "i-mine", "region": "eu-west-1", "pid": "17"}
+
+    def of_strangers(rows: list[dict[str, str]]) -> None:
+        first = rows[0] | {"ResourceName": "", "x_RentalId": "", "Tags": "{}"}
+        rows[:] = [first | {"ResourceId": name} for name in ("eu-west-1", "17", "i-mine")]
+
+    answer = await send(booked, await own_bill(booked, "aws", of_strangers))
+    assert answer.json["matched"] == 1, answer.raw
+    assert sorted(each["subject"] for each in answer.json["variances"]) == ["17", "eu-west-1", "rental_a"]
+
+
+def _texts(archive: bytes) -> Iterator[str]:
+    """Names and contents of all files, those in workbooks, too."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        for name in opened.namelist():
+            yield name
+            if name.endswith(".xlsx"):
+                yield from _texts(opened.read(name))
+            elif not name.endswith(".parquet"):
+                yield opened.read(name).decode()

@@ -28,8 +28,8 @@ async def sealed(database: object, tmp_path: Path) -> Path:
     return folder
 
 
-def verify(target: Path, key: Path) -> tuple[int, str]:
-    done = RUN.invoke(app, ["ledger", "verify", str(target), "--public-key", str(key)])
+def verify(target: Path, key: Path, *more: str) -> tuple[int, str]:
+    done = RUN.invoke(app, ["ledger", "verify", str(target), "--public-key", str(key), *more])
     return done.exit_code, done.output
 
 
@@ -41,6 +41,11 @@ def test_a_sealed_export_verifies_as_a_folder_and_as_a_zip(sealed: Path) -> None
         0,
         "6 of books, 2 of decisions; 22 postings, 3 checkpoints, 5 files\neverything is as it was signed\n",
     )
+    kept = sealed.parent / "kept.txt"
+    shutil.copy(sealed / "sealed" / "checkpoints.txt", kept)
+    code, told = verify(sealed, key, "--checkpoints", str(kept))
+    assert (code, "3 checkpoints that were kept outside" in told) == (0, True)
+    assert verify(sealed, key, "--checkpoints", str(sealed.parent / "none"))[0] == 2
     chain = sealed / "sealed" / "books.chain"
     chain.write_text(chain.read_text().replace("a", "b", 1))
     code, told = verify(sealed, key)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from email.message import EmailMessage
 from typing import Any
 
@@ -16,15 +19,19 @@ from broker.budgets import Placement, admit, hold_tokens, use_of
 from broker.control.accrue import Accruer
 from broker.control.budget import BudgetKeeper
 from broker.control.plan import Planner
+from broker.control.settle import settle
 from broker.mail import Letter, message_of
 from broker.settings import MailSettings
 from broker.tables import Worker
 from jobs.clock import db_now
 from jobs.tables import Batch, OutboxEvent
 from ledger import audit, limits, seal
+from ledger.accrual import Meter, accrue
 from ledger.errors import HoldExceeded, LimitExceeded
 from ledger.holds import open_hold, void_hold
 from ledger.units import NANO_PER_TOKEN
+from markets import rentals
+from markets.market import Rental
 
 DOLLAR = 10**9
 
@@ -126,6 +133,33 @@ async def test_what_a_project_moved_away_with_is_given_back_where_it_was_held(to
         assert await audit.check(session) == []
 
 
+async def test_what_is_charged_without_or_after_a_hold_counts_for_team_and_organisation_too(town: Any) -> None:
+    """Late charges counted for the project alone: a leaked machine's, and a final reading that the provider revised."""
+    await tree(town)
+    now = datetime.now(UTC).replace(microsecond=0)
+    leaked = Rental(
+        tag="rental_leaked", offer_key=town.offer().key, state="ended", price=Decimal("3.60"), currency="USD",
+        started_at=now - timedelta(seconds=60), ended_at=now, seen_at=now, end_reason="released",
+    )  # fmt: skip
+    async with town.database.transaction() as session:
+        now_us = await db_now(session)
+        await rentals.record_leaked(session, leaked, None, project="default", now_us=now_us)
+        await settle(session, "rental_leaked", now_us=now_us)
+    assert await hold(town, "rental_late", DOLLAR)
+    async with town.database.transaction() as session:
+        await void_hold(session, hold_id="rental_late", occurred_at_us=now_us, actor="x")
+        (await session.get_one(TeamOfProject, "default")).team = "other"
+        meter = Meter(
+            "rental_late", "k", "town", "spot", "default", None, 36 * DOLLAR // 10, now_us, scopes=("team:other",)
+        )
+        until = now_us + 10 * 1_000_000
+        await accrue(session, meter, until_us=until, final=True, actor="x", recorded_at_us=until)
+        for scope in ("org:acme", "team:ml", "project:default"):
+            assert (await limits.uses(session, scope, "USD"))["all"] == 70 * DOLLAR // 1000, scope
+        assert await limits.uses(session, "team:other", "USD") == {}, "it was rented under another team"
+        assert await audit.check(session) == []
+
+
 async def test_each_threshold_is_told_once_whatever_happens_in_between(town: Any) -> None:
     budget_id = await budget(town, "project:default", 10)
     for name, nano in (("a", 4), ("b", 1), ("c", 3), ("d", 2)):
@@ -218,3 +252,48 @@ def test_a_letter_keeps_its_id_and_no_line_break_makes_a_header() -> None:
     assert message["Subject"] == "x Bcc: b@example.com"
     assert message["Bcc"] is None
     assert message["Message-ID"] == "<budget_1.all.50@example.com>"
+
+
+class Mailbox:
+    """A mail server on loopback: takes what it is sent, and refuses addresses that begin with `refused`."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 here\r\n")
+        to = ""
+        while line := (await reader.readline()).decode().strip():
+            verb = line[:4].upper()
+            if verb == "RCPT":
+                to = line.partition("<")[2].rstrip(">")
+            if verb == "DATA":
+                writer.write(b"354 go on\r\n")
+                await reader.readuntil(b"\r\n.\r\n")
+                self.taken.append(to)
+            is_refused = verb == "RCPT" and to.startswith("refused")
+            writer.write(
+                b"550 no such mailbox\r\n" if is_refused else b"221 bye\r\n" if verb == "QUIT" else b"250 ok\r\n"
+            )
+            if verb == "QUIT":
+                break
+        writer.close()
+
+
+async def test_one_address_that_is_not_taken_silences_no_other_budgets_mail(town: Any) -> None:
+    """The first letter that failed ended the round, each time anew: an address with a line break, or one the server refuses."""
+    mailbox = Mailbox()
+    server = await asyncio.start_server(mailbox.serve, "127.0.0.1", 0)
+    mail = MailSettings(
+        host="127.0.0.1", port=server.sockets[0].getsockname()[1], sender="b@example.com", starttls=False
+    )
+    services = replace(town.services, settings=town.services.settings.model_copy(update={"mail": mail}))
+    await tree(town)
+    emails = ("broken@example.com\nBcc: x@example.com",), ("refused@example.com",), ("fin@example.com",)
+    for scope, to in zip(("org:acme", "team:ml", "project:default"), emails, strict=True):
+        await budget(town, scope, 10, emails=to)
+    assert await hold(town, "a", 6 * DOLLAR)
+    async with server:
+        await BudgetKeeper(services).step()
+        await BudgetKeeper(services).step()
+    assert mailbox.taken == ["fin@example.com"], "once"

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import update
 
+from broker.control.accrue import Accruer
 from broker.control.place import Placer
 from broker.control.plan import Planner
 from broker.control.poll import Poller
@@ -21,7 +22,11 @@ from broker.tables import PlanRow, Worker
 from jobs import batches
 from jobs.clock import db_now
 from jobs.tables import Batch
+from ledger import audit
+from ledger.accrual import read_meter
+from ledger.book import post
 from ledger.budgets import grant
+from ledger.event import Dims, Event, Line
 from markets import rentals
 from markets.market import Rental
 from markets.tables import PollRow, RentalRow
@@ -295,3 +300,25 @@ async def test_an_admin_key_that_nobody_wrote_down_is_made_anew(town: Any) -> No
         assert await ensure_admin_key(session, 2, is_kept=True) is None
         second = await ensure_admin_key(session, 3, is_kept=False)
         assert second not in (None, first)
+
+
+# --- accrue ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_meter_key_that_nobody_can_read_ends_no_accrual_round(town: Any) -> None:
+    """A person's correction with a key like a meter's: every round ended in a ValueError at that rental, for ever."""
+    of = town.offer()
+    await town.list_offers(of)
+    batch = await town.batch()
+    poisoned, whole = [await town.rental(of, purpose=(batch,), ran_s=60) for _ in range(2)]
+    event = Event(
+        key=f"accrue:{poisoned}:mine", kind="correction", occurred_at_us=1, actor="ada", corrects=f"hold.open:{poisoned}",
+        dims=Dims(project="default", rental=poisoned),
+        lines=(Line(account="Expenses:Compute:Spot:Town", nano=-5), Line(account="Liabilities:Accrued:Town", nano=5)),
+    )  # fmt: skip
+    async with town.database.transaction() as session:
+        await post(session, event, recorded_at_us=1)
+    await Accruer(town.services).step()
+    async with town.database.transaction() as session:
+        assert (await read_meter(session, whole)).seconds == 60
+        assert [each.code for each in await audit.check(session)] == ["meter_differs"]
