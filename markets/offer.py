@@ -182,6 +182,10 @@ def quarantine(offer: Offer, reason: str) -> Offer:
     return offer if offer.quarantined else replace(offer, quarantined=reason)
 
 
+# What is below it is counted as 0 nano-USD: free.
+LEAST_PRICE = Decimal("1e-9")
+
+
 def price_problem(offer: Offer) -> str | None:
     """Why the price of `offer` cannot be believed, or None.
 
@@ -199,7 +203,7 @@ def price_problem(offer: Offer) -> str | None:
         )
     if _is_sunk(offer):
         return None
-    if not offer.price.is_finite() or offer.price <= 0:
+    if not offer.price.is_finite() or offer.price < LEAST_PRICE:
         return (
             f"offer {offer.key}: price {offer.price} is unknown, not free; quarantined until a positive price is seen "
             f"(source: {offer.source})"
