@@ -64,7 +64,7 @@ class OfferKey:
         'sandbox/eu-de/-/a%2F1/cpu/0/spot'
         """
         parts = (self.market, self.region, self.zone, self.sku, self.accelerator, str(self.count), self.pricing)
-        return "/".join("-" if part is None or part == "" else _encode(part) for part in parts)
+        return "/".join("-" if part is None or part == "" else encode_part(part) for part in parts)
 
     @classmethod
     def parse(cls, text: str) -> OfferKey:
@@ -85,7 +85,8 @@ class OfferKey:
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]+").fullmatch
 
 
-def _encode(part: str) -> str:
+def encode_part(part: str) -> str:
+    """How one part of an offer's key is written."""
     # A part that is literally "-" must not read back as "none".
     if part == "-":
         return "%2D"

@@ -12,6 +12,7 @@ from sqlmodel import col
 from broker.api import quote_shapes, shapes
 from broker.approvals import approval_of
 from broker.control.convert import usd
+from broker.control.planned_offers import reasons_with_apart, with_apart
 from broker.tables import STOPPED, Assignment, PlanRow, Quote, Waiting
 from jobs.tables import Batch
 from solver.types import Assignment as PlannedShare
@@ -81,16 +82,16 @@ def explain(
         lines=work.lines,
         input_tokens=work.input_tokens,
         output_tokens=work.output_tokens_p50,
-        offers=len(snapshot.offers),
+        offers=len(snapshot.offers) + sum(each.count for each in snapshot.apart),
         funnel=[
             quote_shapes.FunnelStep(rule=r.rule, count=r.count, example=r.example)
-            for r in plan.funnels.get(work_id, ())
+            for r in with_apart(plan.funnels.get(work_id, ()), snapshot.apart)
         ],
         chosen=[_chosen(share, choices.get(share.offer_key), work) for share in shares],
         usd=usd(sum(share.cost_nano for share in shares)) if shares else None,
         end=max((share.end_us for share in shares), default=0) // SECOND_US or None,
         waiting_on=unplaced.waiting_on if unplaced else None,
-        reasons=list(unplaced.reasons) if unplaced else [],
+        reasons=reasons_with_apart(unplaced.reasons, snapshot.apart) if unplaced else [],
         relaxations=[relaxation_shape(r) for r in unplaced.relaxations] if unplaced else [],
     )
 
