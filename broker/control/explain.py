@@ -45,9 +45,13 @@ async def _word(session: AsyncSession, batch_id: str) -> quote_shapes.Explanatio
         return unplanned.model_copy(update={"waiting_on": stopped.waiting_on})
     row = await _newest_plan(session, batch_id)
     if row is None:
-        reasons = [f"{e['code']}: {e['message']}" for e in batch.errors or []] or [
-            "no plan has looked at this batch yet"
-        ]
+        was_planned = await session.scalar(
+            select(col(Assignment.plan)).where(col(Assignment.batch) == batch_id).limit(1)
+        )
+        why = "no plan has looked at this batch yet"
+        if was_planned or stopped is not None:
+            why = "its last plan is not kept any more: the batch has ended (settings: control.keep_plans)"
+        reasons = [f"{e['code']}: {e['message']}" for e in batch.errors or []] or [why]
         return _unplanned(batch.total, batch.input_tokens, batch.output_tokens, reasons)
     snapshot = msgspec.json.decode(row.snapshot, type=Snapshot)
     plan = msgspec.json.decode(row.plan, type=Plan)

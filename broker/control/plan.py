@@ -123,7 +123,7 @@ class Planner:
         return plan_id, started
 
     async def _store(self, session: AsyncSession, frozen: Frozen, plan: Plan, now_us: int) -> str:
-        if _decisions(plan) == self.last:
+        if _decisions(plan) == self.last and await self._is_kept(session):
             return self.last_id
         row = PlanRow(
             id=f"plan_{ULID()}",
@@ -145,6 +145,10 @@ class Planner:
             cost_nano=plan.cost_nano,
         )
         return row.id
+
+    async def _is_kept(self, session: AsyncSession) -> bool:
+        """Whether the last plan is still stored: the plans of others may have outnumbered it while this broker did not lead."""
+        return await session.scalar(select(col(PlanRow.id)).where(col(PlanRow.id) == self.last_id)) is not None
 
     async def _intend(
         self, session: AsyncSession, frozen: Frozen, start: Start, served: list[str], plan_id: str, now_us: int
