@@ -106,6 +106,8 @@ class ControlSettings(Section):
     that is asked to finish. Both bound what a line that hangs can cost. `approve_above_usd`: a batch that may cost more waits
     until a second person has approved it; a project may have a threshold of its own. Objects that no row needs are removed
     `orphan_grace_s` after they were written, at most `max_objects_per_cycle` each `garbage_s`; 0 removes none.
+    `keep_plans`: so many of the newest plans are kept, each with all that it was made of, beside those that open batches and
+    machines go by.
     """
 
     poll_s: float = 60
@@ -117,6 +119,7 @@ class ControlSettings(Section):
     garbage_s: float = 600
     orphan_grace_s: int = Field(default=86_400, ge=3_600)
     max_objects_per_cycle: int = Field(default=1_000, ge=0)
+    keep_plans: int = Field(default=500, ge=1)
     hold_buffer: Decimal = Decimal("1.25")
     idle_release_s: float = 20
     worker_silence_s: float = 60

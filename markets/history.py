@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, exists, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from markets.tables import ChangeRow, DayRow
+from markets.tables import ChangeRow, DayRow, OfferRow, RentalRow
 
 HOUR_US = 3_600_000_000
 DAY_US = 24 * HOUR_US
 PPM = 1_000_000
 _AT_ONCE = 2_000
+# Of one transaction: rows that are written, and changes that are read for one offer.
+_MOST_DAYS, _MOST_CHANGES = 5_000, 20_000
 _log = structlog.get_logger("markets.history")
 
 
@@ -92,40 +94,83 @@ async def days(session: AsyncSession, key: str, *, from_us: int, to_us: int) -> 
 
 
 async def roll_up(
-    session: AsyncSession, *, now_us: int, keep_days: int, keep_rolled_days: int, limit: int = 2_000
+    session: AsyncSession,
+    *,
+    now_us: int,
+    keep_days: int,
+    keep_rolled_days: int,
+    limit: int = 2_000,
+    most_days: int = _MOST_DAYS,
 ) -> int:
     """Put days that are older than `keep_days` into one row an offer, and remove their changes; days of the roll-up older than
-    `keep_rolled_days` go as well. At most `limit` offers at a time. Returns how many days were written.
+    `keep_rolled_days` go as well, and are not written to begin with. At most `limit` offers and about `most_days` days at a time.
+    Returns how many days were written: call it until that is 0.
 
     The last change before the kept days stays: it is what held when they began.
     """
     horizon_us = now_us // DAY_US * DAY_US - keep_days * DAY_US
+    oldest_us = -(-now_us // DAY_US) * DAY_US - keep_rolled_days * DAY_US
     aged = select(col(ChangeRow.key)).where(col(ChangeRow.at_us) < horizon_us).group_by(col(ChangeRow.key))
     written = 0
     for key in (await session.scalars(aged.having(func.count() > 1).limit(limit))).all():
-        written += await _roll_up(session, key, horizon_us)
+        if written >= most_days:
+            break
+        written += await _roll_up(session, key, oldest_us, horizon_us, most_days - written)
     await session.execute(delete(DayRow).where(col(DayRow.day_us) < now_us - keep_rolled_days * DAY_US))
     if written:
         _log.info("history.rolled_up", days=written)
     return written
 
 
-async def _roll_up(session: AsyncSession, key: str, horizon_us: int) -> int:
-    """One offer. The days from its first change to the horizon that are not rolled up yet."""
+async def _roll_up(session: AsyncSession, key: str, oldest_us: int, horizon_us: int, most_days: int) -> int:
+    """One offer. The days from its first change (a card's may be of years ago) to the horizon that are not rolled up yet."""
+    mine = col(ChangeRow.key) == key
     last_day = await session.scalar(select(func.max(col(DayRow.day_us))).where(col(DayRow.key) == key))
-    query = select(ChangeRow).where(col(ChangeRow.key) == key, col(ChangeRow.at_us) < horizon_us)
-    rows = (await session.scalars(query.order_by(col(ChangeRow.at_us), col(ChangeRow.id)))).all()
-    first_us = rows[0].at_us // DAY_US * DAY_US if last_day is None else last_day + DAY_US
+    first = (await session.scalar(select(func.min(col(ChangeRow.at_us))).where(mine))) or 0
+    first_us = max(oldest_us, first // DAY_US * DAY_US if last_day is None else last_day + DAY_US)
+    end_us = min(horizon_us, first_us + most_days * DAY_US)
+    since_us = (
+        await session.scalar(select(func.max(col(ChangeRow.at_us))).where(mine, col(ChangeRow.at_us) <= first_us))
+    ) or first
+    query = select(ChangeRow).where(mine, col(ChangeRow.at_us) >= since_us)
+    query = query.order_by(col(ChangeRow.at_us), col(ChangeRow.id))
+    rows = (await session.scalars(query.where(col(ChangeRow.at_us) < end_us).limit(_MOST_CHANGES))).all()
+    if len(rows) == _MOST_CHANGES:  # as many whole days as they cover, but one at least
+        end_us = min(end_us, max(rows[-1].at_us // DAY_US * DAY_US, first_us + DAY_US))
+        rows = (await session.scalars(query.where(col(ChangeRow.at_us) < end_us))).all()
     told = [_change(row) for row in rows]
-    found = [day_of(key, told, day_us) for day_us in range(first_us, horizon_us, DAY_US)]
+    found = [day_of(key, told, day_us) for day_us in range(first_us, end_us, DAY_US)]
     session.add_all(found)
     await session.flush()
-    await session.execute(
-        delete(ChangeRow)
-        .where(col(ChangeRow.id).in_([row.id for row in rows[:-1]]))
-        .execution_options(synchronize_session=False)
-    )
+    if end_us >= horizon_us:
+        await _forget_changes(session, key, horizon_us)
     return len(found)
+
+
+async def _forget_changes(session: AsyncSession, key: str, horizon_us: int) -> None:
+    """All before the horizon but the last. By time and not by their ids: SQLite takes 32,766 variables, and one price that
+    moved every minute of a month made more."""
+    mine = col(ChangeRow.key) == key
+    newest = select(col(ChangeRow.at_us), col(ChangeRow.id)).where(mine, col(ChangeRow.at_us) < horizon_us)
+    at_us, last = (
+        await session.execute(newest.order_by(col(ChangeRow.at_us).desc(), col(ChangeRow.id).desc()).limit(1))
+    ).one()
+    is_older = (col(ChangeRow.at_us) < at_us) | ((col(ChangeRow.at_us) == at_us) & (col(ChangeRow.id) < last))
+    await session.execute(delete(ChangeRow).where(mine, is_older).execution_options(synchronize_session=False))
+
+
+async def forget_gone(session: AsyncSession, *, now_us: int, keep_days: int, limit: int = 2_000) -> int:
+    """Remove offers that have been gone for longer than their changes are kept, unless a rental names them: marketplaces list
+    a new one for each machine, thousands a day. At most `limit` at a time; returns how many. Their history stays."""
+    is_named = exists().where(col(RentalRow.offer_key) == col(OfferRow.key))
+    old = select(col(OfferRow.key)).where(col(OfferRow.gone_us) < now_us - keep_days * DAY_US, ~is_named).limit(limit)
+    keys = (await session.scalars(old)).all()
+    if keys:
+        await session.execute(
+            delete(OfferRow).where(col(OfferRow.key).in_(keys)).execution_options(synchronize_session=False)
+        )
+        _log.info("offers.forgotten", offers=len(keys))
+    return len(keys)
 
 
 def day_of(key: str, told: Sequence[Change], day_us: int) -> DayRow:

@@ -64,7 +64,7 @@ class OfferKey:
         'sandbox/eu-de/-/a%2F1/cpu/0/spot'
         """
         parts = (self.market, self.region, self.zone, self.sku, self.accelerator, str(self.count), self.pricing)
-        return "/".join("-" if part is None or part == "" else _encode(part) for part in parts)
+        return "/".join("-" if part is None or part == "" else encode_part(part) for part in parts)
 
     @classmethod
     def parse(cls, text: str) -> OfferKey:
@@ -85,7 +85,8 @@ class OfferKey:
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]+").fullmatch
 
 
-def _encode(part: str) -> str:
+def encode_part(part: str) -> str:
+    """How one part of an offer's key is written."""
     # A part that is literally "-" must not read back as "none".
     if part == "-":
         return "%2D"
@@ -182,6 +183,10 @@ def quarantine(offer: Offer, reason: str) -> Offer:
     return offer if offer.quarantined else replace(offer, quarantined=reason)
 
 
+# What is below it is counted as 0 nano-USD: free.
+LEAST_PRICE = Decimal("1e-9")
+
+
 def price_problem(offer: Offer) -> str | None:
     """Why the price of `offer` cannot be believed, or None.
 
@@ -199,7 +204,7 @@ def price_problem(offer: Offer) -> str | None:
         )
     if _is_sunk(offer):
         return None
-    if not offer.price.is_finite() or offer.price <= 0:
+    if not offer.price.is_finite() or offer.price < LEAST_PRICE:
         return (
             f"offer {offer.key}: price {offer.price} is unknown, not free; quarantined until a positive price is seen "
             f"(source: {offer.source})"

@@ -7,7 +7,7 @@ offers as they were and they grow stale in the open. What a poll changes is appe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -20,7 +20,7 @@ from sqlmodel import col
 from markets.book_entry import KNOWN, Entry, Known, entry_of
 from markets.history import append_changes
 from markets.instants import maybe_moment, micros, moment
-from markets.offer import Offer
+from markets.offer import Offer, encode_part
 from markets.offer_record import offer_from_record
 from markets.plausibility import Peers
 from markets.tables import OfferRow, PollRow
@@ -110,16 +110,40 @@ async def offers(
     default_max_age_s: int,
     market: str | None = None,
     key: str | None = None,
+    listed_at: Collection[str] | None = None,
+    also: Collection[str] = (),
 ) -> list[Listed]:
-    """All offers by key, those that are gone or stale too, each with its reason. `max_age_s` is by market name."""
+    """All offers by key, those that are gone or stale too, each with its reason. `max_age_s` is by market name.
+
+    With `listed_at` only those that these markets still list, and whatever is known of the keys `also`.
+    """
     query = select(OfferRow).order_by(col(OfferRow.key))
     if key is not None:
         query = query.where(col(OfferRow.key) == key)
     if market is not None:
         query = query.where(col(OfferRow.market) == market)
+    if listed_at is not None:
+        is_listed = col(OfferRow.market).in_(listed_at) & col(OfferRow.gone_us).is_(None)
+        query = query.where(is_listed | col(OfferRow.key).in_(also))
     rows = (await session.scalars(query)).all()
     cards = {row.market: row.card_until_us for row in await polls(session) if row.card_until_us is not None}
     return [_listed(row, now_us, max_age_s.get(row.market, default_max_age_s), cards.get(row.market)) for row in rows]
+
+
+async def count_by_market(session: AsyncSession) -> dict[str, int]:
+    """How many offers the book has of each market, gone ones too. Read from the index alone."""
+    query = select(col(OfferRow.market), func.count()).group_by(col(OfferRow.market))
+    return {market: int(count) for market, count in (await session.execute(query)).all()}
+
+
+async def alternatives(session: AsyncSession, accelerator: str, model: str) -> list[Offer]:
+    """What a rental of this accelerator is compared with: on-demand machines that have it, and endpoints that sell the
+    model, of all markets that list them."""
+    sells = f"/{encode_part(model)}/"
+    on_demand = (col(OfferRow.pricing) == "on_demand") & (col(OfferRow.accelerator) == accelerator)
+    tokens = (col(OfferRow.pricing) == "token") & col(OfferRow.key).contains(sells, autoescape=True)
+    query = select(OfferRow).where(col(OfferRow.gone_us).is_(None), on_demand | tokens)
+    return [offer_of(row) for row in await session.scalars(query)]
 
 
 async def cheapest(

@@ -154,7 +154,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     `stop_margin_s`: how long an instance costs money before it can be stopped; a work with a `max_nano` begins only
     where this, too, is left for one instance. `held`: the assignments of the plan before. A large queue that they nearly cover is
-    planned from them, and moved only where that saves three percent; without them it is planned anew.
+    planned from them, and moved only where that saves three percent; without them it is planned anew. `apart`: offers that are
+    known of and not among `offers`, counted by reason for people; nothing is planned by it.
     """
 
     now_us: int
@@ -169,6 +170,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     throughput: tuple[Throughput, ...] = ()
     stop_margin_s: int = 0
     held: tuple[Held, ...] = ()
+    apart: tuple[Rule, ...] = ()
     version: int = VERSION
 
 

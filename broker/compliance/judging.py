@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -17,8 +18,9 @@ from broker.control.convert import facts_of
 from broker.services import Services
 from broker.tables import Policy
 from jobs.tables import Batch
-from markets.offer import Offer
+from markets.offer import Evidence, Offer
 from markets.offer_record import offer_from_record
+from markets.price_book import offer_of
 from markets.tables import OfferRow, RentalRow
 from solver.residency import Decision, Facts, Reason, asks_model, evaluate, of_job
 from solver.residency import Policy as ResidencyPolicy
@@ -61,15 +63,36 @@ async def _judge(
 ) -> Judged:
     row = await session.get(Policy, policy_hash)
     policy = None if row is None else msgspec.convert(row.body, ResidencyPolicy)
-    then = await _facts(session, services, offer_from_record(rental.facts), batch, policy, now_us)
+    listed = await session.get(OfferRow, rental.offer_key)
+    # not its record: of an offer said unchanged only `observed_us` moves, and the record's evidence would run out here
+    # while the plan, which reads the offer, goes on placing there
+    offer = None if listed is None or listed.gone_us is not None else offer_of(listed)
+    rented = _renewed(offer_from_record(rental.facts), offer)
+    then = await _facts(session, services, rented, batch, policy, now_us)
     if policy is None:
         return Judged(policy_hash, None, then, judged(None, then, now_us))
     decision = evaluate(policy, then, now_us)
-    listed = await session.get(OfferRow, rental.offer_key)
-    if decision.outcome == "deny" or listed is None or listed.gone_us is not None:
+    if decision.outcome == "deny" or offer is None:
         return Judged(policy_hash, policy, then, decision)
-    now = await _facts(session, services, offer_from_record(listed.record), batch, policy, now_us)
+    now = await _facts(session, services, offer, batch, policy, now_us)
     return Judged(policy_hash, policy, now, evaluate(policy, now, now_us))
+
+
+def _renewed(rented: Offer, listed: Offer | None) -> Offer:
+    """What was known when it was rented, with the age of evidence that its market has given again for the same place.
+
+    Without it every machine would be refused work a day (the evidence's ttl) after it was rented.
+    """
+    if listed is None or (listed.country, listed.subdivision) != (rented.country, rented.subdivision):
+        return rented
+    again = {(each.kind, each.source): each for each in listed.evidence}
+    newer = (again.get((each.kind, each.source), each) for each in rented.evidence)
+    evidence = tuple(max(old, new, key=_ends_at) for old, new in zip(rented.evidence, newer, strict=True))
+    return replace(rented, evidence=evidence)
+
+
+def _ends_at(evidence: Evidence) -> datetime:
+    return evidence.observed_at + evidence.ttl
 
 
 async def _facts(

@@ -12,6 +12,7 @@ from sqlmodel import col
 from broker.api import quote_shapes, shapes
 from broker.approvals import approval_of
 from broker.control.convert import usd
+from broker.control.planned_offers import reasons_with_apart, with_apart
 from broker.tables import STOPPED, Assignment, PlanRow, Quote, Waiting
 from jobs.tables import Batch
 from solver.types import Assignment as PlannedShare
@@ -44,9 +45,13 @@ async def _word(session: AsyncSession, batch_id: str) -> quote_shapes.Explanatio
         return unplanned.model_copy(update={"waiting_on": stopped.waiting_on})
     row = await _newest_plan(session, batch_id)
     if row is None:
-        reasons = [f"{e['code']}: {e['message']}" for e in batch.errors or []] or [
-            "no plan has looked at this batch yet"
-        ]
+        was_planned = await session.scalar(
+            select(col(Assignment.plan)).where(col(Assignment.batch) == batch_id).limit(1)
+        )
+        why = "no plan has looked at this batch yet"
+        if was_planned or stopped is not None:
+            why = "its last plan is not kept any more: the batch has ended (settings: control.keep_plans)"
+        reasons = [f"{e['code']}: {e['message']}" for e in batch.errors or []] or [why]
         return _unplanned(batch.total, batch.input_tokens, batch.output_tokens, reasons)
     snapshot = msgspec.json.decode(row.snapshot, type=Snapshot)
     plan = msgspec.json.decode(row.plan, type=Plan)
@@ -81,16 +86,16 @@ def explain(
         lines=work.lines,
         input_tokens=work.input_tokens,
         output_tokens=work.output_tokens_p50,
-        offers=len(snapshot.offers),
+        offers=len(snapshot.offers) + sum(each.count for each in snapshot.apart),
         funnel=[
             quote_shapes.FunnelStep(rule=r.rule, count=r.count, example=r.example)
-            for r in plan.funnels.get(work_id, ())
+            for r in with_apart(plan.funnels.get(work_id, ()), snapshot.apart)
         ],
         chosen=[_chosen(share, choices.get(share.offer_key), work) for share in shares],
         usd=usd(sum(share.cost_nano for share in shares)) if shares else None,
         end=max((share.end_us for share in shares), default=0) // SECOND_US or None,
         waiting_on=unplaced.waiting_on if unplaced else None,
-        reasons=list(unplaced.reasons) if unplaced else [],
+        reasons=reasons_with_apart(unplaced.reasons, snapshot.apart) if unplaced else [],
         relaxations=[relaxation_shape(r) for r in unplaced.relaxations] if unplaced else [],
     )
 

@@ -1,4 +1,4 @@
-"""The garbage loop: objects that no row needs (`jobs/garbage.py`), a bounded piece of the store each time.
+"""The garbage loop: old plans, then objects that no row needs (`jobs/garbage.py`), a bounded piece of the store each time.
 
 First the store is listed, then the rows are asked, then objects are removed: a crash in between removes nothing that is
 needed, and the next round begins again. Whoever shares a bucket and prefix with another broker would see its objects without
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from broker.control.plan_memory import forget_plans
 from broker.services import Services
 from jobs import garbage
 from jobs.clock import MICROSECONDS, db_now
@@ -20,6 +21,8 @@ from jobs.objects import Listed, ObjectStore
 log = structlog.get_logger()
 OWNER_KEY = ".owner"
 PAGE = 5_000
+# Plans that one transaction removes: a snapshot may have megabytes.
+PLANS_AT_ONCE = 100
 
 
 async def marked_owner(store: ObjectStore) -> str | None:
@@ -47,6 +50,7 @@ class GarbageCollector:
     _after: str = ""
 
     async def step(self) -> None:
+        await self._forget_plans()
         store, control = self.services.store, self.services.settings.control
         if control.max_objects_per_cycle == 0 or not await self._is_ours():
             return
@@ -62,6 +66,15 @@ class GarbageCollector:
         self._after = doomed[-1] if is_cut else page[-1].key if len(page) == PAGE else ""
         if doomed:
             log.info("objects.orphans_removed", objects=len(doomed), bytes=sum(old[key].size for key in doomed))
+
+    async def _forget_plans(self) -> None:
+        keep, forgotten, total = self.services.settings.control.keep_plans, PLANS_AT_ONCE, 0
+        while forgotten == PLANS_AT_ONCE:
+            async with self.services.database.transaction() as session:
+                forgotten = await forget_plans(session, keep=keep, limit=PLANS_AT_ONCE)
+            total += forgotten
+        if total:
+            log.info("plans.forgotten", plans=total)
 
     async def _is_ours(self) -> bool:
         """Whether the place is marked as this broker's. An unmarked one is marked, unless it holds what looks like a

@@ -24,6 +24,7 @@ from broker.compliance.decisions import seal_planned
 from broker.compliance.pinning import Repinner
 from broker.control.avoided import baselines
 from broker.control.ceiling import going_on
+from broker.control.planned_offers import reasons_with_apart
 from broker.control.snapshot import Frozen, freeze
 from broker.services import Services
 from broker.settings import ControlSettings
@@ -32,13 +33,13 @@ from jobs.clock import db_now
 from ledger.errors import HoldExceeded
 from ledger.holds import open_hold
 from ledger.money import cost_of_seconds, to_nano
-from markets import rentals
+from markets import price_book, rentals
 from markets.offer import Offer
 from markets.tables import RentalRow
 from solver import types
 from solver.check import check
 from solver.plan import solve
-from solver.types import Held, Plan, Snapshot, Start
+from solver.types import Held, Plan, Rule, Snapshot, Start
 
 log = structlog.get_logger()
 SECOND_US = 1_000_000
@@ -112,7 +113,7 @@ class Planner:
         now_us = await db_now(session)
         going = await going_on(session, [work.id for work in frozen.snapshot.works])
         plan_id = await self._store(session, frozen, plan, now_us)
-        await _assign(session, plan, going, plan_id, now_us)
+        await _assign(session, plan, frozen.snapshot.apart, going, plan_id, now_us)
         await _drain(session, self.services, plan, now_us)
         started = 0
         for start in (each for each in plan.starts if each.from_us <= now_us):  # later ones when their time has come
@@ -122,7 +123,7 @@ class Planner:
         return plan_id, started
 
     async def _store(self, session: AsyncSession, frozen: Frozen, plan: Plan, now_us: int) -> str:
-        if _decisions(plan) == self.last:
+        if _decisions(plan) == self.last and await self._is_kept(session):
             return self.last_id
         row = PlanRow(
             id=f"plan_{ULID()}",
@@ -144,6 +145,10 @@ class Planner:
             cost_nano=plan.cost_nano,
         )
         return row.id
+
+    async def _is_kept(self, session: AsyncSession) -> bool:
+        """Whether the last plan is still stored: the plans of others may have outnumbered it while this broker did not lead."""
+        return await session.scalar(select(col(PlanRow.id)).where(col(PlanRow.id) == self.last_id)) is not None
 
     async def _intend(
         self, session: AsyncSession, frozen: Frozen, start: Start, served: list[str], plan_id: str, now_us: int
@@ -179,15 +184,22 @@ class Planner:
             project=start.project,
             model=start.model,
             precision=start.precision,
-            purpose={"batches": served, "plan": plan_id, "hold_nano": nano, **self._baselines(frozen, offer, start)},
+            purpose={
+                "batches": served,
+                "plan": plan_id,
+                "hold_nano": nano,
+                **await self._baselines(session, offer, start),
+            },
             now_us=now_us,
         )
         await seal_planned(session, self.services.secret, frozen.snapshot, start.offer_key, rental_id, served)
         return 1
 
-    def _baselines(self, frozen: Frozen, offer: Offer, start: Start) -> dict[str, Any]:
+    async def _baselines(self, session: AsyncSession, offer: Offer, start: Start) -> dict[str, Any]:
+        """Of all markets, those that are not rented at too: the plan has not looked at them."""
         profile = self.services.models.get(start.model)
-        return baselines(offer, frozen.offers.values(), (profile and profile.serves) or start.model)
+        model = (profile and profile.serves) or start.model
+        return baselines(offer, await price_book.alternatives(session, offer.accelerator.name, model), model)
 
 
 def hold_nano(offer: Offer, start: Start, control: ControlSettings, now_us: int) -> int:
@@ -228,7 +240,9 @@ def _decisions(plan: Plan) -> bytes:
     )
 
 
-async def _assign(session: AsyncSession, plan: Plan, going: Collection[str], plan_id: str, now_us: int) -> None:
+async def _assign(
+    session: AsyncSession, plan: Plan, apart: Collection[Rule], going: Collection[str], plan_id: str, now_us: int
+) -> None:
     """The newest plan's word replaces the last one's for every work that it mentions; ended batches keep theirs."""
     mentioned = {a.work_id for a in plan.assignments} | {u.work_id for u in plan.unplaced}
     # Of those that still go on: a batch that ended while this was solved would lose its explanation.
@@ -251,7 +265,8 @@ async def _assign(session: AsyncSession, plan: Plan, going: Collection[str], pla
             await session.delete(row)
     for batch, unplaced in waiting.items():
         relaxations = [msgspec.to_builtins(r) for r in unplaced.relaxations]
-        await _wait(session, batch, plan_id, unplaced.waiting_on, list(unplaced.reasons), relaxations, now_us)
+        reasons = reasons_with_apart(unplaced.reasons, apart)
+        await _wait(session, batch, plan_id, unplaced.waiting_on, reasons, relaxations, now_us)
 
 
 async def _wait(

@@ -7,6 +7,7 @@ import asyncio
 from dataclasses import dataclass
 
 import structlog
+from sqlalchemy.exc import DataError, DBAPIError
 
 from broker.price_ages import every_s
 from broker.services import Services
@@ -20,6 +21,7 @@ from markets.tables import PollRow
 log = structlog.get_logger()
 # An answer may take as long as the interval, within these bounds: seconds.
 LEAST_PATIENCE_S, MOST_PATIENCE_S = 5.0, 120.0
+MOST_ERROR_CHARS = 300
 
 
 @dataclass
@@ -52,20 +54,22 @@ class MarketPoll:
         try:
             async with asyncio.timeout(patience_s):
                 offers = await self.source.offers()
-        except MarketsError as failure:
-            await self._failed(failure, f"{failure.code}: {failure}", failures)
-            return
-        except TimeoutError as failure:
-            await self._failed(failure, f"no answer within {patience_s:g} s", failures)
-            return
-        except OSError as failure:
-            await self._failed(failure, f"{type(failure).__name__}: {failure}", failures)
-            return
-        try:
             async with self.services.database.transaction() as session:
                 await price_book.store_offers(session, self.name, offers, now_us=await db_now(session))
-        except ValueError as bad:  # a key twice, or another market's: nothing of this answer can be trusted
-            await self._failed(bad, f"bad answer: {bad}", failures)
+        except MarketsError as failure:
+            await self._failed(failure, f"{failure.code}: {failure}", failures)
+        except TimeoutError as failure:
+            await self._failed(failure, f"no answer within {patience_s:g} s", failures)
+        except OSError as failure:
+            await self._failed(failure, f"{type(failure).__name__}: {failure}", failures)
+        # A key twice, another market's, or a number that no column holds: nothing of this answer can be trusted.
+        except (ValueError, ArithmeticError, DataError) as bad:
+            await self._failed(bad, f"bad answer: {_in_short(bad)}", failures)
+        # The one boundary where anything may come: an adapter meets whatever a provider invents. What is not recorded here
+        # goes on as if all were well: asked again at every tick, while `broker markets` shows the last good answer.
+        except Exception as defect:
+            log.exception("offers.poll_defect", market=self.name)
+            await self._failed(defect, f"defect: {type(defect).__name__}: {_in_short(defect)}", failures)
 
     async def _failed(self, failure: Exception, error: str, failures: int) -> None:
         again_s = wait_s(self.every_s, failures + 1, failure)
@@ -75,6 +79,12 @@ class MarketPoll:
             await price_book.poll_failed(session, self.name, error=error, now_us=now_us, again_us=again_us)
         if circuit(failures + 1) == "open" and circuit(failures) != "open":
             log.warning("offers.circuit_open", market=self.name, failures=failures + 1, again_s=round(again_s))
+
+
+def _in_short(error: Exception) -> str:
+    """The first of what an error says: a database's goes on with the statement and all rows of it."""
+    said = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    return (str(said) or type(said).__name__).splitlines()[0][:MOST_ERROR_CHARS]
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -19,6 +19,7 @@ from broker.compliance.pinning import model_facts
 from broker.compliance.proposals import in_force
 from broker.control.convert import DEFAULT_BOOT_S, is_known_on, offer_view, throughput_of
 from broker.control.hazards import learned_hazard, seen_pools
+from broker.control.planned_offers import planned_offers
 from broker.costs import batch_costs
 from broker.price_ages import default_max_age_s, max_ages_s
 from broker.services import Services
@@ -76,14 +77,17 @@ async def freeze(
     """The queue, the price book, what runs, and the limits, at `now_us`. `extra` are works of a dry run, `held` the assignments
     of the plan before."""
     works = [*await _works(session, services), *extra]
-    listed = await listed_offers(session, services, now_us=now_us)
+    open_rentals = await rentals.open_rentals(session)
+    of_rentals = {row.offer_key for row in open_rentals}
+    planned = await planned_offers(session, services, now_us=now_us, of_rentals=of_rentals)
+    listed = planned.listed
     known = await start_ups(session, now_us)
     asked = [services.models[model] for model in sorted({w.model for w in works}) if model in services.models]
-    taken = _taken(listed, await rentals.open_rentals(session))
+    taken = _taken(listed, open_rentals)
     paths: dict[str, tuple[PathFacts, ...]] = {
         launch: data_paths(services.settings, now_us, launch) for launch in {o.offer.launch for o in listed}
     }
-    views, facts = _views(listed, taken, await held_back(session, now_us), asked, known, services.markets, paths)
+    views, facts = _views(listed, taken, await held_back(session, now_us), asked, known, planned.refused, paths)
     pools = await seen_pools(session, now_us)
     views = [
         msgspec.structs.replace(view, hazard=learned_hazard(pools, view.key, view.pricing, view.hazard))
@@ -105,6 +109,7 @@ async def freeze(
         held=tuple(
             each for each in held if len(works) * len(views) > SMALL
         ),  # small queues are planned whole each time
+        apart=planned.apart,
     )
     return Frozen(snapshot, {str(each.offer.key): each.offer for each in listed})
 
@@ -200,7 +205,7 @@ def _views(
     failing: Mapping[str, str],
     asked: Sequence[ModelProfile],
     known: StartUps,
-    rented_at: Collection[str],
+    refused: Mapping[str, str],
     paths: Mapping[str, tuple[PathFacts, ...]],
 ) -> tuple[list[OfferView], dict[str, Facts]]:
     views, facts = [], {}
@@ -218,7 +223,7 @@ def _views(
         }
         view, fact = offer_view(
             offer,
-            excluded=each.excluded or failing.get(key) or _not_to_rent(offer, rented_at),
+            excluded=each.excluded or failing.get(key) or refused.get(offer.market),
             load_s=max((profile.load_s for profile in asked), default=10),
             start_up={profile.id: known.timings(offer, profile) for profile in could if not misfits[profile.id]},
             unfit={model: why for model, why in misfits.items() if why},
@@ -227,16 +232,6 @@ def _views(
         views.append(view)
         facts[view.facts_hash] = fact
     return views, facts
-
-
-def _not_to_rent(offer: Offer, rented_at: Collection[str]) -> str | None:
-    """Why nothing can be rented there, however good the price, or None."""
-    if offer.market in rented_at:
-        return None
-    return (
-        f"offer {offer.key}: prices of {offer.market!r} are read, or of a card; it is not among the markets to rent at "
-        "(settings: markets)"
-    )
 
 
 def _taken(listed: Sequence[Listed], open_rentals: Sequence[RentalRow]) -> Counter[str]:

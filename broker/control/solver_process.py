@@ -21,6 +21,10 @@ from solver.plan import solve
 from solver.types import Plan, Snapshot
 
 log = structlog.get_logger()
+# A plan is one line; asyncio's default of 64 KiB would cut it.
+MOST_BYTES = 64 * 1024 * 1024
+# The child is gone, or its line is longer than MOST_BYTES and would be read as the next question's.
+LOST = (BrokenPipeError, ConnectionResetError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
 
 
 class SolverProcess:
@@ -44,7 +48,7 @@ class SolverProcess:
                     "solver.killed", after_s=self._timeout_s, works=len(snapshot.works), offers=len(snapshot.offers)
                 )
                 await self._kill()
-            except (BrokenPipeError, ConnectionResetError, asyncio.IncompleteReadError) as lost:
+            except LOST as lost:
                 log.warning("solver.died", error=repr(lost), status=self._child and self._child.returncode)
                 await self._kill()
             except asyncio.CancelledError:
@@ -74,7 +78,7 @@ class SolverProcess:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 start_new_session=True,
-                limit=64 * 1024 * 1024,  # a plan is one line; the default of 64 KiB would cut it
+                limit=MOST_BYTES,
             )
         return self._child
 
@@ -85,6 +89,9 @@ class SolverProcess:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
+        if child.stdout is not None:
+            with contextlib.suppress(ConnectionResetError):
+                await child.stdout.read()  # a pipe that is full is not read, and wait() waits for its end
         await child.wait()
 
 

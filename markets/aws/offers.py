@@ -13,6 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from markets.aws.machine_types import MachineType, quota_code
+from markets.aws.price_list import HOLDS
 from markets.aws.regions import OPERATOR, PLACES, SOURCE
 from markets.offer import Evidence, Offer, OfferKey, Pricing, price_problem, quarantine, raw_digest
 
@@ -38,8 +39,8 @@ class SpotPrice:
 class RegionFacts:
     """All that is known of a region at `seen_at`. `zones`: zone name → zone id, availability zones only.
 
-    `on_demand` None means that the price list is not to be had. `quotas`: quota code → vCPUs that are left. `hazards`: instance
-    type → interruptions of spot an hour.
+    `on_demand` None means that the price list is not to be had; AWS said at `on_demand_at` that it is the current one.
+    `quotas`: quota code → vCPUs that are left. `hazards`: instance type → interruptions of spot an hour.
     """
 
     region: str
@@ -61,13 +62,22 @@ def region_offers(facts: RegionFacts, pricings: Sequence[Pricing]) -> list[Offer
         if "on_demand" in pricings and facts.on_demand is not None:
             price = facts.on_demand.get(name)
             if price is not None:  # a type that is not in the list is not sold there
-                found.append(_offer(facts, kind, "on_demand", None, price, facts.on_demand_at or facts.seen_at))
+                found.append(_offer(facts, kind, "on_demand", None, price, on_demand_at(facts)))
         if "spot" in pricings:
             found += [
                 _offer(facts, kind, "spot", facts.zones[each.zone], each.price, facts.seen_at)
                 for each in facts.spot.get(name, ())
             ]
     return found
+
+
+def on_demand_at(facts: RegionFacts) -> datetime:
+    """When the on-demand prices were observed: with the region, while the list, which is looked at once a day, holds.
+
+    By the time of the list itself they were stale after three polls, and spot had no fallback until the next day.
+    """
+    checked_at = facts.on_demand_at
+    return facts.seen_at if checked_at is None or facts.seen_at - checked_at <= HOLDS else checked_at
 
 
 def spot_prices(history: Iterable[Mapping[str, Any]], zones: Mapping[str, str]) -> dict[str, list[SpotPrice]]:

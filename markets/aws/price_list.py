@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
@@ -26,6 +26,8 @@ _LINES_ABOUT = 5
 _TIMEOUT_S = 60
 _AGE_S = 86_400
 _RETRY_S = 900
+# How long a list that was AWS's current one is taken for it: the next look is a day away, and may fail once.
+HOLDS = timedelta(seconds=_AGE_S + _RETRY_S)
 # What a price must be to be the one that a plain Linux instance is billed at. MarketOption: without it, Capacity Blocks.
 _WANTED: Mapping[str, tuple[str, ...]] = {
     "TermType": ("OnDemand",),
@@ -71,6 +73,10 @@ class PriceList:
             self._known[region] = self._fetch(region, self._known.get(region))
             self._store(self._known[region])
             self._next_s[region] = time.monotonic() + _AGE_S
+        return self._known.get(region)
+
+    def known(self, region: str) -> Prices | None:
+        """The latest that is known, without a look."""
         return self._known.get(region)
 
     def _fetch(self, region: str, known: Prices | None) -> Prices:

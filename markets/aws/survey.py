@@ -100,7 +100,7 @@ class Survey:
             prices = await self.account.in_thread(lambda: self.price_list.prices(region))
         except MarketsError as error:
             self._tell("aws.price_list_unavailable", region, error)
-            return None
+            prices = self.price_list.known(region)
         return (prices.by_type, prices.checked_at) if prices else None
 
     async def _quotas(self, region: str, types: Mapping[str, MachineType]) -> dict[str, int]:

@@ -18,6 +18,8 @@ from markets.errors import ShapeDrift
 T = TypeVar("T")
 R = TypeVar("R")
 _SHOWN_CHARS = 40
+# Digits before or after the point. Nothing that is sold has more, and an integer made of `1e99999999` takes for ever.
+_MOST_DIGITS = 18
 _log = structlog.get_logger("markets.provider")
 
 
@@ -68,7 +70,7 @@ class Shape:
         return self.value
 
     def number(self) -> Decimal:
-        """A finite number, also one written as a text (Verda's prices, Scaleway's are both)."""
+        """A finite number of sane size, also one written as a text (Verda's prices, Scaleway's are both)."""
         if isinstance(self.value, bool) or not isinstance(self.value, (int, Decimal, str)):
             raise self._not("a number")
         try:
@@ -77,6 +79,10 @@ class Shape:
             raise self._not("a number") from None
         if not number.is_finite():
             raise self._not("a finite number")
+        if abs(number.adjusted()) > _MOST_DIGITS:
+            if number:
+                raise self._not(f"a number between 1e-{_MOST_DIGITS} and 1e{_MOST_DIGITS}")
+            return Decimal(0)  # however many zeros
         return number
 
     def whole(self) -> int:

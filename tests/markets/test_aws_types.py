@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from markets.aws.machine_types import machine_type, quota_code
-from markets.aws.price_list import read_price_list
+from markets.aws.offers import RegionFacts, region_offers
+from markets.aws.price_list import PriceList, Prices, read_price_list
 from markets.aws.regions import PLACES
+from markets.errors import Unavailable
 from tests.markets.aws_rig import ON_DEMAND, price_list
 
 
@@ -92,3 +97,32 @@ def test_regions_outside_of_the_union_are_not_in_it() -> None:
     """The names say `eu-`; the countries say otherwise. And the operator is American everywhere."""
     assert (PLACES["eu-west-2"].country, PLACES["eu-central-2"].country) == ("GB", "CH")
     assert all("US" in place.jurisdictions and place.country in place.jurisdictions for place in PLACES.values())
+
+
+@pytest.mark.parametrize(
+    ("checked_ago", "age"),
+    [
+        (timedelta(minutes=4), timedelta(0)),  # three polls of a minute are over
+        (timedelta(hours=24, minutes=10), timedelta(0)),  # the next look failed once
+        (timedelta(hours=25), timedelta(hours=25)),  # nobody knows whether it is the list of today
+    ],
+)
+def test_on_demand_was_stale_from_the_third_minute_until_the_next_days_look(
+    checked_ago: timedelta, age: timedelta
+) -> None:
+    kind = machine_type(raw("g6.xlarge", ("L4", 1, 22_888)))
+    assert kind is not None
+    now = datetime(2026, 11, 27, 12, tzinfo=UTC)
+    listed = {kind.name: Decimal("0.8")}
+    facts = RegionFacts("eu-central-1", now, {kind.name: kind}, {}, {}, listed, now - checked_ago)
+    [offer] = region_offers(facts, ("on_demand", "spot"))
+    assert now - offer.observed_at == age
+
+
+def test_a_price_list_that_cannot_be_looked_at_again_is_known_as_it_was(tmp_path: Path) -> None:
+    was = Prices("eu-central-1", {"g6.xlarge": Decimal("0.8")}, "tag", datetime.now(UTC) - timedelta(hours=25))
+    prices = PriceList(tmp_path, url=(tmp_path / "nowhere").as_uri() + "/{region}")
+    prices._store(was)
+    with pytest.raises(Unavailable):
+        prices.prices("eu-central-1")
+    assert prices.known("eu-central-1") == was == prices.prices("eu-central-1")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from broker.database import Database
-from markets import history, price_book
+from markets import history, price_book, rentals
 from markets.history import DAY_US, HOUR_US, Change, by_hour, day_of, spans
 from markets.instants import micros
 from markets.offer import Accelerator, Evidence, Offer, OfferKey
@@ -115,6 +115,75 @@ async def test_old_days_are_one_line_each_and_what_held_is_not_forgotten(book: D
     assert kept.price_nano_hour == 4 * 10**9
     async with book.transaction() as session:
         assert await history.roll_up(session, now_us=micros(now), keep_days=5, keep_rolled_days=100) == 0
+
+
+async def rolled_up(book: Database, now: datetime, **limits: int) -> list[int]:
+    """How many days each round wrote."""
+    rounds: list[int] = []
+    while not rounds or rounds[-1]:
+        async with book.transaction() as session:
+            rounds.append(await history.roll_up(session, now_us=micros(now), keep_days=5, **limits))  # type: ignore[arg-type]
+    return rounds[:-1]
+
+
+async def test_a_card_of_2020_was_rolled_up_for_each_day_since(book: Database) -> None:
+    old = datetime(2020, 1, 1, tzinfo=UTC)
+    for at, price in ((old, "1"), (old + DAY, "2")):
+        await store(book, [offer(price=price, at=at)], at)
+    assert await rolled_up(book, NOON, keep_rolled_days=30) == [24]
+    async with book.transaction() as session:
+        days = await history.days(session, str(offer().key), from_us=0, to_us=micros(NOON))
+    assert {each.mean_nano for each in days} == {2 * 10**9}
+    assert days[0].day_us >= micros(NOON - 30 * DAY)
+    assert len(await told(book, offer())) == 1
+
+
+async def test_a_roll_up_of_few_rows_at_a_time_says_the_same(book: Database) -> None:
+    for hours in range(0, 120, 9):
+        at = NOON + timedelta(hours=hours)
+        await store(book, [offer(price=str(1 + hours % 4), at=at)], at)
+    now = NOON + 12 * DAY
+    async with book.transaction() as session:
+        changes = await history.changes(session, str(offer().key), from_us=micros(NOON), to_us=micros(now))
+    assert await rolled_up(book, now, keep_rolled_days=100, most_days=3) == [3, 3, 1]
+    async with book.transaction() as session:
+        days = await history.days(session, str(offer().key), from_us=micros(NOON), to_us=micros(now))
+    expected = [history.day_of(str(offer().key), changes, each.day_us) for each in days]
+    assert [each.model_dump() for each in days] == [each.model_dump() for each in expected]
+    assert sum(each.changes for each in days) == 14
+    assert len(await told(book, offer())) == 1
+
+
+async def test_a_price_that_moved_more_often_than_sqlite_has_variables_is_rolled_up(book: Database) -> None:
+    key, first = str(offer().key), micros(NOON)
+    empty = dict.fromkeys(("input_nano", "output_nano", "capacity", "reason"))
+    moves = [
+        {"key": key, "at_us": first + n * 1_000_000, "state": "listed", "price_nano_hour": 10**9 + n} | empty
+        for n in range(33_000)
+    ]
+    async with book.transaction() as session:
+        await history.append_changes(session, moves)
+    assert await rolled_up(book, NOON + 8 * DAY, keep_rolled_days=100) == [1, 2]
+    (kept,) = await told(book, offer())
+    assert kept.price_nano_hour == 10**9 + 32_999
+
+
+async def test_offers_that_were_gone_for_long_are_forgotten_unless_a_machine_was_rented_there(book: Database) -> None:
+    some = [offer("rented"), offer("gone"), offer("listed")]
+    await store(book, some)
+    await store(book, some[2:], NOON + DAY)
+    async with book.transaction() as session:
+        await rentals.record_intent(
+            session, rental_id="rental_1", offer=some[0], project="p", model="m", precision="auto", purpose={},
+            now_us=micros(NOON),
+        )  # fmt: skip
+    for now, forgotten in ((NOON + 91 * DAY, 0), (NOON + 91 * DAY + timedelta(hours=1), 1)):
+        async with book.transaction() as session:
+            assert await history.forget_gone(session, now_us=micros(now), keep_days=90) == forgotten
+    async with book.transaction() as session:
+        left = set(await session.scalars(select(OfferRow.key)))
+    assert left == {str(some[0].key), str(some[2].key)}
+    assert await told(book, some[1])
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ PLAN = Plan(snapshot_sha256="0" * 64, stage="program", stopped_by="optimal", ass
 
 async def test_a_batch_that_ends_while_the_plan_is_solved_keeps_its_explanation(database: Database) -> None:
     async with database.transaction() as session:
-        await _assign(session, PLAN, {"batch_1"}, "plan_1", 1)
+        await _assign(session, PLAN, (), {"batch_1"}, "plan_1", 1)
     async with database.transaction() as session:
-        await _assign(session, PLAN, frozenset(), "plan_2", 2)
+        await _assign(session, PLAN, (), frozenset(), "plan_2", 2)
     async with database.transaction() as session:
         assert (await session.get_one(Assignment, ("batch_1", "offer"))).plan == "plan_1"

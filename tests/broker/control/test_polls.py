@@ -106,6 +106,35 @@ async def test_retry_after_is_obeyed_and_a_refused_log_in_is_not_hammered(town: 
         assert (row.again_us - row.failed_us) // SECOND_US == least_s
 
 
+class Broken(Scripted):
+    """A source with a defect of ours."""
+
+    async def offers(self) -> list[Offer]:
+        return [{}["price"]]
+
+
+@pytest.mark.parametrize("price", ["1e9999999999", "1e400", "1e30", "1e-30"])
+async def test_a_price_that_no_column_holds_went_past_the_poll_and_the_market_looked_well(
+    town: Any, price: str
+) -> None:
+    poll = following(town, "town", Scripted([town.offer(price=price), town.offer("two")]))
+    await poll.step()
+    (row,) = await town.rows(PollRow)
+    if row.error is None:  # too small to be one: doubted, not believed
+        assert (await town.row(OfferRow, str(town.offer().key))).quarantined
+        return
+    assert row.failures == 1 and row.again_us > row.failed_us and len(row.error) < 400
+    assert row.error.startswith("bad answer: ")
+
+
+async def test_a_defect_of_an_adapter_is_its_markets_failure_and_delays_its_next_poll(town: Any) -> None:
+    poll = following(town, "town", Broken(), poll_s=60)
+    await poll.step()
+    (row,) = await town.rows(PollRow)
+    assert (row.error, row.failures) == ("defect: KeyError: 'price'", 1)
+    assert row.again_us > row.failed_us
+
+
 async def test_each_market_has_its_own_interval_and_limit_of_age(town: Any) -> None:
     own = {"vast": ProviderSettings(poll_s=20), "lambda": ProviderSettings(max_age_s=40)}
     settings = town.services.settings.model_copy(update={"providers": own})
@@ -124,7 +153,9 @@ async def test_what_is_only_followed_is_listed_and_not_planned_with(town: Any) -
         frozen = await freeze(session, services, now_us=micros(shown.observed_at + timedelta(seconds=1)))
         listed = await price_book.offers(session, now_us=micros(shown.observed_at), max_age_s={}, default_max_age_s=60)
     assert listed[0].excluded is None
-    assert "not among the markets to rent at" in (frozen.snapshot.offers[0].excluded or "")
+    assert frozen.snapshot.offers == ()
+    [apart] = frozen.snapshot.apart
+    assert apart.count == 1 and "not among the markets to rent at" in (apart.example or "")
 
 
 async def test_the_history_of_prices_cannot_be_rewritten(database: Database, town: Any) -> None:

@@ -61,3 +61,14 @@ async def test_a_child_that_is_too_slow_is_killed_and_greed_plans() -> None:
     assert (plan.stage, plan.stopped_by) == ("greedy", "clock")
     assert check(snapshot(), plan) == []
     assert children() == []
+
+
+async def test_a_plan_longer_than_the_pipe_takes_ended_the_plan_loop(
+    process: SolverProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.control.solver_process.MOST_BYTES", 64)
+    plan = await process.solve(snapshot())
+    assert (plan.stage, plan.stopped_by) == ("greedy", "clock")
+    assert children() == [], "the rest of its line would be the next question's answer"
+    monkeypatch.undo()
+    assert (await process.solve(snapshot())).stage == "program"

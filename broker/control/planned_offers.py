@@ -1,0 +1,80 @@
+"""Which of the price book's offers a plan looks at: what can be rented, and what runs. The rest is counted, not read.
+
+A book of 100,000 rows, most of them gone or of markets whose prices are only read, was decoded for each plan.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from broker.price_ages import default_max_age_s, max_ages_s
+from broker.services import Services
+from markets import price_book
+from markets.price_book import Listed
+from solver.types import Rule
+
+# The solver's word for what the market room excludes: the funnel has one step for all of it.
+EXCLUDED = "excluded"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedOffers:
+    """`listed` by key; `refused`: why nothing is rented at a market that is not rented at, or whose prices are a card's;
+    `apart`: how many offers were left out, by reason."""
+
+    listed: list[Listed]
+    refused: Mapping[str, str]
+    apart: tuple[Rule, ...]
+
+
+async def planned_offers(
+    session: AsyncSession, services: Services, *, now_us: int, of_rentals: Collection[str]
+) -> PlannedOffers:
+    """`of_rentals` are keys of offers that are wanted whatever became of them: machines run there."""
+    cards = {poll.market: poll.card_by for poll in await price_book.polls(session) if poll.card_by is not None}
+    markets = {name for name in services.markets if name not in cards}
+    listed = await price_book.offers(
+        session,
+        now_us=now_us,
+        max_age_s=max_ages_s(services),
+        default_max_age_s=default_max_age_s(services),
+        listed_at=markets,
+        also=of_rentals,
+    )
+    counted = await price_book.count_by_market(session)
+    used = Counter(each.offer.market for each in listed)
+    refused = {name: _why_not(name, cards.get(name)) for name in {*counted, *used} - markets}
+    apart = tuple(
+        Rule(rule=EXCLUDED, count=total - used[name], example=refused.get(name, f"{name!r} no longer lists them"))
+        for name, total in sorted(counted.items())
+        if total > used[name]
+    )
+    return PlannedOffers(listed, refused, apart)
+
+
+def _why_not(market: str, card_by: str | None) -> str:
+    if card_by is not None:
+        return (
+            f"prices of a card of {market!r}, handed in by {card_by}: nothing is rented there before it answers itself"
+        )
+    return f"prices of {market!r} are read, or of a card; it is not among the markets to rent at (settings: markets)"
+
+
+def with_apart(steps: Collection[Rule], apart: Collection[Rule]) -> tuple[Rule, ...]:
+    """A funnel with what was left out before, in its step of the excluded ones; its counts sum to all offers of the book."""
+    if not apart:
+        return tuple(steps)
+    own = next((step for step in steps if step.rule == EXCLUDED), None)
+    count = sum(each.count for each in apart) + (own.count if own else 0)
+    example = own.example if own else next(iter(apart)).example
+    rest = [step for step in steps if step.rule != EXCLUDED]
+    return (Rule(rule=EXCLUDED, count=count, example=example), *rest)
+
+
+def reasons_with_apart(reasons: Collection[str], apart: Collection[Rule]) -> list[str]:
+    """Why a work waits, with what was left out before the plan."""
+    return [*reasons, *(f"not planned with ({each.count}): {each.example}" for each in apart)]
