@@ -20,6 +20,10 @@ from solver.view import View
 
 # Rounds of leaving out what costs too much.
 ROUNDS = 200
+# A piece of a work that is less than both, in millionths of the work and in microseconds, is no piece of its own.
+LEAST_PPM, LEAST_US = 200, 60_000_000
+# What a place may take beyond its room to hold the whole rest of a work, in the same units: the lesser counts.
+OVER_PPM, OVER_US = 50, 1_000_000
 
 
 @dataclass(slots=True)
@@ -225,16 +229,22 @@ def _cut_class(
     queue = list(works)
     left = dict.fromkeys(works, PPM)
     short: dict[int, int] = {}
+    whole: dict[tuple[int, float], int] = {}
+    figures = exact.yard.pricing.figures
+    kind = int(figures.kind_of_pool[pool])
     for number, (_, offer, part) in enumerate(places):
-        whole = sum(exact.task(offer, work).cautious_us for work in works)
-        room = part * whole
+        speed = (int(figures.accelerator[offer]), float(figures.slow[kind, offer]))
+        if speed not in whole:
+            whole[speed] = sum(exact.task(offer, work).cautious_us for work in works)
+        room = part * whole[speed]
         is_last = is_all and number == len(places) - 1
         parts = exact.shares.setdefault(offer, {}).setdefault(pool, {})
         while queue:
             work = queue[0]
             cautious = exact.task(offer, work).cautious_us
-            ppm = left[work] if is_last else min(left[work], int(room / cautious * PPM + 50))
-            if ppm < 200 and ppm < left[work]:  # not worth a piece of its own
+            over = min(OVER_PPM, OVER_US * PPM // cautious + 1)
+            ppm = left[work] if is_last else min(left[work], int(room / cautious * PPM + over))
+            if ppm < min(LEAST_PPM, LEAST_US * PPM // cautious + 1, left[work]):
                 break
             parts[work] = parts.get(work, 0) + ppm
             left[work] -= ppm

@@ -15,6 +15,15 @@ from solver.fluid.prices import Pricing
 MARGIN, MARGIN_H = 2e-4, 2 / 3600
 # A part of a class below this is a crumb.
 CRUMB = 1e-7
+# Instance hours below which a part of a class is not worth a place of its own, or this part of the time to its deadline where
+# that is less: as a share of the class, a class of more than fifty places found none.
+LEAST_H, LEAST_OF_DUE = 0.5, 0.1
+
+
+def least_hours(due: float) -> float:
+    """Instance hours due in so many hours that are worth a place of their own."""
+    return min(LEAST_H, LEAST_OF_DUE * due)
+
 
 Loads = dict[int, dict[int, float]]
 

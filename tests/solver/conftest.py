@@ -149,6 +149,23 @@ class Town:
         }
         return self.snapshot(queue, listed, running=running, quotas=quotas, budgets=budgets, speeds=speeds)
 
+    def alike(self, seed: int) -> Snapshot:
+        """300 alike batches of one class on offers of capacity 1 to 4, which have at least twice the instances that they need."""
+        random = Random(seed)
+        within_h = random.choice([0.5, 3, 10, 50])
+        hours = within_h * random.uniform(0.2, 0.9)
+        start_s = random.choice([0, 60, 200])
+        needed = 300 * hours / (within_h - start_s / 3600)
+        listed: list[OfferView] = []
+        while sum(each.capacity or 0 for each in listed) < 2 * needed:
+            listed.append(
+                self.offer(
+                    f"x/{len(listed):04}", random.uniform(1, 3), start_s=start_s, capacity=random.choice([1, 1, 2, 4])
+                )
+            )
+        works = [self.work(f"work_{number:03}", hours, within_h=within_h) for number in range(300)]
+        return self.snapshot(works, listed)
+
     def _random_offer(self, random: Random, number: int) -> OfferView:
         return self.offer(
             f"{random.choice('ab')}/{number:03}",

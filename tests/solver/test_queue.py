@@ -82,6 +82,29 @@ def test_any_large_queue_keeps_every_rule_and_costs_at_least_its_bound(towns: An
     assert check(snapshot, plan) == []
 
 
+@pytest.mark.parametrize("stage", ["program", "greedy"])
+@pytest.mark.parametrize(("works", "hours", "offers"), [(60, 7, 400), (1, 420, 3_100)])
+def test_work_that_needs_more_than_fifty_places_finds_them(
+    town: Any, works: int, hours: int, offers: int, stage: Any
+) -> None:
+    """Places were once worth nothing below two percent of the class: no batch was served, and hundreds of offers were free."""
+    listed = [town.offer(f"x/{number:04}", 1 + number % 7) for number in range(offers)]
+    snapshot = town.snapshot([town.work(f"w{number:02}", hours) for number in range(works)], listed)
+    plan = solve(snapshot, stage=stage)
+    assert check(snapshot, plan) == []
+    assert plan.unplaced == ()
+    assert plan.cost_nano < 1.2 * 420 * town.USD
+
+
+@FEW
+@given(seed=SEEDS, stage=st.sampled_from(["program", "greedy"]))
+def test_alike_batches_on_many_small_offers_all_find_a_place(towns: Any, seed: int, stage: Any) -> None:
+    snapshot = towns().alike(seed)
+    plan = solve(snapshot, stage=stage)
+    assert check(snapshot, plan) == []
+    assert plan.unplaced == ()
+
+
 @FEW
 @given(seed=SEEDS)
 def test_the_tables_decide_as_the_rules_do(towns: Any, seed: int) -> None:
