@@ -20,9 +20,10 @@ from typing import Any
 import msgspec
 
 from solver.check import check
-from solver.plan import solve
+from solver.plan import solve, solve_large
 from solver.residency.types import PolicyRule, digest
 from solver.types import Plan, Snapshot
+from solver.view import View
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -49,7 +50,7 @@ def faults(town: Any, seed: int) -> list[str]:
         return _broken(snapshot, plan) + waiting
     if seed % 25 == 0:
         snapshot = town().random(seed, works=40, offers=80)
-        plan = solve(snapshot, stage="greedy" if seed % 50 == 0 else "program")
+        plan = solve_large(View(snapshot), is_program=seed % 50 != 0)
         return _broken(snapshot, plan)
     if seed % 25 == 1:
         return _brute_force(town(), seed)
