@@ -101,7 +101,7 @@ class Restoration:
         for k in order:
             rest = self.insert(k, merged[k], PLACES)
             if rest > CRUMB:  # the cheapest offers are full: look at all of them
-                self._lean[k] = self._cheapest_first(k, len(self.pricing.figures.resources))
+                self._lean[k] = self.cheapest_first(k, len(self.pricing.figures.resources))
                 rest = self.insert(k, rest, PLACES)
             self.yard.log.clear()
             if rest > CRUMB:
@@ -187,10 +187,11 @@ class Restoration:
     def lean(self, k: int) -> tuple[list[int], list[float]]:
         """Offers that may serve the class, by the least that it can cost there: no start-up, scarcity included."""
         if k not in self._lean:
-            self._lean[k] = self._cheapest_first(k, 3 * PLACES + 12)
+            self._lean[k] = self.cheapest_first(k, 3 * PLACES + 12)
         return self._lean[k]
 
-    def _cheapest_first(self, k: int, many: int) -> tuple[list[int], list[float]]:
+    def cheapest_first(self, k: int, many: int) -> tuple[list[int], list[float]]:
+        """As `lean`, of so many resources."""
         price = self._price(k)
         few = np.flatnonzero(np.isfinite(price))
         if few.size > many:

@@ -99,8 +99,9 @@ class Yard:
         base = classes.tokens_in[k] * np.where(is_known, figures.per_input[kind], 0.0)
         out = np.where(is_known, figures.per_output[kind], 0.0)
         expected = (base + classes.tokens_out[k] * out).tolist()
-        is_same = classes.tokens_long[k] == classes.tokens_out[k]
-        self._bases[k] = (expected, expected if is_same else (base + classes.tokens_long[k] * out).tolist())
+        is_same = classes.tokens_long[k] == classes.tokens_out[k] and not figures.is_cautious[kind]
+        long = (base + classes.tokens_long[k] * out) * figures.caution[kind]
+        self._bases[k] = (expected, expected if is_same else long.tolist())
         return self._bases[k]
 
     def berth(self, offer: int) -> Berth:

@@ -127,6 +127,19 @@ def test_rows_that_serve_nobody_do_not_make_a_queue_large(town: Any, why: str) -
     )
 
 
+@pytest.mark.parametrize("stage", ["program", "greedy"])
+def test_estimated_speeds_are_packed_with_caution_and_lose_nobody_a_place(town: Any, stage: Any) -> None:
+    """The search once packed by expected speeds, and what deadlines count on was cut off in the end: half the queue waited."""
+    listed = [town.offer(f"x/{number:04}", 1 + number % 7, capacity=1 + number % 4) for number in range(90)]
+    works = [town.work(f"w{number:03}", 5) for number in range(150)]  # 1,250 cautious hours of 2,250
+    snapshot = town.snapshot(works, listed, cautious=0.6)
+    plan = solve(snapshot, stage=stage)
+    assert check(snapshot, plan) == []
+    assert plan.unplaced == ()
+    figures = pricing_of(snapshot)
+    assert figures.masks.hours(0, is_long=True)[0] == pytest.approx(figures.masks.hours(0)[0] / 0.6)
+
+
 @FEW
 @given(seed=SEEDS)
 def test_the_tables_decide_as_the_rules_do(towns: Any, seed: int) -> None:
