@@ -141,19 +141,33 @@ def running_instances(rentals: list[Running]) -> tuple[Instances, ...]:
     )
 
 
+def is_rentable(offer: OfferView, view: View) -> bool:
+    """Whether nothing stops renting this offer anew, whatever the work."""
+    return not any(_renting(offer, view))
+
+
+def is_for_rent(offer: OfferView) -> bool:
+    """Whether the offer is one of instances with a price; what is sold out counts, what is excluded does not."""
+    return not any(_not_for_rent(offer))
+
+
 def _renting(offer: OfferView, view: View) -> Iterator[Broken]:
     """What stops renting this offer anew, whatever the work."""
+    yield from _not_for_rent(offer)
+    if offer.capacity is not None and offer.capacity <= 0:
+        yield Broken("sold_out", "capacity 0")
+    left = view.quota_left(offer.market)
+    if left is not None and left <= 0:
+        yield Broken("quota", f"no more instances are granted at market {offer.market}")
+
+
+def _not_for_rent(offer: OfferView) -> Iterator[Broken]:
     if offer.excluded is not None:
         yield Broken("excluded", offer.excluded)
     if offer.pricing == "token":
         yield Broken("token_priced", "sells tokens; this planner rents instances")
     elif offer.price_nano_hour is None or offer.price_nano_hour <= 0:
         yield Broken("price_unknown", f"price {offer.price_nano_hour} is unknown, not free")
-    if offer.capacity is not None and offer.capacity <= 0:
-        yield Broken("sold_out", "capacity 0")
-    left = view.quota_left(offer.market)
-    if left is not None and left <= 0:
-        yield Broken("quota", f"no more instances are granted at market {offer.market}")
 
 
 def _always(work: Work, offer: OfferView, task: Task | None, view: View) -> Iterator[Broken]:

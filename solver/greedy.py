@@ -108,9 +108,10 @@ def _enlarge(problem: Problem, draft: Draft, index: int, counts: list[int], task
 def _rentable(problem: Problem, draft: Draft, site: Site) -> int:
     """How many more new instances of this offer capacity and quota leave."""
     at_offer = at_market = 0
-    for index, other in enumerate(problem.sites):
-        if other.new_class is not None and index in draft.counts:
-            count = draft.counts[index][other.new_class]
+    for index, counts in draft.counts.items():
+        other = problem.sites[index]
+        if any(counts) and other.new_class is not None:
+            count = counts[other.new_class]
             at_offer += count if other.offer_key == site.offer_key else 0
             at_market += count if other.market == site.market else 0
     left = problem.capacity[site.offer_key] - at_offer

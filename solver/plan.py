@@ -16,7 +16,8 @@ from solver import explain, greedy, restore
 from solver.eligibility import Verdict, funnel, survey
 from solver.problem import Draft, Problem, bills, overspent, state, unserved
 from solver.schedule import Bill, Site
-from solver.types import SMALL, Assignment, Plan, Snapshot, Start, sha256
+from solver.size import is_small
+from solver.types import Assignment, Plan, Snapshot, Start, sha256
 from solver.view import View
 
 Stage = Literal["program", "greedy"]
@@ -36,8 +37,8 @@ def solve(snapshot: Snapshot, *, stage: Stage = "program") -> Plan:
     Raises BadSnapshot when the snapshot contradicts itself; nothing else.
     """
     view = View(snapshot)
-    if len(snapshot.works) * len(snapshot.offers) > SMALL:
-        return _large(view, is_program=stage == "program")
+    if not is_small(view):
+        return solve_large(view, is_program=stage == "program")
     surveys = {work.id: survey(work, view) for work in snapshot.works}
     problem = state(view, surveys)
     if not problem.works:
@@ -49,7 +50,7 @@ def solve(snapshot: Snapshot, *, stage: Stage = "program") -> Plan:
     return _plan(view, surveys, problem, found)
 
 
-def _large(view: View, *, is_program: bool) -> Plan:
+def solve_large(view: View, *, is_program: bool) -> Plan:
     """The plan of a queue that is too large for a column per work and offer."""
     # Imported here: HiGHS is for the process that solves, and small queues do without these tables.
     from solver.fluid import queue as fluid  # noqa: PLC0415

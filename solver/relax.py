@@ -14,7 +14,7 @@ import msgspec
 from ledger.money import from_nano
 from solver import greedy
 from solver.durations import PPM, SECOND_US
-from solver.eligibility import Verdict, stop_reserve, survey
+from solver.eligibility import Verdict, is_for_rent, stop_reserve, survey
 from solver.problem import Draft, Problem, bills, state
 from solver.residency import Policy, PolicyRule, evaluate
 from solver.types import Budget, OfferView, Quota, Relaxation, Snapshot, Work
@@ -42,7 +42,9 @@ class Outcome:
 
 def alone(snapshot: Snapshot, work: Work) -> Outcome:
     """Solve a snapshot that holds only this work."""
-    view = View(msgspec.structs.replace(snapshot, works=(work,)))
+    in_use = {rental.offer_key for rental in snapshot.running}
+    offers = tuple(each for each in snapshot.offers if each.key in in_use or is_for_rent(each))
+    view = View(msgspec.structs.replace(snapshot, works=(work,), offers=offers))
     problem = state(view, {work.id: survey(work, view)})
     draft = greedy.place(problem)
     site_bills = bills(problem, draft)

@@ -16,7 +16,8 @@ from solver.residency.types import Facts, ModelFacts, Policy
 
 VERSION = 1
 HOUR_US = 3_600_000_000
-# Up to so many pairs of a work and an offer, the program has a column for each; above, works are planned by classes.
+# Up to so many pairs of a work and an offer that may serve it, the program has a column for each; above, works are planned by
+# classes (`size.is_small`).
 SMALL = 3_000
 
 

@@ -106,9 +106,7 @@ async def freeze(
         models=await _models(session, services, works, policies, now_us),
         throughput=await _throughput(session, services, works, listed),
         stop_margin_s=services.settings.control.drain_margin_s,
-        held=tuple(
-            each for each in held if len(works) * len(views) > SMALL
-        ),  # small queues are planned whole each time
+        held=tuple(held) if len(works) * len(views) > SMALL else (),  # small queues are planned whole each time
         apart=planned.apart,
     )
     return Frozen(snapshot, {str(each.offer.key): each.offer for each in listed})

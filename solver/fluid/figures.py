@@ -52,7 +52,8 @@ class Resources:
 
 class Figures:
     """The snapshot of a view as arrays. `start[kind, resource]` in hours, `slow[kind, resource]` instance time per useful time,
-    `per_input[kind, accelerator]` and `per_output` hours a token (infinite where unknown)."""
+    `per_input[kind, accelerator]` and `per_output` hours a token (infinite where unknown), `caution[kind, accelerator]` cautious
+    time per time at these speeds, at least 1."""
 
     def __init__(self, view: View) -> None:
         snapshot = view.snapshot
@@ -105,12 +106,16 @@ class Figures:
         self.accelerator = of_offer[self.resources.offer] if len(self.offers) else self.resources.offer
         self.per_input = np.full((len(self.kinds), len(names)), np.inf)
         self.per_output = np.full((len(self.kinds), len(names)), np.inf)
+        self.caution = np.ones((len(self.kinds), len(names)))
         kind_of = {kind: index for index, kind in enumerate(self.kinds)}
         for each in self.view.snapshot.throughput:
             kind, accelerator = kind_of.get(Kind(each.model, each.precision)), number.get(each.accelerator)
             if kind is not None and accelerator is not None:
                 self.per_input[kind, accelerator] = 1e6 / rate_micro(each.input_per_s) / 3600
                 self.per_output[kind, accelerator] = 1e6 / rate_micro(each.output_per_s) / 3600
+                if 0 < each.cautious < 1:  # as in `durations.busy_both`
+                    self.caution[kind, accelerator] = 1 / each.cautious
+        self.is_cautious = (self.caution > 1).any(axis=1)
 
     def _times(self) -> None:
         """Start-ups and slow-downs (Daly's formula as in `durations.slow_down_ppm`, over arrays)."""

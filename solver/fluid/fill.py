@@ -6,9 +6,12 @@ import numpy as np
 
 from solver.fluid.figures import Floats, Ints
 from solver.fluid.prices import Pricing, Scarcity
+from solver.fluid.yard import least_hours
 
-# Pieces of a class: more places than this are not looked for.
-MOST_PIECES = 40
+# Resources whose room is looked at together, cheapest first.
+TOGETHER = 64
+# A part of a class below this is not split off, unless its hours are worth a place.
+LEAST_PART = 0.02
 
 
 class Room:
@@ -62,32 +65,38 @@ def fill(pricing: Pricing, scarcity: Scarcity | None = None) -> list[tuple[int, 
 def _place(pricing: Pricing, room: Room, k: int, price: Floats) -> list[tuple[int, int, float]]:
     kind, bucket = int(pricing.classes.kind[k]), int(pricing.classes.bucket[k])
     hours = pricing.masks.hours(k, is_long=True)
+    least = least_hours(float(room.edges[bucket]))
     left, pieces = 1.0, []
     candidates = _ascending(price)
-    for resource in candidates[: 8 * MOST_PIECES]:
-        fits = _fits(room, kind, bucket, int(resource))
-        part = min(left, fits / max(hours[resource], 1e-12))
-        if part < min(0.02, left):
-            continue
-        room.take(kind, bucket, int(resource), part * float(hours[resource]))
-        pieces.append((k, int(resource), part))
-        left -= part
-        if left <= 1e-9 or len(pieces) >= MOST_PIECES:
-            break
+    for first in range(0, len(candidates), TOGETHER):
+        together = candidates[first : first + TOGETHER]
+        for resource, fits in zip(together.tolist(), _fits(room, kind, bucket, together).tolist(), strict=True):
+            whole = max(float(hours[resource]), 1e-12)
+            part = min(left, min(fits, _granted(room, kind, bucket, resource)) / whole)
+            if part < min(LEAST_PART, least / whole, left):
+                continue
+            room.take(kind, bucket, resource, part * float(hours[resource]))
+            pieces.append((k, resource, part))
+            left -= part
+            if left <= 1e-9:
+                return pieces
     return pieces
 
 
-def _fits(room: Room, kind: int, bucket: int, resource: int) -> float:
-    """Cautious hours of work of a kind, due in a bucket, that still fit at a resource."""
-    start = float(room.pricing.figures.start[kind, resource])
-    time = room.edges[bucket:] - start
-    if time[0] <= 0:
-        return 0.0
-    hours = float((room.left[bucket:, resource] * time).min()) * float(room.pricing.figures.resources.count[resource])
+def _fits(room: Room, kind: int, bucket: int, resources: Ints) -> Floats:
+    """Cautious hours of work of a kind, due in a bucket, that still fit at each of these resources."""
+    time = room.edges[bucket:, np.newaxis] - room.pricing.figures.start[kind, resources]
+    hours: Floats = (room.left[bucket:, resources] * time).min(axis=0) * room.pricing.figures.resources.count[resources]
+    return np.where(time[0] > 0, hours, 0.0)
+
+
+def _granted(room: Room, kind: int, bucket: int, resource: int) -> float:
+    """Hours that the quota of the resource's market leaves."""
     market = room.pricing.market[resource]
-    if market >= 0:
-        hours = min(hours, float((room.market[bucket:, market] * time).min()) * float(room.pricing.quota[market]))
-    return hours
+    if market < 0:
+        return np.inf
+    time = room.edges[bucket:] - float(room.pricing.figures.start[kind, resource])
+    return float((room.market[bucket:, market] * time).min()) * float(room.pricing.quota[market])
 
 
 def _ascending(price: Floats) -> Ints:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from solver.errors import Unsolved
 from solver.fluid import backends
 from solver.fluid.figures import Floats
 from solver.fluid.fill import fill
@@ -43,7 +44,10 @@ def generate(
     gap: float = GAP,
     backend: str | None = None,
 ) -> Fluid:
-    """Solve the program of these edges. `before` is a solution of the same classes under other prices or edges, to go on from."""
+    """Solve the program of these edges. `before` is a solution of the same classes under other prices or edges, to go on from.
+
+    Raises Unsolved when the back-end does not find the optimum, or no class has a place.
+    """
     resources = len(pricing.figures.resources)
     many = FIRST
     least, best = pricing.cheapest(pricing.free(), edges, is_bound=False, many=many)
@@ -55,6 +59,8 @@ def generate(
     columns = Columns.of(pairs[:, 0], pairs[:, 1], resources)
     columns = _in_time(pricing, columns, edges)
     penalty = penalties(pricing, least)
+    if not columns.k.size:
+        raise Unsolved("no class has a place in time")
     program = build(pricing, columns, edges, penalty)
     answer = backends.solve(pricing, program, before.answer if before is not None else None, backend)
     steering_bound = -np.inf

@@ -103,12 +103,14 @@ class Masks:
         return cost
 
     def hours(self, k: int, *, is_long: bool = False) -> Floats:
-        """Instance hours of the whole class on each resource, 0 where nobody knows; `is_long`: with long outputs."""
+        """Instance hours of the whole class on each resource, 0 where nobody knows; `is_long`: cautious, with long outputs."""
         figures, kind = self.figures, self.classes.kind[k]
         out = self.classes.tokens_long[k] if is_long else self.classes.tokens_out[k]
         is_known = np.isfinite(figures.per_input[kind])
         by_accelerator = self.classes.tokens_in[k] * np.where(is_known, figures.per_input[kind], 0.0)
         by_accelerator += out * np.where(is_known, figures.per_output[kind], 0.0)
+        if is_long:
+            by_accelerator *= figures.caution[kind]
         hours: Floats = by_accelerator[figures.accelerator] * figures.slow[kind]
         return hours
 

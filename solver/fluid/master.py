@@ -145,7 +145,8 @@ def _columns(pricing: Pricing, columns: Columns, edges: Floats) -> tuple[Floats,
         base = classes.tokens_in[k] * figures.per_input[kind, accelerator]
         slow = figures.slow[kind, r]
         expected = (base + classes.tokens_out[k] * figures.per_output[kind, accelerator]) * slow
-        long[begin:end] = (base + classes.tokens_long[k] * figures.per_output[kind, accelerator]) * slow
+        cautious = slow * figures.caution[kind, accelerator]
+        long[begin:end] = (base + classes.tokens_long[k] * figures.per_output[kind, accelerator]) * cautious
         cost[begin:end] = expected * figures.resources.price[r] * (1 + start / (due - start))
     return cost, long
 

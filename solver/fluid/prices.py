@@ -133,7 +133,8 @@ class Pricing:
     def of_class(self, k: int, busy: Floats, long: Floats, *, is_bound: bool = False) -> Floats:
         """USD of the whole class on each resource, infinite where it may not run."""
         hours = self.masks.hours(k)
-        if self.classes.tokens_long[k] == self.classes.tokens_out[k]:
+        is_cautious = bool(self.figures.is_cautious[self.classes.kind[k]])
+        if self.classes.tokens_long[k] == self.classes.tokens_out[k] and not is_cautious:
             price = hours * (busy + long)
         else:
             price = hours * busy + self.masks.hours(k, is_long=True) * long

@@ -71,7 +71,7 @@ def plan_queue(view: View, *, is_program: bool) -> Queue:
     held = held_pieces(pricing) if is_program else []
     pieces = held or fill(pricing)
     scarcity, is_solved = pricing.free(), bool(held)
-    if is_program and pieces and not held and (found := _by_program(pricing, pieces)):
+    if is_program and not held and (found := _by_program(pricing, pieces)):
         pieces, scarcity = found
         is_solved = True
     threshold = SWITCH if held else 1e-6

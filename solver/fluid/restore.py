@@ -11,13 +11,13 @@ import numpy as np
 
 from solver.fluid.figures import Floats
 from solver.fluid.prices import NEVER, Pricing, Scarcity
-from solver.fluid.yard import CRUMB, Berth, Loads, Yard
+from solver.fluid.yard import CRUMB, Berth, Loads, Yard, least_hours
 
-# Instance hours below which a part of a class is not worth a place that the program gave it; it goes where the rest fits.
-LEAST_H = 0.5
 # Places looked at for one part of a class, and for one that a move would improve.
 PLACES, PLACES_OF_A_MOVE = 12, 4
-# A part that fits only to less than this is not split off.
+# Offers tried for a part that a move would improve, those that are full included.
+TRIES_OF_A_MOVE = 48
+# A part that fits only to less than this is not split off, unless its hours are worth a place of their own.
 LEAST_PART = 0.02
 
 Part = tuple[int, float]
@@ -46,7 +46,7 @@ class Restoration:
         classes, offer_of = self.pricing.classes, self.pricing.figures.resources.offer
         for k, r, part in pieces:
             offer = int(offer_of[r])
-            if part * self.yard.hours(k, offer)[0] < LEAST_H and part < 0.95:
+            if part * self.yard.hours(k, offer)[0] < least_hours(float(classes.due[k])) and part < 0.95:
                 self.left.append((k, part))
                 continue
             parts = loads.setdefault(offer, {}).setdefault(int(classes.pool[k]), {})
@@ -101,7 +101,7 @@ class Restoration:
         for k in order:
             rest = self.insert(k, merged[k], PLACES)
             if rest > CRUMB:  # the cheapest offers are full: look at all of them
-                self._lean[k] = self._cheapest_first(k, len(self.pricing.figures.resources))
+                self._lean[k] = self.cheapest_first(k, len(self.pricing.figures.resources))
                 rest = self.insert(k, rest, PLACES)
             self.yard.log.clear()
             if rest > CRUMB:
@@ -113,8 +113,9 @@ class Restoration:
 
     def insert(self, k: int, part: float, places: int) -> float:
         """Put a part of a class where it costs least, in pieces if it must be; what found no place is returned."""
+        refused: dict[int, float] = {}
         while part > CRUMB:
-            best = self._best(k, part, places)
+            best = self._best(k, part, places, refused)
             if best is None:
                 return part
             offer, berth, fits = best
@@ -122,7 +123,11 @@ class Restoration:
             part -= fits
         return 0.0
 
-    def _best(self, k: int, part: float, places: int) -> tuple[int, Berth, float] | None:
+    def _best(
+        self, k: int, part: float, places: int, refused: dict[int, float], tries: int | None = None
+    ) -> tuple[int, Berth, float] | None:
+        """Where (a piece of) the part adds least to the cost. `refused`: parts that an offer had no place for; not even half
+        of one is worth asking again."""
         offers, prices = self.lean(k)
         bucket = int(self.pricing.classes.bucket[k])
         best: tuple[int, Berth, float] | None = None
@@ -130,10 +135,13 @@ class Restoration:
         for offer, price in zip(offers, prices, strict=True):
             if price >= least or looked >= places:
                 break
-            if self._full.get(offer, -1) >= bucket:
+            if self._full.get(offer, -1) >= bucket or part > 0.5 * refused.get(offer, np.inf):
                 continue
+            if tries is not None and (tries := tries - 1) < 0:
+                break
             trial = self._try(offer, k, part)
             if trial is None:
+                refused[offer] = part
                 continue
             looked += 1
             berth, fits = trial
@@ -152,7 +160,8 @@ class Restoration:
                 return None
             had = self.yard.berth(offer).loads.get(int(self.pricing.classes.pool[k]), {}).get(k, 0.0)
             fits = (part + had) * (1 - short[k]) * (1 - 1e-6) - had
-            if fits < min(part, max(LEAST_PART, 0.1 * part)):
+            least = least_hours(float(self.pricing.classes.due[k])) / max(self.yard.hours(k, offer)[1], 1e-12)
+            if fits < min(part, max(LEAST_PART, 0.1 * part), max(least, CRUMB)):
                 self._note_full(offer, k, part)
                 return None
             part = fits
@@ -178,10 +187,11 @@ class Restoration:
     def lean(self, k: int) -> tuple[list[int], list[float]]:
         """Offers that may serve the class, by the least that it can cost there: no start-up, scarcity included."""
         if k not in self._lean:
-            self._lean[k] = self._cheapest_first(k, 3 * PLACES + 12)
+            self._lean[k] = self.cheapest_first(k, 3 * PLACES + 12)
         return self._lean[k]
 
-    def _cheapest_first(self, k: int, many: int) -> tuple[list[int], list[float]]:
+    def cheapest_first(self, k: int, many: int) -> tuple[list[int], list[float]]:
+        """As `lean`, of so many resources."""
         price = self._price(k)
         few = np.flatnonzero(np.isfinite(price))
         if few.size > many:
@@ -289,8 +299,9 @@ class Restoration:
     def _move(self, k: int, part: float, most: float) -> float:
         """What it costs to insert a part, infinite when that cannot be done."""
         spent = 0.0
+        refused: dict[int, float] = {}
         while part > CRUMB:
-            best = self._best(k, part, PLACES_OF_A_MOVE)
+            best = self._best(k, part, PLACES_OF_A_MOVE, refused, TRIES_OF_A_MOVE)
             if best is None:
                 return np.inf
             offer, berth, fits = best

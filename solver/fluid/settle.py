@@ -20,6 +20,12 @@ from solver.view import View
 
 # Rounds of leaving out what costs too much.
 ROUNDS = 200
+# Packings looked at for works that are left over, together: a market that is sold out has no place for any of thousands.
+TRIES = 20_000
+# A piece of a work that is less than both, in millionths of the work and in microseconds, is no piece of its own.
+LEAST_PPM, LEAST_US = 200, 60_000_000
+# What a place may take beyond its room to hold the whole rest of a work, in the same units: the lesser counts.
+OVER_PPM, OVER_US = 50, 1_000_000
 
 
 @dataclass(slots=True)
@@ -101,16 +107,28 @@ class Exact:
                 )
         return found
 
-    def try_more(self, offer: int, pool: int, work: int, ppm: int) -> bool:
-        """Give a work this much more at an offer if all of it fits."""
-        shares = {each: dict(parts) for each, parts in self.shares.get(offer, {}).items()}
-        parts = shares.setdefault(pool, {})
-        parts[work] = parts.get(work, 0) + ppm
-        packing = self.pack(offer, shares)
-        if not packing.is_whole:
-            return False
-        self.shares[offer], self.packings[offer] = shares, packing
-        return True
+    def try_more(self, offer: int, pool: int, work: int, ppm: int) -> int:
+        """Give a work up to this much more at an offer, as far as that fits beside what is there; how much that was."""
+        had = self.shares.get(offer, {}).get(pool, {}).get(work, 0)
+        more = ppm
+        for _ in range(2):
+            shares = {each: dict(parts) for each, parts in self.shares.get(offer, {}).items()}
+            shares.setdefault(pool, {})[work] = had + more
+            packing = self.pack(offer, shares)
+            if packing.is_whole:
+                self.shares[offer], self.packings[offer] = shares, packing
+                return more
+            short = {
+                each: less for placed in packing.placed.values() for each, less in self._short(offer, placed).items()
+            }
+            more -= short.get(work, 0)
+            if set(short) != {work} or more < self.least_ppm(offer, work):
+                return 0
+        return 0
+
+    def least_ppm(self, offer: int, work: int) -> int:
+        """The least millionths of a work that are a piece of their own."""
+        return min(LEAST_PPM, LEAST_US * PPM // self.task(offer, work).cautious_us + 1)
 
     def _quota_beside(self, offer: int) -> int:
         """Instances that the market's quota leaves for an offer beside its others."""
@@ -225,16 +243,22 @@ def _cut_class(
     queue = list(works)
     left = dict.fromkeys(works, PPM)
     short: dict[int, int] = {}
+    whole: dict[tuple[int, float], int] = {}
+    figures = exact.yard.pricing.figures
+    kind = int(figures.kind_of_pool[pool])
     for number, (_, offer, part) in enumerate(places):
-        whole = sum(exact.task(offer, work).cautious_us for work in works)
-        room = part * whole
+        speed = (int(figures.accelerator[offer]), float(figures.slow[kind, offer]))
+        if speed not in whole:
+            whole[speed] = sum(exact.task(offer, work).cautious_us for work in works)
+        room = part * whole[speed]
         is_last = is_all and number == len(places) - 1
         parts = exact.shares.setdefault(offer, {}).setdefault(pool, {})
         while queue:
             work = queue[0]
             cautious = exact.task(offer, work).cautious_us
-            ppm = left[work] if is_last else min(left[work], int(room / cautious * PPM + 50))
-            if ppm < 200 and ppm < left[work]:  # not worth a piece of its own
+            over = min(OVER_PPM, OVER_US * PPM // cautious + 1)
+            ppm = left[work] if is_last else min(left[work], int(room / cautious * PPM + over))
+            if ppm < min(exact.least_ppm(offer, work), left[work]):
                 break
             parts[work] = parts.get(work, 0) + ppm
             left[work] -= ppm
@@ -250,15 +274,25 @@ def _cut_class(
 
 def _again(exact: Exact, restoration: Restoration, short: dict[int, int]) -> None:
     """Place once more what was left over: where the work is already, else where it costs least."""
-    classes = restoration.pricing.classes
+    classes, resources = restoration.pricing.classes, restoration.pricing.figures.resources
+    tries = TRIES
+    offers: dict[int, dict[int, None]] = {}
     of_class = {work: k for k, members in enumerate(classes.members) for work in members if work in short}
     for work, ppm in sorted(short.items(), key=lambda each: (-exact.work(each[0]).priority, each[0])):
         k = of_class[work]
         pool = int(classes.pool[k])
         has = [offer for offer, pools in exact.shares.items() if pools.get(pool, {}).get(work)]
-        for offer in [*has, *restoration.lean(k)[0][:40]]:
-            if exact.try_more(offer, pool, work, ppm):
+        if k not in offers:
+            offers[k] = dict.fromkeys(restoration.cheapest_first(k, len(resources))[0])
+        left = ppm
+        for offer in dict.fromkeys([*has, *offers[k]]):
+            if not left or not tries:
                 break
+            tries -= 1
+            more = exact.try_more(offer, pool, work, left)
+            left -= more
+            if not more:  # nor has it room for the next of the class
+                offers[k].pop(offer, None)
 
 
 def _within_money(exact: Exact) -> None:

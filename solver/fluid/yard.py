@@ -15,6 +15,15 @@ from solver.fluid.prices import Pricing
 MARGIN, MARGIN_H = 2e-4, 2 / 3600
 # A part of a class below this is a crumb.
 CRUMB = 1e-7
+# Instance hours below which a part of a class is not worth a place of its own, or this part of the time to its deadline where
+# that is less: as a share of the class, a class of more than fifty places found none.
+LEAST_H, LEAST_OF_DUE = 0.5, 0.1
+
+
+def least_hours(due: float) -> float:
+    """Instance hours due in so many hours that are worth a place of their own."""
+    return min(LEAST_H, LEAST_OF_DUE * due)
+
 
 Loads = dict[int, dict[int, float]]
 
@@ -90,8 +99,9 @@ class Yard:
         base = classes.tokens_in[k] * np.where(is_known, figures.per_input[kind], 0.0)
         out = np.where(is_known, figures.per_output[kind], 0.0)
         expected = (base + classes.tokens_out[k] * out).tolist()
-        is_same = classes.tokens_long[k] == classes.tokens_out[k]
-        self._bases[k] = (expected, expected if is_same else (base + classes.tokens_long[k] * out).tolist())
+        is_same = classes.tokens_long[k] == classes.tokens_out[k] and not figures.is_cautious[kind]
+        long = (base + classes.tokens_long[k] * out) * figures.caution[kind]
+        self._bases[k] = (expected, expected if is_same else long.tolist())
         return self._bases[k]
 
     def berth(self, offer: int) -> Berth:

@@ -101,10 +101,16 @@ class Town:
         return Running(**fields | more)
 
     def snapshot(self, works: list[Work], offers: list[OfferView], **more: Any) -> Snapshot:
-        speeds = more.pop("speeds", {("m", "gpu"): 1000.0})
+        speeds, cautious = more.pop("speeds", {("m", "gpu"): 1000.0}), more.pop("cautious", 1.0)
         throughput = tuple(
             Throughput(
-                model=model, precision="bf16", accelerator=name, input_per_s=10 * rate, output_per_s=rate, source="test"
+                model=model,
+                precision="bf16",
+                accelerator=name,
+                input_per_s=10 * rate,
+                output_per_s=rate,
+                source="test",
+                cautious=cautious,
             )
             for (model, name), rate in speeds.items()
         )
@@ -147,7 +153,28 @@ class Town:
             for name in ("gpu", "tpu")
             if random.random() < 0.95
         }
-        return self.snapshot(queue, listed, running=running, quotas=quotas, budgets=budgets, speeds=speeds)
+        cautious = random.choice([1.0, 1.0, 0.6])  # drawn last: the worlds of before stay what they were
+        return self.snapshot(
+            queue, listed, running=running, quotas=quotas, budgets=budgets, speeds=speeds, cautious=cautious
+        )
+
+    def alike(self, seed: int) -> Snapshot:
+        """300 alike batches of one class on offers of capacity 1 to 4, which have at least twice the instances that they need."""
+        random = Random(seed)
+        within_h = random.choice([0.5, 3, 10, 50])
+        hours = within_h * random.uniform(0.2, 0.9)
+        start_s = random.choice([0, 60, 200])
+        cautious = random.choice([1.0, 0.6])
+        needed = 300 * hours / cautious / (within_h - start_s / 3600)
+        listed: list[OfferView] = []
+        while sum(each.capacity or 0 for each in listed) < 2 * needed:
+            listed.append(
+                self.offer(
+                    f"x/{len(listed):04}", random.uniform(1, 3), start_s=start_s, capacity=random.choice([1, 1, 2, 4])
+                )
+            )
+        works = [self.work(f"work_{number:03}", hours, within_h=within_h) for number in range(300)]
+        return self.snapshot(works, listed, cautious=cautious)
 
     def _random_offer(self, random: Random, number: int) -> OfferView:
         return self.offer(

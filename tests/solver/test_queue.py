@@ -21,7 +21,9 @@ from solver.fluid.fill import fill
 from solver.fluid.generate import generate
 from solver.fluid.masks import Masks
 from solver.fluid.prices import Pricing
-from solver.plan import solve
+from solver.plan import solve, solve_large
+from solver.residency import compile_countries
+from solver.size import is_small
 from solver.types import SMALL, Held, Plan, Snapshot, encode
 from solver.view import View
 from solver.what_if import WhatIf, applied
@@ -78,8 +80,64 @@ def test_pulp_and_highs_agree_on_the_objective() -> None:
 def test_any_large_queue_keeps_every_rule_and_costs_at_least_its_bound(towns: Any, seed: int, stage: Any) -> None:
     snapshot = towns().random(seed, works=45, offers=70)
     assert len(snapshot.works) * len(snapshot.offers) > SMALL
+    plan = solve_large(View(snapshot), is_program=stage == "program")
+    assert check(snapshot, plan) == []
+
+
+@pytest.mark.parametrize("stage", ["program", "greedy"])
+@pytest.mark.parametrize(("works", "hours", "offers"), [(60, 7, 400), (1, 420, 3_100)])
+def test_work_that_needs_more_than_fifty_places_finds_them(
+    town: Any, works: int, hours: int, offers: int, stage: Any
+) -> None:
+    """Places were once worth nothing below two percent of the class: no batch was served, and hundreds of offers were free."""
+    listed = [town.offer(f"x/{number:04}", 1 + number % 7) for number in range(offers)]
+    snapshot = town.snapshot([town.work(f"w{number:02}", hours) for number in range(works)], listed)
     plan = solve(snapshot, stage=stage)
     assert check(snapshot, plan) == []
+    assert plan.unplaced == ()
+    assert plan.cost_nano < 1.2 * 420 * town.USD
+
+
+@FEW
+@given(seed=SEEDS, stage=st.sampled_from(["program", "greedy"]))
+def test_alike_batches_on_many_small_offers_all_find_a_place(towns: Any, seed: int, stage: Any) -> None:
+    snapshot = towns().alike(seed)
+    plan = solve(snapshot, stage=stage)
+    assert check(snapshot, plan) == []
+    assert plan.unplaced == ()
+
+
+@pytest.mark.parametrize("why", ["excluded", "price", "capacity", "policy"])
+def test_rows_that_serve_nobody_do_not_make_a_queue_large(town: Any, why: str) -> None:
+    """5,000 price-only rows once took the exact plan of a single batch away."""
+    idle: dict[str, dict[str, Any]] = {
+        "excluded": {"excluded": "prices of 'y' are read"},
+        "price": {"price": None},
+        "capacity": {"capacity": 0},
+        "policy": {"country": "US"},
+    }
+    listed = [town.offer("x/1", 3.0), *(town.offer(f"y/{number:04}", **idle[why]) for number in range(5_000))]
+    snapshot = town.snapshot([town.work("w", policy=compile_countries(["DE"]))], listed)
+    plan = solve(snapshot)
+    assert check(snapshot, plan) == []
+    assert plan.stopped_by == "optimal"
+    assert [start.offer_key for start in plan.starts] == ["x/1"]
+    assert not is_small(
+        View(msgspec.structs.replace(snapshot, offers=tuple(town.offer(f"z/{n:04}") for n in range(5_000))))
+    )
+
+
+@pytest.mark.parametrize("stage", ["program", "greedy"])
+def test_estimated_speeds_are_packed_with_caution_and_lose_nobody_a_place(town: Any, stage: Any) -> None:
+    """The search once packed by expected speeds, and what deadlines count on was cut off in the end: half the queue waited."""
+    listed = [town.offer(f"x/{number:04}", 1 + number % 7, capacity=1 + number % 4) for number in range(90)]
+    works = [town.work(f"w{number:03}", 5) for number in range(150)]  # 1,250 cautious hours of 2,250
+    snapshot = town.snapshot(works, listed, cautious=0.6)
+    plan = solve(snapshot, stage=stage)
+    assert check(snapshot, plan) == []
+    assert plan.unplaced == ()
+    figures = pricing_of(snapshot)
+    assert figures.masks.hours(0, is_long=True)[0] == pytest.approx(figures.masks.hours(0)[0] / 0.6)
 
 
 @FEW

@@ -47,7 +47,7 @@ def test_worlds_that_once_had_a_fault(towns: Any, seed: int) -> None:
 
 
 def test_a_large_queue_is_planned_alike_under_ten_hash_seeds() -> None:
-    line = encode(world(70, 45)) + b"\n"
+    line = encode(world(150, 60)) + b"\n"
     answers = {
         subprocess.run(
             [sys.executable, "-m", "solver"],

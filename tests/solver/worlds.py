@@ -2,7 +2,8 @@
 
 Each is planned, checked by the checker, and held to what must hold of any plan: it costs at least its bound, an offer more never
 makes it dearer beyond the gap, a rule more never cheaper below the bound, small ones cost what trying every assignment costs.
-Every 25th is a large queue, planned by classes; every 10th is planned by the fallback as well.
+Every 25th is a large queue, planned by classes, every fourth of them of batches that are alike on many small offers, where all
+must find a place; every 10th is planned by the fallback as well.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from typing import Any
 import msgspec
 
 from solver.check import check
-from solver.plan import solve
+from solver.plan import solve, solve_large
 from solver.residency.types import PolicyRule, digest
 from solver.types import Plan, Snapshot
+from solver.view import View
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -41,9 +43,14 @@ def served(plan: Plan) -> int:
 
 def faults(town: Any, seed: int) -> list[str]:
     """What is wrong with the plans of one world."""
+    if seed % 100 == 75:
+        snapshot = town().alike(seed)
+        plan = solve(snapshot, stage="greedy" if seed % 200 == 75 else "program")
+        waiting = [f"{each.work_id} waits though hours are free" for each in plan.unplaced]
+        return _broken(snapshot, plan) + waiting
     if seed % 25 == 0:
         snapshot = town().random(seed, works=40, offers=80)
-        plan = solve(snapshot, stage="greedy" if seed % 50 == 0 else "program")
+        plan = solve_large(View(snapshot), is_program=seed % 50 != 0)
         return _broken(snapshot, plan)
     if seed % 25 == 1:
         return _brute_force(town(), seed)
