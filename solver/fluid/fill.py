@@ -13,6 +13,9 @@ TOGETHER = 64
 # A part of a class below this is not split off, unless its hours are worth a place.
 LEAST_PART = 0.02
 
+# The part of its hours that must be left at an idle resource.
+IDLE = 0.9
+
 
 class Room:
     """Hours left before each edge, as parts of the rows: [bucket, resource], never below 0."""
@@ -32,6 +35,10 @@ class Room:
             if market >= 0:
                 used = hours / (self.pricing.quota[market] * (edge - start))
                 self.market[later, market] = max(0.0, self.market[later, market] - used)
+
+    def is_idle(self, bucket: int, resource: int) -> bool:
+        """Whether nearly all its hours are left: no splinter, however little of a large class it holds."""
+        return bool(self.left[bucket:, resource].min() > IDLE)
 
 
 def fill(pricing: Pricing, scarcity: Scarcity | None = None) -> list[tuple[int, int, float]]:
@@ -65,15 +72,29 @@ def fill(pricing: Pricing, scarcity: Scarcity | None = None) -> list[tuple[int, 
 def _place(pricing: Pricing, room: Room, k: int, price: Floats) -> list[tuple[int, int, float]]:
     kind, bucket = int(pricing.classes.kind[k]), int(pricing.classes.bucket[k])
     hours = pricing.masks.hours(k, is_long=True)
-    least = least_hours(float(room.edges[bucket]))
-    left, pieces = 1.0, []
     candidates = _ascending(price)
+    pieces = _pieces(room, (k, kind, bucket), candidates, hours, (1.0, LEAST_PART))
+    left = 1.0 - sum(part for _, _, part in pieces)
+    if left > 1e-9:  # a large class: smaller parts are worth a place, but only where they must be
+        least = least_hours(float(room.edges[bucket])) / max(float(hours.max(initial=0.0)), 1e-12)
+        if least < LEAST_PART:
+            pieces += _pieces(room, (k, kind, bucket), candidates, hours, (left, least))
+    return pieces
+
+
+def _pieces(
+    room: Room, which: tuple[int, int, int], candidates: Ints, hours: Floats, parts: tuple[float, float]
+) -> list[tuple[int, int, float]]:
+    """What of a class (number, kind, bucket) fits at the candidates in turn. `parts` of it: what is left, and the least piece."""
+    (k, kind, bucket), (left, least) = which, parts
+    worth = least_hours(float(room.edges[bucket]))
+    pieces: list[tuple[int, int, float]] = []
     for first in range(0, len(candidates), TOGETHER):
         together = candidates[first : first + TOGETHER]
         for resource, fits in zip(together.tolist(), _fits(room, kind, bucket, together).tolist(), strict=True):
             whole = max(float(hours[resource]), 1e-12)
             part = min(left, min(fits, _granted(room, kind, bucket, resource)) / whole)
-            if part < min(LEAST_PART, least / whole, left):
+            if part < min(least, left) and not (room.is_idle(bucket, resource) and part * whole >= worth):
                 continue
             room.take(kind, bucket, resource, part * float(hours[resource]))
             pieces.append((k, resource, part))

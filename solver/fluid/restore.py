@@ -11,7 +11,7 @@ import numpy as np
 
 from solver.fluid.figures import Floats
 from solver.fluid.prices import NEVER, Pricing, Scarcity
-from solver.fluid.yard import CRUMB, Berth, Loads, Yard, least_hours
+from solver.fluid.yard import CRUMB, LEAST_H, Berth, Loads, Yard, least_hours
 
 # Places looked at for one part of a class, and for one that a move would improve.
 PLACES, PLACES_OF_A_MOVE = 12, 4
@@ -46,7 +46,7 @@ class Restoration:
         classes, offer_of = self.pricing.classes, self.pricing.figures.resources.offer
         for k, r, part in pieces:
             offer = int(offer_of[r])
-            if part * self.yard.hours(k, offer)[0] < least_hours(float(classes.due[k])) and part < 0.95:
+            if part * self.yard.hours(k, offer)[0] < LEAST_H and part < 0.95:
                 self.left.append((k, part))
                 continue
             parts = loads.setdefault(offer, {}).setdefault(int(classes.pool[k]), {})
