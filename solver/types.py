@@ -157,6 +157,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     where this, too, is left for one instance. `held`: the assignments of the plan before. A large queue that they nearly cover is
     planned from them, and moved only where that saves three percent; without them it is planned anew. `apart`: offers that are
     known of and not among `offers`, counted by reason for people; nothing is planned by it.
+
+    `later_starts`: whether a start may begin when another pool's instance of the same offer ends. False in the broker's own
+    snapshots: theirs say of an offer that is in use only that it is sold out, not from when it is free again.
     """
 
     now_us: int
@@ -172,14 +175,15 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     stop_margin_s: int = 0
     held: tuple[Held, ...] = ()
     apart: tuple[Rule, ...] = ()
+    later_starts: bool = True
     version: int = VERSION
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
     """Rent `count` instances of an offer for one pool, needed from `from_us` until `until_us` (expected end of work).
 
-    A start may begin later than now: the offer's capacity serves another pool until then, or is cheaper then. It is rented when a
-    plan still says so at its time. Starts of one offer and pool that begin at different times end together.
+    With `Snapshot.later_starts` a start may begin later than now: the offer's capacity serves another pool until then.
+    It is rented when a plan still says so at its time. Starts of one offer and pool that begin at different times end together.
     """
 
     offer_key: str

@@ -108,6 +108,7 @@ async def freeze(
         stop_margin_s=services.settings.control.drain_margin_s,
         held=tuple(held) if len(works) * len(views) > SMALL else (),  # small queues are planned whole each time
         apart=planned.apart,
+        later_starts=False,  # while an offer is in use it is listed as sold out: a start planned for later would never come due
     )
     return Frozen(snapshot, {str(each.offer.key): each.offer for each in listed})
 

@@ -115,7 +115,7 @@ class Figures:
                 self.per_output[kind, accelerator] = 1e6 / rate_micro(each.output_per_s) / 3600
                 if 0 < each.cautious < 1:  # as in `durations.busy_both`
                     self.caution[kind, accelerator] = 1 / each.cautious
-        self.is_cautious = (self.caution > 1).any(axis=1)
+        self.is_cautious: Flags = np.any(self.caution > 1, axis=1)
 
     def _times(self) -> None:
         """Start-ups and slow-downs (Daly's formula as in `durations.slow_down_ppm`, over arrays)."""

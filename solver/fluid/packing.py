@@ -54,21 +54,21 @@ class Packing(NamedTuple):
     instances: int
 
 
-def pack(capacity: int, blocks: Sequence[Block]) -> Packing:
-    """Place the blocks of an offer.
+def pack(capacity: int, blocks: Sequence[Block], *, is_later: bool) -> Packing:
+    """Place the blocks of an offer; `is_later`: on instances that others have left, too.
 
     Two orders are tried, by first deadline and by the latest start that one instance allows; the better one counts.
     """
     if len(blocks) == 1:
-        return _in_order(capacity, blocks)
+        return _in_order(capacity, blocks, is_later)
     by_due = sorted(blocks, key=lambda block: (block.items[0].due, block.pool))
-    found = _in_order(capacity, by_due)
+    found = _in_order(capacity, by_due, is_later)
     if found.is_whole:
         return found
     by_slack = sorted(blocks, key=lambda block: (_latest_start(block), block.pool))
     if by_slack == by_due:
         return found
-    other = _in_order(capacity, by_slack)
+    other = _in_order(capacity, by_slack, is_later)
     return other if other.is_whole or _total(other) > _total(found) else found
 
 
@@ -85,7 +85,7 @@ def _latest_start(block: Block) -> Time:
     return latest - block.start_up
 
 
-def _in_order(capacity: int, blocks: Sequence[Block]) -> Packing:
+def _in_order(capacity: int, blocks: Sequence[Block], is_later: bool) -> Packing:
     free: list[Time] = [0] * capacity
     found: dict[int, Placed] = {}
     is_whole = True
@@ -95,10 +95,13 @@ def _in_order(capacity: int, blocks: Sequence[Block]) -> Packing:
         is_whole = is_whole and all(
             accepted >= item.load for accepted, item in zip(placed.accepted, block.items, strict=True)
         )
-        for number in used:
-            free[number] = placed.until
-        free.sort()
-    return Packing(found, is_whole, sum(1 for each in free if each > 0))
+        if is_later:
+            for number in used:
+                free[number] = placed.until
+            free.sort()
+        else:
+            del free[used.start : used.stop]
+    return Packing(found, is_whole, capacity - sum(1 for each in free if each <= 0))
 
 
 def _place(block: Block, free: list[Time]) -> tuple[Placed, range]:

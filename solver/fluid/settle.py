@@ -80,7 +80,7 @@ class Exact:
         # exact loads may ask for an instance more than the search found: a quota has the last word
         capacity = max(0, min(capacity, self._quota_beside(offer)))
         blocks = self.blocks(offer, shares)
-        return pack(capacity, blocks) if blocks else Packing({}, True, 0)
+        return pack(capacity, blocks, is_later=self.view.snapshot.later_starts) if blocks else Packing({}, True, 0)
 
     def settle(self, offer: int) -> dict[int, int]:
         """Pack an offer; what does not fit is taken off its shares and returned, by work."""

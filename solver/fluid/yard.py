@@ -114,7 +114,7 @@ class Yard:
             return EMPTY
         figures = self.pricing.figures
         capacity = int(figures.resources.count[offer]) if figures.renting[offer] == OPEN else 0
-        packing = pack(capacity, blocks)
+        packing = pack(capacity, blocks, is_later=figures.view.snapshot.later_starts)
         return Berth(loads, packing, {each.pool: self._cost(offer, each, packing) for each in blocks})
 
     def _block(self, offer: int, pool: int, parts: dict[int, float]) -> Block:

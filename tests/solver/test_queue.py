@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -56,6 +57,21 @@ def test_a_large_queue_gets_a_plan_that_the_checker_finds_nothing_in(middling: S
 def test_an_offer_serves_one_pool_after_another(middling: Snapshot) -> None:
     plan = solve(middling)
     assert any(start.from_us > middling.now_us for start in plan.starts)
+
+
+@pytest.mark.parametrize("stage", ["program", "greedy"])
+def test_without_later_starts_all_begin_now_and_no_instance_serves_two_pools(middling: Snapshot, stage: Any) -> None:
+    """The next snapshot says sold out while the first pool runs: the start that waited for it never came, and went elsewhere."""
+    snapshot = msgspec.structs.replace(middling, later_starts=False)
+    plan = solve(snapshot, stage=stage)
+    assert check(snapshot, plan) == []
+    assert {start.from_us for start in plan.starts} == {snapshot.now_us}
+    capacity = {offer.key: offer.capacity or 1 for offer in snapshot.offers}
+    rented = Counter[str]()
+    for start in plan.starts:
+        rented[start.offer_key] += start.count
+    assert all(count <= capacity[key] for key, count in rented.items())
+    assert len({each.work_id for each in plan.assignments}) > 60
 
 
 def test_the_program_costs_less_than_the_first_placement_and_serves_no_less(middling: Snapshot) -> None:

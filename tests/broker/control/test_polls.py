@@ -164,3 +164,12 @@ async def test_the_history_of_prices_cannot_be_rewritten(database: Database, tow
     with pytest.raises(DBAPIError, match="append-only"):
         async with database.transaction() as session:
             await session.execute(text("UPDATE markets_offer_change SET price_nano_hour = 1"))
+
+
+async def test_the_brokers_own_snapshot_asks_for_no_start_that_would_never_come_due(town: Any) -> None:
+    """An offer in use is sold out in the next snapshot: what waited for its end was planned elsewhere, dearer."""
+    shown = town.offer()
+    await town.list_offers(shown)
+    async with town.database.transaction() as session:
+        frozen = await freeze(session, town.services, now_us=micros(shown.observed_at + timedelta(seconds=1)))
+    assert not frozen.snapshot.later_starts
