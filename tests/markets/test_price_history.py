@@ -122,7 +122,7 @@ async def rolled_up(book: Database, now: datetime, **limits: int) -> list[int]:
     rounds: list[int] = []
     while not rounds or rounds[-1]:
         async with book.transaction() as session:
-            rounds.append(await history.roll_up(session, now_us=micros(now), keep_days=5, **limits))  # type: ignore[arg-type]
+            rounds.append(await history.roll_up(session, now_us=micros(now), keep_days=5, **limits))
     return rounds[:-1]
 
 
@@ -181,7 +181,7 @@ async def test_offers_that_were_gone_for_long_are_forgotten_unless_a_machine_was
         async with book.transaction() as session:
             assert await history.forget_gone(session, now_us=micros(now), keep_days=90) == forgotten
     async with book.transaction() as session:
-        left = set(await session.scalars(select(OfferRow.key)))
+        left = {row.key for row in await session.scalars(select(OfferRow))}
     assert left == {str(some[0].key), str(some[2].key)}
     assert await told(book, some[1])
 

@@ -110,7 +110,8 @@ class Broken(Scripted):
     """A source with a defect of ours."""
 
     async def offers(self) -> list[Offer]:
-        return [{}["price"]]
+        answer: dict[str, Offer] = {}
+        return [answer["price"]]
 
 
 @pytest.mark.parametrize("price", ["1e9999999999", "1e400", "1e30", "1e-30"])
