@@ -29,7 +29,8 @@ from tests.system.vllm_engine import Worker, cost, forget, kept_record, worker_o
 
 T = TypeVar("T")
 
-LINES = 240
+# Half a minute of work on a quick machine: a disk that stalled everybody for 16 s has ended a batch of 240 before its kill.
+LINES = 480
 TOKENS = 600
 PARALLEL = 16
 PRICES = {"host-a": Decimal("0.37"), "host-b": Decimal("0.59")}
