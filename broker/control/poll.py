@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy.exc import DataError, DBAPIError
 
+from broker.database import UNAVAILABLE
+from broker.leadership import Deposed
 from broker.price_ages import every_s
 from broker.services import Services
 from jobs.clock import db_now
@@ -56,6 +58,9 @@ class MarketPoll:
                 offers = await self.source.offers()
             async with self.services.database.transaction() as session:
                 await price_book.store_offers(session, self.name, offers, now_us=await db_now(session))
+        # The house's own trouble is no market's failure: nothing is held against it, and the loop says what it is.
+        except (*UNAVAILABLE, Deposed):
+            raise
         except MarketsError as failure:
             await self._failed(failure, f"{failure.code}: {failure}", failures)
         except TimeoutError as failure:

@@ -191,6 +191,21 @@ async def test_brokers_that_start_together_agree_on_what_the_first_one_made(brok
     assert await ask(b"another") == found[0]
 
 
+async def test_a_connection_that_died_in_the_pool_is_replaced_after_a_pause(
+    brokers: Brokers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.database.TRUSTED_S", 0.0)
+    mine, other = Database(brokers.url), Database(brokers.url)
+    async with mine.transaction() as session:
+        backend = await session.scalar(text("SELECT pg_backend_pid()"))
+    async with other.transaction() as session:
+        assert await session.scalar(text(f"SELECT pg_terminate_backend({backend}, 5000)"))
+    async with mine.transaction() as session:
+        assert await session.scalar(text("SELECT pg_backend_pid()")) != backend
+    await mine.close()
+    await other.close()
+
+
 async def test_what_brokers_sign_with_lies_in_the_database_under_a_key_also_if_an_earlier_version_left_it_in_clear(
     brokers: Brokers,
 ) -> None:

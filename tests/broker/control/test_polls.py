@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from broker.control.poll import MarketPoll, polls
 from broker.control.snapshot import freeze
 from broker.database import Database
+from broker.leadership import Deposed
 from broker.market_settings import ProviderSettings
 from broker.price_ages import max_ages_s
 from broker.provider_set import Providers
@@ -134,6 +135,17 @@ async def test_a_defect_of_an_adapter_is_its_markets_failure_and_delays_its_next
     (row,) = await town.rows(PollRow)
     assert (row.error, row.failures) == ("defect: KeyError: 'price'", 1)
     assert row.again_us > row.failed_us
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [OperationalError("INSERT", {}, Exception("database is locked")), Deposed(mine=1, current=2)],
+    ids=["locked", "deposed"],
+)
+async def test_the_brokers_own_trouble_is_not_held_against_a_market(town: Any, trouble: Exception) -> None:
+    with pytest.raises(type(trouble)):
+        await following(town, "town", Scripted(trouble)).step()
+    assert not [row for row in await town.rows(PollRow) if row.failures]
 
 
 async def test_each_market_has_its_own_interval_and_limit_of_age(town: Any) -> None:
