@@ -11,7 +11,6 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from broker.section import Section
-from markets.hourly import FxRate
 from markets.offer import AcceleratorKind
 from markets.own_cost import OwnCost
 
@@ -169,22 +168,21 @@ class ProviderSettings(Section):
 
 
 class FxSettings(Section):
-    """What one unit of a currency is worth in USD, since when, and by whom: `[fx_rates.EUR]`."""
+    """What one unit of a currency is worth in USD, since when, and by whom: `[fx_rates.EUR]`. The ledger's count where newer."""
 
     usd: Decimal = Field(gt=0)
     dated: date
     source: str
 
-    def as_rate(self, currency: str) -> FxRate:
-        return FxRate(currency, self.usd, self.dated, self.source)
-
 
 class PriceSettings(Section):
     """The price book's memory: each change for `keep_days`, then a line a day for `keep_rolled_days`. `snapshot`: real prices
-    of a dated snapshot stand in for markets that nobody has asked yet."""
+    of a dated snapshot stand in for markets that nobody has asked yet. `fx_max_age_days`: by an older rate of exchange nothing is
+    counted; the offers in that currency are listed with this reason."""
 
     keep_days: int = Field(default=90, ge=2)
     keep_rolled_days: int = Field(default=1825, ge=2)
     roll_up_s: float = 3600
     card_days: int = Field(default=30, ge=1)
+    fx_max_age_days: int = Field(default=7, ge=1)
     snapshot: bool = True

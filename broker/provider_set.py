@@ -12,6 +12,7 @@ from typing import Literal
 from broker.credentials import Credentials
 from broker.envelope import Unopenable
 from broker.market_settings import ClusterSettings, ProviderSettings
+from broker.rates_of_day import RatesOfDay
 from broker.settings import Settings
 from markets.errors import NotAuthorized
 from markets.hourly import FxRate
@@ -304,6 +305,7 @@ class Providers:
     credentials: Credentials | None = None
     known: tuple[Provider, ...] = ()
     direct: Direct = field(default_factory=Direct)
+    rates: RatesOfDay = field(default_factory=RatesOfDay)
 
     async def standings(self) -> list[Standing]:
         """Of every provider that there is an adapter for. Not to be called inside a transaction."""
@@ -353,18 +355,17 @@ def open_providers(settings: Settings, credentials: Credentials, *, stack: Async
     unknown = sorted((set(settings.providers) | set(settings.sources)) - known - {PUBLIC})
     if unknown:
         raise ValueError(f"no provider is called {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-    rates = {code: rate.as_rate(code) for code, rate in settings.fx_rates.items()}
-    direct, sources = Direct(), {}
+    rates, direct, sources = RatesOfDay(), Direct(), {}
     for provider in providers:
         own = settings.providers.get(provider.name, ProviderSettings())
         reach = replace(provider.reach, base_url=own.url) if own.url else provider.reach
         ground = Ground(
-            _source(provider.name, own, credentials), reach, own, direct, lambda: rates, settings.cache / "prices"
+            _source(provider.name, own, credentials), reach, own, direct, rates.all, settings.cache / "prices"
         )
         source = provider.make(ground)
         stack.push_async_callback(source.close)
         sources[provider.name] = source
-    return Providers(MappingProxyType(sources), settings, credentials, providers, direct)
+    return Providers(MappingProxyType(sources), settings, credentials, providers, direct, rates)
 
 
 def _source(market: str, own: ProviderSettings, credentials: Credentials) -> CredentialSource:

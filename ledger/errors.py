@@ -82,3 +82,15 @@ class NoRate(LedgerError):
     """No rate between two units is known for that time."""
 
     code = "no_rate"
+
+
+class MalformedRate(LedgerError):
+    """A rate cannot be recorded: the message names what is wrong with it."""
+
+    code = "malformed_rate"
+
+
+class RateReused(LedgerError):
+    """The same source said otherwise of the same time before; rates are never changed."""
+
+    code = "rate_reused"

@@ -57,12 +57,16 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class FxRate:
-    """What one unit of `currency` was worth in US dollars on `dated`, by `source`. Injected; the broker keeps them."""
+    """What one unit of `currency` was worth in US dollars on `dated`, by `source`. Injected; the ledger keeps them.
+
+    `too_old` says why nothing is to be counted by it any more: a price in that currency is then listed and not chosen.
+    """
 
     currency: str
     usd: Decimal
     dated: date
     source: str
+    too_old: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,25 +92,15 @@ def hourly(
     `fx` is by currency code (`EUR`, `BTC`); without a rate a foreign price is unknown, not one to one.
 
     >>> hourly([Part("gpu", "0.7875")], currency="EUR").problem
-    'price in EUR, and no rate of EUR to USD is known; give one (`fx_rates`)'
+    'price in EUR, and no rate of EUR to USD is known; give one (`broker ledger rates add`)'
     """
     raw = {part.name: _words(part) for part in parts} | {"currency": currency or "-"}
     code = (currency or "").strip().upper()
-    if not code:
-        return Hourly(None, raw=raw, problem="price without a currency is unknown")
-    rate = Decimal(1)
-    if code not in ("USD", "USDC", "USDT", "UACT"):
-        known = (fx or {}).get(code)
-        if known is None:
-            return Hourly(
-                None, raw=raw, problem=f"price in {code}, and no rate of {code} to USD is known; give one (`fx_rates`)"
-            )
-        if not known.usd.is_finite() or known.usd <= 0:
-            return Hourly(
-                None, raw=raw, problem=f"the rate of {code} to USD is {known.usd} ({known.source}, {known.dated})"
-            )
-        rate = known.usd
-        raw["fx"] = f"1 {code} = {known.usd} USD on {known.dated.isoformat()} ({known.source})"
+    rate = _dollars(code, fx or {})
+    if isinstance(rate, str):
+        return Hourly(None, raw=raw, problem=rate)
+    if rate.source:
+        raw["fx"] = f"1 {code} = {rate.usd} USD on {rate.dated.isoformat()} ({rate.source})"
     components: dict[str, Decimal] = {}
     for part in parts:
         amount = _amount(part, gpus)
@@ -114,11 +108,28 @@ def hourly(
             return Hourly(None, raw=raw, problem=amount)
         if amount is not None:
             with localcontext(prec=50):
-                components[part.name] = components.get(part.name, Decimal(0)) + _rounded(amount * rate)
+                components[part.name] = components.get(part.name, Decimal(0)) + _rounded(amount * rate.usd)
     total = sum(components.values(), Decimal(0))
     if total <= 0:
         return Hourly(None, raw=raw, problem=f"price {total} is unknown, not free")
     return Hourly(total, components, raw)
+
+
+_ITSELF = FxRate("USD", Decimal(1), date.min, "")
+
+
+def _dollars(code: str, fx: Mapping[str, FxRate]) -> FxRate | str:
+    """What one unit of `code` is counted as; words where nothing may be counted."""
+    if not code:
+        return "price without a currency is unknown"
+    if code in ("USD", "USDC", "USDT", "UACT"):
+        return _ITSELF
+    known = fx.get(code)
+    if known is None:
+        return f"price in {code}, and no rate of {code} to USD is known; give one (`broker ledger rates add`)"
+    if not known.usd.is_finite() or known.usd <= 0:
+        return f"the rate of {code} to USD is {known.usd} ({known.source}, {known.dated})"
+    return known if known.too_old is None else f"price in {code}, and {known.too_old}"
 
 
 def _amount(part: Part, gpus: int) -> Decimal | str | None:

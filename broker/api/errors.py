@@ -61,6 +61,8 @@ STATUS: Mapping[type[Exception], int] = MappingProxyType(
         ledger.PeriodClosed: 422,
         ledger.LotsExhausted: 422,
         ledger.NoRate: 422,
+        ledger.MalformedRate: 400,
+        ledger.RateReused: 422,
         ledger.LedgerError: 500,
         markets.NoCapacity: 503,
         markets.QuotaExceeded: 503,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from broker.api import market_shapes
 from broker.api.problems import conflict
 from broker.api.registry import Call, Route, route
+from broker.rates_of_day import fx_rates
 from broker.services import Services
 from jobs.clock import MICROSECONDS, db_now
 from markets import price_book
 from markets.cards.rate_card import Card, read_card
 from markets.history import DAY_US
+from markets.hourly import FxRate
 from markets.instants import moment
 
 
@@ -26,7 +29,7 @@ async def import_card(call: Call, body: market_shapes.CardImport) -> market_shap
         now_us = await db_now(session)
         at_us = now_us if body.observed_on is None else _day_us(body)
         until_us = at_us + (body.valid_days or services.settings.prices.card_days) * DAY_US
-        card = _read(body, at_us, services)
+        card = _read(body, at_us, await fx_rates(session, services.settings, now_us))
         stored = not card.findings and not body.dry_run
         quarantined = sum(each.quarantined is not None for each in card.offers)
         if stored:
@@ -56,14 +59,14 @@ async def _require_free(services: Services, market: str) -> None:
         )
 
 
-def _read(body: market_shapes.CardImport, at_us: int, services: Services) -> Card:
+def _read(body: market_shapes.CardImport, at_us: int, fx: Mapping[str, FxRate]) -> Card:
     return read_card(
         body.text,
         market=body.market,
         observed_at=moment(at_us),
         source=body.source,
         provider=body.provider,
-        fx={code: rate.as_rate(code) for code, rate in services.settings.fx_rates.items()},
+        fx=fx,
     )
 
 

@@ -19,6 +19,7 @@ from broker.cli.ledger_export import FORMATS, accounts, folder_export
 from broker.cli.option_groups import declare
 from broker.cli.options import Target
 from broker.cli.output import document, line, table, usd
+from broker.cli.rates import rates
 from broker.cli.reconcile import exceptions, reconcile
 
 Document = dict[str, Any]
@@ -170,4 +171,5 @@ ledger = declare(
 )
 ledger.add_typer(accounts, name="accounts")
 ledger.add_typer(exceptions, name="exceptions")
+ledger.add_typer(rates, name="rates")
 ledger.add_typer(anomalies, name="anomalies")

@@ -47,6 +47,8 @@ class MarketPoll:
             row = await session.get(PollRow, self.name)
             due = row is None or is_due(row.again_us, await db_now(session))
             failures = row.failures if row else 0
+            if due:
+                await self.services.providers.rates.look(session, self.services.settings, await db_now(session))
         if due:
             await self._poll(failures)
             self.services.nudge("plan")

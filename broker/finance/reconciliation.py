@@ -22,13 +22,15 @@ from ulid import ULID
 
 from broker.finance.tables import InvoiceException, InvoiceRow
 from ledger import accounts, book
+from ledger.errors import NoRate
 from ledger.event import Dims, Event, Facts, Line
 from ledger.focus.charge import metered
 from ledger.focus.table import period_bounds
+from ledger.rates import rate_at
 from ledger.reconcile.bill import BadBill, Bill
 from ledger.reconcile.match import Accrued, Paid, Reconciliation, Variance, reconcile
 from ledger.standing import closed_periods
-from ledger.tables import Entry, Posting, Rate
+from ledger.tables import Entry, Posting
 from markets.tables import OfferRow, RentalRow
 
 log = structlog.get_logger()
@@ -125,18 +127,12 @@ async def _rate(session: AsyncSession, bill: Bill, told: Decimal | None) -> Deci
     if told is not None:
         return told
     until = period_bounds(bill.period)[1] * 1_000_000
-    query = (
-        select(col(Rate.rate))
-        .where(col(Rate.unit) == bill.currency, col(Rate.quote) == "USD", col(Rate.at_us) < until)
-        .order_by(col(Rate.at_us).desc(), col(Rate.source))
-        .limit(1)
-    )
-    found = await session.scalar(query)
-    if found is None:
+    try:
+        return (await rate_at(session, bill.currency, at_us=until - 1)).rate
+    except NoRate as unknown:
         raise InvoiceRefused(
             f"the bill is in {bill.currency} and no rate to USD is known for {bill.period}; give --rate"
-        )
-    return Decimal(found)
+        ) from unknown
 
 
 async def _reconciled(session: AsyncSession, bill: Bill, rate: Decimal) -> Reconciliation:
