@@ -6,10 +6,11 @@ Bodies of OpenAI-compatible routes ignore unknown fields, as OpenAI does; `x_bro
 
 from __future__ import annotations
 
+from datetime import date
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
 
 from broker.api.lists import Listed
 
@@ -24,6 +25,17 @@ class Own(BaseModel):
     """One of our shapes: an unknown field is an error that names it."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+def _as_day(given: object) -> object:
+    """JSON has no dates: the text of one is one. Bodies are read strictly, and pydantic takes no text for a date then."""
+    try:
+        return date.fromisoformat(given) if isinstance(given, str) and len(given) == len("2026-11-28") else given
+    except ValueError:
+        return given
+
+
+Day = Annotated[date, BeforeValidator(_as_day)]
 
 
 class Confidential(Own):

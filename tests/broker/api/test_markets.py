@@ -190,6 +190,7 @@ async def test_a_card_is_out_of_date_when_it_says_so(server: Any) -> None:
     body = {"market": "mine", "text": CARD, "observed_on": "2025-01-01", "valid_days": 30}
     await server.call("POST", "/v1/market/cards", json=body)
     found = (await server.call("GET", "/v1/market/offers?market=mine")).json["data"]
+    assert found, "a dated card was refused, or taken for none"
     assert all("was valid until 2025-01-31" in each["reason"] for each in found)
 
 
