@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from broker.api.shapes import Day, Own
+from broker.api.shapes import Own, SaidDay
 
 
 class Market(BaseModel):
@@ -152,7 +152,7 @@ class CardImport(Own):
     text: str = Field(max_length=8_000_000)
     source: str = Field(default="rate card", min_length=1, max_length=500)
     provider: str | None = Field(default=None, max_length=64)
-    observed_on: Day | None = None
+    observed_on: SaidDay | None = None
     valid_days: int | None = Field(default=None, ge=1, le=3650)
     dry_run: bool = False
 

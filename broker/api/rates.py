@@ -30,7 +30,7 @@ class NewRate(shapes.Own):
 
     unit: str = Field(pattern=_UNIT)
     rate: str = Field(pattern=r"^[0-9]{1,12}(\.[0-9]{1,18})?$")
-    dated: shapes.Day
+    dated: shapes.SaidDay
     source: str = Field(min_length=1, max_length=120)
 
 
@@ -42,7 +42,7 @@ class RatesIn(shapes.Own):
     rates: list[NewRate] = Field(default=[], max_length=1000)
     text: str | None = Field(default=None, max_length=_MOST_CHARS)
     source: str | None = Field(default=None, min_length=1, max_length=120)
-    since: shapes.Day | None = None
+    since: shapes.SaidDay | None = None
 
 
 class RateQuery(shapes.Own):

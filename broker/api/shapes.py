@@ -35,7 +35,7 @@ def _as_day(given: object) -> object:
         return given
 
 
-Day = Annotated[date, BeforeValidator(_as_day)]
+SaidDay = Annotated[date, BeforeValidator(_as_day)]
 
 
 class Confidential(Own):
