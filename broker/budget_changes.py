@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import structlog
 from sqlalchemy import select
@@ -19,6 +20,12 @@ from ledger.money import in_units
 
 log = structlog.get_logger()
 KIND = "budget"
+
+
+class ChangeStale(Exception):
+    """The budget is not what it was when the change was proposed."""
+
+    code = "change_stale"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,26 @@ def widens(before: Wanted, after: Wanted) -> str | None:
     if (before.mode, after.mode) == ("enforce", "alert_only"):
         return "it would only alert"
     return "it would begin anew each month" if (before.window, after.window) == ("total", "month") else None
+
+
+def differences(before: Wanted, after: Wanted, unit: str) -> tuple[str, ...]:
+    """Everything that the change changes, in words: who approves it approves all of it.
+
+    >>> differences(Wanted(5, None, "enforce", "total", ()), Wanted(6, 7, "alert_only", "total", ()), "USD")
+    ('limit $0.000000005 → $0.000000006', 'an hour unlimited → $0.000000007', 'mode enforce → alert_only')
+    """
+
+    def an_hour(nano: int | None) -> str:
+        return "unlimited" if nano is None else in_units(nano, unit)
+
+    parts = (
+        ("limit", in_units(before.limit_nano, unit), in_units(after.limit_nano, unit)),
+        ("an hour", an_hour(before.per_hour_nano), an_hour(after.per_hour_nano)),
+        ("mode", before.mode, after.mode),
+        ("window", before.window, after.window),
+        ("letters to", ", ".join(before.emails) or "nobody", ", ".join(after.emails) or "nobody"),
+    )
+    return tuple(f"{name} {old} → {new}" for name, old, new in parts if old != new)
 
 
 def wanted_of(row: BudgetRow) -> Wanted:
@@ -117,14 +144,13 @@ async def _propose(
         kind=KIND,
         subject=row.id,
         project=row.project or "",
-        reason=f"{why}: {in_units(row.limit_nano, row.unit)} → {in_units(wanted.limit_nano, row.unit)} ({wanted.mode})",
+        reason=f"{why}: {'; '.join(differences(wanted_of(row), wanted, row.unit))}",
         proposer=by,
         created_us=now_us,
     )
     session.add(approval)
-    session.add(
-        BudgetChange(approval=approval.id, budget=row.id, wanted={**asdict(wanted), "emails": list(wanted.emails)})
-    )
+    change = {**_stored(wanted), "before": _stored(wanted_of(row))}
+    session.add(BudgetChange(approval=approval.id, budget=row.id, wanted=change))
     await session.flush()
     log.info("approval.proposed", approval=approval.id, budget=row.id, proposer=by)
     return approval
@@ -133,15 +159,30 @@ async def _propose(
 async def decide(
     session: AsyncSession, approval: Approval, change: BudgetChange, outcome: Outcome, *, by: str, now_us: int
 ) -> BudgetRow:
-    """Carry out or drop what was proposed. The caller has asked for `approvals.objection`, and that nobody decided before."""
+    """Carry out or drop what was proposed. The caller has asked for `approvals.objection`, and that nobody decided before.
+
+    Raises ChangeStale when the budget is not what it was when the change was proposed: nobody approved *that* change.
+    """
+    row = await session.get_one(BudgetRow, change.budget, with_for_update=True, populate_existing=True)
+    if outcome == "approved" and change.wanted.get("before") != _stored(wanted_of(row)):
+        raise ChangeStale(
+            f"the budget of {row.scope} was changed after {approval.id} was proposed ({approval.reason}); reject it and "
+            "propose anew what it shall be"
+        )
     approval.outcome, approval.decided_by, approval.decided_us = outcome, by, now_us
     session.add(approval)
-    row = await session.get_one(BudgetRow, change.budget, with_for_update=True)
     if outcome == "approved":
-        wanted = Wanted(**{**change.wanted, "emails": tuple(change.wanted["emails"])})
-        await apply(session, row, wanted, by=by, approval=approval.id, now_us=now_us)
+        await apply(session, row, _read(change.wanted), by=by, approval=approval.id, now_us=now_us)
     log.info(f"approval.{outcome}", approval=approval.id, budget=row.id, by=by, proposer=approval.proposer)
     return row
+
+
+def _stored(wanted: Wanted) -> dict[str, Any]:
+    return {**asdict(wanted), "emails": list(wanted.emails)}
+
+
+def _read(stored: dict[str, Any]) -> Wanted:
+    return Wanted(**{each.name: stored[each.name] for each in fields(Wanted)} | {"emails": tuple(stored["emails"])})
 
 
 async def pending(session: AsyncSession) -> list[tuple[Approval, BudgetChange]]:
@@ -149,7 +190,7 @@ async def pending(session: AsyncSession) -> list[tuple[Approval, BudgetChange]]:
     query = (
         select(Approval, BudgetChange)
         .join(BudgetChange, col(BudgetChange.approval) == col(Approval.id))
-        .where(col(Approval.outcome).is_(None))
+        .where(col(Approval.outcome).is_(None), col(Approval.kind) == KIND)
         .order_by(col(Approval.id))
     )
     return [(row[0], row[1]) for row in (await session.execute(query)).all()]

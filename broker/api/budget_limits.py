@@ -1,4 +1,4 @@
-"""The budget tree over HTTP: limits with what counts against them, raises that wait for a second person, teams."""
+"""The budget tree's limits over HTTP: what counts against them, and raises that wait for a second person."""
 
 from __future__ import annotations
 
@@ -16,12 +16,9 @@ from broker.api.problems import bad_request, conflict, forbidden, not_found
 from broker.api.registry import Call, Route, route
 from broker.api.shapes import Own
 from broker.approvals import Outcome, objection
-from broker.budget_changes import KIND, Wanted, decide, pending, put
-from broker.budget_tables import BudgetAlert, BudgetChange, BudgetRow, Team, TeamOfProject
+from broker.budget_changes import KIND, ChangeStale, Wanted, decide, pending, put
+from broker.budget_tables import BudgetAlert, BudgetChange, BudgetRow, Team
 from broker.budgets import use_of
-from broker.compliance.lifecycle import Standing
-from broker.compliance.pinning import holding
-from broker.compliance.proposals import in_force
 from broker.control.convert import usd
 from broker.tables import Approval, Project
 from jobs.clock import MICROSECONDS, db_now
@@ -110,27 +107,6 @@ class BudgetChangeList(BaseModel):
     data: list[BudgetChangeShape]
 
 
-class TeamPut(Own):
-    org: str = Field(pattern=_NAME)
-
-
-class TeamShape(BaseModel):
-    """A team of an organisation, and its projects."""
-
-    name: str
-    org: str
-    projects: list[str]
-
-
-class TeamList(BaseModel):
-    object: str = "list"
-    data: list[TeamShape]
-
-
-class TeamMember(Own):
-    team: str | None = Field(description="null: the project belongs to nobody")
-
-
 async def list_limits(call: Call) -> BudgetLimitList:
     """All budgets of the tree; a key of one project sees those of its own project, batches and tags."""
     async with call.services.database.transaction() as session:
@@ -201,76 +177,6 @@ async def reject_change(call: Call) -> BudgetLimit:
     return await _decide(call, "rejected")
 
 
-async def list_teams(call: Call) -> TeamList:
-    """The tree: teams by organisation, with their projects. A key of one project sees its own project's team alone."""
-    own = call.caller.project
-    async with call.services.database.transaction() as session:
-        teams = (await session.scalars(select(Team).order_by(col(Team.org), col(Team.name)))).all()
-        shapes = [await _team(session, team) for team in teams]
-    if own is not None:
-        shapes = [each.model_copy(update={"projects": [own]}) for each in shapes if own in each.projects]
-    return TeamList(data=shapes)
-
-
-async def put_team(call: Call, body: TeamPut) -> TeamShape:
-    """Make a team of an organisation, or move it to another. Holds that are open count where they were opened."""
-    _require_all(call)
-    name = call.path("team")
-    if not re.fullmatch(_NAME, name):
-        raise bad_request("invalid_value", f"team {name!r} is not a name: small letters, digits and -", "team")
-    async with call.services.database.transaction() as session:
-        now_us = await db_now(session)
-        before = await in_force(session, now_us)
-        team = await session.get(Team, name) or Team(name=name, org=body.org, created_us=now_us)
-        team.org = body.org
-        session.add(team)
-        await _require_same_policies(session, call, before, now_us)
-        return await _team(session, team)
-
-
-async def put_team_of_project(call: Call, body: TeamMember) -> TeamMember:
-    """Say which team a project belongs to. Machines that run now count where they were rented."""
-    _require_all(call)
-    name = call.path("project")
-    async with call.services.database.transaction() as session:
-        if await session.get(Project, name) is None:
-            raise not_found("project_not_found", f"No project {name!r}; it is made with its first key.")
-        if body.team is not None and await session.get(Team, body.team) is None:
-            raise not_found("team_not_found", f"No team {body.team!r}; make it with `broker budget team`.")
-        now_us = await db_now(session)
-        before = await in_force(session, now_us)
-        row = await session.get(TeamOfProject, name)
-        if body.team is None:
-            if row is not None:
-                await session.delete(row)
-        else:
-            row = row or TeamOfProject(project=name, team=body.team)
-            row.team = body.team
-            session.add(row)
-        await _require_same_policies(session, call, before, now_us)
-    log.info("project.team", project=name, team=body.team, by=call.caller.key_id)
-    return body
-
-
-async def _require_same_policies(session: AsyncSession, call: Call, before: Standing, now_us: int) -> None:
-    """A project is not taken out from under its policies by one person who moves its team."""
-    await session.flush()
-    after = await in_force(session, now_us)
-    settings = call.services.settings
-    for project in sorted(before.nodes.keys() | after.nodes.keys()):
-        if holding(before, settings, project) != holding(after, settings, project):
-            raise conflict(
-                "policies_would_change",
-                f"Other residency policies or waivers would hold for project {project!r}. Its place in the tree is for two "
-                f"people of compliance to change: `broker policy project {project} --node …`.",
-            )
-
-
-def _require_all(call: Call) -> None:
-    if call.caller.project is not None:
-        raise not_found("team_not_found", "Teams and organisations are for keys of all projects.")
-
-
 def _amount(body: BudgetLimitPut) -> tuple[str, int]:
     if (body.usd is None) == (body.tokens is None):
         raise bad_request(
@@ -323,7 +229,10 @@ async def _decide(call: Call, outcome: Outcome) -> BudgetLimit:
         if against := objection(approver=call.caller.name, proposer=approval.proposer):
             raise forbidden("four_eyes", against)
         now_us = await db_now(session)
-        row = await decide(session, approval, change, outcome, by=call.caller.name, now_us=now_us)
+        try:
+            row = await decide(session, approval, change, outcome, by=call.caller.name, now_us=now_us)
+        except ChangeStale as stale:
+            raise conflict(stale.code, str(stale), "approval") from stale
         shape = await _shape(session, row, now_us)
     call.services.nudge("budget")
     call.services.nudge("plan")
@@ -357,20 +266,10 @@ def _told(nano: int, unit: str) -> str:
     return usd(nano) if unit == UNIT_USD else str(nano // NANO_PER_TOKEN)
 
 
-async def _team(session: AsyncSession, team: Team) -> TeamShape:
-    query = select(col(TeamOfProject.project)).where(col(TeamOfProject.team) == team.name)
-    projects = list(await session.scalars(query.order_by(col(TeamOfProject.project))))
-    return TeamShape(name=team.name, org=team.org, projects=projects)
-
-
 ROUTES: tuple[Route, ...] = (
     route("GET", "/v1/budgets/limits", list_limits, tag="budgets", roles=("finance", "operator", "submitter", "viewer")),
     route("PUT", "/v1/budgets/limits", put_limit, tag="budgets", roles=("finance",), errors=(404,)),
     route("GET", "/v1/budgets/changes", list_changes, tag="budgets", roles=("finance",)),
     route("POST", "/v1/budgets/changes/{approval}/approve", approve_change, tag="budgets", roles=("finance",)),
     route("POST", "/v1/budgets/changes/{approval}/reject", reject_change, tag="budgets", roles=("finance",)),
-    route("GET", "/v1/teams", list_teams, tag="budgets", roles=("finance", "operator", "viewer")),
-    route("PUT", "/v1/teams/{team}", put_team, tag="budgets", roles=("finance", "operator"), errors=(422,)),
-    route("PUT", "/v1/teams/projects/{project}", put_team_of_project, tag="budgets", roles=("finance", "operator"),
-          errors=(422,)),
 )  # fmt: skip

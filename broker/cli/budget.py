@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from broker.cli import budget_limits, exits
+from broker.cli import budget_limits, budget_teams, exits
 from broker.cli.client import Client
 from broker.cli.option_groups import declare
 from broker.cli.options import Target
@@ -57,5 +57,5 @@ def grant(
 
 budget = declare(
     typer.Typer(no_args_is_help=True, help="Budgets: what a project may commit; without a grant there is no limit."),
-    {"show": show, "grant": grant, **budget_limits.COMMANDS},
+    {"show": show, "grant": grant, **budget_limits.COMMANDS, **budget_teams.COMMANDS},
 )

@@ -1,4 +1,4 @@
-"""`budget limits`, `set`, `changes`, `approve`, `reject`, `teams`, `team`, `assign`: the budget tree."""
+"""`budget limits`, `set`, `changes`, `approve`, `reject`: the limits of the budget tree."""
 
 from __future__ import annotations
 
@@ -123,58 +123,6 @@ def _decide(change: str, word: str, target: Target) -> None:
     target.run(work)
 
 
-def teams(target: Target) -> None:
-    """The tree: organisations, their teams and projects."""
-
-    async def work(client: Client) -> int:
-        found = await client.get("/v1/teams")
-        if target.json:
-            document(found)
-        else:
-            rows = [(each["org"], each["name"], ", ".join(each["projects"]) or "-") for each in found["data"]]
-            table(("organisation", "team", "projects"), rows)
-        return exits.OK
-
-    target.run(work)
-
-
-def team(
-    name: Annotated[str, typer.Argument(help="The team's name.", metavar="TEAM")],
-    target: Target,
-    *,
-    org: Annotated[str, typer.Option(help="The organisation that it belongs to.")],
-) -> None:
-    """Make a team of an organisation."""
-
-    async def work(client: Client) -> int:
-        answer = await client.put(f"/v1/teams/{name}", {"org": org})
-        if target.json:
-            document(answer)
-        else:
-            line(f"team {answer['name']} belongs to {answer['org']}")
-        return exits.OK
-
-    target.run(work)
-
-
-def assign(
-    member: Annotated[str, typer.Argument(help="The project's name.", metavar="PROJECT")],
-    to: Annotated[str, typer.Argument(help="The team's name.", metavar="TEAM")],
-    target: Target,
-) -> None:
-    """Say which team a project belongs to."""
-
-    async def work(client: Client) -> int:
-        answer = await client.put(f"/v1/teams/projects/{member}", {"team": to})
-        if target.json:
-            document(answer)
-        else:
-            line(f"{member} belongs to team {to}")
-        return exits.OK
-
-    target.run(work)
-
-
 def _amount(budget: dict[str, Any], name: str) -> str:
     return usd(budget[name]) if budget["unit"] == "USD" else f"{int(budget[name]):,} tokens"
 
@@ -185,7 +133,4 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "changes": changes,
     "approve": approve,
     "reject": reject,
-    "teams": teams,
-    "team": team,
-    "assign": assign,
 }

@@ -21,6 +21,7 @@ WITHOUT_BODY = (
     "/revoke",
     "/rewrap",
     "/changes/{approval}/reject",
+    "/moves/{approval}/reject",
     "/{proposal_id}/reject",
     "/close",
 )

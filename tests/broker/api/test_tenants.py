@@ -178,6 +178,7 @@ OF_THE_HOUSE = {
     "/v1/ledger/invoices": 422,
     "/v1/ledger/exceptions": 422,
     "/v1/ledger/accounts": 404,
+    "/v1/teams/moves": 404,
     "/v1/market/offers/history": 404,
     "/v1/market/offers/explain": 404,
 }
