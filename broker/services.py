@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from broker.authority import Authority
+from broker.compliance.networks import Networks
 from broker.credentials import Credentials
 from broker.database import Database
 from broker.failpoints import Failpoints
@@ -66,6 +67,7 @@ class Services:
     counters: Counters = field(default_factory=Counters, repr=False)
     leadership: Leadership = field(default_factory=Leadership)
     renting: set[str] = field(default_factory=set)
+    networks: Networks = field(default_factory=Networks)
     pass_on: Callable[[str], None] | None = None
 
     def nudge(self, loop: str) -> None:

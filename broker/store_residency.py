@@ -8,10 +8,15 @@ stands is `objects.country`, else `local.country`; when neither is stated there 
 
 from __future__ import annotations
 
+import msgspec
+
 from broker.settings import Settings
-from solver.residency import FactEvidence, Facts, Policy, about_places, evaluate
+from solver.residency import Decision, FactEvidence, Facts, PathFacts, Policy, Reason, about_places, evaluate
 
 STATED_FOR_US = 86_400_000_000  # a statement in the settings is renewed each day that it stands there
+UNSTATED = (
+    "unstated"  # the tier of a folder of whose machine nothing was said: there is nothing to hold a policy against
+)
 
 
 def store_facts(settings: Settings, now_us: int) -> Facts | None:
@@ -34,12 +39,35 @@ def store_facts(settings: Settings, now_us: int) -> Facts | None:
     )
 
 
+def word_on_store(policy: Policy, facts: Facts, at_us: int) -> Decision:
+    """Whether a batch under this policy may lie in the store, by its rules about places. Pure."""
+    rules = about_places(policy)
+    if rules is not None and facts.location_tier != UNSTATED:
+        return evaluate(rules, facts, at_us)
+    reason = Reason(rule_id=policy.name, field="-", wanted="-", found="-", code="not_asked")
+    return Decision(outcome="allow", reasons=(reason,))
+
+
+def store_at(settings: Settings, now_us: int, paths: tuple[PathFacts, ...]) -> Facts:
+    """What is known of the store when a batch begins, with the other places that it is at from then on."""
+    facts = store_facts(settings, now_us)
+    if facts is None:
+        facts = Facts(
+            country=None,
+            subdivision=None,
+            location_tier=UNSTATED,
+            confidentiality="none",
+            launch="store",
+            market=f"objects:{settings.objects.kind}",
+        )
+    return msgspec.structs.replace(facts, paths=paths)
+
+
 def store_refusals(policy: Policy, facts: Facts | None, now_us: int) -> list[str]:
     """Why a batch under this policy may not lie in the store, in words; empty when it may."""
-    rules = about_places(policy)
-    if facts is None or rules is None:
+    if facts is None:
         return []
-    decision = evaluate(rules, facts, now_us)
+    decision = word_on_store(policy, facts, now_us)
     if decision.outcome == "allow":
         return []
     return [

@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from broker.compliance.decisions import Point
-from broker.compliance.judging import Judged, judge, may_go_on, missing_policy, seal
+from broker.compliance.hello import Seen
+from broker.compliance.judging import Judged, is_elsewhere, judge, may_go_on, missing_policy, seal, seal_seen
 from broker.services import Services
 from broker.tables import Assignment
 from jobs.tables import Batch
@@ -95,24 +96,33 @@ async def refusal(
 
 
 async def still_allowed(
-    session: AsyncSession, services: Services, rental: RentalRow, batch: Batch, now_us: int
+    session: AsyncSession, services: Services, rental: RentalRow, batch: Batch, now_us: int, what: Seen
 ) -> bool:
-    """Whether a lease of the batch may go on at this rental's place; a no is logged as an error, and sealed."""
+    """Whether a lease of the batch may go on at this rental's place; a no is logged as an error, and sealed, and so is a yes
+    to a machine that is somewhere else than it was."""
     word = await may_go_on(session, services, rental, batch, now_us)
     if word.is_allowed:
+        if await is_elsewhere(session, rental, batch, word, what.observed, now_us):
+            await seal(session, services, "heartbeat", rental, batch, word, now_us)
+            await seal_seen(session, services, "heartbeat", rental, batch.id, what, now_us)
         return True
     _forbidden(rental, batch, word)
     await seal(session, services, "heartbeat", rental, batch, word, now_us)
     return False
 
 
-async def released(session: AsyncSession, services: Services, rental: RentalRow, batch: Batch, now_us: int) -> bool:
+async def released(
+    session: AsyncSession, services: Services, rental: RentalRow, batch: Batch, now_us: int, what: Seen
+) -> bool:
     """Whether a granted lease may be given out, asked once more and sealed: from now on the machine may hold the input."""
     word = await judge(session, services, rental, batch, now_us)
     await seal(session, services, "lease", rental, batch, word, now_us)
     if not word.is_allowed:
         _forbidden(rental, batch, word)
-    return word.is_allowed
+        return False
+    if await is_elsewhere(session, rental, batch, word, what.observed, now_us):
+        await seal_seen(session, services, "lease", rental, batch.id, what, now_us)
+    return True
 
 
 def _forbidden(rental: RentalRow, batch: Batch, word: Judged) -> None:

@@ -8,15 +8,16 @@ from broker.api.compliance import of_the_house
 from broker.api.policy_shapes import Replayed, ReplayQuery, Where
 from broker.api.problems import not_found
 from broker.api.registry import Call, Route, route
-from broker.compliance import decisions
+from broker.compliance import decisions, replaying
 from broker.compliance.audit_export import export as exported
+from broker.compliance.whereabouts import told
 from broker.keys import Role
 from jobs.tables import Batch
 from ledger import seal
+from markets.tables import RentalRow
 
 READERS: tuple[Role, ...] = ("compliance",)
 ZIP_TYPE = "application/zip"
-PAGE = 1000
 
 
 async def where(call: Call) -> Where:
@@ -26,17 +27,19 @@ async def where(call: Call) -> Where:
         if batch is None or call.caller.project not in (None, batch.project):
             raise not_found("batch_not_found", f"No batch {call.path('batch_id')!r}.")
         rows = await decisions.of_batch(session, batch.id)
-        facts = await decisions.facts_by_hash(session, sorted({row.facts_hash for row in rows}))
-    return Where(batch=batch.id, **decisions.told(rows, facts))
+        bodies = await decisions.bodies_by_hash(session, sorted({row.facts_hash for row in rows}))
+        ids = {row.rental for row in rows if row.rental is not None}
+        machines = {rental: row for rental in sorted(ids) if (row := await session.get(RentalRow, rental)) is not None}
+    return Where(batch=batch.id, **told(rows, bodies, machines))
 
 
 async def replay(call: Call, query: ReplayQuery) -> Replayed:
     """Make up to 1,000 sealed decisions again, as of their times, and compare bit for bit."""
     of_the_house(call)
     async with call.services.database.transaction() as session:
-        found = await decisions.replay(session, call.services.secret, batch=query.batch, after_seq=query.after)
+        found = await replaying.replay(session, call.services.secret, batch=query.batch, after_seq=query.after)
         head = await seal.head(session, "decisions")
-    last = query.after + PAGE
+    last = query.after + replaying.PAGE
     return Replayed(
         replayed=len(found),
         mismatches=[{"seq": each.seq, "batch": each.batch, "wrong": each.wrong} for each in found if each.wrong],

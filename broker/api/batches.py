@@ -16,7 +16,7 @@ from broker.api.auth import wished_project
 from broker.api.batch_view import batch_shapes, whole_batch
 from broker.api.problems import bad_request
 from broker.api.registry import Call, Route, route
-from broker.compliance.pinning import policy_for, store_policy
+from broker.compliance.pinning import pin_for, seal_pin, store_policy
 from broker.control import placements as placed
 from broker.control.explain import explanation
 from broker.control.quote import quote
@@ -64,9 +64,12 @@ async def create(call: Call, body: shapes.BatchCreate) -> shapes.Batch:
     new = _asked(call, body, project)
     async with call.services.database.transaction() as session:
         await _known(session, project)
-        policy = await policy_for(session, call.services.settings, project, body.x_broker)
-        policy_hash = await store_policy(session, policy, await db_now(session))
+        now_us = await db_now(session)
+        pin = await pin_for(session, call.services.settings, project, body.x_broker)
+        policy_hash = await store_policy(session, pin.policy, now_us)
         batch, is_new = await batches.create(session, msgspec.structs.replace(new, policy_hash=policy_hash))
+        if is_new:
+            await seal_pin(session, call.services, "submit", batch.id, pin, now_us)
         shape = await whole_batch(session, batch)
     if is_new:
         call.services.nudge("validate")

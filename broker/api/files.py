@@ -16,6 +16,7 @@ from broker.api import shapes
 from broker.api.multipart import Form, receive
 from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
+from broker.compliance.deletion import seal_file_deletion
 from broker.project_limits import project_limits
 from jobs import answers, files, ids, views
 from jobs.clock import MICROSECONDS, db_now
@@ -143,6 +144,8 @@ async def delete_file(call: Call) -> shapes.Deleted:
     async with call.services.database.transaction() as session:
         file = await files.delete(session, call.project, call.path("file_id"))
         await answers.forget_file(session, file.id)
+        now_us = await db_now(session)
+        await seal_file_deletion(session, call.services.secret, file, now_us, why="asked")
     # After the row: an object without a row does not exist, a row without its object would be a lie.
     await call.services.store.delete(file.object_key)
     await views.drop_views_of(call.services.store, call.services.database.transaction, file)

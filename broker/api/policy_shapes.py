@@ -152,7 +152,8 @@ class DryRunRequest(Own):
 
 
 class Where(Own):
-    """Where a batch ever was: machines, other data paths, countries, operators; and where it was refused."""
+    """Where a batch ever was: machines with all their places, other data paths, countries, operators; where it was refused, and
+    what of it was deleted."""
 
     batch: str
     machines: list[dict[str, Any]]
@@ -160,6 +161,7 @@ class Where(Own):
     countries: list[str]
     operators: list[str]
     refused: list[dict[str, Any]]
+    deleted: list[dict[str, Any]]
 
 
 class ReplayQuery(Own):

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from broker.api import project_shapes as shapes
 from broker.api.problems import not_found
 from broker.api.registry import Call, Route, route
+from broker.compliance.deletion import seal_project_erasure
 from broker.control.convert import usd
 from broker.project_limits import NAMES, limits_of
 from broker.settings import Settings
@@ -68,6 +69,10 @@ async def erase_project(call: Call) -> shapes.ProjectErased:
         for key in set(some) - kept:
             await store.delete(key)
             removed += 1
+    after: str | None = ""
+    while after is not None:  # when the objects are gone: a record of what a crash left undone would be a lie
+        async with call.services.database.transaction() as session:
+            after = await seal_project_erasure(session, call.services.secret, project, erased_us, after=after)
     log.info("project.objects_erased", project=project, objects=removed, by=call.caller.key_id)
     return shapes.ProjectErased(id=project, objects=removed)
 

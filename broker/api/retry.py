@@ -13,7 +13,7 @@ from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
 from broker.api.shapes import Batch as BatchShape
 from broker.api.shapes import BatchWishes
-from broker.compliance.pinning import policy_for, store_policy
+from broker.compliance.pinning import pin_for, seal_pin, store_policy
 from jobs import batches, files, ids, retries
 from jobs.clock import MICROSECONDS, db_now
 from jobs.errors import FileGone, InputGone, JobsError
@@ -131,9 +131,11 @@ async def _create(call: Call, batch: Batch, new: batches.NewBatch, stored: Store
             expires_us=None if lifetime_s is None else now_us + lifetime_s * MICROSECONDS,
         )
         wishes = BatchWishes.model_validate(new.wishes)
-        policy = await policy_for(session, call.services.settings, batch.project, wishes)
-        policy_hash = await store_policy(session, policy, now_us)
-        made, _ = await batches.create(session, msgspec.structs.replace(new, policy_hash=policy_hash))
+        pin = await pin_for(session, call.services.settings, batch.project, wishes)
+        policy_hash = await store_policy(session, pin.policy, now_us)
+        made, is_new = await batches.create(session, msgspec.structs.replace(new, policy_hash=policy_hash))
+        if is_new:
+            await seal_pin(session, call.services, "submit", made.id, pin, now_us)
         return _shape(await whole_batch(session, made), wanted)
 
 

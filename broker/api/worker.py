@@ -20,7 +20,9 @@ from broker.api.auth import bearer
 from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
 from broker.authority import LIFE, BadCsr, revoke
-from broker.compliance.hello import contradicts, observed_country
+from broker.compliance.decisions import Point
+from broker.compliance.hello import Seen, observed_country, seen, word_on
+from broker.compliance.judging import seal_seen
 from broker.measurements import measured_load
 from broker.model_set import with_weights
 from broker.services import Services
@@ -93,14 +95,17 @@ async def hello(call: Call, body: dict[str, Any]) -> dict[str, Any]:
     text = bearer(call.request)
     denied: str | None = None
     identity = Identity("proof" if body.get("proof") else "")
-    observed = await observed_country(services.settings, call.request.remote)
+    observed = await observed_country(services, call.request.remote)
     try:
         async with services.database.transaction() as session:
             now_us = await db_now(session)
             worker = await worker_sessions.bind_bootstrap(session, rental_id, text, body["pubkey"], now_us)
             rental = await _confirmed(session, rental_id)
             batches = await pool(session, rental)
-            denied = contradicts(rental.facts, body, observed)
+            what = seen(rental.facts, body, observed)
+            denied = _against(what)
+            for each in batches:
+                await seal_seen(session, services, "hello", rental, each.id, what, now_us)
             denied = denied or await refusal(session, services, rental, batches, now_us, "hello")
             if denied is None:
                 if services.authority is not None:
@@ -156,6 +161,11 @@ async def _confirmed(session: AsyncSession, rental_id: str) -> RentalRow:
     return rental
 
 
+def _against(what: Seen) -> str | None:
+    word = word_on(what)
+    return word.reasons[0].found if word.outcome == "deny" else None
+
+
 def _welcome(worker: Worker, body: dict[str, Any], now_us: int) -> None:
     worker.pubkey = body["pubkey"]
     worker.seen_us = now_us
@@ -201,22 +211,31 @@ def _greeting(
 async def heartbeat(call: Call, body: dict[str, Any]) -> dict[str, Any]:
     """Say what the worker does; renews its leases and its token, and hears whether to drain."""
     services, token = call.services, bearer(call.request)
+    observed = await observed_country(services, call.request.remote)
     async with services.database.transaction() as session:
         now_us = await db_now(session)
         named = {(each["shard_id"], each["epoch"]) for each in body["leases"]}
         await leases.lock_held(session, placement_id=call.rental, shard_ids={shard_id for shard_id, _ in named})
         worker, rental = await _both(session, call.rental)
+        what = seen(rental.facts, worker.hello, observed)
+        if (denied := _against(what)) is not None:
+            await _expelled(session, services, worker, rental, what, denied, now_us, "heartbeat")
         lost = [
             each["shard_id"]
             for each in body["leases"]
-            if not await _permitted(session, services, rental, each["shard_id"], now_us)
+            if denied is not None
+            or not await _permitted(session, services, rental, each["shard_id"], now_us, what)
             or not await _renew(session, services, call.rental, each)
         ]
         await leases.end_dropped(session, placement_id=call.rental, named=named)
-        await _note(session, worker, rental, body, now_us)
+        if denied is None:
+            await _note(session, worker, rental, body, now_us)
         await observe(session, rental, worker, services.models.get(rental.model), body.get("timings", {}))
         certificate = await _renewed_certificate(session, services, call.rental, body.get("csr"), now_us)
         drain = worker.drain_reason is not None or rental.state == "releasing"
+    if denied is not None:
+        services.nudge("reconcile")
+        raise Problem(403, "residency_forbidden", denied)
     claims = worker_sessions.read(services.secret, token, now_us)
     ttl_s = services.settings.control.token_ttl_s
     successor = worker_sessions.renewed(claims, now_us, ttl_s) if claims else None
@@ -253,12 +272,34 @@ async def _both(session: AsyncSession, rental_id: str) -> tuple[Worker, RentalRo
     return worker, rental
 
 
-async def _permitted(session: AsyncSession, services: Services, rental: RentalRow, shard_id: str, now_us: int) -> bool:
+async def _expelled(
+    session: AsyncSession,
+    services: Services,
+    worker: Worker,
+    rental: RentalRow,
+    what: Seen,
+    reason: str,
+    now_us: int,
+    point: Point,
+) -> None:
+    """A machine that moved midway is as one that calls from elsewhere at its hello: it gets nothing more, and is ended."""
+    for each in await pool(session, rental):
+        await seal_seen(session, services, point, rental, each.id, what, now_us)
+    await leases.release(session, placement_id=rental.id)
+    _fail(worker, reason, now_us)
+    session.add(worker)
+    log.error("worker.forbidden", rental=rental.id, offer=rental.offer_key, reason=reason)
+
+
+async def _permitted(
+    session: AsyncSession, services: Services, rental: RentalRow, shard_id: str, now_us: int, what: Seen
+) -> bool:
     """Whether residency still allows the lease. If not, it ends now: an hour of work on a shard is no reason to go on."""
     shard = await session.get(Shard, shard_id)
     if shard is None or shard.placement_id != rental.id:
         return True  # whether it is held at all is the renewal's question
-    if await still_allowed(session, services, rental, await session.get_one(Batch, shard.batch_id), now_us):
+    batch = await session.get_one(Batch, shard.batch_id)
+    if await still_allowed(session, services, rental, batch, now_us, what):
         return True
     await leases.release(session, placement_id=rental.id, shard_id=shard_id)
     return False
@@ -309,10 +350,16 @@ async def _note(session: AsyncSession, worker: Worker, rental: RentalRow, body: 
 async def _work(call: Call) -> dict[str, Any]:
     """One look: a lease, nothing yet, or nothing more ever."""
     services = call.services
+    observed = await observed_country(services, call.request.remote)
     async with services.database.transaction() as session:
         now_us = await db_now(session)
         worker, rental = await _both(session, call.rental)
         if rental.state != "running" or worker.drain_reason is not None or worker.state in ("failed", "gone"):
+            return {"lease": None, "stop": True}
+        what = seen(rental.facts, worker.hello, observed)
+        if (denied := _against(what)) is not None:
+            await _expelled(session, services, worker, rental, what, denied, now_us, "lease")
+            services.nudge("reconcile")
             return {"lease": None, "stop": True}
         batches, forbidden = await candidates(session, services, rental, now_us)
         try:
@@ -334,7 +381,7 @@ async def _work(call: Call) -> dict[str, Any]:
         shard = await session.get_one(Shard, granted.shard_id)
         # read anew: a policy may have come into force since the batch was among the candidates
         batch = await session.get_one(Batch, granted.batch_id, populate_existing=True)
-        if not await released(session, services, rental, batch, now_us):
+        if not await released(session, services, rental, batch, now_us, what):
             await leases.release(session, placement_id=rental.id, shard_id=shard.id)
             return {"lease": None, "stop": True}
     services.counters.leased()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -30,19 +31,39 @@ def where(
         if target.json:
             document(found)
             return exits.OK
-        rows = [(each["rental"], each["offer"], each["country"] or "unknown", each["operator"] or "unknown",
-                 _evidence(each), str(each["decision"])) for each in found["machines"]]  # fmt: skip
-        table(("machine", "offer", "country", "operator", "evidence", "decision"), rows)
-        paths = [(each["path"], each["country"] or "unknown", each["operator"] or "unknown", _evidence(each))
-                for each in found["data_paths"]]  # fmt: skip
-        table(("data path", "country", "operator", "evidence"), paths)
+        rows = [
+            (each["rental"], each["offer"], *_place(place)) for each in found["machines"] for place in each["places"]
+        ]
+        rows += [
+            (each["rental"], "its address", call["country"], "-", "called from there", *_times(call))
+            for each in found["machines"]
+            for call in each["addresses"]
+        ]
+        table(("machine", "offer", "country", "operator", "evidence", "from", "until", "decisions"), rows)
+        paths = [(each["path"], *_place(each)) for each in found["data_paths"]]
+        table(("data path", "country", "operator", "evidence", "from", "until", "decisions"), paths)
         line(
             f"countries: {', '.join(found['countries']) or 'none'}; operators: {', '.join(found['operators']) or 'none'}"
         )
         line(f"refused {len(found['refused'])} times")
+        for each in found["deleted"]:
+            keys = f"; keys destroyed: {' '.join(each['keys_destroyed'])}" if each["keys_destroyed"] else ""
+            line(f"{each['what']} deleted {_time(each['at_us'])} ({each['why']}, decision {each['decision']}){keys}")
         return exits.OK
 
     target.run(work)
+
+
+def _place(each: Document) -> tuple[str, ...]:
+    return each["country"] or "unknown", each["operator"] or "unknown", _evidence(each), *_times(each)
+
+
+def _times(each: Document) -> tuple[str, str, str]:
+    return _time(each["first_us"]), _time(each["last_us"]), f"{each['first_decision']}–{each['last_decision']}"
+
+
+def _time(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us / 1_000_000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _evidence(each: Document) -> str:

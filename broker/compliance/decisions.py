@@ -2,7 +2,13 @@
 
 A record holds our ids, hashes and codes only (contract C13): which policy and which facts, by hash, with the versions of
 the group table and the evaluator, the outcome and the sha256 of the whole decision. Policies and facts are kept beside it
-by their hashes; `replay` evaluates them again as of the record's time.
+by their hashes; `replaying.replay` makes each again as of the record's time. What the facts are depends on the `kind`:
+
+- `evaluation`: of a place (solver.residency.Facts), asked of the policy at the plan, launch, hello, lease, heartbeat;
+- `store`: of the object store and the other data paths, asked when a batch begins;
+- `pin`: which policy holds for a batch, when it is created and whenever that changes (pinning.Asked);
+- `address`: from which country a machine calls and what it shows, held against its offer (hello.Seen);
+- `deletion`: what of a batch was deleted, and which keys were destroyed (deletion.Deleted).
 """
 
 from __future__ import annotations
@@ -11,11 +17,9 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import select
@@ -24,7 +28,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from broker.compliance.tables import DecisionRow, FactsRow
-from broker.tables import Policy
 from ledger import seal
 from solver.residency import Decision, Facts, evaluate, of_job
 from solver.residency import Policy as ResidencyPolicy
@@ -33,6 +36,9 @@ from solver.residency.types import EVALUATOR
 from solver.types import Snapshot
 
 Point = Literal["submit", "plan", "launch", "hello", "lease", "heartbeat", "policy", "deletion"]
+Kind = Literal["evaluation", "store", "pin", "address", "deletion"]
+VERSION = 2  # of records; 1 had evaluations only
+AT_ONCE = 500  # hashes in one question to the database
 _PURPOSE = b"broker decision signatures v1"
 
 
@@ -53,6 +59,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
     reasons: tuple[tuple[str, str, str], ...]
     decision_sha256: str
+    kind: str = "evaluation"
 
 
 class Signed(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,14 +94,16 @@ async def record(
     offer_key: str | None,
     policy_hash: str,
     policy: ResidencyPolicy | None,
-    facts: Facts,
+    facts: msgspec.Struct,
     decision: Decision,
     at_us: int,
+    kind: Kind = "evaluation",
 ) -> int:
-    """Seal one decision, in the caller's transaction; its number in the stream."""
+    """Seal one decision, in the caller's transaction; its number in the stream. Lock order: see ledger/seal.py."""
     body = msgspec.json.encode(facts)
     made = Record(
-        version=1,
+        version=VERSION,
+        kind=kind,
         at_us=at_us,
         point=point,
         batch=batch,
@@ -121,6 +130,7 @@ async def record(
         DecisionRow(
             seq=sealed.seq,
             at_us=at_us,
+            kind=kind,
             point=point,
             batch=batch,
             rental=rental,
@@ -147,48 +157,6 @@ async def _keep(session: AsyncSession, digest: str, body: bytes) -> None:
         return  # somebody stored the same facts since we looked; same hash, same facts
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """What came of one record: `wrong` says what does not agree, None when it is the same bit for bit."""
-
-    seq: int
-    batch: str
-    outcome: str
-    wrong: str | None
-
-
-async def replay(
-    session: AsyncSession, secret: bytes, *, batch: str | None = None, after_seq: int = 0
-) -> list[Replayed]:
-    """Evaluate each record of the stream (of one batch) again, as of its time: at most 1,000 records after `after_seq`."""
-    public = signing_key(secret).public_key()
-    found = []
-    for leaf in await seal.leaves(session, "decisions", after_seq=after_seq):
-        signed = msgspec.json.decode(leaf.payload, type=Signed)
-        made = msgspec.json.decode(signed.record, type=Record)
-        if batch in (None, made.batch):
-            found.append(Replayed(leaf.seq, made.batch, made.outcome, await _wrong(session, public, signed, made)))
-    return found
-
-
-async def _wrong(session: AsyncSession, public: Ed25519PublicKey, signed: Signed, made: Record) -> str | None:
-    try:
-        public.verify(base64.b64decode(signed.signature), bytes(signed.record))
-    except InvalidSignature:
-        return "the signature is not this broker's"
-    if (made.evaluator, made.version) != (EVALUATOR, 1):
-        return f"made by evaluator {made.evaluator}, record version {made.version}; replay it with the release that has these"
-    kept = await session.get(FactsRow, made.facts_sha256)
-    if kept is None or hashlib.sha256(kept.body).hexdigest() != made.facts_sha256:
-        return "its facts are not kept, or were changed"
-    row = await session.get(Policy, made.policy_hash)
-    policy = None if row is None else msgspec.convert(row.body, ResidencyPolicy)
-    if sha256_of(policy) != made.policy_sha256:
-        return "its policy is not kept, or was changed"
-    decision = judged(policy, msgspec.json.decode(kept.body, type=Facts), made.at_us)
-    return None if sha256_of(decision) == made.decision_sha256 else f"it would be {decision.outcome} with other reasons"
-
-
 def judged(policy: ResidencyPolicy | None, facts: Facts, at_us: int) -> Decision:
     """The evaluator's word; what has no policy any more is denied."""
     return evaluate(policy or ResidencyPolicy(name="none-stored"), facts, at_us)
@@ -203,57 +171,18 @@ async def of_batch(session: AsyncSession, batch: str) -> Sequence[DecisionRow]:
 
 
 async def facts_by_hash(session: AsyncSession, hashes: Sequence[str]) -> dict[str, Facts]:
-    rows = await session.scalars(select(FactsRow).where(col(FactsRow.hash).in_(hashes)))
-    return {row.hash: msgspec.json.decode(row.body, type=Facts) for row in rows}
+    found = await bodies_by_hash(session, hashes)
+    return {each: msgspec.json.decode(body, type=Facts) for each, body in found.items()}
 
 
-def told(rows: Sequence[DecisionRow], facts: dict[str, Facts]) -> dict[str, Any]:
-    """Where a batch ever was: machines that were given its input, and where its data lay, each with the evidence."""
-    machines: dict[str, dict[str, Any]] = {}
-    data: dict[tuple[str, str | None, str | None], dict[str, Any]] = {}
-    for row in rows:
-        known = facts.get(row.facts_hash)
-        if known is None or row.point != "lease" or row.outcome != "allow" or row.rental is None:
-            continue
-        entry = machines.setdefault(
-            row.rental,
-            {
-                "rental": row.rental,
-                "offer": row.offer_key,
-                "first_us": row.at_us,
-                "held": ["input", "checkpoints", "output"],
-            },
-        )
-        entry |= {
-            "last_us": row.at_us,
-            "decision": row.seq,
-            "country": known.country,
-            "subdivision": known.subdivision,
-            "operator": known.operator,
-            "jurisdictions": known.jurisdictions,
-            "location_tier": known.location_tier,
-            "evidence": msgspec.to_builtins(known.evidence),
-        }
-        for path in known.paths:
-            data[path.path, path.country, path.operator] = {
-                "path": path.path,
-                "country": path.country,
-                "operator": path.operator,
-                "evidence": msgspec.to_builtins(path.evidence),
-            }
-    refused = [
-        {"decision": row.seq, "at_us": row.at_us, "point": row.point, "rental": row.rental, "offer": row.offer_key}
-        for row in rows
-        if row.outcome == "deny"
-    ]
-    listed = list(machines.values())
-    return {
-        "machines": listed,
-        "data_paths": list(data.values()),
-        "countries": sorted({each["country"] or "unknown" for each in [*listed, *data.values()]}),
-        "operators": sorted({each["operator"] or "unknown" for each in [*listed, *data.values()]}),
-        "refused": refused,
-    }
+async def bodies_by_hash(session: AsyncSession, hashes: Sequence[str]) -> dict[str, bytes]:
+    """What decisions were made on, as it was kept: what it is depends on the decision's kind."""
+    found: dict[str, bytes] = {}
+    for start in range(0, len(hashes), AT_ONCE):
+        some = hashes[start : start + AT_ONCE]
+        rows = await session.scalars(select(FactsRow).where(col(FactsRow.hash).in_(some)))
+        found |= {row.hash: row.body for row in rows}
+    return found
 
 
 async def seal_planned(

@@ -4,28 +4,59 @@ or input is released. Agreement promotes nothing: an address is easily borrowed.
 
 from __future__ import annotations
 
-import asyncio
-import csv
-import ipaddress
 import re
-from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import structlog
+import msgspec
 
-from broker.settings import Settings
+from broker.services import Services
+from solver.residency import Decision, Reason
 
-log = structlog.get_logger()
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What was held against an offer: its key, country and accelerator, the names of the accelerators that the machine shows,
+    and the country of the address that it calls from (None: not known)."""
+
+    key: str
+    country: str | None
+    accelerator: dict[str, str | int]
+    shown: tuple[str, ...]
+    observed: str | None
 
 
-async def observed_country(settings: Settings, address: str | None) -> str | None:
+async def observed_country(services: Services, address: str | None) -> str | None:
     """The country that a machine calls from, where a table of networks is given and has its address."""
-    table = settings.residency.ip_countries
-    return None if table is None else await asyncio.to_thread(country_of, table, address)
+    return await services.networks.country_of(services.settings.residency.ip_countries, address)
+
+
+def seen(offer: Mapping[str, Any], hello: Mapping[str, Any] | None, observed: str | None) -> Seen:
+    """Of an offer's record and a machine's hello, what is compared."""
+    chip = offer["accelerator"]
+    return Seen(
+        key=str(offer["key"]),
+        country=offer["country"],
+        accelerator={name: chip[name] for name in ("kind", "name", "count")},
+        shown=tuple(str(each["name"]) for each in (hello or {}).get("accelerators") or ()),
+        observed=observed,
+    )
+
+
+def word_on(what: Seen) -> Decision:
+    """Pure: a contradiction denies, and agreement is no more than no contradiction."""
+    shown = [{"name": each} for each in what.shown]
+    offer = {"key": what.key, "country": what.country, "accelerator": what.accelerator}
+    against = contradicts(offer, {"accelerators": shown}, what.observed)
+    found = against or f"country {what.observed or 'not known'}, {len(shown)} accelerators"
+    reason = Reason(
+        rule_id="hello",
+        field="machine",
+        wanted="what its offer says",
+        found=found,
+        code="contradicted" if against else "not_contradicted",
+    )
+    return Decision(outcome="deny" if against else "allow", reasons=(reason,))
 
 
 def contradicts(offer: Mapping[str, Any], hello: Mapping[str, Any], observed: str | None) -> str | None:
@@ -60,42 +91,3 @@ def _is_named(ours: str, theirs: str) -> bool:
     model = next((each for each in words if any(letter.isdigit() for letter in each)), "".join(words))
     shown = re.findall(r"[a-z0-9]+", theirs.lower())
     return model in shown or model in map("".join, pairwise(shown))
-
-
-@dataclass(frozen=True, slots=True)
-class _Range:
-    first: int
-    last: int
-    country: str
-
-
-def country_of(table: Path, address: str | None) -> str | None:
-    """The country of an address by a table of networks (CSV `network,country`); None when it is private or not in it."""
-    try:
-        parsed = ipaddress.ip_address(address or "")
-    except ValueError:
-        return None
-    if not parsed.is_global:
-        return None  # a proxy's, or this machine's
-    ranges = _read(table, parsed.version)
-    at = bisect_right([each.first for each in ranges], int(parsed)) - 1
-    return ranges[at].country if at >= 0 and int(parsed) <= ranges[at].last else None
-
-
-def _read(table: Path, version: int) -> list[_Range]:
-    found = []
-    try:
-        with table.open(encoding="utf-8", newline="") as file:
-            for row in csv.reader(file):
-                if len(row) >= 2 and (network := _network(row[0])) is not None and network.version == version:
-                    found.append(_Range(int(network[0]), int(network[-1]), row[1].strip().upper()))
-    except OSError as failure:
-        log.error("hello.no_table", table=str(table), error=f"{type(failure).__name__}: {failure}")
-    return sorted(found, key=lambda each: each.first)
-
-
-def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    try:
-        return ipaddress.ip_network(text.strip())
-    except ValueError:
-        return None  # a heading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -10,10 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.compliance import decisions
 from broker.compliance.decisions import Point, judged
+from broker.compliance.hello import Seen, word_on
 from broker.compliance.paths import data_paths
 from broker.compliance.pinning import model_facts
 from broker.compliance.proposals import in_force
-from broker.compliance.tables import Grace
+from broker.compliance.tables import Grace, Whereabouts
 from broker.control.convert import facts_of
 from broker.services import Services
 from broker.tables import Policy
@@ -28,12 +30,14 @@ from solver.residency import Policy as ResidencyPolicy
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A decision with what it was made on. `policy` None: the batch's policy is not stored, which permits nothing."""
+    """A decision with what it was made on. `policy` None: the batch's policy is not stored, which permits nothing. `rented`:
+    the same by what was known of the place when it was rented, where its market says something else now."""
 
     policy_hash: str
     policy: ResidencyPolicy | None
     facts: Facts
     decision: Decision
+    rented: tuple[Facts, Decision] | None = None
 
     @property
     def is_allowed(self) -> bool:
@@ -75,7 +79,7 @@ async def _judge(
     if decision.outcome == "deny" or offer is None:
         return Judged(policy_hash, policy, then, decision)
     now = await _facts(session, services, offer, batch, policy, now_us)
-    return Judged(policy_hash, policy, now, evaluate(policy, now, now_us))
+    return Judged(policy_hash, policy, now, evaluate(policy, now, now_us), None if now == then else (then, decision))
 
 
 def _renewed(rented: Offer, listed: Offer | None) -> Offer:
@@ -114,20 +118,66 @@ async def _facts(
 async def seal(
     session: AsyncSession, services: Services, point: Point, rental: RentalRow, batch: Batch, word: Judged, now_us: int
 ) -> None:
-    """Keep a decision as evidence, in the caller's transaction."""
+    """Keep a decision as evidence, in the caller's transaction: an allow by all that it was made on, a no by what decided."""
+    made = [(word.facts, word.decision)]
+    if word.is_allowed and word.rented is not None:
+        made.insert(0, word.rented)
+    for facts, decision in made:
+        await decisions.record(
+            session,
+            services.secret,
+            point=point,
+            batch=batch.id,
+            rental=rental.id,
+            offer_key=rental.offer_key,
+            policy_hash=word.policy_hash,
+            policy=word.policy,
+            facts=facts,
+            decision=decision,
+            at_us=now_us,
+        )
+
+
+async def seal_seen(
+    session: AsyncSession, services: Services, point: Point, rental: RentalRow, batch: str, what: Seen, now_us: int
+) -> None:
+    """Keep from where a machine called and what it showed, as held against its offer, in the caller's transaction."""
     await decisions.record(
         session,
         services.secret,
         point=point,
-        batch=batch.id,
+        kind="address",
+        batch=batch,
         rental=rental.id,
         offer_key=rental.offer_key,
-        policy_hash=word.policy_hash,
-        policy=word.policy,
-        facts=word.facts,
-        decision=word.decision,
+        policy_hash="",
+        policy=None,
+        facts=what,
+        decision=word_on(what),
         at_us=now_us,
     )
+
+
+async def is_elsewhere(
+    session: AsyncSession, rental: RentalRow, batch: Batch, word: Judged, observed: str | None, now_us: int
+) -> bool:
+    """Whether the machine is somewhere else than when it was last sealed for this batch; from now on that is known."""
+    places = [word.facts, *([word.rented[0]] if word.rented else [])]
+    told = [
+        [(each.country, each.subdivision, each.operator, each.jurisdictions, each.location_tier),
+         [(path.path, path.country, path.operator) for path in each.paths]]
+        for each in places
+    ]  # fmt: skip
+    place = hashlib.sha256(msgspec.json.encode([told, observed])).hexdigest()
+    known = await session.get(Whereabouts, (batch.id, rental.id))
+    if known is None:
+        session.add(Whereabouts(batch=batch.id, rental=rental.id, place=place, since_us=now_us))
+        return True
+    if known.place == place:
+        return False
+    known.place, known.since_us = place, now_us
+    session.add(known)
+    return True
 
 
 def missing_policy(policy_hash: str) -> Reason:

@@ -67,6 +67,7 @@ class Standing:
     """What is in force at one moment. `mark` names it: another mark, and running work is judged anew.
 
     `nodes` is where projects are in the tree of organisations and teams; what was approved of a project (`subjects`) counts more.
+    `active` are the proposals that it is made of: id, sha256 of the body, when it was approved.
     """
 
     policies: Mapping[str, tuple[Document, tuple[str, ...]]] = field(default_factory=dict)
@@ -76,6 +77,7 @@ class Standing:
     models: tuple[tuple[str, str, int], ...] = ()
     nodes: Mapping[str, str] = field(default_factory=dict)
     mark: str = ""
+    active: tuple[tuple[str, str, int], ...] = ()
 
     def documents(self, node: str, named: Iterable[str] = ()) -> list[Document]:
         """The policies of a project by its place in the tree, and those that a job names besides."""
@@ -159,10 +161,11 @@ def standing(proposals: Sequence[Proposal], verdicts: Iterable[Verdict], at_us: 
         ]
         if state_of(each, by_proposal[each.id], rivals, at_us) == "active":
             active.append((each, approved_at(each, by_proposal[each.id]) or at_us))
-    return _put_together(active)
+    return put_together(active)
 
 
-def _put_together(active: Sequence[tuple[Proposal, int]]) -> Standing:
+def put_together(active: Sequence[tuple[Proposal, int]]) -> Standing:
+    """What these approved proposals mean together, each with when it was approved. Pure."""
     policies: dict[str, tuple[Document, tuple[str, ...]]] = {}
     drain_by: dict[str, int] = {}
     subjects: dict[str, Subject] = {}
@@ -183,7 +186,8 @@ def _put_together(active: Sequence[tuple[Proposal, int]]) -> Standing:
     for each, approved_us in active:
         waivers += _waivers(each, approved_us, policies)
     mark = hashlib.sha256("\n".join(sorted(each.id for each, _ in active)).encode()).hexdigest()[:16]
-    return Standing(policies, drain_by, tuple(waivers), subjects, tuple(models), mark=mark)
+    made_of = tuple((each.id, each.sha256, approved_us) for each, approved_us in active)
+    return Standing(policies, drain_by, tuple(waivers), subjects, tuple(models), mark=mark, active=made_of)
 
 
 def _waivers(

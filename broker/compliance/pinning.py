@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.api import shapes
+from broker.compliance.decisions import Point, record
 from broker.compliance.lifecycle import Standing, Subject
 from broker.compliance.proposals import in_force
 from broker.compliance.tables import Grace
@@ -25,7 +26,7 @@ from jobs.clock import db_now
 from jobs.tables import Batch
 from jobs.transitions import locked
 from solver.errors import SolverError
-from solver.residency import INTERNAL, ModelFacts, compile_countries, digest, with_confidentiality
+from solver.residency import INTERNAL, Decision, ModelFacts, Reason, compile_countries, digest, with_confidentiality
 from solver.residency import Policy as ResidencyPolicy
 from solver.residency.classes import DATA_CLASSES, raised
 from solver.residency.effective import concerns, effective
@@ -49,25 +50,89 @@ def holding(standing: Standing, settings: Settings, project: str) -> tuple[objec
     return subject.data_class, labels, waived
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a batch's policy is made of: with it, the pin is made again bit for bit (compliance/replaying.py).
+
+    `own` are the project's own rules, `node` its place in the tree by its team, `active` the proposals in force (id, sha256,
+    when approved). `is_anew`: wishes that mean nothing any more permit nothing, where a new batch is refused.
+    """
+
+    project: str
+    default_class: str
+    own: ResidencyPolicy
+    node: str | None = None
+    data_class: str | None = None
+    residency: tuple[str, ...] = ()
+    confidentiality: str | None = None
+    active: tuple[tuple[str, str, int], ...] = ()
+    is_anew: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Which policy holds for a batch, and of what it was made."""
+
+    asked: Asked
+    policy: ResidencyPolicy
+
+
 async def policy_for(
+    session: AsyncSession, settings: Settings, project: str, wishes: shapes.BatchWishes | None
+) -> ResidencyPolicy:
+    """What holds for a batch of these wishes now. Raises UnknownCountry, UnknownClass."""
+    return (await pin_for(session, settings, project, wishes)).policy
+
+
+async def pin_for(
     session: AsyncSession,
     settings: Settings,
     project: str,
     wishes: shapes.BatchWishes | None,
     standing: Standing | None = None,
-) -> ResidencyPolicy:
-    """What holds for a batch of these wishes now. Raises UnknownCountry, UnknownClass.
+    *,
+    is_anew: bool = False,
+) -> Pin:
+    """What holds for a batch of these wishes now, and why. Raises UnknownCountry, UnknownClass, unless it is pinned anew."""
+    known = standing or await in_force(session, await db_now(session))
+    wished = wishes or shapes.BatchWishes()
+    asked = Asked(
+        project=project,
+        default_class=settings.residency.default_class,
+        own=await _own(session, project),
+        node=known.nodes.get(project),
+        data_class=wished.data_class,
+        residency=tuple(wished.residency or ()),
+        confidentiality=wished.confidentiality,
+        active=known.active,
+        is_anew=is_anew,
+    )
+    return Pin(asked, composed_anew(asked, known) if is_anew else composed(asked, known))
+
+
+def composed_anew(asked: Asked, known: Standing) -> ResidencyPolicy:
+    """What holds for a batch that is there already. Pure. Wishes that mean nothing any more beside what is in force permit
+    nothing: a person hears of it."""
+    try:
+        return composed(asked, known)
+    except SolverError as failure:
+        least = composed(msgspec.structs.replace(asked, residency=()), known)
+        if not least.layers and least.data_class is None:
+            return least  # no document decides: its list stays pinned as it was compiled on the day
+        log.error("policy.wishes_void", project=asked.project, error=f"{failure.code}: {failure}")
+        return ResidencyPolicy(name=NO_POLICY, layers=least.layers, data_class=least.data_class)
+
+
+def composed(asked: Asked, known: Standing) -> ResidencyPolicy:
+    """The policy of a batch. Pure. Raises UnknownCountry, UnknownClass.
 
     The policies of the project's place in the tree and those that the job names, for the class of its data; where none is
     in force, the project's own rules, else class `internal`. Countries and confidentiality that the job asks for narrow it.
     """
-    known = standing or await in_force(session, await db_now(session))
-    asked = wishes or shapes.BatchWishes()
-    subject = subject_of(known, settings, project)
+    subject = known.subjects.get(asked.project) or Subject(asked.node or asked.project, asked.default_class)
     data_class = raised(subject.data_class, asked.data_class)
-    named = [each for each in asked.residency or () if each in known.policies]
+    named = [each for each in asked.residency if each in known.policies]
     documents = known.documents(subject.node, named)
-    own = await _own(session, project)
+    own = asked.own
     if documents:
         policy = effective(documents, data_class=data_class, project=subject.node, waivers=known.waivers)
     elif DATA_CLASSES.index(data_class) > DATA_CLASSES.index("internal"):
@@ -75,10 +140,10 @@ async def policy_for(
         policy = ResidencyPolicy(name=NO_POLICY, data_class=data_class)
     else:
         policy = own
-    if own.name in (asked.residency or ()) and policy != own:
+    if own.name in asked.residency and policy != own:
         # a job that named the project's own rules keeps them beside whatever comes into force later
         policy = msgspec.structs.replace(policy, name=f"{policy.name}+{own.name}", rules=(*policy.rules, *own.rules))
-    policy = _within(policy, [each for each in asked.residency or () if each not in named and each != own.name])
+    policy = _within(policy, [each for each in asked.residency if each not in named and each != own.name])
     return with_confidentiality(policy, asked.confidentiality) if asked.confidentiality else policy
 
 
@@ -95,6 +160,12 @@ def _within(policy: ResidencyPolicy, countries: Sequence[str]) -> ResidencyPolic
     if policy == INTERNAL:
         return asked
     return msgspec.structs.replace(policy, name=f"{policy.name}+{asked.name}", rules=(*policy.rules, asked.rules[-1]))
+
+
+async def stored_policy(session: AsyncSession, policy_hash: str) -> ResidencyPolicy | None:
+    """The policy of this hash; None when it is not stored, which permits nothing."""
+    row = await session.get(Policy, policy_hash)
+    return None if row is None else msgspec.convert(row.body, ResidencyPolicy)
 
 
 async def store_policy(session: AsyncSession, policy: ResidencyPolicy, now_us: int) -> str:
@@ -146,16 +217,16 @@ class Repinner:
         self.changed = []
         for batch_id in going:
             async with self.services.database.transaction() as session:
-                if await repin(session, self.services.settings, batch_id, known, now_us):
+                if await repin(session, self.services, batch_id, known, now_us):
                     self.changed.append(batch_id)
         self.mark = known.mark
 
 
-async def repin(session: AsyncSession, settings: Settings, batch_id: str, known: Standing, now_us: int) -> bool:
-    """Pin one batch to what is in force. True when that is another policy than before."""
+async def repin(session: AsyncSession, services: Services, batch_id: str, known: Standing, now_us: int) -> bool:
+    """Pin one batch to what is in force, and seal that. True when that is another policy than before."""
     batch: Batch = await locked(session, batch_id)
-    policy = await _policy_now(session, settings, batch, known)
-    policy_hash = digest(policy)
+    pin = await pin_now(session, services.settings, batch, known)
+    policy, policy_hash = pin.policy, digest(pin.policy)
     if policy_hash == batch.policy_hash:
         return False
     before = await _documents_of(session, batch.policy_hash)
@@ -172,22 +243,44 @@ async def repin(session: AsyncSession, settings: Settings, batch_id: str, known:
     )
     batch.policy_hash = policy_hash
     session.add(batch)
+    await seal_pin(session, services, "policy", batch.id, pin, now_us)
     return True
 
 
-async def _policy_now(session: AsyncSession, settings: Settings, batch: Batch, known: Standing) -> ResidencyPolicy:
-    """What holds for the batch by what is in force. Wishes that mean nothing any more beside it permit nothing: a person
-    hears of it."""
+async def pin_now(session: AsyncSession, settings: Settings, batch: Batch, known: Standing) -> Pin:
+    """What holds for the batch by what is in force."""
     wishes = shapes.BatchWishes.model_validate(batch.wishes or {})
-    try:
-        return await policy_for(session, settings, batch.project, wishes, known)
-    except SolverError as failure:
-        unasked = wishes.model_copy(update={"residency": None})
-        least = await policy_for(session, settings, batch.project, unasked, known)
-        if not least.layers and least.data_class is None:
-            return least  # no document decides: its list stays pinned as it was compiled on the day
-        log.error("policy.wishes_void", batch=batch.id, error=f"{failure.code}: {failure}")
-        return ResidencyPolicy(name=NO_POLICY, layers=least.layers, data_class=least.data_class)
+    return await pin_for(session, settings, batch.project, wishes, known, is_anew=True)
+
+
+async def seal_pin(session: AsyncSession, services: Services, point: Point, batch: str, pin: Pin, now_us: int) -> None:
+    """Keep which policy holds for a batch and of what it was made, in the caller's transaction."""
+    await record(
+        session,
+        services.secret,
+        point=point,
+        kind="pin",
+        batch=batch,
+        rental=None,
+        offer_key=None,
+        policy_hash=digest(pin.policy),
+        policy=pin.policy,
+        facts=pin.asked,
+        decision=word_on(pin.policy),
+        at_us=now_us,
+    )
+
+
+def word_on(policy: ResidencyPolicy) -> Decision:
+    """What a pin says: the documents that hold, or the name of the rules where none does."""
+    reason = Reason(
+        rule_id=policy.name,
+        field="policy",
+        wanted=" ".join(policy.layers) or policy.name,
+        found=digest(policy),
+        code="pinned",
+    )
+    return Decision(outcome="deny" if policy.name == NO_POLICY else "allow", reasons=(reason,))
 
 
 def _drain_by_us(policy: ResidencyPolicy, before: Sequence[str], known: Standing) -> int:

@@ -1,14 +1,14 @@
 """The tables of compliance: what was proposed, who decided, what was decided about work, on which facts.
 
-Append-only, but for `Grace`, which is what running work may still do: broker/compliance/triggers.py makes the database refuse
-everything else. What is in force follows from proposals and their decisions (lifecycle.py); no row says so.
+Append-only, but for `Grace`, which is what running work may still do, and `Whereabouts`: broker/compliance/triggers.py makes
+the database refuse everything else. What is in force follows from proposals and their decisions (lifecycle.py); no row says so.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, LargeBinary, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Column, LargeBinary, String, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 from broker.tables import micros
@@ -56,12 +56,24 @@ class DecisionRow(SQLModel, table=True):
     seq: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
     at_us: int = micros()
     point: str
+    kind: str = Field(default="evaluation", sa_column=Column(String, nullable=False, server_default="evaluation"))
     batch: str = Field(index=True)
     rental: str | None = None
     offer_key: str | None = None
     outcome: str
     policy_hash: str
     facts_hash: str
+
+
+class Whereabouts(SQLModel, table=True):
+    """What was sealed last of where a rental is that has work of a batch: another `place` is sealed anew. No evidence itself,
+    it only says when there is something new to seal."""
+
+    __tablename__ = "broker_whereabouts"
+    batch: str = Field(primary_key=True)
+    rental: str = Field(primary_key=True)
+    place: str
+    since_us: int = micros()
 
 
 class Grace(SQLModel, table=True):

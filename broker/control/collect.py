@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from broker.compliance.deletion import seal_file_deletion
 from broker.services import Services
 from jobs import answers, files, uploads, views
 from jobs.clock import db_now
@@ -37,6 +38,7 @@ class Collector:
             async with self.services.database.transaction() as session:
                 await files.removed(session, file.id)
                 await answers.forget_file(session, file.id)
+                await seal_file_deletion(session, self.services.secret, file, now_us, why="expired")
 
     async def _collect(self, project: str, upload_id: str) -> None:
         """Everything that the upload wrote goes, except the file that it became; also what a crash left without a row."""

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from broker.compliance.tables import DecisionRow
 from broker.control.intake import validate_batch
 from broker.control.own_answers import decide, pages, requests_of
 from broker.model_revision import revision_of
@@ -59,7 +60,7 @@ class Rememberer:
     async def _remember(self, batch: Batch) -> None:
         """Keep where this batch's answers lie, for later batches of its project. Without its input nothing is kept."""
         kept = 0
-        if self._still_answers(batch):
+        if self._still_answers(batch) and not await self._was_repinned(batch):
             kept = await self._keep(batch)
         async with self.services.database.transaction() as session:
             row = await session.get_one(Batch, batch.id)
@@ -70,6 +71,15 @@ class Rememberer:
         """Whether the model is the one that it was when the batch began: else nobody knows which of the two answered."""
         profile = self.services.models.get(batch.model or "")
         return profile is not None and revision_of(profile) == batch.revision
+
+    async def _was_repinned(self, batch: Batch) -> bool:
+        """Whether another policy held for the batch earlier: then some of its answers may have been computed where the one
+        that it is pinned to now, under which they would be remembered, forbids."""
+        statement = select(col(DecisionRow.seq)).where(
+            col(DecisionRow.batch) == batch.id, col(DecisionRow.kind) == "pin", col(DecisionRow.point) == "policy"
+        )
+        async with self.services.database.transaction() as session:
+            return await session.scalar(statement.limit(1)) is not None
 
     async def _keep(self, batch: Batch) -> int:
         try:

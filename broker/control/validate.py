@@ -19,8 +19,9 @@ from ulid import ULID
 from broker.api import quote_shapes, shapes
 from broker.approvals import approval_of, needed_because, propose, undecided
 from broker.budgets import hold_tokens
-from broker.compliance.pinning import repin
+from broker.compliance.pinning import repin, stored_policy
 from broker.compliance.proposals import in_force
+from broker.compliance.submission import seal_blocking, seal_store
 from broker.control import saving
 from broker.control.intake import served_by, validate_batch
 from broker.control.own_answers import Decided, Prepared, decide, left_for_workers, look_up, prepare
@@ -102,6 +103,7 @@ class Validator:
             log.info("batch.undecided", batch=batch.id, markets=unheard, first=blocking[0].message)
             blocking = []
         if blocking:
+            await self._seal_blocking(batch)
             await self._fail(batch, blocking, len(blocking))
             return
         await self._begin(batch, found, taken)
@@ -111,11 +113,21 @@ class Validator:
         async with self.services.database.transaction() as session:
             now_us = await db_now(session)
             stored = await session.get(Policy, batch.policy_hash)
-        if stored is None:
-            return []  # nobody permits it any place, which the plan will say
-        policy = msgspec.convert(stored.body, ResidencyPolicy)
-        refusals = store_refusals(policy, store_facts(self.services.settings, now_us), now_us)
+            if stored is None:
+                return []  # nobody permits it any place, which the plan will say
+            policy = msgspec.convert(stored.body, ResidencyPolicy)
+            refusals = store_refusals(policy, store_facts(self.services.settings, now_us), now_us)
+            if refusals:
+                await seal_store(session, self.services, batch.id, batch.policy_hash, policy, now_us)
         return [Finding(code="infeasible_residency", message=each, param="x_broker.residency") for each in refusals]
+
+    async def _seal_blocking(self, batch: Batch) -> None:
+        """Keep what the policy says of the offers of now: one of each first reason stands for all that have it."""
+        async with self.services.database.transaction() as session:
+            now_us = await db_now(session)
+            policy = await stored_policy(session, batch.policy_hash)
+            if policy is not None:
+                await seal_blocking(session, self.services, batch, policy, now_us)
 
     async def _decide(self, batch: Batch, found: Validation, profiles: Sequence[ModelProfile]) -> Taken:
         """Which lines the broker answers itself, which profile serves the others, and at what price."""
@@ -154,7 +166,7 @@ class Validator:
             if await _was_changed(session, batch):
                 return
             now_us = await db_now(session)
-            if await repin(session, self.services.settings, batch.id, await in_force(session, now_us), now_us):
+            if await repin(session, self.services, batch.id, await in_force(session, now_us), now_us):
                 return  # approved while it was looked at: the next round looks again
             facts = store_facts(self.services.settings, now_us)
             session.add(quote_row(f"quote_{ULID()}", batch.project, batch.id, quoted.explanation, now_us, facts))
@@ -165,6 +177,9 @@ class Validator:
             begun = await batches.begin(session, batch.id, found, prepared.reserved, model=quoted.profile.id)
             if begun.status == "in_progress":
                 begun.revision = taken.revision
+                policy = await stored_policy(session, begun.policy_hash)
+                if policy is not None:
+                    await seal_store(session, self.services, begun.id, begun.policy_hash, policy, now_us)
                 tag_rows.record(session, batch.id, found.tags)
                 for part in prepared.parts:
                     await saving.commit(session, batch.project, part)

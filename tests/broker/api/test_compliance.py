@@ -218,7 +218,7 @@ async def test_a_waiver_lets_one_rule_go_until_it_expires(server: Any, rent: Ren
 async def test_a_machine_that_calls_from_another_country_is_ended_before_it_gets_anything(
     server: Any, rent: Rent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from broker.compliance.hello import country_of  # noqa: PLC0415
+    from broker.compliance.networks import country_of  # noqa: PLC0415
 
     table = tmp_path / "networks.csv"
     table.write_text("network,country\n8.8.8.0/24,US\n2001:4860::/32,US\n9.0.0.0/8,DE\n")
@@ -304,7 +304,7 @@ async def test_sealed_bytes_hold_ids_hashes_and_codes_only(server: Any, rent: Re
         assert "somebody" not in json.dumps(record)
         assert set(record) == {
             "version", "at_us", "point", "batch", "rental", "offer_sha256", "policy_hash", "policy_sha256", "facts_sha256",
-            "groups", "evaluator", "outcome", "reasons", "decision_sha256",
+            "groups", "evaluator", "outcome", "reasons", "decision_sha256", "kind",
         }  # fmt: skip
 
 
