@@ -14,9 +14,19 @@ from broker.compliance.tables import DecisionRow
 from jobs.clock import db_now
 from markets import price_book
 from tests.broker.api.test_compliance import document, in_force, repin
+from tests.support.house import House
+from tests.support.line_worker import LineWorker
 from tests.support.wire_agent import Agent, Rent, offer, running_batch
 
 SECOND_US = 1_000_000
+
+
+@pytest.fixture
+async def house(server: Any) -> House:
+    services = replace(server.services, models={"tiny": replace(server.services.models["tiny"], revision="r1")})
+    async with services.database.transaction() as session:
+        await price_book.store_offers(session, "sandbox", [offer()], now_us=await db_now(session))
+    return House(server, services, LineWorker(services))
 
 
 async def market_says(server: Any, country: str, operator: str | None = None) -> None:
@@ -166,3 +176,18 @@ async def test_a_table_of_networks_is_read_again_when_it_has_changed(tmp_path: P
     os.utime(table, ns=(1, 1))
     assert await known.country_of(table, "8.8.8.8") == "CA"
     assert await known.country_of(tmp_path / "none.csv", "8.8.8.8") is None
+
+
+async def test_answers_of_a_batch_that_an_earlier_policy_let_run_elsewhere_are_not_reused_under_the_later_one(
+    house: House,
+) -> None:
+    """They were remembered under the policy at the end: computed in the US, reused by a batch that may be in the EU only."""
+    await in_force(house.server, document("DE, US"))
+    first = await house.submit("same", reuse=True)
+    await in_force(house.server, document("DE", 2))
+    await repin(house.server)
+    assert await house.run(first) == [0]
+    again = await house.submit("same", reuse=True)
+    assert await house.run(again) == [0]
+    third = await house.submit("same", reuse=True)
+    assert await house.run(third) == []  # what the batch under the later policy computed is reused
