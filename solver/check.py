@@ -17,6 +17,7 @@ from solver.types import Assignment, OfferView, Plan, Running, Snapshot, Start, 
 
 WHOLE = 1_000_000
 SECOND = 1_000_000
+GB = 10**9
 
 Place = tuple[str, str, str, str]  # offer key, project, model, precision: what one instance serves
 
@@ -104,6 +105,12 @@ class _Book:
             work.input_tokens, tokens_out, speed.input_per_s, speed.output_per_s, _slow_down(offer, work.model)
         )
         return Fraction(each.share_ppm * whole, WHOLE)
+
+    def moving(self, each: Assignment) -> int:
+        """Nano-USD for the data of an assignment: the whole work's gigabytes, then its part, both rounded up."""
+        work, offer = self.works[each.work_id], self.offers[each.offer_key]
+        nano = work.input_bytes * offer.ingress_nano_gb + work.output_bytes * offer.egress_nano_gb
+        return math.ceil(Fraction(each.share_ppm * math.ceil(Fraction(nano, GB)), WHOLE))
 
     def expected(self, each: Assignment) -> Fraction | None:
         return self.busy(each, self.works[each.work_id].output_tokens_p50)
@@ -218,7 +225,7 @@ def _starts(book: _Book) -> Iterator[Violation]:
             yield Violation("excluded", f"{key} is excluded: {offer.excluded}", offer_key=key)
         if offer.pricing == "token":
             yield Violation("token_priced", f"{key} sells tokens, not instances", offer_key=key)
-        elif offer.price_nano_hour is None or offer.price_nano_hour <= 0:
+        elif offer.price_nano_hour is None or offer.price_nano_hour < 0 or not (offer.price_nano_hour or offer.sunk):
             yield Violation("price_unknown", f"{key} has price {offer.price_nano_hour}", offer_key=key)
         if not book.queues.get(place):
             yield Violation("idle_start", f"nothing is assigned to what is started on {place}", offer_key=key)
@@ -337,6 +344,7 @@ def _costs(book: _Book, place: Place, groups: list[tuple[int, int]], loads: _Loa
     for start in book.starts.get(place, []):
         until = now + max(end, book.ready(start))
         cost = _start_cost(book.offers[key], start.count, until - start.from_us)
+        cost += start.count * _once(book.offers[key], book.snapshot.fetched_bytes.get(start.model, 0))
         total += cost
         if start.cost_nano != cost:
             yield Violation(
@@ -346,12 +354,13 @@ def _costs(book: _Book, place: Place, groups: list[tuple[int, int]], loads: _Loa
             yield Violation(
                 "start_times", f"{place} is not needed from {start.from_us} until {start.until_us}", offer_key=key
             )
-    if sum(each.cost_nano for each, _, _ in loads) != total:
+    moving = {each.work_id: book.moving(each) for each, _, _ in loads}
+    if sum(each.cost_nano for each, _, _ in loads) != total + sum(moving.values()):
         yield Violation(
             "assignment_cost", f"the works at {place} do not bear its cost of {total} nano-USD", offer_key=key
         )
     for each, expected, _ in loads:
-        if abs(each.cost_nano - total * (expected or 0) / load) >= 1:
+        if abs(each.cost_nano - moving[each.work_id] - total * (expected or 0) / load) >= 1:
             message = f"{each.cost_nano} nano-USD is not this work's part of {total}"
             yield Violation("assignment_cost", message, each.work_id, key)
 
@@ -361,6 +370,11 @@ def _start_cost(offer: OfferView, count: int, rented: int) -> int:
     seconds = max(_seconds(rented), offer.minimum_s)
     billed = -(-seconds // offer.granularity_s) * offer.granularity_s
     return count * _hourly(offer.price_nano_hour or 0, billed)
+
+
+def _once(offer: OfferView, fetched: int) -> int:
+    """What a start costs beyond its time: what of the deposit is not returned, and what it downloads."""
+    return offer.lost_nano + math.ceil(Fraction(fetched * offer.ingress_nano_gb, GB))
 
 
 def _money_limits(book: _Book) -> Iterator[Violation]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ledger.money import cost_of_seconds, in_usd
+from solver.data_costs import moving_nano, once_nano
 from solver.durations import SECOND_US
 from solver.schedule import Instances, Site, Task, bill, ceil_div
 from solver.types import OfferView, Rule, Running, Snapshot, Work
@@ -103,10 +104,10 @@ def survey_one(work: Work, offer: OfferView, view: View) -> Verdict:
     """The verdict of the rules for one work on one offer."""
     task = _task(work, offer, view)
     always = tuple(_always(work, offer, task, view))
-    anew = new_instances(offer, work.model)
+    anew = new_instances(offer, work.model, view.snapshot)
     running = running_instances(view.running.get((offer.key, pool_of(work)), []))
-    ways = [((each,), tuple(_money_and_time(work, task, each, view))) for each in running]
-    ways.append(((anew,), (*_renting(offer, view), *_money_and_time(work, task, anew, view))))
+    ways = [((each,), tuple(_money_and_time(work, task, each, offer, view))) for each in running]
+    ways.append(((anew,), (*_renting(offer, view), *_money_and_time(work, task, anew, offer, view))))
     open_ways = [classes for classes, broken in ways if not broken]
     if open_ways and not always:
         return Verdict(offer, task, tuple(each for classes in open_ways for each in classes), ())
@@ -117,16 +118,17 @@ def survey_one(work: Work, offer: OfferView, view: View) -> Verdict:
 
 def _task(work: Work, offer: OfferView, view: View) -> Task | None:
     busy = view.busy(work, offer)
-    return Task(work, view.due_us(work), *busy) if busy else None
+    return Task(work, view.due_us(work), *busy, moving_nano(work, offer)) if busy else None
 
 
-def new_instances(offer: OfferView, model: str) -> Instances:
+def new_instances(offer: OfferView, model: str, snapshot: Snapshot) -> Instances:
     """The class of instances that would be rented anew; a price that is not known stands as 0 and is never eligible."""
     return Instances(
         ready_us=offer.timings_of(model).total_s * SECOND_US,
         price_nano_hour=offer.price_nano_hour or 0,
         minimum_s=offer.minimum_s,
         granularity_s=offer.granularity_s,
+        once_nano=once_nano(offer, model, snapshot.fetched_bytes),
     )
 
 
@@ -166,7 +168,7 @@ def _not_for_rent(offer: OfferView) -> Iterator[Broken]:
         yield Broken("excluded", offer.excluded)
     if offer.pricing == "token":
         yield Broken("token_priced", "sells tokens; this planner rents instances")
-    elif offer.price_nano_hour is None or offer.price_nano_hour <= 0:
+    elif not offer.is_priced:
         yield Broken("price_unknown", f"price {offer.price_nano_hour} is unknown, not free")
 
 
@@ -182,7 +184,9 @@ def _always(work: Work, offer: OfferView, task: Task | None, view: View) -> Iter
         yield Broken("residency", f"{against.field} {against.found} is not {against.wanted} (rule {against.rule_id})")
 
 
-def _money_and_time(work: Work, task: Task | None, instances: Instances, view: View) -> Iterator[Broken]:
+def _money_and_time(
+    work: Work, task: Task | None, instances: Instances, offer: OfferView, view: View
+) -> Iterator[Broken]:
     """What stops this work on these instances: they are ready too late, or the work would cost too much there.
 
     A work that has begun is not abandoned because its rest is estimated a little over its limit: it gets what the money
@@ -192,7 +196,7 @@ def _money_and_time(work: Work, task: Task | None, instances: Instances, view: V
     if instances.ready_us >= due_us:
         ready_s, left_s = instances.ready_us // SECOND_US, max(0, due_us // SECOND_US)
         yield Broken("deadline", f"ready after {ready_s} s, and {left_s} s are left")
-    if task is None or not instances.price_nano_hour:
+    if task is None or not (instances.price_nano_hour or offer.is_priced):
         return
     has_begun = work.progress.lines_done > 0
     least = instances.cost(0) + 1 if has_begun else whole_cost(task, instances)

@@ -120,16 +120,24 @@ def choices(view: View, surveys: Verdicts, assignments: Sequence[Assignment]) ->
     placed: dict[str, list[Assignment]] = {}
     for each in assignments:
         placed.setdefault(each.work_id, []).append(each)
-    return tuple(_choice(work, surveys[work.id], placed[work.id]) for work in view.snapshot.works if work.id in placed)
+    return tuple(
+        _choice(work, surveys[work.id], placed[work.id], view.snapshot)
+        for work in view.snapshot.works
+        if work.id in placed
+    )
 
 
-def _choice(work: Work, verdicts: tuple[Verdict, ...], placed: list[Assignment]) -> Choice:
+def _choice(work: Work, verdicts: tuple[Verdict, ...], placed: list[Assignment], snapshot: Snapshot) -> Choice:
     main = max(placed, key=lambda each: (each.share_ppm, each.offer_key))
     tokens = max(1, work.input_tokens + work.output_tokens_p50)
     paid = div_half_even(
         sum(each.cost_nano for each in placed) * PPM * PPM, tokens * sum(each.share_ppm for each in placed)
     )
-    prices = {each.offer.key: div_half_even(cost * PPM, tokens) for each in verdicts if (cost := _alone_cost(each))}
+    prices = {
+        each.offer.key: div_half_even(cost * PPM, tokens)
+        for each in verdicts
+        if (cost := _alone_cost(each, snapshot)) is not None
+    }
     here = prices[main.offer_key]
     others = sorted((prices[each.offer.key], each.offer.key) for each in verdicts if each.is_eligible)
     others = [(price, key) for price, key in others if key != main.offer_key]
@@ -149,12 +157,13 @@ def _choice(work: Work, verdicts: tuple[Verdict, ...], placed: list[Assignment])
     )
 
 
-def _alone_cost(verdict: Verdict) -> int | None:
+def _alone_cost(verdict: Verdict, snapshot: Snapshot) -> int | None:
     """Nano-USD of the whole work alone on this offer, None when price or throughput is not known."""
     if verdict.task is None:
         return None
-    classes = verdict.classes or (new_instances(verdict.offer, verdict.task.work.model),)
-    return min((whole_cost(verdict.task, each) for each in classes if each.price_nano_hour), default=None)
+    classes = verdict.classes or (new_instances(verdict.offer, verdict.task.work.model, snapshot),)
+    priced = [each for each in classes if each.price_nano_hour or verdict.offer.is_priced]
+    return min((whole_cost(verdict.task, each) for each in priced), default=None)
 
 
 def _sentence(

@@ -4,7 +4,7 @@ Shares of works are continuous, instances are integers; there is no time index, 
 so that "the load due by each deadline fits" (the stair condition) is all that earliest-deadline-first needs. An instance
 belongs to one site, hence to one pool. Costs are the expected ones (p50), deadlines use the cautious durations (p90).
 
-    minimise  Σ price·(start-up·z + busy·x) + what minimum and increment of billing add
+    minimise  Σ price·(start-up·z + busy·x) + what minimum and increment of billing add + moving data·x + once·z
     served    Σ_sites x + u = 1                                    for each work; u = 0 unless not all can be served
     stair     Σ_{due ≤ d} cautious·x ≤ Σ_classes (d − ready)⁺·z    for each site and deadline d
     link      x ≤ Σ_classes z                                      where the stair alone would let a share run on a sliver
@@ -191,7 +191,7 @@ class _Model:
                 task = next((each for each in site.tasks if each.work.id == work_id), None)
                 if task is None:
                     continue
-                cost = self._cheapest(site) * task.expected_us
+                cost = self._cheapest(site) * task.expected_us + task.data_nano / self.unit
                 if ("work", work_id) in self.tight:
                     cost = max(self._most_alone(task, each) for each in site.classes if each.ready_us < task.due_us)
                 terms[self.x[index, work_id]] = cost
@@ -207,7 +207,7 @@ class _Model:
                     continue
                 new = site.classes[kind]
                 is_tight = ("project", project) in self.tight
-                overhead = self._most_overhead(new) if is_tight else self._price(new) * new.ready_us
+                overhead = self._most_overhead(new) if is_tight else self._price(new) * new.ready_us + self._once(new)
                 terms[self.z[index, kind]] = overhead
                 if is_tight or len(site.classes) == 1:
                     terms |= {self.x[index, task.work.id]: self._price(new) * task.expected_us for task in site.tasks}
@@ -227,6 +227,10 @@ class _Model:
         """Scaled money per instance-microsecond."""
         return instances.price_nano_hour / HOUR_US / self.unit
 
+    def _once(self, instances: Instances) -> float:
+        """Scaled money for each instance besides its time."""
+        return instances.once_nano / self.unit
+
     def _cheapest(self, site: Site) -> float:
         # New and running instances of an offer may differ in price after it moved: which of them does the work is not in the
         # plan, and the lower price keeps the bound valid.
@@ -235,12 +239,16 @@ class _Model:
     def _most_overhead(self, instances: Instances) -> float:
         """At most what one instance costs beyond its busy time: start-up or minimum, and one increment of rounding."""
         seconds = max(ceil_div(instances.ready_us, SECOND_US), instances.minimum_s) + instances.granularity_s + 1
-        return self._price(instances) * seconds * SECOND_US
+        return self._price(instances) * seconds * SECOND_US + self._once(instances)
 
     def _most_alone(self, task: Task, instances: Instances) -> float:
         """What the whole task costs on such instances alone, rounding and minimum included."""
         needed = max(1.0, task.cautious_us / (task.due_us - instances.ready_us))
-        return self._price(instances) * task.expected_us + needed * self._most_overhead(instances)
+        return (
+            self._price(instances) * task.expected_us
+            + task.data_nano / self.unit
+            + needed * self._most_overhead(instances)
+        )
 
     def minimise_cost(self, unserved_ppm: Mapping[str, int], is_started: bool = False) -> highs.Answer:
         """Least cost with at most these parts unserved; `is_started` when the variables hold a solution of that."""
@@ -249,8 +257,13 @@ class _Model:
         terms: dict[Any, float] = dict.fromkeys(self.top.values(), 1.0)
         for index, site in enumerate(self.problem.sites):
             rate = self._cheapest(site)
-            terms |= {self.x[index, task.work.id]: rate * task.expected_us for task in site.tasks}
-            terms |= {self.z[index, kind]: self._price(each) * each.ready_us for kind, each in enumerate(site.classes)}
+            terms |= {
+                self.x[index, task.work.id]: rate * task.expected_us + task.data_nano / self.unit for task in site.tasks
+            }
+            terms |= {
+                self.z[index, kind]: self._price(each) * each.ready_us + self._once(each)
+                for kind, each in enumerate(site.classes)
+            }
         self.lp.setObjective(pulp.LpAffineExpression(terms))
         return self._run(is_started)
 

@@ -29,7 +29,7 @@ class Instances:
     """Equal instances of a site: to be rented (`rentals` empty) or running. `ready_us` from now until the first token.
 
     `limit` is how many there can be of running ones; new ones are limited by capacity and quota, elsewhere. `from_us` from now is
-    when new ones are rented: `ready_us` counts from now, too.
+    when new ones are rented: `ready_us` counts from now, too. `once_nano` is paid for each new one besides its time.
     """
 
     ready_us: int
@@ -38,6 +38,7 @@ class Instances:
     granularity_s: int
     rentals: tuple[str, ...] = ()
     from_us: int = 0
+    once_nano: int = 0
 
     @property
     def is_new(self) -> bool:
@@ -53,17 +54,23 @@ class Instances:
 
     def cost(self, end_us: int) -> int:
         """Nano-USD of one instance until the site's work ends."""
-        return cost_of_seconds(self.price_nano_hour, self.billed_s(end_us))
+        return cost_of_seconds(self.price_nano_hour, self.billed_s(end_us)) + self.once_nano
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A work as a site sees it: when it is due (from now) and how long one instance of this site needs for the whole."""
+    """A work as a site sees it: when it is due (from now), how long one instance of this site needs for the whole, and what
+    moving the data of the whole costs."""
 
     work: Work
     due_us: int
     expected_us: int
     cautious_us: int
+    data_nano: int = 0
+
+    def moving_nano(self, share_ppm: int) -> int:
+        """Nano-USD for moving the data of a part."""
+        return ceil_div(self.data_nano * share_ppm, PPM)
 
     @property
     def turn(self) -> tuple[int, int, str]:
@@ -89,16 +96,18 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What a site costs and when it ends: per class the cost of all its instances, per work the allotted cost and end."""
+    """What a site costs and when it ends: per class the cost of all its instances, per work the allotted cost and end, and what
+    moving all data costs, which is in `allotted`."""
 
     end_us: int
     class_cost: tuple[int, ...]
     allotted: dict[str, int]
     ends_us: dict[str, int]
+    moving_nano: int = 0
 
     @property
     def total(self) -> int:
-        return sum(self.class_cost)
+        return sum(self.class_cost) + self.moving_nano
 
 
 def ceil_div(numerator: int, denominator: int) -> int:
@@ -164,19 +173,23 @@ def is_on_time(site: Site, counts: Sequence[int], shares: Mapping[str, int], mar
 
 
 def bill(site: Site, counts: Sequence[int], shares: Mapping[str, int]) -> Bill:
-    """Exact cost and ends of a site with load. The cost is allotted to works by their expected instance time."""
+    """Exact cost and ends of a site with load. The instances' cost is allotted to works by their expected time; each bears
+    what its own data costs."""
     groups = [(each.ready_us, count) for each, count in zip(site.classes, counts, strict=True)]
     load = 0
     parts: dict[str, int] = {}
     ends: dict[str, int] = {}
+    moving: dict[str, int] = {}
     for task in site.tasks:
         if share := shares.get(task.work.id, 0):
             parts[task.work.id] = share * task.expected_us
             load += parts[task.work.id]
+            moving[task.work.id] = task.moving_nano(share)
             ends[task.work.id] = finish_us(groups, ceil_div(load, PPM))
     end = max(ends.values(), default=0)
     costs = tuple(count * each.cost(end) for each, count in zip(site.classes, counts, strict=True))
-    return Bill(end_us=end, class_cost=costs, allotted=allot(sum(costs), parts), ends_us=ends)
+    allotted = {work_id: nano + moving[work_id] for work_id, nano in allot(sum(costs), parts).items()}
+    return Bill(end_us=end, class_cost=costs, allotted=allotted, ends_us=ends, moving_nano=sum(moving.values()))
 
 
 def allot(total: int, parts: Mapping[str, int]) -> dict[str, int]:

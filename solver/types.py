@@ -32,7 +32,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """One queued batch: `lines`, `input_tokens` and `output_tokens_*` are what remains to be done.
 
     `max_nano` limits the whole cost of the batch, `progress.spent_nano` included; None is no limit. Higher `priority`
-    is served first when not all can be. `policy_hash` is a key of `Snapshot.policies`.
+    is served first when not all can be. `policy_hash` is a key of `Snapshot.policies`. `input_bytes` and `output_bytes` are what
+    moves into and out of the place where it runs.
     """
 
     id: str
@@ -50,6 +51,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     policy_hash: str
     data_zone: str | None = None
     progress: Progress = Progress()
+    input_bytes: int = 0
+    output_bytes: int = 0
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +74,10 @@ class OfferView(msgspec.Struct, frozen=True, kw_only=True):
 
     `start_up` has the timings of those models for which they are not the general `timings`; `unfit` says of a model why
     it cannot be served on this machine, whatever it costs.
+
+    `sunk`: capacity that is paid for whether it is used or not; `price_nano_hour` is then what using it costs *more*, and 0 is a
+    price. Elsewhere 0 is unknown. `lost_nano` is what of a deposit is not returned, a start. What goes in and out is paid by the
+    gigabyte (10^9 bytes).
     """
 
     key: str
@@ -88,6 +95,16 @@ class OfferView(msgspec.Struct, frozen=True, kw_only=True):
     excluded: str | None = None
     start_up: dict[str, Timings] = {}
     unfit: dict[str, str] = {}
+    sunk: bool = False
+    lost_nano: int = 0
+    ingress_nano_gb: int = 0
+    egress_nano_gb: int = 0
+
+    @property
+    def is_priced(self) -> bool:
+        """Whether the price of an hour is known."""
+        price = self.price_nano_hour
+        return price is not None and (price > 0 or (self.sunk and price == 0))
 
     def timings_of(self, model: str) -> Timings:
         """How long this model takes here from renting to the first token."""
@@ -158,6 +175,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     planned from them, and moved only where that saves three percent; without them it is planned anew. `apart`: offers that are
     known of and not among `offers`, counted by reason for people; nothing is planned by it.
 
+    `fetched_bytes`: by model, what each start of it loads from elsewhere: image and weights.
+
     `later_starts`: whether a start may begin when another pool's instance of the same offer ends. False in the broker's own
     snapshots: theirs say of an offer that is in use only that it is sold out, not from when it is free again.
     """
@@ -176,6 +195,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     held: tuple[Held, ...] = ()
     apart: tuple[Rule, ...] = ()
     later_starts: bool = True
+    fetched_bytes: dict[str, int] = {}
     version: int = VERSION
 
 

@@ -129,12 +129,15 @@ def _references(snapshot: Snapshot) -> Iterator[str]:
 
 def _amounts(snapshot: Snapshot) -> Iterator[str]:
     for work in snapshot.works:
-        if min(work.lines, work.input_tokens, work.output_tokens_p50, work.output_tokens_p90) < 0:
-            yield f"work {work.id!r} has a negative number of lines or tokens"
+        tokens = (work.input_tokens, work.output_tokens_p50, work.output_tokens_p90)
+        if min(work.lines, *tokens, work.input_bytes, work.output_bytes) < 0:
+            yield f"work {work.id!r} has a negative number of lines, tokens or bytes"
     for offer in snapshot.offers:
         start_ups = [part for each in (offer.timings, *offer.start_up.values()) for part in (each.boot_s, each.load_s)]
         if min(*start_ups, offer.minimum_s, offer.granularity_s - 1) < 0 or (offer.hazard or 0.0) < 0:
             yield f"offer {offer.key!r} has a negative time or hazard, or a billing increment below 1 s"
+        if min(offer.lost_nano, offer.ingress_nano_gb, offer.egress_nano_gb) < 0:
+            yield f"offer {offer.key!r} has a negative lost_nano, ingress_nano_gb or egress_nano_gb"
     for rental in snapshot.running:
         if rental.ready_in_s < 0 or rental.price_nano_hour < 0:
             yield f"rental {rental.rental_id!r} has a negative start-up time or price"

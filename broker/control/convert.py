@@ -10,7 +10,7 @@ from typing import TypeVar
 from broker.speeds import Speed, can_estimate
 from ledger.money import to_nano
 from markets.instants import micros
-from markets.offer import Offer
+from markets.offer import Offer, price_problem
 from solver.residency import FactEvidence, Facts, PathFacts, digest
 from solver.types import OfferView, Throughput, Timings
 from workers.profile import ModelProfile
@@ -77,7 +77,9 @@ def offer_view(
     `start_up` and `unfit` are by model: see OfferView.
     """
     facts = facts_of(offer, paths)
-    priced = offer.price is not None and offer.price.is_finite() and offer.price > 0 and offer.currency == "USD"
+    is_usd, is_sunk = offer.currency == "USD", offer.pricing == "reserved" and bool(offer.sunk_per_hour)
+    # of what is paid for anyway, what using it costs more is known where it is 0; elsewhere 0 is unknown
+    priced = offer.price is not None and is_usd and price_problem(offer) is None
     boot_s = offer.boot_s if offer.boot_s is not None else DEFAULT_BOOT_S[offer.launch]
     view = OfferView(
         key=str(offer.key),
@@ -88,6 +90,10 @@ def offer_view(
         capacity=offer.capacity,
         facts_hash=digest(facts),
         timings=Timings(boot_s=boot_s, load_s=load_s),
+        sunk=is_sunk,
+        lost_nano=_nano_up(offer.deposit * (1 - offer.refundable_fraction)) if is_usd else 0,
+        ingress_nano_gb=_nano_up(offer.ingress_per_gb) if is_usd else 0,
+        egress_nano_gb=_nano_up(offer.egress_per_gb) if is_usd else 0,
         granularity_s=offer.granularity_s,
         minimum_s=offer.minimum_s,
         hazard=float(offer.interruption_per_hour) if offer.interruption_per_hour is not None else None,
@@ -96,6 +102,11 @@ def offer_view(
         unfit=dict(unfit or {}),
     )
     return view, facts
+
+
+def _nano_up(amount: Decimal) -> int:
+    """Nano-USD, rounded up; what is no amount is nothing."""
+    return max(0, math.ceil(amount.scaleb(9))) if amount.is_finite() else 0
 
 
 def throughput_of(

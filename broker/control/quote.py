@@ -15,7 +15,7 @@ from broker.control import token_market
 from broker.control.convert import usd
 from broker.control.intake import served_by, validate_file
 from broker.control.own_answers import decide, left_for_workers
-from broker.control.snapshot import SECOND_US, TYPICAL_OUTPUT_PERCENT, listed_offers, max_nano, work_of
+from broker.control.snapshot import BYTES_PER_TOKEN, SECOND_US, TYPICAL_OUTPUT_PERCENT, listed_offers, max_nano, work_of
 from broker.control.variant_quotes import Quoted, dry_run, quote_variants
 from broker.price_list import compared, price_list
 from broker.services import Services
@@ -86,6 +86,8 @@ async def quote(
         max_nano=max_nano(asked.max_usd),
         priority=asked.priority,
         policy_hash=digest(policy),
+        input_bytes=left.input_tokens * BYTES_PER_TOKEN,
+        output_bytes=-(-left.output_tokens * TYPICAL_OUTPUT_PERCENT // 100) * BYTES_PER_TOKEN,
     )
     best = await quote_variants(
         services, candidates.profiles, lambda each: _with_profile(base, each), {base.policy_hash: policy}

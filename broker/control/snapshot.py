@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from broker.control.planned_offers import planned_offers
 from broker.costs import batch_costs
 from broker.price_ages import default_max_age_s, max_ages_s
 from broker.services import Services
-from broker.speeds import estimated_speeds, too_small
+from broker.speeds import estimated_speeds, facts_of, too_small
 from broker.start_up import StartUps, start_ups
 from broker.tables import STOPPED, Measured, Policy, Waiting, Worker
 from jobs import batches
@@ -49,6 +50,8 @@ SECOND_US = 1_000_000
 # What part of the tokens that a line may write it writes on average, until the batch itself has shown it: chat answers
 # end long before max_tokens more often than not. The deadline rows use the full allowance.
 TYPICAL_OUTPUT_PERCENT = 60
+# Text moves at about so many bytes a token (a million tokens are 4 MB).
+BYTES_PER_TOKEN = 4
 # Lines after which a batch's own mean is believed.
 ENOUGH_LINES = 20
 # How long a failed start counts against its offer.
@@ -108,6 +111,7 @@ async def freeze(
         stop_margin_s=services.settings.control.drain_margin_s,
         held=tuple(held) if len(works) * len(views) > SMALL else (),  # small queues are planned whole each time
         apart=planned.apart,
+        fetched_bytes=_fetched(services, works),
         later_starts=False,  # while an offer is in use it is listed as sold out: a start planned for later would never come due
     )
     return Frozen(snapshot, {str(each.offer.key): each.offer for each in listed})
@@ -181,6 +185,8 @@ def work_of(batch: Batch, left: Remaining, *, precision: str, spent_nano: int) -
         max_nano=max_nano(wishes.get("max_usd")),
         priority=batch.priority,
         policy_hash=batch.policy_hash,
+        input_bytes=left.input_tokens * BYTES_PER_TOKEN,
+        output_bytes=_typical_output(batch, left.lines, left.output_tokens) * BYTES_PER_TOKEN,
         progress=Progress(lines_done=batch.completed + batch.failed, spent_nano=spent_nano),
     )
 
@@ -312,6 +318,16 @@ def _as_running(row: RentalRow, worker: Worker | None, services: Services, known
         ready_in_s=ready_in_s,
         price_nano_hour=row.price_nano_hour,
     )
+
+
+def _fetched(services: Services, works: Sequence[Work]) -> dict[str, int]:
+    """What a start downloads of the models that wait, where their size is known: the weights are far more than the rest."""
+    found = {}
+    for model in sorted({work.model for work in works} & services.models.keys()):
+        facts = facts_of(services.models[model])
+        if facts is not None:
+            found[model] = math.ceil(facts.weight_bytes(services.models[model].precision))
+    return found
 
 
 async def _budgets(session: AsyncSession, works: Sequence[Work], now_us: int) -> tuple[Budget, ...]:

@@ -66,6 +66,8 @@ class Figures:
         kind_of = {kind: number for number, kind in enumerate(self.kinds)}
         self.kind_of_pool = np.array([kind_of[Kind(pool.model, pool.precision)] for pool in self.pools], dtype=np.int64)
         self.resources = self._resources()
+        is_priced = np.array([each.is_priced for each in self.offers], dtype=bool)[self.resources.offer]
+        self.is_priced: Flags = is_priced | (self.resources.pool >= 0)
         self._speeds()
         self._times()
         self.renting = self._renting()
@@ -173,7 +175,7 @@ def _renting_code(offer: OfferView, quota_left: int | None) -> int:
         return RULE["excluded"]
     if offer.pricing == "token":
         return RULE["token_priced"]
-    if offer.price_nano_hour is None or offer.price_nano_hour <= 0:
+    if not offer.is_priced:
         return RULE["price_unknown"]
     if offer.capacity is not None and offer.capacity <= 0:
         return RULE["sold_out"]

@@ -98,7 +98,7 @@ class Masks:
             return starting
         tokens = self.classes.tokens_in[k] + self.classes.tokens_out[k]
         part = self.classes.largest[k] / tokens if tokens else 1.0
-        is_known = np.isfinite(self.figures.per_input[kind, self.figures.accelerator]) & (resources.price > 0)
+        is_known = np.isfinite(self.figures.per_input[kind, self.figures.accelerator]) & self.figures.is_priced
         cost: Floats = np.where(is_known, resources.price * (start + self.hours(k) * part), np.inf)
         return cost
 

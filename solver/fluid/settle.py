@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from solver.data_costs import moving_nano, once_nano
 from solver.durations import PPM
 from solver.fluid.figures import OPEN
 from solver.fluid.packing import Block, Item, Packing, Placed, pack
@@ -52,7 +53,8 @@ class Exact:
                 raise ValueError(
                     f"work {self.work(work).id} was placed on {self.offer(offer).key}, where nobody knows its speed"
                 )
-            self._tasks[key] = Task(self.work(work), self.view.due_us(self.work(work)), *busy)
+            data_nano = moving_nano(self.work(work), self.offer(offer))
+            self._tasks[key] = Task(self.work(work), self.view.due_us(self.work(work)), *busy, data_nano)
         return self._tasks[key]
 
     def blocks(self, offer: int, shares: dict[int, dict[int, int]]) -> list[Block]:
@@ -198,6 +200,7 @@ class Exact:
                     minimum_s=listed.minimum_s,
                     granularity_s=listed.granularity_s,
                     from_us=int(begin),
+                    once_nano=once_nano(listed, name.model, self.view.snapshot.fetched_bytes),
                 )
             )
             counts.append(placed.begins.count(begin))

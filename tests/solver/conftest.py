@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 
 from solver.residency import INTERNAL, FactEvidence, Facts, Policy, compile_countries, digest
@@ -154,9 +155,37 @@ class Town:
             if random.random() < 0.95
         }
         cautious = random.choice([1.0, 1.0, 0.6])  # drawn last: the worlds of before stay what they were
-        return self.snapshot(
-            queue, listed, running=running, quotas=quotas, budgets=budgets, speeds=speeds, cautious=cautious
+        return self._with_more_costs(
+            seed,
+            self.snapshot(
+                queue, listed, running=running, quotas=quotas, budgets=budgets, speeds=speeds, cautious=cautious
+            ),
         )
+
+    @staticmethod
+    def _with_more_costs(seed: int, snapshot: Snapshot) -> Snapshot:
+        """In a third of the worlds costs besides time, and what is paid for anyway; drawn apart, so that the rest stays."""
+        random = Random(f"more costs {seed}")
+        if random.random() > 0.34:
+            return snapshot
+        offers = tuple(
+            msgspec.structs.replace(
+                each,
+                sunk=(is_sunk := random.random() < 0.2),
+                price_nano_hour=0 if is_sunk and random.random() < 0.7 else each.price_nano_hour,
+                lost_nano=random.choice([0, 0, 10**7, 3 * USD]),
+                ingress_nano_gb=random.choice([0, 0, 2 * 10**7]),
+                egress_nano_gb=random.choice([0, 9 * 10**7, USD]),
+            )
+            for each in snapshot.offers
+        )
+        works = tuple(
+            msgspec.structs.replace(
+                each, input_bytes=4 * each.input_tokens, output_bytes=random.choice([4, 4000]) * each.output_tokens_p50
+            )
+            for each in snapshot.works
+        )
+        return msgspec.structs.replace(snapshot, offers=offers, works=works, fetched_bytes={"m": 16 * 10**9})
 
     def alike(self, seed: int) -> Snapshot:
         """300 alike batches of one class on offers of capacity 1 to 4, which have at least twice the instances that they need."""
