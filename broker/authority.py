@@ -8,6 +8,7 @@ key; of what the request says only the public key counts. It gets a client certi
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -175,10 +176,22 @@ async def has_certificate(session: AsyncSession, rental: str) -> bool:
     return await session.scalar(query) is not None
 
 
-async def speaks_for(session: AsyncSession, serial: str, rental: str, now_us: int) -> bool:
-    """Whether the certificate with this serial number is the rental's, and neither revoked nor expired."""
-    row = await session.get(CertificateRow, serial.lower().lstrip("0"))
-    return row is not None and row.rental == rental and row.revoked_us is None and now_us < row.expires_us
+async def speaking(session: AsyncSession, shown: Collection[tuple[str, str]], now_us: int) -> set[tuple[str, str]]:
+    """Those of `shown` (serial number, rental) where the certificate is the rental's, and neither revoked nor expired."""
+    serials = {_stored(serial) for serial, _ in shown}
+    if not serials:
+        return set()
+    statement = select(CertificateRow).where(
+        col(CertificateRow.serial).in_(serials),
+        col(CertificateRow.revoked_us).is_(None),
+        col(CertificateRow.expires_us) > now_us,
+    )
+    good = {(row.serial, row.rental) for row in await session.scalars(statement)}
+    return {(serial, rental) for serial, rental in shown if (_stored(serial), rental) in good}
+
+
+def _stored(serial: str) -> str:
+    return serial.lower().lstrip("0")
 
 
 async def revoke(session: AsyncSession, rental: str, reason: str, now_us: int) -> None:

@@ -5,7 +5,9 @@ All workers of a model add to one row: it is locked by one statement, the last o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,30 +21,44 @@ from markets.tables import RentalRow
 SUMS = ("prompt_tokens", "completion_tokens", "busy_ms", "loads", "load_ms")
 
 
+class Machine(NamedTuple):
+    """What a speed is measured of."""
+
+    model: str
+    precision: str
+    accelerator: str
+
+
+def machine_of(model: str, precision: str, facts: Mapping[str, Any]) -> Machine:
+    """`facts` are a rental's, frozen when it was placed."""
+    return Machine(model, precision, hardware(offer_from_record(facts)))
+
+
 async def measured_load(session: AsyncSession, rental: RentalRow, load_ms: int) -> None:
     """A worker of `rental` became ready `load_ms` after its hello."""
-    await _add(session, rental, {"loads": 1, "load_ms": max(0, load_ms)})
+    machine = machine_of(rental.model, rental.precision, rental.facts)
+    await _add(session, {machine: {"loads": 1, "load_ms": max(0, load_ms)}})
 
 
-async def measured_work(
-    session: AsyncSession, rental: RentalRow, usage: Sequence[LineUsage], counters: Mapping[str, int]
-) -> None:
+def work_of(usage: Sequence[LineUsage], counters: Mapping[str, int]) -> Counter[str]:
     """Committed lines and the engine time they took. Wasted tokens are left out: the plan needs useful speed."""
-    sums = {
-        "prompt_tokens": sum(line.prompt_tokens for line in usage),
-        "completion_tokens": sum(line.completion_tokens for line in usage),
-        "busy_ms": counters.get("busy_ms", 0),
-    }
-    await _add(session, rental, sums)
-
-
-async def _add(session: AsyncSession, rental: RentalRow, sums: Mapping[str, int]) -> None:
-    """To the model's row, which whoever is first makes: many may be first at once."""
-    label = hardware(offer_from_record(rental.facts))
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    fresh = insert(Measured).values(
-        model=rental.model, precision=rental.precision, accelerator=label, **(dict.fromkeys(SUMS, 0) | dict(sums))
+    return Counter(
+        prompt_tokens=sum(line.prompt_tokens for line in usage),
+        completion_tokens=sum(line.completion_tokens for line in usage),
+        busy_ms=counters.get("busy_ms", 0),
     )
+
+
+async def measured_work(session: AsyncSession, done: Mapping[Machine, Mapping[str, int]]) -> None:
+    """What was committed (`work_of`), by machine."""
+    await _add(session, done)
+
+
+async def _add(session: AsyncSession, sums: Mapping[Machine, Mapping[str, int]]) -> None:
+    """To the models' rows, in the order that everybody keeps; whoever is first makes a row, and many may be first at once."""
+    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    rows = [{**machine._asdict(), **dict.fromkeys(SUMS, 0), **sums[machine]} for machine in sorted(sums)]
+    fresh = insert(Measured).values(rows)
     table = Measured.__table__.c  # type: ignore[attr-defined]
-    added = {name: table[name] + fresh.excluded[name] for name in sums}
+    added = {name: table[name] + fresh.excluded[name] for name in SUMS}
     await session.execute(fresh.on_conflict_do_update(index_elements=["model", "precision", "accelerator"], set_=added))

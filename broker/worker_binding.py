@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from broker.authority import RENTAL_URI, speaks_for
-from broker.tables import Worker
+from broker.authority import RENTAL_URI
 from broker.worker_sessions import Refused, Session
 
 PROOF_HEADER = "X-Worker-Proof"
@@ -56,18 +54,17 @@ def _certificate(request: web.Request) -> tuple[str, str] | None:
     return (str(certificate["serialNumber"]), rentals[0]) if rentals else None
 
 
-async def require_bound(session: AsyncSession, claims: Session, worker: Worker, shown: Shown, now_us: int) -> None:
-    """Raises Refused 401 for a token that comes without what it is bound to, or with something that was revoked."""
-    if claims.bound == "certificate":
-        serial, rental = shown.certificate or ("", "")
-        if rental != claims.rental or not await speaks_for(session, serial, rental, now_us):
-            raise Refused(
-                401,
-                "certificate_required",
-                f"The token of rental {claims.rental} goes with its client certificate, which was not shown, has expired "
-                "or was revoked; stop.",
-            )
-    elif claims.bound == "proof" and not is_proven(bytes.fromhex(worker.pubkey or ""), shown, now_us):
+def require_bound(claims: Session, pubkey: str | None, shown: Shown, speaks: bool, now_us: int) -> None:
+    """Raises Refused 401 for a token that comes without what it is bound to. `speaks`: whether the certificate that was shown is
+    the rental's, and neither revoked nor expired."""
+    if claims.bound == "certificate" and not speaks:
+        raise Refused(
+            401,
+            "certificate_required",
+            f"The token of rental {claims.rental} goes with its client certificate, which was not shown, has expired "
+            "or was revoked; stop.",
+        )
+    if claims.bound == "proof" and not is_proven(bytes.fromhex(pubkey or ""), shown, now_us):
         raise Refused(
             401,
             "proof_required",

@@ -12,6 +12,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+from collections.abc import Collection
 from typing import Literal
 
 import msgspec
@@ -90,20 +91,33 @@ def fresh(rental: str, number: int, now_us: int, ttl_s: int, bound: Binding = ""
     return Session(rental=rental, number=number, issued_us=now_us, expires_us=now_us + ttl_s * 1_000_000, bound=bound)
 
 
-async def authenticate_worker(session: AsyncSession, secret: bytes, text: str, now_us: int) -> tuple[Session, Worker]:
-    """What a session token says, and its worker. Raises Refused 401 when the token, the session or the rental has ended.
+class Standing(msgspec.Struct, frozen=True):
+    """What the database knows of who a session token speaks for: of its worker, and of its rental."""
 
-    What the token is bound to is asked for by the caller."""
-    claims = read(secret, text, now_us)
+    session: int
+    worker_state: str
+    pubkey: str | None
+    rental_state: str | None
+
+
+async def standings(session: AsyncSession, rentals: Collection[str]) -> dict[str, Standing]:
+    """By rental; one that has no worker is not in it."""
+    statement = (
+        select(col(Worker.rental), col(Worker.session), col(Worker.state), col(Worker.pubkey), col(RentalRow.state))
+        .outerjoin(RentalRow, col(RentalRow.id) == col(Worker.rental))
+        .where(col(Worker.rental).in_(rentals))
+    )
+    return {row[0]: Standing(*row[1:]) for row in await session.execute(statement)}
+
+
+def require_live(claims: Session | None, standing: Standing | None) -> None:
+    """Raises Refused 401 when the token, the session or the rental has ended. What the token is bound to is asked elsewhere."""
     if claims is None:
         raise Refused(401, "invalid_session", "The session token is malformed, not ours, or has expired; stop.")
-    worker = await session.get(Worker, claims.rental)
-    if worker is None or worker.session != claims.number or worker.state == "gone":
+    if standing is None or standing.session != claims.number or standing.worker_state == "gone":
         raise Refused(401, "session_ended", f"The session of rental {claims.rental} was ended; stop.")
-    rental = await session.get(RentalRow, claims.rental)
-    if rental is None or rental.state not in LIVE_RENTAL:
+    if standing.rental_state not in LIVE_RENTAL:
         raise Refused(401, "rental_ended", f"Rental {claims.rental} has ended; stop.")
-    return claims, worker
 
 
 async def locked_worker(session: AsyncSession, rental: str) -> Worker | None:

@@ -6,16 +6,20 @@ that touches nothing that is done is accepted: its work is already paid for.
 
 The caller has seen that the object exists with the claimed size, outside the transaction. Its sha256 and content are
 verified by the finaliser, which withdraws the part when they are not what was claimed.
+
+Commits of one batch that come at the same time wait for the same row. They are decided together (`commit_together`): what
+decides about them is read at once, each is judged as if those before it had been committed, and what follows is written at once.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 import structlog
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -24,7 +28,7 @@ from jobs.clock import db_now
 from jobs.errors import LeaseUnknown
 from jobs.keys import part_key
 from jobs.state import takes_answers
-from jobs.tables import Batch, LeaseRow, Part, Shard
+from jobs.tables import Batch, LeaseRow, Part, RevokedPlacement, Shard
 from jobs.transitions import locked, transition
 from jobs.types import Commit, CommitAnswer, LineUsage, Ranges
 
@@ -73,25 +77,74 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     stored_outcome: str | None
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A commit by a placement. `told` stands in the log beside what becomes of it."""
+
+    placement_id: str
+    commit: Commit
+    told: dict[str, str] = {}
+
+
+class Known(msgspec.Struct, kw_only=True):
+    """What decides about some commits of a batch, by the keys of the rows, read under the locks of batch and shards. `stored`
+    has (sha256, outcome) of parts, those of this transaction among them."""
+
+    now_us: int
+    shards: Mapping[str, Shard]
+    leases: Mapping[tuple[str, int], LeaseRow]
+    revoked: frozenset[str]
+    stored: dict[tuple[str, int, int], tuple[str, str]]
+
+
 async def commit(session: AsyncSession, placement_id: str, asked: Commit) -> CommitAnswer:
     """Decide about a part and, if it counts, write everything that follows in the caller's transaction.
 
     Raises LeaseUnknown when there is no such shard. Every other problem is an outcome of the answer.
     """
-    batch_id = await session.scalar(select(col(Shard.batch_id)).where(col(Shard.id) == asked.shard_id))
+    batch_id = (await batches_of(session, [asked.shard_id])).get(asked.shard_id)
     if batch_id is None:
         raise LeaseUnknown(f"no shard {asked.shard_id}")
+    [answer] = await commit_together(session, batch_id, [Asked(placement_id=placement_id, commit=asked)])
+    return answer
+
+
+async def batches_of(session: AsyncSession, shard_ids: Collection[str]) -> dict[str, str]:
+    """The batch of each shard; one that there is not is not in it."""
+    rows = await session.execute(select(col(Shard.id), col(Shard.batch_id)).where(col(Shard.id).in_(shard_ids)))
+    return {str(row[0]): str(row[1]) for row in rows}
+
+
+async def commit_together(session: AsyncSession, batch_id: str, asked: Sequence[Asked]) -> list[CommitAnswer]:
+    """Decide about parts of one batch in this order, each as if those before it were committed, and write everything that
+    follows in the caller's transaction, which counts all of them or none.
+
+    Raises LeaseUnknown when a shard is not the batch's, BatchNotFound. Every other problem is an outcome of the answer.
+    """
     batch = await locked(session, batch_id)
-    shard = await session.get_one(Shard, asked.shard_id, with_for_update=True, populate_existing=True)
-    situation = await read_situation(session, batch, shard, placement_id, asked)
+    known = await _known(session, batch, asked)
+    answers = []
+    for each in asked:
+        with structlog.contextvars.bound_contextvars(**each.told):
+            answers.append(await _decided(session, batch, known, each.placement_id, each.commit))
+    return answers
+
+
+async def _decided(session: AsyncSession, batch: Batch, known: Known, placement_id: str, asked: Commit) -> CommitAnswer:
+    shard = known.shards.get(asked.shard_id)
+    if shard is None:
+        raise LeaseUnknown(f"no shard {asked.shard_id}")
+    situation = _situation(batch, shard, known, placement_id, asked)
     rejection = decide(situation, asked)
     if rejection is not None:
         _note_rejection(session, batch, shard, placement_id, asked=asked, rejection=rejection, now_us=situation.now_us)
+        if rejection.outcome == "rejected_overlap":
+            known.stored[asked.shard_id, asked.epoch, asked.seq] = (asked.sha256, rejection.outcome)
         return _answer(situation, shard, asked, rejection.outcome, rejection)
     outcome: Literal["committed", "committed_superseded"] = (
         "committed" if is_current(situation, asked) else "committed_superseded"
     )
     await count(session, batch, shard, placement_id, asked=asked, outcome=outcome, now_us=situation.now_us)
+    known.stored[asked.shard_id, asked.epoch, asked.seq] = (asked.sha256, outcome)
     return _answer(situation, shard, asked, outcome)
 
 
@@ -218,10 +271,45 @@ async def read_situation(
     session: AsyncSession, batch: Batch, shard: Shard, placement_id: str, asked: Commit
 ) -> Situation:
     """What decides about `asked`. The caller holds the locks of batch and shard."""
-    granted = await session.get(LeaseRow, (shard.id, asked.epoch))
-    stored = await session.get(Part, (shard.id, asked.epoch, asked.seq))
-    return Situation(
+    known = await _beside(session, {shard.id: shard}, [Asked(placement_id=placement_id, commit=asked)])
+    return _situation(batch, shard, known, placement_id, asked)
+
+
+async def _known(session: AsyncSession, batch: Batch, asked: Sequence[Asked]) -> Known:
+    """What decides about `asked`, its shards locked in the order that everybody keeps: by id."""
+    statement = (
+        select(Shard)
+        .where(col(Shard.id).in_(sorted({each.commit.shard_id for each in asked})), col(Shard.batch_id) == batch.id)
+        .order_by(col(Shard.id))
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    return await _beside(session, {shard.id: shard for shard in await session.scalars(statement)}, asked)
+
+
+async def _beside(session: AsyncSession, shards: Mapping[str, Shard], asked: Sequence[Asked]) -> Known:
+    """Leases, parts and revocations beside locked shards, and what time it is once they are locked."""
+    epochs = {each.commit.epoch for each in asked}
+    granted = select(LeaseRow).where(col(LeaseRow.shard_id).in_(shards), col(LeaseRow.epoch).in_(epochs))
+    part = (col(Part.shard_id), col(Part.epoch), col(Part.seq))
+    names = {(each.commit.shard_id, each.commit.epoch, each.commit.seq) for each in asked}
+    stored = select(*part, col(Part.sha256), col(Part.outcome)).where(tuple_(*part).in_(names))
+    placements = {each.placement_id for each in asked}
+    revoked = select(col(RevokedPlacement.placement_id)).where(col(RevokedPlacement.placement_id).in_(placements))
+    return Known(
+        shards=shards,
+        leases={(row.shard_id, row.epoch): row for row in await session.scalars(granted)},
+        stored={(row[0], row[1], row[2]): (row[3], row[4]) for row in await session.execute(stored)},
+        revoked=frozenset(await session.scalars(revoked)),
         now_us=await db_now(session),
+    )
+
+
+def _situation(batch: Batch, shard: Shard, known: Known, placement_id: str, asked: Commit) -> Situation:
+    granted = known.leases.get((shard.id, asked.epoch))
+    sha256, outcome = known.stored.get((shard.id, asked.epoch, asked.seq), (None, None))
+    return Situation(
+        now_us=known.now_us,
         status=batch.status,
         ending=batch.ending,
         expires_us=batch.expires_us,
@@ -230,12 +318,12 @@ async def read_situation(
         shard_epoch=shard.epoch,
         done=leases.closed_lines(shard),
         placement_id=placement_id,
-        is_revoked=await leases.is_revoked(session, placement_id),
+        is_revoked=placement_id in known.revoked,
         lease_placement=granted.placement_id if granted else None,
         lease_nonce=granted.nonce if granted else None,
         expected_key=part_key(batch.project, batch.id, shard.id, epoch=asked.epoch, seq=asked.seq, sha256=asked.sha256),
-        stored_sha256=stored.sha256 if stored else None,
-        stored_outcome=stored.outcome if stored else None,
+        stored_sha256=sha256,
+        stored_outcome=outcome,
     )
 
 
@@ -269,7 +357,6 @@ async def count(
     }
     outbox.append(session, batch, "part.committed", facts, now_us)
     log.info("part.committed", batch=batch.id, **facts)
-    await session.flush()
     await transition(session, batch, "answered", now_us)
 
 

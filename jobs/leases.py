@@ -26,17 +26,22 @@ from jobs.types import Lease, Ranges
 log = structlog.get_logger()
 
 
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """A lease as its holder names it."""
+
+    placement_id: str
+    shard_id: str
+    epoch: int
+    nonce: str
+
+
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """What a lease, present or past, entitles to: reading its shard's bytes and writing parts under its epoch."""
+    """What a lease, present or past, entitles to: writing parts of its shard under its epoch."""
 
     project: str
     batch_id: str
     shard_id: str
     epoch: int
-    input_key: str
-    start: int
-    stop: int
-    is_current: bool
 
 
 async def lease(session: AsyncSession, *, placement_id: str, batch_ids: Sequence[str], ttl_s: float) -> Lease | None:
@@ -192,28 +197,37 @@ async def end_dropped(session: AsyncSession, *, placement_id: str, named: Collec
     return ended
 
 
-async def claim(session: AsyncSession, *, placement_id: str, shard_id: str, epoch: int, nonce: str) -> Claim:
-    """What this placement may read and write for a lease that it holds or held.
+async def claims(session: AsyncSession, asked: Sequence[Held]) -> list[Claim | LeaseUnknown | LeaseLost]:
+    """What placements may write for leases that they hold or held, in the order asked.
 
-    Raises LeaseUnknown when it never had this lease, LeaseLost when the placement was revoked.
+    LeaseUnknown for one that never had this lease, LeaseLost for a placement that was revoked.
     """
-    row = await session.get(LeaseRow, (shard_id, epoch))
-    if row is None or row.placement_id != placement_id or not _same(row.nonce, nonce):
-        raise LeaseUnknown(f"placement {placement_id} never held epoch {epoch} of shard {shard_id} with this nonce")
-    if await is_revoked(session, placement_id):
-        raise LeaseLost(f"placement {placement_id} was revoked")
-    shard = await session.get_one(Shard, shard_id)
-    batch = await session.get_one(Batch, shard.batch_id)
-    return Claim(
-        project=batch.project,
-        batch_id=batch.id,
-        shard_id=shard.id,
-        epoch=epoch,
-        input_key=batch.input_key,
-        start=shard.start,
-        stop=shard.stop,
-        is_current=_is_current(shard, placement_id, epoch, nonce),
+    columns = (col(LeaseRow.shard_id), col(LeaseRow.epoch), col(LeaseRow.placement_id), col(LeaseRow.nonce))
+    granted = (
+        select(*columns, col(Batch.id), col(Batch.project))
+        .join(Batch, col(Batch.id) == col(LeaseRow.batch_id))
+        .where(
+            col(LeaseRow.shard_id).in_({each.shard_id for each in asked}),
+            col(LeaseRow.epoch).in_({each.epoch for each in asked}),
+        )
     )
+    rows = {(row[0], row[1]): row for row in await session.execute(granted)}
+    placements = {each.placement_id for each in asked}
+    statement = select(col(RevokedPlacement.placement_id)).where(col(RevokedPlacement.placement_id).in_(placements))
+    revoked = set(await session.scalars(statement))
+    found: list[Claim | LeaseUnknown | LeaseLost] = []
+    for each in asked:
+        row = rows.get((each.shard_id, each.epoch))
+        if row is None or row[2] != each.placement_id or not _same(row[3], each.nonce):
+            message = (
+                f"placement {each.placement_id} never held epoch {each.epoch} of shard {each.shard_id} with this nonce"
+            )
+            found.append(LeaseUnknown(message))
+        elif each.placement_id in revoked:
+            found.append(LeaseLost(f"placement {each.placement_id} was revoked"))
+        else:
+            found.append(Claim(project=row[5], batch_id=row[4], shard_id=each.shard_id, epoch=each.epoch))
+    return found
 
 
 async def release(session: AsyncSession, *, placement_id: str, shard_id: str | None = None) -> int:

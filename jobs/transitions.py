@@ -47,7 +47,8 @@ async def transition(
         expires_us=batch.expires_us,
         cancelling_us=batch.cancelling_us,
         undone=batch.total - batch.completed - batch.failed,
-        live_leases=await leases.live_leases(session, batch.id, now_us),
+        # only as time passes is a batch closed for the want of leases: a commit need not count them
+        live_leases=await leases.live_leases(session, batch.id, now_us) if event == "tick" else 0,
         repeats_wait=repeats_wait,
         cancel_grace_us=cancel_grace_us,
     )

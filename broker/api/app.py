@@ -55,6 +55,7 @@ from broker.api import (
     workers,
 )
 from broker.api.agent_download import AgentDownload
+from broker.api.auth import WorkerSessions
 from broker.api.binding import REQUEST_ID, bind
 from broker.api.doctor import Doctor
 from broker.api.events import EventStreams
@@ -86,7 +87,7 @@ def build_app(services: Services, loops: Mapping[str, LoopState] | None = None) 
     hold signed permissions).
     """
     states = {} if loops is None else loops
-    wire, worker_wire = WireSchemas(), WorkerWire()
+    wire, worker_wire, sessions = WireSchemas(), WorkerWire(), WorkerSessions(services)
     feed = EventFeed(services.database)
     routes = (
         *files.ROUTES,
@@ -125,7 +126,7 @@ def build_app(services: Services, loops: Mapping[str, LoopState] | None = None) 
         *credentials.ROUTES,
         *projects.ROUTES,
         *worker_wire.routes(),
-        *worker_parts.ROUTES,
+        *worker_parts.PartWire(services).routes(),
         *AgentDownload().routes(),
         *Health(states, Exposition(services, states)).routes(),
     )
@@ -135,7 +136,7 @@ def build_app(services: Services, loops: Mapping[str, LoopState] | None = None) 
     )
     app[ROUTES] = routes
     for each in routes:
-        handler = bind(each, services, wire)
+        handler = bind(each, services, sessions, wire)
         app.router.add_route(each.method, each.aiohttp_path(), handler)
         if each.method == "GET" and each.access == "key" and RANGE_NOT_SATISFIABLE in each.errors:
             # What is read in ranges is first asked for its size and ETag. Not in the document: HEAD follows from GET.

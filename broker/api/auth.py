@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
 import structlog
 from aiohttp import web
 
+from broker import authority, worker_sessions
 from broker.api.problems import Problem, bad_request, forbidden, not_found, unauthorized, unavailable
 from broker.api.registry import Call, Route
 from broker.keys import DEFAULT_PROJECT, Principal, authenticate
 from broker.oidc import BadToken, Issuer, IssuerSilent, is_token, principal_of
 from broker.services import Services
 from broker.tables import Project
-from broker.worker_binding import require_bound, shown_by
-from broker.worker_sessions import Refused, authenticate_worker
+from broker.together import Together
+from broker.worker_binding import Shown, require_bound, shown_by
+from broker.worker_sessions import Refused
 from jobs.clock import db_now
 
 log = structlog.get_logger()
 
 PROJECT_HEADER = "openai-project"
+MOST_TOGETHER = 200
 
 
-async def identify(declared: Route, services: Services, request: web.Request, request_id: str) -> Call:
+@dataclass(frozen=True, slots=True)
+class _Presented:
+    """A session token, and what came with it."""
+
+    token: str = field(repr=False)
+    shown: Shown
+
+
+async def identify(
+    declared: Route, services: Services, sessions: WorkerSessions, request: web.Request, request_id: str
+) -> Call:
     """The call with its caller. Raises Problem 401 (who are you), 403 (not with your roles), 404 (no such project)."""
     if declared.access == "key":
         return await _by_key(declared, services, request, request_id)
     if declared.access == "worker":
-        rental = await _by_session(services, request)
+        rental = await sessions.rental(request)
         return Call(services, request, request_id, None, "", rental)
     return Call(services, request, request_id, None, "")
 
@@ -119,15 +135,48 @@ def no_such_project(name: str) -> Problem:
     )
 
 
-async def _by_session(services: Services, request: web.Request) -> str:
-    """The rental that a worker's session token speaks for. A token that is cut off is 401: the worker stops."""
-    text = bearer(request)
-    shown = await shown_by(request)
-    async with services.database.transaction() as session:
-        now_us = await db_now(session)
-        try:
-            claims, worker = await authenticate_worker(session, services.secret, text, now_us)
-            await require_bound(session, claims, worker, shown, now_us)
-            return claims.rental
-        except Refused as refused:
-            raise Problem(refused.status, refused.code, str(refused)) from refused
+class WorkerSessions:
+    """Whom session tokens speak for. Requests that come at the same time are looked up together, each after it came: what was
+    revoked before a request refuses it."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._identified: Together[_Presented, str] = Together(self._identify, most=MOST_TOGETHER)
+
+    async def rental(self, request: web.Request) -> str:
+        """The rental that a worker's session token speaks for. A token that is cut off is 401: the worker stops."""
+        return await self._identified(_Presented(bearer(request), await shown_by(request)))
+
+    async def _identify(self, presented: Sequence[_Presented]) -> list[str | Exception]:
+        async with self._services.database.transaction() as session:
+            now_us = await db_now(session)
+            claimed = [worker_sessions.read(self._services.secret, each.token, now_us) for each in presented]
+            known = await worker_sessions.standings(session, {claims.rental for claims in claimed if claims})
+            certificates = {
+                each.shown.certificate
+                for each, claims in zip(presented, claimed, strict=True)
+                if claims and claims.bound == "certificate" and each.shown.certificate
+            }
+            speaking = await authority.speaking(session, certificates, now_us)
+        return [
+            _speaker(each, claims, known.get(claims.rental) if claims else None, speaking, now_us)
+            for each, claims in zip(presented, claimed, strict=True)
+        ]
+
+
+def _speaker(
+    presented: _Presented,
+    claims: worker_sessions.Session | None,
+    standing: worker_sessions.Standing | None,
+    speaking: Collection[tuple[str, str]],
+    now_us: int,
+) -> str | Exception:
+    try:
+        worker_sessions.require_live(claims, standing)
+        assert claims is not None and standing is not None
+        certificate = presented.shown.certificate
+        speaks = certificate in speaking and certificate is not None and certificate[1] == claims.rental
+        require_bound(claims, standing.pubkey, presented.shown, speaks, now_us)
+        return claims.rental
+    except Refused as refused:
+        return Problem(refused.status, refused.code, str(refused))

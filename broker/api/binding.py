@@ -12,7 +12,7 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from broker.api.auth import identify
+from broker.api.auth import WorkerSessions, identify
 from broker.api.problems import Problem, bad_request
 from broker.api.registry import Route
 from broker.api.shapes import Confidential
@@ -33,11 +33,11 @@ CODES: Mapping[str, str] = {"missing": "missing_required_parameter", "extra_forb
 _SUSPICIOUS = re.compile(rb"\\u|[0-9]{19}|[0-9][eE]\+?[0-9]{3}")
 
 
-def bind(declared: Route, services: Services, wire: WireSchemas) -> AiohttpHandler:
+def bind(declared: Route, services: Services, sessions: WorkerSessions, wire: WireSchemas) -> AiohttpHandler:
     """The aiohttp handler of a route."""
 
     async def endpoint(request: web.Request) -> web.StreamResponse:
-        call = await identify(declared, services, request, request[REQUEST_ID])
+        call = await identify(declared, services, sessions, request, request[REQUEST_ID])
         arguments: dict[str, Any] = {}
         if declared.query is not None:
             arguments["query"] = parse_query(declared.query, request)

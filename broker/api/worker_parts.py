@@ -6,31 +6,114 @@ A worker has no credentials of the store: it is given signed permissions, one me
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import msgspec
-import structlog
 from aiohttp import web
 
+from broker.api.auth import MOST_TOGETHER
 from broker.api.files import Part, stream_object
 from broker.api.problems import Problem, conflict, not_found
 from broker.api.registry import Call, Route, route
 from broker.api.worker import plain
-from broker.measurements import measured_work
-from broker.tables import Worker
+from broker.commit_groups import CommitGroups
+from broker.services import Services
+from broker.together import Together
 from broker.worker_objects import PART_TYPE, part_request
 from jobs import commits, leases
-from jobs.clock import db_now
-from jobs.errors import JobsError, ObjectExists, ObjectMissing
+from jobs.commits import Asked
+from jobs.errors import JobsError, LeaseUnknown, ObjectExists, ObjectMissing
 from jobs.keys import is_part_key, part_key
+from jobs.leases import Claim, Held
+from jobs.objects import ObjectStore
 from jobs.signing import Permission, verify
 from jobs.types import Commit, CommitAnswer
-from markets.tables import RentalRow
-
-log = structlog.get_logger()
 
 # Far above what parts are cut at: one line with many long choices may be larger than a whole usual part.
 MAX_PART_BYTES = 64 * 1024 * 1024
+
+
+class PartWire:
+    """The routes of one application. Questions of workers that ask at the same time go to the database together."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._claims: Together[Held, Claim] = Together(self._claim, most=MOST_TOGETHER)
+        self._batches: Together[str, str] = Together(self._batch, most=MOST_TOGETHER)
+        self._commits = CommitGroups(services)
+
+    def routes(self) -> tuple[Route, ...]:
+        async def part_target(call: Call, body: dict[str, Any]) -> dict[str, Any]:
+            """Ask where a part may be written: the answer names the one key and a URL to PUT it."""
+            return await self._target(call, body)
+
+        async def commit(call: Call, body: dict[str, Any]) -> dict[str, Any]:
+            """Make a stored part count: exactly once, whatever is lost, repeated or late."""
+            return await self._answered(call, body["size"], self._committed(call, body))
+
+        return (
+            route("GET", "/worker/v1/objects/{token}", object_get, tag="worker", access="signed",
+                  produces=("application/jsonl",)),
+            route("PUT", "/worker/v1/objects/{token}", object_put, tag="worker", access="signed", status=201,
+                  consumes=PART_TYPE, produces=(PART_TYPE,), errors=(412, 422)),
+            route("POST", "/worker/v1/shards/{shard_id}/parts", part_target, tag="worker", access="worker",
+                  wire_request="part.request", wire_response="part.response", errors=(422,)),
+            route("POST", "/worker/v1/shards/{shard_id}/commits", commit, tag="worker", access="worker",
+                  wire_request="commit.request", wire_response="commit.response", errors=(422,)),
+        )  # fmt: skip
+
+    async def _target(self, call: Call, body: dict[str, Any]) -> dict[str, Any]:
+        if body["size"] > MAX_PART_BYTES:
+            raise too_large(body["size"], MAX_PART_BYTES)
+        claim = await self._claims(_held(call, body["epoch"], body["nonce"]))
+        key = _key(claim, body["seq"], body["sha256"])
+        now_us = self._services.database.process_now_us()
+        target = await part_request(self._services, key, body["size"], body["sha256"], now_us)
+        return {"key": key, "put_url": target.url, "headers": target.headers}
+
+    async def _committed(self, call: Call, body: dict[str, Any]) -> CommitAnswer:
+        # The document passed its schema, which says the same as the type; what is left are types that JSON has not (tuples).
+        asked = msgspec.convert({"shard_id": call.path("shard_id"), **body}, Commit)
+        plain(asked.nonce, "nonce")
+        await _seen(self._services.store, asked)
+        return await self._decided(call, asked)
+
+    async def _decided(self, call: Call, asked: Commit) -> CommitAnswer:
+        batch_id = await self._batches(asked.shard_id)
+        together = Asked(placement_id=call.rental, commit=asked, told={"request": call.request_id})
+        return await self._commits.commit(batch_id, together)
+
+    async def _answered(self, call: Call, size: int, work: Awaitable[CommitAnswer]) -> dict[str, Any]:
+        try:
+            answer = await work
+        except (Problem, JobsError) as refused:
+            self._services.counters.commit_refused(refused.code)
+            raise
+        self._services.counters.committed(answer, size)
+        document: dict[str, Any] = msgspec.to_builtins(answer)
+        return document
+
+    async def _claim(self, asked: Sequence[Held]) -> list[Claim | Exception]:
+        async with self._services.database.transaction() as session:
+            return [*await leases.claims(session, asked)]
+
+    async def _batch(self, shard_ids: Sequence[str]) -> list[str | Exception]:
+        async with self._services.database.transaction() as session:
+            known = await commits.batches_of(session, shard_ids)
+        return [known.get(shard_id) or LeaseUnknown(f"no shard {shard_id}") for shard_id in shard_ids]
+
+
+def _held(call: Call, epoch: int, nonce: str) -> Held:
+    return Held(placement_id=call.rental, shard_id=call.path("shard_id"), epoch=epoch, nonce=plain(nonce, "nonce"))
+
+
+def _key(claim: Claim, seq: int, sha256: str) -> str:
+    return part_key(claim.project, claim.batch_id, claim.shard_id, epoch=claim.epoch, seq=seq, sha256=sha256)
+
+
+def too_large(size: int, most: int) -> Problem:
+    return Problem(413, "part_too_large", f"A part of {size} bytes; at most {most} are taken.", param="size")
 
 
 async def object_get(call: Call) -> web.StreamResponse:
@@ -42,28 +125,6 @@ async def object_get(call: Call) -> web.StreamResponse:
     except ObjectMissing as error:
         # The permission outlives the batch: when its input was deleted since, the worker lets the shard go.
         raise not_found("object_gone", "This object was deleted after its permission was given.") from error
-
-
-async def part_target(call: Call, body: dict[str, Any]) -> dict[str, Any]:
-    """Ask where a part may be written: the answer names the one key and a URL to PUT it."""
-    if body["size"] > MAX_PART_BYTES:
-        raise Problem(
-            413, "part_too_large", f"A part of {body['size']} bytes; at most {MAX_PART_BYTES} are taken.", param="size"
-        )
-    async with call.services.database.transaction() as session:
-        now_us = await db_now(session)
-        claim = await leases.claim(
-            session,
-            placement_id=call.rental,
-            shard_id=call.path("shard_id"),
-            epoch=body["epoch"],
-            nonce=plain(body["nonce"], "nonce"),
-        )
-    key = part_key(
-        claim.project, claim.batch_id, claim.shard_id, epoch=body["epoch"], seq=body["seq"], sha256=body["sha256"]
-    )
-    target = await part_request(call.services, key, body["size"], body["sha256"], now_us)
-    return {"key": key, "put_url": target.url, "headers": target.headers}
 
 
 async def object_put(call: Call) -> web.StreamResponse:
@@ -100,42 +161,7 @@ async def _exact_body(request: web.Request, size: int, sha256: str) -> bytes:
     return bytes(content)
 
 
-async def commit(call: Call, body: dict[str, Any]) -> dict[str, Any]:
-    """Make a stored part count: exactly once, whatever is lost, repeated or late."""
-    try:
-        answer = await _committed(call, _commit(call.path("shard_id"), body))
-    except (Problem, JobsError) as refused:
-        call.services.counters.commit_refused(refused.code)
-        raise
-    call.services.counters.committed(answer, body["size"])
-    return _answer(answer)
-
-
-async def _committed(call: Call, asked: Commit) -> CommitAnswer:
-    services = call.services
-    await _seen(call, asked)
-    async with services.database.transaction() as session:
-        answer = await commits.commit(session, call.rental, asked)
-        if answer.outcome in ("committed", "committed_superseded"):
-            rental = await session.get_one(RentalRow, call.rental)
-            worker = await session.get_one(Worker, call.rental)
-            worker.work_us = await db_now(session)
-            await measured_work(session, rental, asked.usage, asked.counters)
-        services.failpoints.reached("commit.in_txn")
-    services.failpoints.reached("commit.before_ack")
-    if answer.shard_done:
-        services.nudge("finalise")
-        services.nudge("answer")
-    return answer
-
-
-def _commit(shard_id: str, body: dict[str, Any]) -> Commit:
-    plain(body["nonce"], "nonce")
-    # The document passed its schema, which says the same as the type; what is left are types that JSON has not (tuples).
-    return msgspec.convert({"shard_id": shard_id, **body}, Commit)
-
-
-async def _seen(call: Call, asked: Commit) -> None:
+async def _seen(store: ObjectStore, asked: Commit) -> None:
     """An uploaded object without a row does not exist, and a row without its object, or of other bytes, must not: look first.
 
     Outside the transaction, because it is I/O; objects are immutable, so what was seen stays true. Without a sha256 that the
@@ -145,25 +171,9 @@ async def _seen(call: Call, asked: Commit) -> None:
     if not is_part_key(asked.key):
         raise missing
     try:
-        is_same = await call.services.store.holds(asked.key, asked.size, asked.sha256)
+        is_same = await store.holds(asked.key, asked.size, asked.sha256)
     except ObjectMissing as error:
         raise missing from error
     if not is_same:
         claim = f"the {asked.size} bytes with sha256 {asked.sha256[:64]} that the commit claims"
         raise conflict("part_differs", f"Object {asked.key!r} does not have {claim}.", "size")
-
-
-def _answer(answer: CommitAnswer) -> dict[str, Any]:
-    document: dict[str, Any] = msgspec.to_builtins(answer)
-    return document
-
-
-ROUTES: tuple[Route, ...] = (
-    route("GET", "/worker/v1/objects/{token}", object_get, tag="worker", access="signed", produces=("application/jsonl",)),
-    route("PUT", "/worker/v1/objects/{token}", object_put, tag="worker", access="signed", status=201, consumes=PART_TYPE,
-          produces=(PART_TYPE,), errors=(412, 422)),
-    route("POST", "/worker/v1/shards/{shard_id}/parts", part_target, tag="worker", access="worker",
-          wire_request="part.request", wire_response="part.response", errors=(422,)),
-    route("POST", "/worker/v1/shards/{shard_id}/commits", commit, tag="worker", access="worker",
-          wire_request="commit.request", wire_response="commit.response", errors=(422,)),
-)  # fmt: skip

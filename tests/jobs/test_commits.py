@@ -52,6 +52,51 @@ async def test_a_replayed_last_commit_says_that_the_shard_is_done_and_not_lost(r
     assert (first.shard_done, first.lease_lost) == (again.shard_done, again.lease_lost) == (True, False)
 
 
+async def test_commits_decided_together_are_answered_as_one_after_the_other(room: Any) -> None:
+    batch_id = await room.batch(9)
+    first, second = await room.lease(batch_id), await room.lease(batch_id, "two")
+    half = await room.part(first, [0, 1], seq=0)
+    late, twice = await room.part(second, [3, 4, 5], seq=0), await room.part(first, [1, 2], seq=1)
+    sent = [
+        ("one", half, "committed"),
+        ("one", half, "replayed"),  # the answer was lost, and it came again before anything was written
+        ("one", twice, "rejected_overlap"),
+        ("one", twice, "replayed"),  # of the refusal, whose row is as new
+        ("one", await room.part(first, [2], seq=0), "rejected_conflict"),
+        ("two", late, "committed"),
+        ("two", await room.part(first, [2], seq=2), "rejected_invalid"),  # another's lease
+        ("gone", await room.part(second, [3], seq=1), "rejected_revoked"),
+        ("one", await room.part(first, [2], seq=3), "committed"),
+    ]
+    await room.revoke("gone")
+    async with room.database.transaction() as session:
+        asked = [commits.Asked(placement_id=placement, commit=part) for placement, part, _ in sent]
+        answers = await commits.commit_together(session, batch_id, asked)
+    assert [answer.outcome for answer in answers] == [outcome for _, _, outcome in sent]
+    assert [answer.done for answer in answers[:3]] == [((0, 2),), ((0, 2),), ((0, 2),)], (
+        "of its own moment, not of the end"
+    )
+    assert answers[3].outcome_before == "rejected_overlap"
+    assert (answers[-1].done, answers[-1].shard_done, answers[-1].lease_lost) == (((0, 3),), True, False)
+    assert await counted(room, batch_id) == [0, 1, 2, 3, 4, 5]
+    batch = await room.get(batch_id)
+    assert (batch.completed, batch.used_input_tokens) == (6, 60)
+    async with room.database.transaction() as session:
+        told = (await session.scalars(select(OutboxEvent).where(OutboxEvent.kind == "part.committed"))).all()
+    assert sorted(event.payload["completed"] for event in told) == [2, 5, 6], "each tells how far the batch was then"
+
+
+async def test_what_is_sent_after_the_last_line_in_the_same_transaction_finds_the_batch_closed(room: Any) -> None:
+    batch_id = await room.batch(3)
+    lease = await room.lease(batch_id)
+    parts = [await room.part(lease, lines, seq=seq) for seq, lines in enumerate(([0, 1, 2], [0]))]
+    async with room.database.transaction() as session:
+        asked = [commits.Asked(placement_id="one", commit=part) for part in parts]
+        answers = await commits.commit_together(session, batch_id, asked)
+    assert [answer.outcome for answer in answers] == ["committed", "rejected_terminal"]
+    assert (await room.get(batch_id)).status == "finalizing"
+
+
 async def test_another_part_under_the_same_name_is_a_conflict(room: Any) -> None:
     batch_id = await room.batch(6)
     lease = await room.lease(batch_id)

@@ -196,33 +196,45 @@ def test_what_is_known_of_a_line_never_shrinks(stored: dict[int, int], told: dic
 # --- what a lease entitles to ----------------------------------------------------------------------------------------
 
 
-async def claim(room: Any, lease: Any, placement: str = "one", **changes: Any) -> leases.Claim:
+async def claim(room: Any, lease: Any, placement: str = "one", **changes: Any) -> Any:
     facts = {"shard_id": lease.shard_id, "epoch": lease.epoch, "nonce": lease.nonce} | changes
     async with room.database.transaction() as session:
-        return await leases.claim(session, placement_id=placement, **facts)
+        [found] = await leases.claims(session, [leases.Held(placement_id=placement, **facts)])
+        return found
 
 
-async def test_a_lease_entitles_to_its_shard_s_bytes_even_when_it_is_past(room: Any) -> None:
+async def test_a_lease_entitles_to_parts_of_its_shard_even_when_it_is_past(room: Any) -> None:
     batch_id = await room.batch(3)
     lease = await room.lease(batch_id)
-    held = await claim(room, lease)
-    assert (held.input_key, held.start, held.stop, held.is_current) == (lease.input_key, lease.start, lease.stop, True)
+    held = leases.Claim(project=lease.project, batch_id=batch_id, shard_id=lease.shard_id, epoch=lease.epoch)
+    assert await claim(room, lease) == held
     await room.abandon("one")
-    assert not (await claim(room, lease)).is_current, "what is finished may still be uploaded and committed"
+    assert await claim(room, lease) == held, "what is finished may still be uploaded and committed"
 
 
 @pytest.mark.parametrize("changes", [{"nonce": "x"}, {"epoch": 9}, {"shard_id": "shard_x"}, {"placement": "two"}])
 async def test_nobody_else_is_entitled(room: Any, changes: dict[str, Any]) -> None:
     lease = await room.lease(await room.batch(3))
-    with pytest.raises(LeaseUnknown):
-        await claim(room, lease, **changes)
+    assert isinstance(await claim(room, lease, **changes), LeaseUnknown)
 
 
 async def test_a_revoked_placement_is_entitled_to_nothing(room: Any) -> None:
     lease = await room.lease(await room.batch(3))
     await room.revoke("one")
-    with pytest.raises(LeaseLost):
-        await claim(room, lease)
+    assert isinstance(await claim(room, lease), LeaseLost)
+
+
+async def test_of_leases_asked_for_together_each_has_its_own_word(room: Any) -> None:
+    batch_id = await room.batch(6, shard_lines=3)
+    first, second = await room.lease(batch_id), await room.lease(batch_id, "two")
+    await room.revoke("two")
+    asked = [
+        leases.Held(placement_id=placement, shard_id=lease.shard_id, epoch=lease.epoch, nonce=lease.nonce)
+        for placement, lease in (("two", second), ("one", first), ("two", first))
+    ]
+    async with room.database.transaction() as session:
+        found = await leases.claims(session, asked)
+    assert [type(each) for each in found] == [LeaseLost, leases.Claim, LeaseUnknown]
 
 
 # --- draining a cancelled batch --------------------------------------------------------------------------------------

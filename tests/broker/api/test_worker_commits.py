@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from broker.commit_groups import CommitGroups
 from broker.tables import Measured, Worker
 from jobs.clock import db_now
+from jobs.commits import Asked
+from jobs.keys import part_key
 from jobs.tables import Shard
+from jobs.types import Commit, LineUsage
 from markets import rentals
 from markets.tables import RentalRow
 from tests.support.databases import until_it_waits
@@ -40,6 +44,29 @@ async def test_a_repeated_commit_gets_the_first_answer(server: Any, ready: tuple
     async with server.services.database.transaction() as session:
         measured = (await session.scalars(select(Measured))).one()
     assert (measured.completion_tokens, measured.busy_ms) == (10, 2000), "a replay is not measured again"
+
+
+async def test_a_commit_that_the_database_cannot_hold_fails_alone(server: Any, ready: tuple[Agent, str]) -> None:
+    """Commits that come together share a transaction; one whose tokens do not fit into 64 bits takes nobody with it."""
+    agent, batch = ready
+    lease = (await agent.lease())["lease"]
+    groups = CommitGroups(server.services)
+
+    def asked(line: int, tokens: int) -> Asked:
+        key = part_key("default", batch, lease["shard_id"], epoch=lease["epoch"], seq=line, sha256="a" * 64)
+        usage = (LineUsage(idx=line, status="completed", prompt_tokens=tokens, completion_tokens=1, cached_tokens=0,
+                           attempts=1),)  # fmt: skip
+        claim = Commit(shard_id=lease["shard_id"], epoch=lease["epoch"], nonce=lease["nonce"], seq=line, key=key, size=1,
+                       sha256="a" * 64, lines=((line, line + 1),), usage=usage)  # fmt: skip
+        return Asked(placement_id=agent.rental, commit=claim)
+
+    sent = [asked(0, 1), asked(1, 2**63), asked(2, 1)]  # the first goes at once, the others wait for it together
+    answers = await asyncio.gather(*(groups.commit(batch, each) for each in sent), return_exceptions=True)
+    assert isinstance(answers[1], Exception)
+    assert [getattr(answers[n], "outcome", None) for n in (0, 2)] == ["committed", "committed"]
+    async with server.services.database.transaction() as session:
+        measured = (await session.scalars(select(Measured))).one()
+    assert (measured.prompt_tokens, measured.completion_tokens) == (2, 2)
 
 
 async def test_a_heartbeat_and_a_commit_of_one_worker_do_not_wait_for_each_other(

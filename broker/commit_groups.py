@@ -1,0 +1,95 @@
+"""Commits that come at the same time are decided in one transaction a batch: they would wait for the batch's row anyway.
+
+Each has an answer of its own (jobs/commits.py). A transaction that fails takes nobody with it: its commits are tried again
+one by one, and one that was written after all is a replay then.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from broker.measurements import Machine, machine_of, measured_work, work_of
+from broker.services import Services
+from broker.tables import Worker
+from broker.together import Together
+from jobs import commits
+from jobs.clock import db_now
+from jobs.commits import Asked
+from jobs.types import CommitAnswer
+from markets.tables import RentalRow
+
+MOST_TOGETHER = 100
+_KNOWN_MACHINES = 10_000
+
+
+class CommitGroups:
+    """Of one broker. What a rental is (model, precision, hardware) is frozen with it, and read once."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._groups: dict[str, Together[Asked, CommitAnswer]] = {}
+        self._machines: OrderedDict[str, Machine] = OrderedDict()
+
+    async def commit(self, batch_id: str, asked: Asked) -> CommitAnswer:
+        """What becomes of a commit of a shard of the batch. Raises LeaseUnknown, BatchNotFound."""
+        group = self._groups.get(batch_id)
+        if group is None:
+            group = self._groups[batch_id] = Together(
+                lambda together: self._decide(batch_id, together),
+                most=MOST_TOGETHER,
+                when_idle=lambda: self._groups.pop(batch_id, None),
+            )
+        return await group(asked)
+
+    async def _decide(self, batch_id: str, asked: Sequence[Asked]) -> list[CommitAnswer | Exception]:
+        services = self._services
+        async with services.database.transaction() as session:
+            answers = await commits.commit_together(session, batch_id, asked)
+            counted = [
+                each
+                for each, answer in zip(asked, answers, strict=True)
+                if answer.outcome in ("committed", "committed_superseded")
+            ]
+            if counted:
+                await self._note(session, counted)
+            services.failpoints.reached("commit.in_txn")
+        services.failpoints.reached("commit.before_ack")
+        if any(answer.shard_done for answer in answers):
+            services.nudge("finalise")
+            services.nudge("answer")
+        return [*answers]
+
+    async def _note(self, session: AsyncSession, counted: Sequence[Asked]) -> None:
+        """When these workers last brought something, and how fast they are."""
+        workers = {each.placement_id for each in counted}
+        # the rows are locked by id, as by everybody who locks several; a bare UPDATE takes them as it finds them
+        in_order = select(col(Worker.rental)).where(col(Worker.rental).in_(workers)).order_by(col(Worker.rental))
+        await session.execute(
+            update(Worker)
+            .where(col(Worker.rental).in_(in_order.with_for_update()))
+            .values(work_us=await db_now(session))
+            .execution_options(synchronize_session=False)
+        )
+        machines = await self._machines_of(session, workers)
+        done: dict[Machine, Counter[str]] = {}
+        for each in counted:
+            done.setdefault(machines[each.placement_id], Counter()).update(
+                work_of(each.commit.usage, each.commit.counters)
+            )
+        await measured_work(session, done)
+
+    async def _machines_of(self, session: AsyncSession, rentals: Collection[str]) -> dict[str, Machine]:
+        unknown = [rental for rental in rentals if rental not in self._machines]
+        if unknown:
+            columns = (col(RentalRow.id), col(RentalRow.model), col(RentalRow.precision), col(RentalRow.facts))
+            for row in await session.execute(select(*columns).where(col(RentalRow.id).in_(unknown))):
+                self._machines[row[0]] = machine_of(row[1], row[2], row[3])
+        found = {rental: self._machines[rental] for rental in rentals}
+        while len(self._machines) > _KNOWN_MACHINES:
+            self._machines.popitem(last=False)
+        return found
