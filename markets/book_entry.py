@@ -147,7 +147,7 @@ def fingerprint(offer: Offer) -> str:
         offer.notice_s, offer.boot_s, offer.country, offer.subdivision, evidence, offer.location_tier,
         offer.confidentiality, offer.operator, offer.jurisdictions,
         None if offer.data_policy is None else dict(offer.data_policy), offer.quarantined, dict(offer.raw),
-        offer.sunk_per_hour, offer.endpoint,
+        offer.sunk_per_hour, offer.endpoint, offer.quota,
     )  # fmt: skip
     return hashlib.blake2b(_ENCODER.encode(said), digest_size=16).hexdigest()
 

@@ -121,6 +121,20 @@ class TokenEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaShare:
+    """What limits how much of this and of other offers may run at once, as the market grants it to our account.
+
+    Each instance counts `units` against the quota `group`, of which `left` units were not used when the offer was observed.
+    `unit` says what they are: vCPUs, GPUs.
+    """
+
+    group: str
+    units: int
+    left: int
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
 class Offer:
     """One rentable thing (contract C2).
 
@@ -133,6 +147,7 @@ class Offer:
 
     Capacity that is paid for whether it is used or not (a reservation, a commitment) has pricing `reserved`, what using it
     costs *more* as its price (0 is then known, not unknown), and what it costs anyway in `sunk_per_hour`, which must be positive.
+    `quota` is what our account may still start of it, together with the other offers of its group; `capacity` is the market's.
     `interruption_per_hour` None is unknown; `notice_s` is the warning before an interruption (0: none).
     """
 
@@ -168,6 +183,7 @@ class Offer:
     raw: Mapping[str, str] = field(default_factory=dict)
     sunk_per_hour: Decimal | None = None
     endpoint: TokenEndpoint | None = None
+    quota: QuotaShare | None = None
 
     @property
     def market(self) -> str:

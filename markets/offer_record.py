@@ -12,7 +12,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from markets.errors import BadOffer
-from markets.offer import Accelerator, Evidence, Offer, OfferKey, TokenEndpoint, TokenPrice
+from markets.offer import Accelerator, Evidence, Offer, OfferKey, QuotaShare, TokenEndpoint, TokenPrice
 
 Record = dict[str, Any]
 
@@ -69,7 +69,14 @@ def record_from_offer(offer: Offer, key: str | None = None) -> Record:
         "raw": dict(offer.raw),
         "sunk_per_hour": _text(offer.sunk_per_hour),
         "endpoint": _endpoint_record(offer.endpoint),
+        "quota": _quota_record(offer.quota),
     }
+
+
+def _quota_record(quota: QuotaShare | None) -> Record | None:
+    if quota is None:
+        return None
+    return {"group": quota.group, "units": quota.units, "left": quota.left, "unit": quota.unit}
 
 
 def _endpoint_record(endpoint: TokenEndpoint | None) -> Record | None:
@@ -135,7 +142,14 @@ def _offer(record: Mapping[str, Any]) -> Offer:
         raw=record.get("raw", {}),
         sunk_per_hour=_decimal(record.get("sunk_per_hour")),
         endpoint=_endpoint(record.get("endpoint")),
+        quota=_quota(record.get("quota")),
     )
+
+
+def _quota(record: Mapping[str, Any] | None) -> QuotaShare | None:
+    if record is None:
+        return None
+    return QuotaShare(group=record["group"], units=record["units"], left=record["left"], unit=record["unit"])
 
 
 def _endpoint(record: Mapping[str, Any] | None) -> TokenEndpoint | None:

@@ -232,24 +232,25 @@ def _starts(book: _Book) -> Iterator[Violation]:
 
 
 def _limits_of_offers(book: _Book) -> Iterator[Violation]:
-    """At no moment more instances of an offer than it has, nor more at a market than its quota: one may follow another."""
+    """At no moment more instances of an offer than it has, nor more units of a quota than it has: one may follow another."""
     by_offer: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    by_market: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    by_quota: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for place, starts in book.starts.items():
         until = book.occupied(place)
         for start in starts:
             ends = [(start.from_us - book.snapshot.now_us, start.count), (until, -start.count)]
             by_offer[start.offer_key].extend(ends)
-            by_market[book.offers[start.offer_key].market].extend(ends)
+            offer = book.offers[start.offer_key]
+            by_quota[offer.quota or offer.market].extend((at, count * offer.quota_units) for at, count in ends)
     for key, changes in by_offer.items():
         capacity, count = book.offers[key].capacity, _most_at_once(changes)
         most = 1 if capacity is None else max(0, capacity)
         if count > most:
             yield Violation("capacity", f"{count} instances of {key} are started, it has {most}", offer_key=key)
     for quota in book.snapshot.quotas:
-        count = _most_at_once(by_market[quota.market])
+        count = _most_at_once(by_quota[quota.market])
         if count > max(0, quota.remaining):
-            message = f"{count} instances are started at {quota.market}, {quota.remaining} are granted"
+            message = f"{count} units of the quota {quota.market} are started, {quota.remaining} are granted"
             yield Violation("quota", message)
 
 

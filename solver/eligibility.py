@@ -158,9 +158,11 @@ def _renting(offer: OfferView, view: View) -> Iterator[Broken]:
     yield from _not_for_rent(offer)
     if offer.capacity is not None and offer.capacity <= 0:
         yield Broken("sold_out", "capacity 0")
-    left = view.quota_left(offer.market)
+    left = view.quota_left(offer)
     if left is not None and left <= 0:
-        yield Broken("quota", f"no more instances are granted at market {offer.market}")
+        granted = view.quotas[offer.quota_group]
+        needs = f": {granted} are left, one instance counts {offer.quota_units}" if offer.quota else ""
+        yield Broken("quota", f"no more instances are granted under the quota {offer.quota_group}{needs}")
 
 
 def _not_for_rent(offer: OfferView) -> Iterator[Broken]:

@@ -107,12 +107,12 @@ def _enlarge(problem: Problem, draft: Draft, index: int, counts: list[int], task
 
 def _rentable(problem: Problem, draft: Draft, site: Site) -> int:
     """How many more new instances of this offer capacity and quota leave."""
-    at_offer = at_market = 0
+    at_offer = at_quota = 0
     for index, counts in draft.counts.items():
         other = problem.sites[index]
         if any(counts) and other.new_class is not None:
             count = counts[other.new_class]
             at_offer += count if other.offer_key == site.offer_key else 0
-            at_market += count if other.market == site.market else 0
+            at_quota += count * other.units if other.quota == site.quota else 0
     left = problem.capacity[site.offer_key] - at_offer
-    return min(left, problem.quota[site.market] - at_market) if site.market in problem.quota else left
+    return min(left, (problem.quota[site.quota] - at_quota) // site.units) if site.quota in problem.quota else left

@@ -16,8 +16,9 @@ from solver.view import View, pool_of
 class Problem:
     """Works that have at least one eligible offer, and the sites where they may run.
 
-    `capacity` per offer and `quota` per market limit new instances; `limits` per work and `budgets` per project are nano-USD that
-    may still be spent (running rentals count against the former only: the latter has holds for them subtracted already).
+    `capacity` per offer (instances) and `quota` by its name (units) limit new instances; `limits` per work and `budgets` per
+    project are nano-USD that may still be spent (running rentals count against the former only: the latter has holds for them
+    subtracted already).
     """
 
     works: tuple[Work, ...]
@@ -75,7 +76,8 @@ def state(view: View, surveys: Mapping[str, tuple[Verdict, ...]]) -> Problem:
     sites = tuple(
         Site(
             offer_key=offer_key,
-            market=view.offers[offer_key].market,
+            quota=view.offers[offer_key].quota_group,
+            units=view.offers[offer_key].quota_units,
             pool=pool,
             classes=tuple(
                 sorted(classes[offer_key, pool], key=lambda each: (each.is_new, each.ready_us, each.price_nano_hour))
@@ -88,7 +90,7 @@ def state(view: View, surveys: Mapping[str, tuple[Verdict, ...]]) -> Problem:
         works=tuple(served),
         sites=sites,
         capacity={offer.key: 1 if offer.capacity is None else max(0, offer.capacity) for offer in view.snapshot.offers},
-        quota={market: max(0, remaining) for market, remaining in view.quotas.items()},
+        quota={name: max(0, remaining) for name, remaining in view.quotas.items()},
         limits={work.id: work.max_nano - work.progress.spent_nano for work in served if work.max_nano is not None},
         budgets=dict(view.budgets.items()),
     )

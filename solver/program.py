@@ -8,7 +8,7 @@ belongs to one site, hence to one pool. Costs are the expected ones (p50), deadl
     served    Σ_sites x + u = 1                                    for each work; u = 0 unless not all can be served
     stair     Σ_{due ≤ d} cautious·x ≤ Σ_classes (d − ready)⁺·z    for each site and deadline d
     link      x ≤ Σ_classes z                                      where the stair alone would let a share run on a sliver
-    capacity  Σ_pools z_new ≤ capacity                             for each offer; likewise quotas for each market
+    capacity  Σ_pools z_new ≤ capacity                             for each offer; likewise Σ units · z_new ≤ quota for each quota
     money     per work and per project
 
 Its cost never exceeds the exact cost of the draft made from it, so its dual bound is a bound on plans. Where the money rows would
@@ -178,10 +178,10 @@ class _Model:
     def _quota_rows(self) -> None:
         rows: dict[str, dict[Any, float]] = {}
         for index, site in enumerate(self.problem.sites):
-            if site.new_class is not None and site.market in self.problem.quota:
-                rows.setdefault(site.market, {})[self.z[index, site.new_class]] = 1.0
-        for number, (market, terms) in enumerate(rows.items()):
-            self._row(f"quota{number}", terms, pulp.LpConstraintLE, self.problem.quota[market])
+            if site.new_class is not None and site.quota in self.problem.quota:
+                rows.setdefault(site.quota, {})[self.z[index, site.new_class]] = float(site.units)
+        for number, (name, terms) in enumerate(rows.items()):
+            self._row(f"quota{number}", terms, pulp.LpConstraintLE, self.problem.quota[name])
 
     def _work_money_rows(self) -> None:
         """A work's own busy time; when tight also the start-ups of as many instances as it needs, alone."""

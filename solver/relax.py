@@ -65,7 +65,7 @@ def left_for(work: Work, view: View, problem: Problem, draft: Draft) -> Snapshot
         for instances, count, cost in zip(site.classes, counts, each.class_cost, strict=True):
             if instances.is_new:
                 used.capacity[site.offer_key] = used.capacity.get(site.offer_key, 0) + count
-                used.quota[site.market] = used.quota.get(site.market, 0) + count
+                used.quota[site.quota] = used.quota.get(site.quota, 0) + count * site.units
                 used.budget[site.pool.project] = used.budget.get(site.pool.project, 0) + cost
             used.rentals.update(instances.rentals[:count])
     snapshot = view.snapshot

@@ -80,13 +80,17 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One offer serving one pool: its classes of instances and the tasks that may run there, in queue order."""
+    """One offer serving one pool: its classes of instances and the tasks that may run there, in queue order.
+
+    `quota` is the name of the quota that new instances count against, `units` each.
+    """
 
     offer_key: str
-    market: str
+    quota: str
     pool: Pool
     classes: tuple[Instances, ...]
     tasks: tuple[Task, ...]
+    units: int = 1
 
     @property
     def new_class(self) -> int | None:

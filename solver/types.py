@@ -78,6 +78,8 @@ class OfferView(msgspec.Struct, frozen=True, kw_only=True):
     `sunk`: capacity that is paid for whether it is used or not; `price_nano_hour` is then what using it costs *more*, and 0 is a
     price. Elsewhere 0 is unknown. `lost_nano` is what of a deposit is not returned, a start. What goes in and out is paid by the
     gigabyte (10^9 bytes).
+
+    `quota` names the quota that its instances count against, `quota_units` (vCPUs, GPUs) each; empty: its market's.
     """
 
     key: str
@@ -99,12 +101,19 @@ class OfferView(msgspec.Struct, frozen=True, kw_only=True):
     lost_nano: int = 0
     ingress_nano_gb: int = 0
     egress_nano_gb: int = 0
+    quota: str = ""
+    quota_units: int = 1
 
     @property
     def is_priced(self) -> bool:
         """Whether the price of an hour is known."""
         price = self.price_nano_hour
         return price is not None and (price > 0 or (self.sunk and price == 0))
+
+    @property
+    def quota_group(self) -> str:
+        """The name of the quota that may limit it."""
+        return self.quota or self.market
 
     def timings_of(self, model: str) -> Timings:
         """How long this model takes here from renting to the first token."""
@@ -134,7 +143,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True):
-    """At most `remaining` more instances at this market (all its offers together)."""
+    """At most `remaining` more units for all offers that count against it together: `market` is its name, a market's, whose units
+    are then instances, or what offers say in `quota` (`aws/us-east-1/L-DB2E81BA`)."""
 
     market: str
     remaining: int

@@ -75,9 +75,10 @@ class View:
         """Microseconds from now until the work's deadline."""
         return work.deadline_us - self.snapshot.now_us
 
-    def quota_left(self, market: str) -> int | None:
-        """More instances that the market grants us, None without a limit."""
-        return self.quotas.get(market)
+    def quota_left(self, offer: OfferView) -> int | None:
+        """More instances of this offer that its quota alone grants us, None without a limit."""
+        left = self.quotas.get(offer.quota_group)
+        return None if left is None else max(0, left) // offer.quota_units
 
 
 def pool_of(work: Work) -> Pool:
@@ -132,15 +133,21 @@ def _amounts(snapshot: Snapshot) -> Iterator[str]:
         tokens = (work.input_tokens, work.output_tokens_p50, work.output_tokens_p90)
         if min(work.lines, *tokens, work.input_bytes, work.output_bytes) < 0:
             yield f"work {work.id!r} has a negative number of lines, tokens or bytes"
-    for offer in snapshot.offers:
-        start_ups = [part for each in (offer.timings, *offer.start_up.values()) for part in (each.boot_s, each.load_s)]
-        if min(*start_ups, offer.minimum_s, offer.granularity_s - 1) < 0 or (offer.hazard or 0.0) < 0:
-            yield f"offer {offer.key!r} has a negative time or hazard, or a billing increment below 1 s"
-        if min(offer.lost_nano, offer.ingress_nano_gb, offer.egress_nano_gb) < 0:
-            yield f"offer {offer.key!r} has a negative lost_nano, ingress_nano_gb or egress_nano_gb"
+    yield from _amounts_of_offers(snapshot)
     for rental in snapshot.running:
         if rental.ready_in_s < 0 or rental.price_nano_hour < 0:
             yield f"rental {rental.rental_id!r} has a negative start-up time or price"
     for rate in snapshot.throughput:
         if not (rate.input_per_s > 0 and rate.output_per_s > 0):
             yield f"throughput of {rate.model!r} on {rate.accelerator!r} is not positive; leave it out when it is unknown"
+
+
+def _amounts_of_offers(snapshot: Snapshot) -> Iterator[str]:
+    for offer in snapshot.offers:
+        start_ups = [part for each in (offer.timings, *offer.start_up.values()) for part in (each.boot_s, each.load_s)]
+        if min(*start_ups, offer.minimum_s, offer.granularity_s - 1) < 0 or (offer.hazard or 0.0) < 0:
+            yield f"offer {offer.key!r} has a negative time or hazard, or a billing increment below 1 s"
+        if min(offer.lost_nano, offer.ingress_nano_gb, offer.egress_nano_gb) < 0:
+            yield f"offer {offer.key!r} has a negative lost_nano, ingress_nano_gb or egress_nano_gb"
+        if offer.quota_units < 1:
+            yield f"offer {offer.key!r} counts {offer.quota_units} units against its quota; 1 is the least"

@@ -132,6 +132,7 @@ class Explained(BaseModel):
     refundable_fraction: str
     granularity_s: int
     minimum_s: int
+    quota: str | None = Field(description="what our account may still start of it, together with which others")
     egress_usd_per_gb: str
     ingress_usd_per_gb: str
     evidence: list[Evidence]

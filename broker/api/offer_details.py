@@ -112,6 +112,7 @@ async def explain_offer(call: Call, query: KeyQuery) -> market_shapes.Explained:
         refundable_fraction=shapes.plain(offer.refundable_fraction),
         granularity_s=offer.granularity_s,
         minimum_s=offer.minimum_s,
+        quota=_quota_words(offer),
         egress_usd_per_gb=shapes.plain(offer.egress_per_gb),
         ingress_usd_per_gb=shapes.plain(offer.ingress_per_gb),
         evidence=[
@@ -136,6 +137,11 @@ async def explain_offer(call: Call, query: KeyQuery) -> market_shapes.Explained:
         ],
         reason=listed.excluded or listed.unlocated,
     )
+
+
+def _quota_words(offer: Offer) -> str | None:
+    quota = offer.quota
+    return quota and f"{quota.left} {quota.unit} are left under {quota.group}, one machine counts {quota.units}"
 
 
 async def pool_profile(call: Call, query: PoolQuery) -> market_shapes.Pool:

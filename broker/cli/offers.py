@@ -268,6 +268,8 @@ def explanation(found: Document) -> list[str]:
     lines.append(
         f"age {span(found['age_s'])}{limit}; billed by {found['granularity_s']} s, at least {found['minimum_s']} s"
     )
+    if found.get("quota"):
+        lines.append(f"quota: {found['quota']}")
     lines.append(f"location {found['location_tier']}, operator {found['operator'] or 'unknown'}")
     lines += [
         f"  {each['kind']}: {each['source']}, {'valid' if each['valid'] else 'expired'} until {moment(each['valid_until'])}"

@@ -87,7 +87,7 @@ def offer_view(
         accelerator=hardware(offer),
         pricing=offer.pricing,
         price_nano_hour=to_nano(offer.price) if priced and offer.price is not None else None,
-        capacity=offer.capacity,
+        capacity=_capacity(offer),
         facts_hash=digest(facts),
         timings=Timings(boot_s=boot_s, load_s=load_s),
         sunk=is_sunk,
@@ -100,6 +100,8 @@ def offer_view(
         excluded=excluded or offer.quarantined,
         start_up=dict(start_up or {}),
         unfit=dict(unfit or {}),
+        quota=offer.quota.group if offer.quota else "",
+        quota_units=max(1, offer.quota.units) if offer.quota else 1,
     )
     return view, facts
 
@@ -107,6 +109,14 @@ def offer_view(
 def _nano_up(amount: Decimal) -> int:
     """Nano-USD, rounded up; what is no amount is nothing."""
     return max(0, math.ceil(amount.scaleb(9))) if amount.is_finite() else 0
+
+
+def _capacity(offer: Offer) -> int | None:
+    """Where the market never says what it has (EC2), the quota is all that is known: as many as it grants, and one at least, so
+    that an empty quota is what stops it and is named."""
+    if offer.capacity is not None or offer.quota is None:
+        return offer.capacity
+    return max(1, offer.quota.left // max(1, offer.quota.units))
 
 
 def throughput_of(

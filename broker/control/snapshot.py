@@ -21,6 +21,7 @@ from broker.compliance.proposals import in_force
 from broker.control.convert import DEFAULT_BOOT_S, is_known_on, offer_view, throughput_of
 from broker.control.hazards import learned_hazard, seen_pools
 from broker.control.planned_offers import planned_offers
+from broker.control.quotas import quotas_left
 from broker.costs import batch_costs
 from broker.price_ages import default_max_age_s, max_ages_s
 from broker.services import Services
@@ -102,6 +103,7 @@ async def freeze(
         now_us=now_us,
         works=tuple(sorted(works, key=lambda work: work.id)),
         offers=tuple(sorted(views, key=lambda view: view.key)),
+        quotas=quotas_left(listed, open_rentals),
         running=tuple(sorted(await _running(session, services, known, now_us), key=lambda each: each.rental_id)),
         budgets=await _budgets(session, works, now_us),
         policies=policies,

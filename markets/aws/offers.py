@@ -15,7 +15,7 @@ from typing import Any
 from markets.aws.machine_types import MachineType, quota_code
 from markets.aws.price_list import HOLDS
 from markets.aws.regions import OPERATOR, PLACES, SOURCE
-from markets.offer import Evidence, Offer, OfferKey, Pricing, price_problem, quarantine, raw_digest
+from markets.offer import Evidence, Offer, OfferKey, Pricing, QuotaShare, price_problem, quarantine, raw_digest
 
 MARKET = "aws"
 MINIMUM_S = 60
@@ -125,7 +125,7 @@ def _offer(
         observed_at=observed_at,
         source=source,
         raw_sha256=raw_digest(raw),
-        capacity=_capacity(facts, kind, is_spot),
+        quota=_quota(facts, kind, is_spot),
         granularity_s=1,
         minimum_s=MINIMUM_S,
         egress_per_gb=EGRESS_PER_GB,
@@ -148,8 +148,12 @@ def _offer(
     return quarantine(offer, problem) if problem else offer
 
 
-def _capacity(facts: RegionFacts, kind: MachineType, is_spot: bool) -> int | None:
-    """How many the account's quota leaves room for; None: not known (AWS never says what it has)."""
+def _quota(facts: RegionFacts, kind: MachineType, is_spot: bool) -> QuotaShare | None:
+    """The account's quota that this type counts against, in vCPUs: one for whole families, shared by all zones of the region.
+
+    What EC2 itself has of a type it never says: the offer's capacity is unknown. One capacity for each type and zone, all out of
+    the same quota, was once planned with: 8 zones of a quota for one machine made 8 machines.
+    """
     code = quota_code(kind.name, is_spot=is_spot)
     left = facts.quotas.get(code) if code else None
-    return None if left is None else max(0, left // kind.vcpus)
+    return None if left is None else QuotaShare(f"{MARKET}/{facts.region}/{code}", kind.vcpus, left, "vCPU")

@@ -147,7 +147,7 @@ class Figures:
         """The first rule that forbids to rent each offer anew, `OPEN` where none does; running rentals are open."""
         codes = np.full(len(self.resources), OPEN, dtype=np.int64)
         for number, each in enumerate(self.offers):
-            codes[number] = _renting_code(each, self.view.quota_left(each.market))
+            codes[number] = _renting_code(each, self.view.quota_left(each))
         return codes
 
     def residency(self, policy_hash: str) -> Flags:

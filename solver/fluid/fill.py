@@ -23,7 +23,7 @@ class Room:
     def __init__(self, pricing: Pricing, edges: Floats) -> None:
         self.pricing, self.edges = pricing, edges
         self.left = np.ones((pricing.buckets, len(pricing.figures.resources)))
-        self.market = np.ones((pricing.buckets, len(pricing.quota_markets)))
+        self.quota = np.ones((pricing.buckets, len(pricing.quota_names)))
 
     def take(self, kind: int, bucket: int, resource: int, hours: float) -> None:
         for later in range(bucket, len(self.edges)):
@@ -31,10 +31,10 @@ class Room:
             start = self.pricing.figures.start[kind, resource]
             used = hours / (self.pricing.figures.resources.count[resource] * (edge - start))
             self.left[later, resource] = max(0.0, self.left[later, resource] - used)
-            market = self.pricing.market[resource]
-            if market >= 0:
-                used = hours / (self.pricing.quota[market] * (edge - start))
-                self.market[later, market] = max(0.0, self.market[later, market] - used)
+            quota = self.pricing.quota[resource]
+            if quota >= 0:
+                used = hours / (self.pricing.granted[resource] * (edge - start))
+                self.quota[later, quota] = max(0.0, self.quota[later, quota] - used)
 
     def is_idle(self, bucket: int, resource: int) -> bool:
         """Whether nearly all its hours are left: no splinter, however little of a large class it holds."""
@@ -112,12 +112,12 @@ def _fits(room: Room, kind: int, bucket: int, resources: Ints) -> Floats:
 
 
 def _granted(room: Room, kind: int, bucket: int, resource: int) -> float:
-    """Hours that the quota of the resource's market leaves."""
-    market = room.pricing.market[resource]
-    if market < 0:
+    """Hours that the resource's quota leaves."""
+    quota = room.pricing.quota[resource]
+    if quota < 0:
         return np.inf
     time = room.edges[bucket:] - float(room.pricing.figures.start[kind, resource])
-    return float((room.market[bucket:, market] * time).min()) * float(room.pricing.quota[market])
+    return float((room.quota[bucket:, quota] * time).min()) * float(room.pricing.granted[resource])
 
 
 def _ascending(price: Floats) -> Ints:

@@ -3,7 +3,7 @@
     minimise  Σ price·x + Σ penalty·u
     served    Σ_resources x + u = 1                       for each class
     capacity  Σ_{due ≤ edge} hours·x / room ≤ 1           for each resource and edge where the candidates could exceed it
-    quota     the same over all resources of a market
+    quota     the same over all resources of a quota
     budget    Σ price·x / budget ≤ 1                      for each project with a budget
 
 It is built as arrays and handed to one of two back-ends (`backends`), which agree on the objective.
@@ -40,7 +40,7 @@ class Program:
     """A minimisation in arrays: columns by compressed sparse columns, rows `lower ≤ a·x ≤ upper`, all columns ≥ 0.
 
     The first columns are those of `columns`, then one `u` per class. `rows` names the rows after the classes:
-    ("capacity", resource, bucket), ("quota", market, bucket), ("budget", project number, 0).
+    ("capacity", resource, bucket), ("quota", quota, bucket), ("budget", project number, 0).
     """
 
     columns: Columns
@@ -86,9 +86,8 @@ def build(pricing: Pricing, columns: Columns, edges: Floats, penalty: Floats) ->
     bucket, kind = classes.bucket[columns.k], classes.kind[columns.k]
     start = figures.start[kind, columns.r]
     places: list[tuple[str, Ints, Floats]] = [("capacity", columns.r, figures.resources.count[columns.r])]
-    if pricing.quota_markets:
-        market = pricing.market[columns.r]
-        places.append(("quota", market, np.where(market >= 0, pricing.quota[market], 1.0)))
+    if pricing.quota_names:
+        places.append(("quota", pricing.quota[columns.r], pricing.granted[columns.r]))
     for name, place, count in places:
         for edge in range(pricing.buckets):
             due = np.flatnonzero((bucket <= edge) & (place >= 0))

@@ -2,7 +2,8 @@
 
 Capacity has one row per (resource, deadline bucket): Σ cautious hours due by then, start-ups included, ≤ count · edge.
 Rows are divided by their right-hand side, so each reads Σ … ≤ 1. `scarcity[resource, bucket]` is the row's price in USD. A
-market's quota is such a row over all its offers. The price of any pair is then closed-form (no program is solved for it):
+quota is such a row over all offers that count against it, in its units. The price of any pair is then closed-form (no program is
+solved for it):
 
     expected hours · hourly price · (1 + start-up's share) + cautious hours · Σ_{later edges} scarcity/(count·(edge − start-up))
 
@@ -28,7 +29,7 @@ NEVER, TOO_DEAR = 1e30, 1e18
 
 @dataclass(frozen=True, slots=True)
 class Scarcity:
-    """Prices of the capacity rows, [resource, bucket], and of the quota rows, [market, bucket], in USD of a whole row."""
+    """Prices of the capacity rows, [resource, bucket], and of the quota rows, [quota, bucket], in USD of a whole row."""
 
     capacity: Floats
     quota: Floats
@@ -45,25 +46,31 @@ class Pricing:
     def __init__(self, figures: Figures, classes: Classes, masks: Masks) -> None:
         self.figures, self.classes, self.masks = figures, classes, masks
         self.buckets = len(classes.edge_low)
-        self.quota_markets = sorted(
-            market
-            for market, left in figures.view.quotas.items()
-            if any(each.market == market for each in figures.offers)
-        )
-        number = {market: index for index, market in enumerate(self.quota_markets)}
-        of_offer = np.array([number.get(each.market, -1) for each in figures.offers], dtype=np.int64)
+        used = {each.quota_group for each in figures.offers}
+        self.quota_names = sorted(name for name in figures.view.quotas if name in used)
+        number = {name: index for index, name in enumerate(self.quota_names)}
+        of_offer = np.array([number.get(each.quota_group, -1) for each in figures.offers], dtype=np.int64)
         is_new = figures.resources.pool < 0
-        in_market = of_offer[figures.resources.offer] if len(of_offer) else of_offer
-        self.market: Ints = np.where(is_new, in_market, -1) if len(of_offer) else in_market
-        self.quota: Floats = np.array([max(1e-9, float(figures.view.quotas[each])) for each in self.quota_markets])
+        of_resource = of_offer[figures.resources.offer] if len(of_offer) else of_offer
+        self.quota: Ints = np.where(is_new, of_resource, -1) if len(of_offer) else of_resource
+        self.granted = self._granted()
         self.horizon = np.full(len(figures.kinds), 1.0)
         for kind in range(len(figures.kinds)):
             self.horizon[kind] = max(classes.due_up[classes.kind == kind], default=1.0)
 
+    def _granted(self) -> Floats:
+        """Instances of each resource that its quota alone would grant; 1 where there is none."""
+        units = np.array([float(each.quota_units) for each in self.figures.offers])
+        left = np.array([max(1e-9, float(self.figures.view.quotas[each])) for each in self.quota_names] or [1.0])
+        if not len(units):
+            return np.ones(len(self.figures.resources))
+        granted: Floats = left[self.quota] / units[self.figures.resources.offer]
+        return np.where(self.quota >= 0, granted, 1.0)
+
     def free(self) -> Scarcity:
         """No row is scarce."""
         shape = (len(self.figures.resources), self.buckets)
-        return Scarcity(np.zeros(shape), np.zeros((len(self.quota_markets), self.buckets)))
+        return Scarcity(np.zeros(shape), np.zeros((len(self.quota_names), self.buckets)))
 
     def room_per_hour(self, kind: int, edge: float) -> Floats:
         """What one cautious hour takes of the row of each resource at an edge: 1/(count · (edge − start-up))."""
@@ -72,11 +79,11 @@ class Pricing:
         return per_hour
 
     def quota_per_hour(self, kind: int, edge: float) -> Floats:
-        """The same of the row of each resource's market; 0 where there is no quota."""
-        if not self.quota_markets:
+        """The same of the row of each resource's quota; 0 where there is none."""
+        if not self.quota_names:
             return np.zeros(len(self.figures.resources))
-        room = np.where(self.market >= 0, self.quota[self.market], 1.0) * (edge - self.figures.start[kind])
-        per_hour: Floats = np.where(self.market >= 0, 1.0 / np.maximum(room, 1e-12), 0.0)
+        room = self.granted * (edge - self.figures.start[kind])
+        per_hour: Floats = np.where(self.quota >= 0, 1.0 / np.maximum(room, 1e-12), 0.0)
         return per_hour
 
     def steering_share(self, kind: int, due: float) -> Floats:
@@ -101,8 +108,8 @@ class Pricing:
             if column.any():
                 at = np.flatnonzero(column)
                 scarce[at] += column[at] * self.room_per_hour(kind, float(edges[later]))[at]
-            if len(self.quota_markets) and (of_market := scarcity.quota[:, later]).any():
-                value = np.where(self.market >= 0, of_market[self.market], 0.0)
+            if len(self.quota_names) and (of_quota := scarcity.quota[:, later]).any():
+                value = np.where(self.quota >= 0, of_quota[self.quota], 0.0)
                 scarce += value * self.quota_per_hour(kind, float(edges[later]))
         return self.figures.resources.price * (1 + share), scarce
 

@@ -133,17 +133,17 @@ class Exact:
         return min(LEAST_PPM, LEAST_US * PPM // self.task(offer, work).cautious_us + 1)
 
     def _quota_beside(self, offer: int) -> int:
-        """Instances that the market's quota leaves for an offer beside its others."""
-        market = self.offer(offer).market
-        quota = self.view.quotas.get(market)
+        """Instances that an offer's quota leaves for it beside the others that count against it."""
+        group, units = self.offer(offer).quota_group, self.offer(offer).quota_units
+        quota = self.view.quotas.get(group)
         if quota is None:
             return 1_000_000
         used = sum(
-            packing.instances
+            packing.instances * self.offer(each).quota_units
             for each, packing in self.packings.items()
-            if each != offer and self.offer(each).market == market
+            if each != offer and self.offer(each).quota_group == group
         )
-        return quota - used
+        return (quota - used) // units
 
     def drop(self, work: int) -> None:
         """Take a work away from everywhere. Packed anew, the rest may fit less well: then that, too, loses its place."""
@@ -205,7 +205,7 @@ class Exact:
             )
             counts.append(placed.begins.count(begin))
         tasks = tuple(sorted((self.task(offer, work) for work in parts), key=lambda task: task.turn))
-        return Site(listed.key, listed.market, name, tuple(classes), tasks), counts
+        return Site(listed.key, listed.quota_group, name, tuple(classes), tasks, listed.quota_units), counts
 
 
 def settle(view: View, restoration: Restoration) -> Exact:

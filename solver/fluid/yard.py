@@ -59,7 +59,7 @@ class Yard:
 
     pricing: Pricing
     berths: dict[int, Berth] = field(default_factory=dict)
-    at_market: dict[str, int] = field(default_factory=dict)
+    of_quota: dict[str, int] = field(default_factory=dict)
     of_project: dict[str, float] = field(default_factory=dict)
     warm: dict[tuple[int, int], Warm] = field(default_factory=dict)
     log: list[tuple[int, Berth]] = field(default_factory=list)
@@ -163,8 +163,9 @@ class Yard:
 
     def _replace(self, offer: int, before: Berth, berth: Berth) -> None:
         self.berths[offer] = berth
-        market = self.pricing.figures.offers[offer].market
-        self.at_market[market] = self.at_market.get(market, 0) + berth.packing.instances - before.packing.instances
+        listed = self.pricing.figures.offers[offer]
+        more = (berth.packing.instances - before.packing.instances) * listed.quota_units
+        self.of_quota[listed.quota_group] = self.of_quota.get(listed.quota_group, 0) + more
         for sign, each in ((-1.0, before), (1.0, berth)):
             for pool, cost in each.costs.items():
                 project = self.pricing.figures.pools[pool].project
@@ -173,10 +174,10 @@ class Yard:
     def is_affordable(self, offer: int, berth: Berth) -> bool:
         """Whether quotas and budgets allow this berth in the place of the one that is there."""
         before, view = self.berth(offer), self.pricing.figures.view
-        market = self.pricing.figures.offers[offer].market
-        quota = view.quotas.get(market)
-        more = berth.packing.instances - before.packing.instances
-        if quota is not None and more > 0 and self.at_market.get(market, 0) + more > quota:
+        listed = self.pricing.figures.offers[offer]
+        quota = view.quotas.get(listed.quota_group)
+        more = (berth.packing.instances - before.packing.instances) * listed.quota_units
+        if quota is not None and more > 0 and self.of_quota.get(listed.quota_group, 0) + more > quota:
             return False
         for pool, cost in berth.costs.items() if view.budgets else ():
             project = self.pricing.figures.pools[pool].project

@@ -316,18 +316,25 @@ async def test_foreign_machines_in_the_same_account_are_not_seen(shop: Shop) -> 
     ec2.terminate_instances(InstanceIds=[theirs["Instances"][0]["InstanceId"]])
 
 
-async def test_what_the_quota_leaves_is_the_capacity_and_unknown_without_an_answer(shop: Shop, tmp_path: Path) -> None:
-    assert (await shop.offer()).capacity is None
+async def test_all_types_and_zones_of_a_family_share_one_quota_and_it_is_unknown_without_an_answer(
+    shop: Shop, tmp_path: Path
+) -> None:
+    assert (await shop.offer()).quota is None
     shop.aws.quotas = {
         quota_code(name, is_spot=spot) or "": 9 for name in ("c5.large", "g5.xlarge") for spot in (True, False)
     }
     market = shop.aws.market(tmp_path, owner=shop.owner)
     try:
-        capacities = {each.key.sku: each.capacity for each in await market.offers() if each.key.pricing == "spot"}
+        offers = await market.offers()
     finally:
         await market.close()
-    assert capacities["g5.12xlarge"] == 0, "48 vCPUs of 9: sold out to us"
-    assert capacities["g4dn.xlarge"] is not None and capacities["g4dn.xlarge"] <= 2
+    spot = [each for each in offers if each.key.pricing == "spot" and each.key.sku.startswith("g")]
+    shares = {each.key.sku: each.quota for each in spot if each.quota}
+    assert len({each.key.zone for each in spot}) == 2
+    assert {each.group for each in shares.values()} == {f"aws/{REGION}/{quota_code('g5.xlarge', is_spot=True)}"}
+    assert {each.left for each in shares.values()} == {9}
+    assert (shares["g5.12xlarge"].units, shares["g4dn.xlarge"].units) == (48, 4)
+    assert {each.capacity for each in offers} == {None}, "what EC2 has of a type it never says"
 
 
 async def test_offers_are_of_linux_in_the_regions_own_zones_and_say_where_they_are(shop: Shop) -> None:

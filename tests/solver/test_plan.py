@@ -426,3 +426,28 @@ def test_the_fallback_is_a_right_plan_and_not_a_cheaper_one(town: Any) -> None:
     assert (plan.stage, plan.stopped_by) == ("greedy", "none")
     assert check(snapshot, plan) == []
     assert plan.cost_nano > solve(snapshot).cost_nano
+
+
+def grouped(town: Any, key: str, units: int, **how: Any) -> Any:
+    return msgspec.structs.replace(town.offer(key, **how), quota="aws/eu/L-1", quota_units=units)
+
+
+def test_a_quota_of_vcpus_is_shared_by_all_types_and_zones_that_count_against_it(town: Any) -> None:
+    """Eight zones of a quota for one machine were planned as eight machines, and seven of them refused."""
+    offers = [grouped(town, f"aws/zone{n}", 48, capacity=2) for n in range(8)]
+    works = [town.work(f"w{n}", 8, within_h=9) for n in range(8)]
+    for left, started in ((47, 0), (48, 1), (100, 2)):
+        snapshot = town.snapshot(works, offers, quotas=[Quota(market="aws/eu/L-1", remaining=left)])
+        plan = solve(snapshot)
+        assert check(snapshot, plan) == []
+        assert sum(start.count for start in plan.starts) == started
+        assert {each.waiting_on for each in plan.unplaced} == {"quota"}
+    assert "47 are left, one instance counts 48" in str(
+        solve(town.snapshot(works[:1], offers, quotas=[Quota(market="aws/eu/L-1", remaining=47)])).unplaced
+    )
+
+
+def test_the_quota_of_one_group_does_not_stop_another_of_the_same_market(town: Any) -> None:
+    offers = [grouped(town, "aws/a", 4), town.offer("aws/b", 5.0)]
+    snapshot = town.snapshot([town.work("w", 1)], offers, quotas=[Quota(market="aws/eu/L-1", remaining=0)])
+    assert [start.offer_key for start in solve(snapshot).starts] == ["aws/b"]

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from solver import program
 from solver.check import check
 from solver.eligibility import survey
-from solver.plan import solve
+from solver.plan import solve, solve_large
 from solver.problem import state
 from solver.restore import restore
 from solver.schedule import Instances, Pool, Site, Task, allot, bill, finish_us, is_on_time, room_ppm
-from solver.types import Plan, Snapshot, encode, json_schemas, sha256
+from solver.types import Plan, Quota, Snapshot, encode, json_schemas, sha256
 from solver.view import View
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +39,27 @@ def test_every_plan_passes_the_checker_and_costs_at_least_its_bound(towns: Any, 
     plan = solve(snapshot, stage=stage)
     assert check(snapshot, plan) == []
     assert plan.bound_nano <= plan.cost_nano
+
+
+@settings(EASY, max_examples=25)
+@given(seed=SEEDS, way=st.sampled_from(["program", "greedy", "large", "large greedy"]))
+def test_no_plan_takes_more_units_than_a_quota_has(towns: Any, seed: int, way: Any) -> None:
+    """Whichever way it is made: several types of different weight count against one group, beside a market's own quota."""
+    snapshot, random = towns().random(seed), Random(seed)
+    offers = tuple(
+        msgspec.structs.replace(each, quota=random.choice(["", "g", "g", "h"]), quota_units=random.choice([1, 4, 48]))
+        for each in snapshot.offers
+    )
+    quotas = tuple(Quota(market=name, remaining=random.choice([0, 3, 10, 100])) for name in "abgh")
+    snapshot = msgspec.structs.replace(snapshot, offers=offers, quotas=quotas)
+    is_large = way.startswith("large")
+    plan = solve_large(View(snapshot), is_program=way == "large") if is_large else solve(snapshot, stage=way)
+    assert check(snapshot, plan) == []
+    units = {each.key: (each.quota or each.market, each.quota_units) for each in offers}
+    if len({start.from_us for start in plan.starts}) <= 1:
+        for quota in quotas:
+            mine = [s.count * units[s.offer_key][1] for s in plan.starts if units[s.offer_key][0] == quota.market]
+            assert sum(mine) <= quota.remaining
 
 
 @EASY
