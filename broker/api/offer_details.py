@@ -141,7 +141,9 @@ async def explain_offer(call: Call, query: KeyQuery) -> market_shapes.Explained:
 
 def _quota_words(offer: Offer) -> str | None:
     quota = offer.quota
-    return quota and f"{quota.left} {quota.unit} are left under {quota.group}, one machine counts {quota.units}"
+    if quota is None:
+        return None
+    return f"{quota.left} {quota.unit} are left under {quota.group}, one machine counts {quota.units}"
 
 
 async def pool_profile(call: Call, query: PoolQuery) -> market_shapes.Pool:
