@@ -52,11 +52,13 @@ from broker.leadership import Leadership, Standing, fence
 from broker.market_set import open_markets
 from broker.migrate import upgrade
 from broker.model_set import model_profiles
+from broker.object_keys import ObjectKeys
 from broker.object_store import opened_store
 from broker.oidc import Issuer
 from broker.owner import ADMIN_KEY
 from broker.provider_set import open_providers
 from broker.replica_settings import digests
+from broker.sealed_store import SealedStore
 from broker.secret_files import kept
 from broker.services import Services
 from broker.settings import Settings
@@ -185,10 +187,11 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
     vault = Vault(database, keyring)
     markets = await open_markets(settings, owner=owner, stack=stack)
     credentials = Credentials(database, vault)
+    object_keys = ObjectKeys(database, vault, seals_new=settings.objects.encryption)
     services = Services(
         settings=settings,
         database=database,
-        store=await opened_store(settings, stack),
+        store=SealedStore(await opened_store(settings, stack), object_keys),
         markets=markets,
         models=model_profiles(settings),
         solver=solver,

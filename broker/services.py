@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,8 +14,10 @@ from broker.database import Database
 from broker.failpoints import Failpoints
 from broker.leadership import Leadership
 from broker.metrics.counters import Counters
+from broker.object_keys import ObjectKeys, ProjectKey
 from broker.oidc import Issuer
 from broker.provider_set import Providers
+from broker.sealed_store import SealedStore
 from broker.settings import Settings
 from broker.vault import Vault
 from jobs.objects import ObjectStore
@@ -69,6 +71,31 @@ class Services:
     renting: set[str] = field(default_factory=set)
     networks: Networks = field(default_factory=Networks)
     pass_on: Callable[[str], None] | None = None
+
+    @property
+    def sealed_store(self) -> SealedStore | None:
+        """The store, where what is written is sealed."""
+        return self.store if isinstance(self.store, SealedStore) else None
+
+    @property
+    def object_keys(self) -> ObjectKeys | None:
+        """The keys of stored objects, where what is written is sealed."""
+        return None if self.sealed_store is None else self.sealed_store.secrets
+
+    async def begin_objects(self, project: str, owner: str) -> None:
+        """Make the key of a new file or upload, before its first object is written. Not inside a transaction."""
+        if self.object_keys is not None:
+            await self.object_keys.begin(project, owner)
+
+    async def objects_of(self, project: str) -> ProjectKey | None:
+        """To make keys of new batches with, inside a transaction; None where nothing is sealed. Not inside a transaction."""
+        return None if self.object_keys is None else await self.object_keys.of_project(project)
+
+    def forget_keys(self, owners: Iterable[str]) -> None:
+        """The keys of these were destroyed."""
+        for owner in owners:
+            if self.object_keys is not None:
+                self.object_keys.forget(owner)
 
     def nudge(self, loop: str) -> None:
         if loop in self.wake:

@@ -199,6 +199,9 @@ class ObjectSettings(Section):
     Credentials: `access_key_id` with `secret_access_key` (S3), `account` with `secret_access_key` (Azure), or the secret in
     a file of its own, `secret_file` (at Google the service account's JSON). Without any, the instance's identity is used.
 
+    `encryption`: what is stored from now on is sealed (AES-256-GCM) with a key for each file and batch, under the vault's
+    key-encryption key; what is stored already stays as it is, and readable (docs/encryption.md).
+
     `country` and the rest are the store's residency facts, `evidence` where they are known from: batches whose policy does
     not allow them are refused. A local folder is where the local market says that this machine is.
     """
@@ -213,6 +216,7 @@ class ObjectSettings(Section):
     path_style: bool | None = None
     allow_http: bool = False
     direct: bool = True
+    encryption: bool = True
     access_key_id: str | None = None
     secret_access_key: SecretStr | None = None
     session_token: SecretStr | None = None

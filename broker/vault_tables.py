@@ -58,3 +58,19 @@ class CertificateRow(SQLModel, table=True):
     expires_us: int = micros()
     revoked_us: int | None = micros(nullable=True)
     revoked_reason: str | None = None
+
+
+class ObjectKeyRow(SQLModel, table=True):
+    """The key that the objects of `owner` (a file, an upload, a batch) are sealed with, itself sealed with the project's data
+    key. Destroyed: `sealed` is gone, and `decision` is the leaf of the stream `decisions` that says so. `key_sha256` names
+    the key and tells nothing of it."""
+
+    __tablename__ = "broker_object_key"
+    owner: str = Field(primary_key=True)
+    project: str = Field(index=True)
+    data_key: str
+    sealed: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
+    key_sha256: str
+    created_us: int = micros()
+    destroyed_us: int | None = micros(nullable=True, index=True)
+    decision: int | None = micros(nullable=True)

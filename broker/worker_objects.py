@@ -8,27 +8,46 @@ from __future__ import annotations
 
 from broker.services import Services
 from jobs.clock import MICROSECONDS
-from jobs.objects import SignedRequest
+from jobs.objects import ObjectStore, SignedRequest
 from jobs.signing import sign
 
 OBJECT_TTL_S = 900
 PART_TYPE = "application/octet-stream"
 
 
-async def input_request(services: Services, key: str, start: int, stop: int, now_us: int) -> SignedRequest:
-    """To GET bytes [start, stop) of an input. Raises StoreFailed."""
-    if services.store.direct is not None:
+async def input_request(
+    services: Services, key: str, start: int, stop: int, now_us: int, *, is_opened: bool = True
+) -> SignedRequest:
+    """To GET bytes [start, stop) of an input. `is_opened`: as they were uploaded; else as they are stored, whoever asks has
+    the keys. Raises StoreFailed, KeyDestroyed."""
+    if services.store.direct is not None and not (is_opened and await is_sealed(services, key)):
         return await services.store.direct.signed_get(key, start, stop, OBJECT_TTL_S)
-    token = sign(services.secret, "GET", key, _until(now_us), {"start": start, "stop": stop})
+    token = sign(
+        services.secret, "GET", key, _until(now_us), {"start": start, "stop": stop, "as_stored": int(not is_opened)}
+    )
     return SignedRequest(url=f"/worker/v1/objects/{token}", headers={})
 
 
-async def part_request(services: Services, key: str, size: int, sha256: str, now_us: int) -> SignedRequest:
-    """To PUT the part that was announced. Raises StoreFailed."""
-    if services.store.direct is not None:
+async def part_request(
+    services: Services, key: str, size: int, sha256: str, now_us: int, *, is_sealed_there: bool = False
+) -> SignedRequest:
+    """To PUT the part that was announced. `is_sealed_there`: the worker has sealed it; else the broker does, where the batch is
+    sealed, so that nothing lies in a store in clear. Raises StoreFailed, KeyDestroyed."""
+    if services.store.direct is not None and (is_sealed_there or not await is_sealed(services, key)):
         return await services.store.direct.signed_put(key, size, sha256, OBJECT_TTL_S)
-    token = sign(services.secret, "PUT", key, _until(now_us), {"size": size, "sha256": sha256})
+    facts: dict[str, str | int] = {"size": size, "sha256": sha256, "as_stored": int(is_sealed_there)}
+    token = sign(services.secret, "PUT", key, _until(now_us), facts)
     return SignedRequest(url=f"/worker/v1/objects/{token}", headers={"Content-Type": PART_TYPE})
+
+
+async def is_sealed(services: Services, key: str) -> bool:
+    """Whether the object of this name is sealed, or would be. Raises KeyDestroyed."""
+    return services.sealed_store is not None and await services.sealed_store.is_sealed(key)
+
+
+def stored(services: Services) -> ObjectStore:
+    """Objects as they are stored."""
+    return services.store if services.sealed_store is None else services.sealed_store.inner
 
 
 def _until(now_us: int) -> int:

@@ -115,6 +115,18 @@ class ObjectCorrupt(JobsError):
     code = "object_corrupt"
 
 
+class KeyDestroyed(ObjectMissing):
+    """The key of the object was destroyed: what it sealed is gone, wherever it still lies."""
+
+    code = "key_destroyed"
+
+
+class ObjectTampered(ObjectCorrupt):
+    """A sealed object is not what was sealed under this name and key."""
+
+    code = "object_tampered"
+
+
 class StoreFailed(JobsError):
     """The object store did not answer, or refused us; nothing is known about the object. Asking again may help."""
 

@@ -80,8 +80,8 @@ class ObjectStore:
     def __init__(
         self, backend: Backend, streams: Streams, *, creating: Backend | None = None, direct: Direct | None = None
     ) -> None:
-        self._backend = backend
-        self._creating = creating or backend
+        self.backend = backend
+        self.creating = creating or backend
         self.streams = streams
         self.direct = direct
         self._is_ordered = not isinstance(backend, LocalStore)  # the others list in the order of keys
@@ -102,7 +102,7 @@ class ObjectStore:
         while True:
             try:
                 with told_as_ours("create", key):
-                    await obstore.put_async(self._creating, key, content, mode="create")
+                    await obstore.put_async(self.creating, key, content, mode="create")
                 break
             except StoreFailed as failure:
                 failures += 1
@@ -149,7 +149,7 @@ class ObjectStore:
     async def size(self, key: str) -> int:
         """Bytes of the object (HEAD). Raises ObjectMissing and StoreFailed."""
         with told_as_ours("find", key):
-            return (await obstore.head_async(self._backend, key))["size"]
+            return (await obstore.head_async(self.backend, key))["size"]
 
     async def holds(self, key: str, size: int, sha256: str) -> bool:
         """Whether the object has exactly these bytes: by the store's own word where it keeps one, else by reading it.
@@ -160,6 +160,12 @@ class ObjectStore:
             return False
         told = None if self.direct is None else await self.direct.sha256(key)
         return (told or (await _measured(key, self.stream(key))).sha256) == sha256
+
+    async def committed(self, key: str, size: int | None, sha256: str) -> bytes:
+        """The whole object, if it has these bytes. Raises ObjectMissing, StoreFailed, and ObjectCorrupt, saying what it has."""
+        content = await self.get(key)
+        # in a thread: megabytes would keep heartbeats and commits waiting
+        return await asyncio.to_thread(require_committed, content, size, sha256)
 
     async def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
         """Bytes [start, stop) of the object, or all. Raises as `stream`."""
@@ -187,7 +193,7 @@ class ObjectStore:
     async def _read(self, key: str, at: int, stop: int) -> Chunks:
         """Bytes [at, stop) of one answer; StoreFailed also when it ends early."""
         with told_as_ours("read", key):
-            found = await obstore.get_async(self._backend, key, options={"range": (at, stop)})
+            found = await obstore.get_async(self.backend, key, options={"range": (at, stop)})
             async for chunk in found.stream(min_chunk_size=READ_CHUNK):
                 at += len(chunk)
                 yield bytes(chunk)
@@ -198,7 +204,7 @@ class ObjectStore:
         """Remove the object. Deleting what is not there is success. Raises StoreFailed."""
         try:
             with told_as_ours("delete", key):
-                await obstore.delete_async(self._backend, key)
+                await obstore.delete_async(self.backend, key)
         except ObjectMissing:
             return
 
@@ -217,7 +223,7 @@ class ObjectStore:
         Raises StoreFailed.
         """
         with told_as_ours("list", prefix):
-            async for page in obstore.list(self._backend, prefix=prefix or None, offset=after or None):
+            async for page in obstore.list(self.backend, prefix=prefix or None, offset=after or None):
                 for found in page:
                     written_us = int(found["last_modified"].timestamp() * 1_000_000)
                     yield Listed(key=found["path"], size=found["size"], written_us=written_us)
@@ -268,6 +274,16 @@ async def _measured(key: str, chunks: Chunks) -> Stored:
     async for _ in meter.chunks():
         pass
     return Stored(key=key, size=meter.size, sha256=meter.digest.hexdigest())
+
+
+def require_committed(content: bytes, size: int | None, sha256: str) -> bytes:
+    """`content`, if it has this size (None: any) and hash. Raises ObjectCorrupt."""
+    found = hashlib.sha256(content).hexdigest()
+    if size not in (None, len(content)):
+        raise ObjectCorrupt(f"{len(content)} bytes, not the {size} that were committed")
+    if found != sha256:
+        raise ObjectCorrupt(f"{len(content)} bytes with sha256 {found}, not {sha256}")
+    return content
 
 
 def _check_key(key: str) -> None:

@@ -148,20 +148,12 @@ async def read_part(store: ObjectStore, part: FinalPart, asked: AskedIds | None)
 
     `asked` None: the batch has ended, so the custom_ids were compared before, and the bytes are still the same.
     """
-    try:
-        content = await store.get(part.key)
-    except ObjectMissing as error:
-        raise Damaged("the object is missing") from error
+    content = await _committed(store, part.key, part.size, part.sha256)
     # In a thread: unpacking and decoding megabytes would keep heartbeats and commits waiting.
     return await asyncio.to_thread(_verified, content, part, asked)
 
 
 def _verified(content: bytes, part: FinalPart, asked: AskedIds | None) -> list[PartLine]:
-    if len(content) != part.size:
-        raise Damaged(f"{len(content)} bytes, not the {part.size} that were committed")
-    found = hashlib.sha256(content).hexdigest()
-    if found != part.sha256:
-        raise Damaged(f"sha256 {found}, not {part.sha256}")
     lines = _decoded(_unpacked(content))
     _check_lines(lines, part, asked)
     return lines
@@ -169,18 +161,17 @@ def _verified(content: bytes, part: FinalPart, asked: AskedIds | None) -> list[P
 
 async def read_object(store: ObjectStore, key: str, sha256: str) -> list[PartLine]:
     """The lines of a part object, if it is the one that was committed under this hash. Raises Damaged, saying how."""
+    content = await _committed(store, key, None, sha256)
+    return await asyncio.to_thread(lambda: _decoded(_unpacked(content)))
+
+
+async def _committed(store: ObjectStore, key: str, size: int | None, sha256: str) -> bytes:
     try:
-        content = await store.get(key)
+        return await store.committed(key, size, sha256)
     except ObjectMissing as error:
         raise Damaged("the object is missing") from error
-    return await asyncio.to_thread(_read, content, sha256)
-
-
-def _read(content: bytes, sha256: str) -> list[PartLine]:
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise Damaged(f"{len(content)} bytes with sha256 {found}, not {sha256}")
-    return _decoded(_unpacked(content))
+    except ObjectCorrupt as error:
+        raise Damaged(str(error)) from error
 
 
 def _unpacked(content: bytes) -> bytes:

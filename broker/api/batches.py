@@ -64,10 +64,14 @@ async def create(call: Call, body: shapes.BatchCreate) -> shapes.Batch:
     new = _asked(call, body, project)
     async with call.services.database.transaction() as session:
         await _known(session, project)
+    keys = await call.services.objects_of(project)
+    async with call.services.database.transaction() as session:
         now_us = await db_now(session)
         pin = await pin_for(session, call.services.settings, project, body.x_broker)
         policy_hash = await store_policy(session, pin.policy, now_us)
         batch, is_new = await batches.create(session, msgspec.structs.replace(new, policy_hash=policy_hash))
+        if is_new and keys is not None:
+            await keys.add(session, batch.id)
         if is_new:
             await seal_pin(session, call.services, "submit", batch.id, pin, now_us)
         shape = await whole_batch(session, batch)

@@ -45,6 +45,8 @@ STATUS: Mapping[type[Exception], int] = MappingProxyType(
         jobs.ObjectExists: 412,
         jobs.ObjectMissing: 500,  # a row of ours names an object that is not there
         jobs.ObjectCorrupt: 500,
+        jobs.KeyDestroyed: 404,  # as a deleted file
+        jobs.ObjectTampered: 500,
         jobs.StoreFailed: 503,
         jobs.StoreUnfit: 500,
         jobs.CountsDisagree: 500,

@@ -16,13 +16,14 @@ from broker.api import shapes
 from broker.api.multipart import Form, receive
 from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
+from broker.compliance import destruction
 from broker.compliance.deletion import seal_file_deletion
 from broker.project_limits import project_limits
 from jobs import answers, files, ids, views
 from jobs.clock import MICROSECONDS, db_now
 from jobs.errors import JobsError
 from jobs.keys import input_key
-from jobs.objects import Stored
+from jobs.objects import ObjectStore, Stored
 from jobs.streams import Chunks
 from jobs.tables import File
 
@@ -52,6 +53,7 @@ async def upload_file(call: Call) -> shapes.File:
     async with call.services.database.transaction() as session:
         limits = await project_limits(session, call.services.settings, call.project)
     form = Form("file", limits.max_file_bytes, MAX_FILE)
+    await call.services.begin_objects(call.project, file_id)
     try:
         stored = await receive(call.request, form, keep)
         file = await _record(call, file_id, form, stored)
@@ -145,7 +147,10 @@ async def delete_file(call: Call) -> shapes.Deleted:
         file = await files.delete(session, call.project, call.path("file_id"))
         await answers.forget_file(session, file.id)
         now_us = await db_now(session)
-        await seal_file_deletion(session, call.services.secret, file, now_us, why="asked")
+        owners = await destruction.owners_of_file(session, file)
+        gone = await destruction.retire(session, call.services.secret, owners, "deleted")
+        await seal_file_deletion(session, call.services.secret, file, now_us, why="asked", keys_destroyed=gone)
+    call.services.forget_keys(gone)
     # After the row: an object without a row does not exist, a row without its object would be a lie.
     await call.services.store.delete(file.object_key)
     await views.drop_views_of(call.services.store, call.services.database.transaction, file)
@@ -221,15 +226,18 @@ def byte_range(header: str | None, size: int) -> Part:
     return Part(start, stop, True)
 
 
-async def stream_object(call: Call, key: str, part: Part, headers: dict[str, str]) -> web.StreamResponse:
-    """Answer with bytes of an object. The first chunk is read before the headers go out, so that a missing object is an
-    error answer and not a broken stream."""
+async def stream_object(
+    call: Call, key: str, part: Part, headers: dict[str, str], store: ObjectStore | None = None
+) -> web.StreamResponse:
+    """Answer with bytes of an object (of another store than the broker's, where one is given). The first chunk is read
+    before the headers go out, so that a missing object is an error answer and not a broken stream."""
+    store = store or call.services.store
     answer = web.StreamResponse(status=206 if part.is_partial else 200, headers=headers)
     answer.content_length = part.stop - part.start
     if call.request.method == "HEAD":
-        await call.services.store.size(key)
+        await store.size(key)
         return answer
-    chunks = call.services.store.stream(key, part.start, part.stop)
+    chunks = store.stream(key, part.start, part.stop)
     first = await anext(chunks, b"")
     async with whole_or_aborted(call.request):
         await answer.prepare(call.request)

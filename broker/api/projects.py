@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from broker.api import project_shapes as shapes
 from broker.api.problems import not_found
 from broker.api.registry import Call, Route, route
+from broker.compliance import destruction
 from broker.compliance.deletion import seal_project_erasure
 from broker.control.convert import usd
 from broker.project_limits import NAMES, limits_of
@@ -59,6 +60,7 @@ async def erase_project(call: Call) -> shapes.ProjectErased:
         project = (await _named(session, call)).id
         await erasure.erase(session, project)
         erased_us = await db_now(session)
+    gone = await _destroy_keys(call, project)
     # What was written since belongs to work that began after the erasure; what has no row of that is garbage in time.
     keys = [each.key async for each in store.listed(project) if each.written_us < erased_us]
     removed = 0
@@ -73,8 +75,22 @@ async def erase_project(call: Call) -> shapes.ProjectErased:
     while after is not None:  # when the objects are gone: a record of what a crash left undone would be a lie
         async with call.services.database.transaction() as session:
             after = await seal_project_erasure(session, call.services.secret, project, erased_us, after=after)
-    log.info("project.objects_erased", project=project, objects=removed, by=call.caller.key_id)
+    log.info("project.objects_erased", project=project, objects=removed, keys=gone, by=call.caller.key_id)
     return shapes.ProjectErased(id=project, objects=removed)
+
+
+async def _destroy_keys(call: Call, project: str) -> int:
+    """Whatever copy of the project's objects is left anywhere cannot be read from now on. How many keys these were."""
+    async with call.services.database.transaction() as session:
+        owners = await destruction.of_project(session, project)
+    count = 0
+    for start in range(0, len(owners), destruction.AT_ONCE):
+        some = owners[start : start + destruction.AT_ONCE]
+        async with call.services.database.transaction() as session:
+            gone = await destruction.retire(session, call.services.secret, some, "erased")
+        call.services.forget_keys(gone)
+        count += len(gone)
+    return count
 
 
 async def _named(session: AsyncSession, call: Call) -> Project:

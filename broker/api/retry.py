@@ -107,6 +107,7 @@ def _wishes(batch: Batch, body: shapes.RetryCreate, now_us: int) -> BatchWishes:
 
 async def _compose(call: Call, plan: FinalPlan, file_id: str, wanted: Again) -> Stored:
     store = call.services.store
+    await call.services.begin_objects(plan.project, file_id)
     rows = PartRows(call.services.database.transaction, plan)
     return await store.put_stream(input_key(plan.project, file_id), retries.input_again(store, plan, rows, wanted))
 
@@ -114,6 +115,7 @@ async def _compose(call: Call, plan: FinalPlan, file_id: str, wanted: Again) -> 
 async def _create(call: Call, batch: Batch, new: batches.NewBatch, stored: Stored, wanted: Again) -> shapes.RetryBatch:
     """The composed file and its batch, in one transaction; or the batch that a faster repeat has made meanwhile."""
     lifetime_s = await default_lifetime_s(call, batch.project)
+    keys = await call.services.objects_of(batch.project)
     async with call.services.database.transaction() as session:
         earlier = await batches.repeated(session, new)
         if earlier is not None:
@@ -134,6 +136,8 @@ async def _create(call: Call, batch: Batch, new: batches.NewBatch, stored: Store
         pin = await pin_for(session, call.services.settings, batch.project, wishes)
         policy_hash = await store_policy(session, pin.policy, now_us)
         made, is_new = await batches.create(session, msgspec.structs.replace(new, policy_hash=policy_hash))
+        if is_new and keys is not None:
+            await keys.add(session, made.id)
         if is_new:
             await seal_pin(session, call.services, "submit", made.id, pin, now_us)
         return _shape(await whole_batch(session, made), wanted)

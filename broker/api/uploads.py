@@ -9,6 +9,7 @@ from broker.api.files import clean_name, file_shape, require_batch
 from broker.api.multipart import Form, receive
 from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
+from broker.compliance import destruction
 from broker.project_limits import project_limits
 from jobs import ids, uploads
 from jobs.clock import MICROSECONDS, db_now
@@ -38,6 +39,7 @@ async def create_upload(call: Call, body: shapes.UploadCreate) -> shapes.Upload:
         bytes=body.bytes,
         file_expires_s=(limits.file_lifetime_s or None) if body.expires_after is None else body.expires_after.seconds,
     )
+    await call.services.begin_objects(new.project, new.id)
     async with call.services.database.transaction() as session:
         return await _shape(session, await uploads.create(session, new))
 
@@ -96,6 +98,8 @@ async def cancel_upload(call: Call) -> shapes.Upload:
     async with call.services.database.transaction() as session:
         upload = await uploads.cancel(session, call.project, call.path("upload_id"))
         shape = await _shape(session, upload)
+        gone = await destruction.retire(session, call.services.secret, [upload.id], "deleted")
+    call.services.forget_keys(gone)
     await _remove_parts(call, upload.id)
     return shape
 

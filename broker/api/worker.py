@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from broker import worker_sessions
+from broker import lease_seals, worker_sessions
 from broker.api.auth import bearer
 from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
@@ -29,7 +29,6 @@ from broker.services import Services
 from broker.start_up import observe
 from broker.tables import Worker
 from broker.worker_identity import Identity, first_identity, renewed_certificate, tell_of_misuse
-from broker.worker_objects import input_request
 from broker.worker_pool import candidates, pool, refusal, released, still_allowed
 from broker.worker_sessions import Refused
 from jobs import leases
@@ -385,8 +384,9 @@ async def _work(call: Call) -> dict[str, Any]:
             await leases.release(session, placement_id=rental.id, shard_id=shard.id)
             return {"lease": None, "stop": True}
     services.counters.leased()
-    source = await input_request(services, granted.input_key, granted.start, granted.stop, now_us)
-    return {"lease": _lease(services, granted, batch, shard.sha256, source), "stop": False}
+    source, seal = await lease_seals.released(services, worker, granted, batch.project, now_us)
+    found = _lease(services, granted, batch, shard.sha256, source)
+    return {"lease": found if seal is None else found | {"seal": seal}, "stop": False}
 
 
 def _lease(services: Services, granted: Lease, batch: Batch, sha256: str, source: SignedRequest) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from broker.api.worker import plain
 from broker.commit_groups import CommitGroups
 from broker.services import Services
 from broker.together import Together
-from broker.worker_objects import PART_TYPE, part_request
+from broker.worker_objects import PART_TYPE, is_sealed, part_request, stored
 from jobs import commits, leases
 from jobs.commits import Asked
 from jobs.errors import JobsError, LeaseUnknown, ObjectExists, ObjectMissing
@@ -69,7 +69,14 @@ class PartWire:
         claim = await self._claims(_held(call, body["epoch"], body["nonce"]))
         key = _key(claim, body["seq"], body["sha256"])
         now_us = self._services.database.process_now_us()
-        target = await part_request(self._services, key, body["size"], body["sha256"], now_us)
+        target = await part_request(
+            self._services,
+            key,
+            body["size"],
+            body["sha256"],
+            now_us,
+            is_sealed_there=await _is_sealed_there(self._services, claim, key, body),
+        )
         return {"key": key, "put_url": target.url, "headers": target.headers}
 
     async def _committed(self, call: Call, body: dict[str, Any]) -> CommitAnswer:
@@ -112,6 +119,16 @@ def _key(claim: Claim, seq: int, sha256: str) -> str:
     return part_key(claim.project, claim.batch_id, claim.shard_id, epoch=claim.epoch, seq=seq, sha256=sha256)
 
 
+async def _is_sealed_there(services: Services, claim: Claim, key: str, body: dict[str, Any]) -> bool:
+    """Whether the worker says that it has sealed the part. Raises Problem 422 where the batch is not sealed."""
+    if not body.get("sealed"):
+        return False
+    if not await is_sealed(services, key):
+        message = f"Batch {claim.batch_id} is not sealed: send its parts as they are."
+        raise conflict("batch_not_sealed", message, "sealed")
+    return True
+
+
 def too_large(size: int, most: int) -> Problem:
     return Problem(413, "part_too_large", f"A part of {size} bytes; at most {most} are taken.", param="size")
 
@@ -121,7 +138,8 @@ async def object_get(call: Call) -> web.StreamResponse:
     permission = await _permission(call, "GET")
     part = Part(int(permission.extra["start"]), int(permission.extra["stop"]), False)
     try:
-        return await stream_object(call, permission.key, part, {"Content-Type": "application/jsonl"})
+        store = stored(call.services) if permission.extra.get("as_stored") else call.services.store
+        return await stream_object(call, permission.key, part, {"Content-Type": "application/jsonl"}, store)
     except ObjectMissing as error:
         # The permission outlives the batch: when its input was deleted since, the worker lets the shard go.
         raise not_found("object_gone", "This object was deleted after its permission was given.") from error
@@ -132,7 +150,8 @@ async def object_put(call: Call) -> web.StreamResponse:
     permission = await _permission(call, "PUT")
     content = await _exact_body(call.request, int(permission.extra["size"]), str(permission.extra["sha256"]))
     try:
-        await call.services.store.put(permission.key, content)
+        store = stored(call.services) if permission.extra.get("as_stored") else call.services.store
+        await store.put(permission.key, content)
     except ObjectExists as error:
         raise Problem(412, error.code, str(error)) from error
     return web.Response(status=201)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,15 @@ from broker.backup.errors import BackupError
 from broker.backup.manifest import Kept, Manifest, copy, measured, require_empty, write
 from broker.backup.needed import Needed, needed_objects
 from broker.database import Database, sqlite_url
+from broker.envelope import Unopenable
+from broker.keyring import BadKek, KekUnavailable, open_keyring
+from broker.object_keys import ObjectKeys
+from broker.sealed_store import SealedStore
 from broker.settings import Settings
+from broker.vault import Vault
+from jobs.errors import KeyDestroyed
+from jobs.objects import ObjectStore
+from workers.agent.sealing import sealed_size
 
 # Of the data folder: what is copied by other means, belongs to one process, or is a machine's and not the broker's.
 NOT_COPIED = frozenset({"broker.db", "broker.db-wal", "broker.db-shm", "broker.owner", "broker.lock", "broker.log",
@@ -51,7 +60,7 @@ async def make(settings: Settings, folder: Path) -> Manifest:
     files = [measured(database, database.name), *_copied_data(settings.data, folder)]
     if objects is not None:
         files += _copied_objects(objects, folder)
-        await _require(needed, {kept.path: kept for kept in files}, url)
+        await _require(needed, {kept.path: kept for kept in files}, url, settings, folder / "objects")
     manifest = Manifest(
         made_us=time.time_ns() // 1000,
         broker=version("compute-broker"),
@@ -91,9 +100,13 @@ def _copied_objects(objects: Path, folder: Path) -> Iterator[Kept]:
                 continue  # deleted since it was listed; whether it was needed is asked below
 
 
-async def _require(needed: list[Needed], kept: dict[str, Kept], url: str) -> None:
+async def _require(needed: list[Needed], kept: dict[str, Kept], url: str, settings: Settings, copies: Path) -> None:
     """Every object that is needed is there with the bytes that it should have, or was deleted by its owner meanwhile."""
-    wrong = [each for each in needed if not is_whole(each, kept)]
+    wrong = [each for each in needed if each.is_sealed or not is_whole(each, kept)]
+    sealed = [each for each in wrong if each.is_sealed and f"objects/{each.key}" in kept]
+    if sealed:
+        opened = await _that_open(sealed, url, settings, copies)
+        wrong = [each for each in wrong if each.key not in opened]
     if not wrong:
         return
     _, still = await _asked(url)
@@ -107,9 +120,39 @@ async def _require(needed: list[Needed], kept: dict[str, Kept], url: str) -> Non
             )
 
 
+async def _that_open(sealed: list[Needed], url: str, settings: Settings, copies: Path) -> set[str]:
+    """Of these copies, those that open and hold what they should. A key that was destroyed meanwhile opens nothing, and its
+    file is in no row by then."""
+    database = Database(url)
+    try:
+        keyring = open_keyring(settings.vault, settings.data, may_make=False)
+        store = SealedStore(ObjectStore.local(copies), ObjectKeys(database, Vault(database, keyring)))
+        found = set[str]()
+        for each in sealed:
+            with suppress(KeyDestroyed):
+                if await store.holds(each.key, each.size, each.sha256):
+                    found.add(each.key)
+        return found
+    except (BadKek, KekUnavailable, Unopenable) as error:
+        raise BackupError(
+            f"{len(sealed)} objects are sealed and cannot be looked into: {error}. Run the backup with the settings that "
+            "the broker runs with, and where its key-encryption key is to be had"
+        ) from error
+    finally:
+        await database.close()
+
+
 def is_whole(needed: Needed, kept: dict[str, Kept]) -> bool:
     found = kept.get(f"objects/{needed.key}")
     return found is not None and found.sha256 == needed.sha256
+
+
+def is_there(needed: Needed, kept: dict[str, Kept]) -> bool:
+    """Of a backup whose files are as they were made: that what is sealed opens was looked at then."""
+    found = kept.get(f"objects/{needed.key}")
+    return is_whole(needed, kept) or (
+        needed.is_sealed and found is not None and found.bytes == sealed_size(needed.size)
+    )
 
 
 async def _asked(url: str) -> tuple[str, list[Needed]]:

@@ -13,7 +13,7 @@ from sqlmodel import col
 
 from broker.backup import databases
 from broker.backup.errors import BackupError
-from broker.backup.make import is_whole
+from broker.backup.make import is_there
 from broker.backup.manifest import Manifest, copy, damaged, read, require_empty
 from broker.backup.needed import needed_objects
 from broker.database import Database, sqlite_url
@@ -98,5 +98,5 @@ async def _checked(manifest: Manifest, url: str) -> Restored:
             f"the books do not pass their audit: {first.code} {first.subject}: {first.message} ({len(findings)} findings); "
             "do not serve this folder; use an earlier backup"
         )
-    missing = tuple(each.key for each in needed if manifest.objects and not is_whole(each, kept))
+    missing = tuple(each.key for each in needed if manifest.objects and not is_there(each, kept))
     return Restored(manifest=manifest, open_batches=open_batches, missing=missing)

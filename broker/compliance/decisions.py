@@ -8,7 +8,8 @@ by their hashes; `replaying.replay` makes each again as of the record's time. Wh
 - `store`: of the object store and the other data paths, asked when a batch begins;
 - `pin`: which policy holds for a batch, when it is created and whenever that changes (pinning.Asked);
 - `address`: from which country a machine calls and what it shows, held against its offer (hello.Seen);
-- `deletion`: what of a batch was deleted, and which keys were destroyed (deletion.Deleted).
+- `deletion`: what of a batch was deleted, and which keys were destroyed (deletion.Deleted);
+- `key`: the receipt of a key that was destroyed (destruction.Receipt); its `batch` is whose key it was.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from solver.residency.types import EVALUATOR
 from solver.types import Snapshot
 
 Point = Literal["submit", "plan", "launch", "hello", "lease", "heartbeat", "policy", "deletion"]
-Kind = Literal["evaluation", "store", "pin", "address", "deletion"]
+Kind = Literal["evaluation", "store", "pin", "address", "deletion", "key"]
 VERSION = 2  # of records; 1 had evaluations only
 AT_ONCE = 500  # hashes in one question to the database
 _PURPOSE = b"broker decision signatures v1"

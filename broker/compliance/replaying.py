@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.compliance import deletion, hello, pinning
+from broker.compliance import deletion, destruction, hello, pinning
 from broker.compliance.decisions import VERSION, Record, Signed, bodies_by_hash, sha256_of, signing_key
 from broker.compliance.lifecycle import Standing, put_together
 from broker.compliance.lifecycle import sha256_of as sha256_of_body
@@ -112,7 +112,7 @@ def _body(kept: _Kept, made: Record) -> bytes:
     body = kept.facts.get(made.facts_sha256)
     if body is None or hashlib.sha256(body).hexdigest() != made.facts_sha256:
         raise Unlike("its facts are not kept, or were changed")
-    policy = kept.policies.get(made.policy_hash) if made.kind not in ("address", "deletion") else None
+    policy = kept.policies.get(made.policy_hash) if made.kind not in ("address", "deletion", "key") else None
     if sha256_of(policy) != made.policy_sha256:
         raise Unlike("its policy is not kept, or was changed")
     return body
@@ -129,6 +129,8 @@ def _again(kept: _Kept, made: Record, body: bytes) -> Decision:
             return hello.word_on(msgspec.json.decode(body, type=hello.Seen))
         case "deletion":
             return deletion.word_on(msgspec.json.decode(body, type=deletion.Deleted))
+        case "key":
+            return destruction.word_on(msgspec.json.decode(body, type=destruction.Receipt))
         case "pin":
             return _pinned(kept, made, msgspec.json.decode(body, type=pinning.Asked))
     raise Unlike(f"a record of kind {made.kind!r}; replay it with the release that made it")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from broker.compliance import destruction
 from broker.compliance.deletion import seal_file_deletion
 from broker.services import Services
 from jobs import answers, files, uploads, views
@@ -38,7 +39,12 @@ class Collector:
             async with self.services.database.transaction() as session:
                 await files.removed(session, file.id)
                 await answers.forget_file(session, file.id)
-                await seal_file_deletion(session, self.services.secret, file, now_us, why="expired")
+                owners = await destruction.owners_of_file(session, file)
+                gone = await destruction.retire(session, self.services.secret, owners, "expired")
+                await seal_file_deletion(
+                    session, self.services.secret, file, now_us, why="expired", keys_destroyed=gone
+                )
+            self.services.forget_keys(gone)
 
     async def _collect(self, project: str, upload_id: str) -> None:
         """Everything that the upload wrote goes, except the file that it became; also what a crash left without a row."""
@@ -50,4 +56,6 @@ class Collector:
             await store.delete(key)
         async with self.services.database.transaction() as session:
             await uploads.collected(session, upload_id)
+            gone = await destruction.retire(session, self.services.secret, [upload_id], "expired")
+        self.services.forget_keys(gone)
         log.info("upload.collected", upload=upload_id, objects=len(left))

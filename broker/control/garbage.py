@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from broker.compliance import destruction
 from broker.control.plan_memory import forget_plans
 from broker.services import Services
 from jobs import garbage
@@ -44,13 +45,15 @@ async def mark(store: ObjectStore, owner: str) -> str:
 
 @dataclass
 class GarbageCollector:
-    """`_after` is the key where the previous round stopped."""
+    """`_after` is the key where the previous round stopped, `_after_owner` the owner of a key."""
 
     services: Services
     _after: str = ""
+    _after_owner: str = ""
 
     async def step(self) -> None:
         await self._forget_plans()
+        await self._retire_keys()
         store, control = self.services.store, self.services.settings.control
         if control.max_objects_per_cycle == 0 or not await self._is_ours():
             return
@@ -75,6 +78,16 @@ class GarbageCollector:
             total += forgotten
         if total:
             log.info("plans.forgotten", plans=total)
+
+    async def _retire_keys(self) -> None:
+        """Destroy the keys of what nobody needs any more and whose end did not say so: batches that failed at their start,
+        uploads that a crash cut off, answers that are no longer remembered."""
+        async with self.services.database.transaction() as session:
+            before_us = await db_now(session) - self.services.settings.control.orphan_grace_s * MICROSECONDS
+            owners = await destruction.left_over(session, after=self._after_owner, before_us=before_us)
+            gone = await destruction.retire(session, self.services.secret, owners, "unneeded")
+        self.services.forget_keys(gone)
+        self._after_owner = owners[-1] if len(owners) == destruction.AT_ONCE else ""
 
     async def _is_ours(self) -> bool:
         """Whether the place is marked as this broker's. An unmarked one is marked, unless it holds what looks like a

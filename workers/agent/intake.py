@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from workers.agent.lines import BadShard, read_shard
 from workers.agent.log import event
 from workers.agent.parts import from_ranges
 from workers.agent.pool import Pool
+from workers.agent.sealing import Opener, SealBroken
 from workers.agent.wire import NotNow, Wire, next_pause
 
 _LONG_POLL_S = 20.0
@@ -73,6 +75,8 @@ class Intake:
         lease = HeldLease.from_wire(offered, time.monotonic())
         try:
             content = await self.wire.fetch(offered["input_get"], offered["input_headers"])
+            if (seal := (offered.get("seal") or {}).get("input")) is not None:
+                content = await asyncio.to_thread(opened_shard, content, seal)
             digest = hashlib.sha256(content).hexdigest()
             if digest != offered["input_sha256"]:
                 raise BadShard(f"the shard's bytes have sha256 {digest}, the lease says {offered['input_sha256']}")
@@ -96,3 +100,16 @@ class Intake:
         self.pool.add(lease, time.monotonic())
         event("lease.taken", shard=lease.shard_id, epoch=lease.epoch, lines=len(lines), suspects=len(suspects))
         self.on_lease()
+
+
+def opened_shard(content: bytes, seal: Mapping[str, Any]) -> bytes:
+    """The shard's bytes out of the sealed segments that hold them. `seal` is the lease's own. Raises BadShard."""
+    joined = base64.b64decode(seal["keys"])
+    keys = [joined[at : at + 32] for at in range(0, len(joined), 32)]
+    first = int(seal["first"])
+    opener = Opener(lambda n: keys[n - first], seal["context"], first, first + len(keys) - 1, bool(seal["is_end"]))
+    try:
+        plain = opener.add(content) + opener.end()
+    except SealBroken as broken:
+        raise BadShard(f"the shard's bytes are not those that were sealed: {broken}") from broken
+    return plain[seal["skip"] : seal["skip"] + seal["length"]]

@@ -5,6 +5,7 @@ Time is the monotonic clock of this machine, in seconds; the broker's own clock 
 
 from __future__ import annotations
 
+import base64
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,20 @@ from workers.agent.lines import Line
 SAFE_SHARE = 0.8
 
 
+@dataclass(frozen=True, slots=True)
+class PartSeal:
+    """A lease's key for its parts, in memory alone; each part's context is `context` and its number."""
+
+    key: bytes = field(repr=False)
+    context: str
+
+    @classmethod
+    def from_wire(cls, seal: Mapping[str, Any] | None) -> PartSeal | None:
+        """`seal` is that of a lease."""
+        part = None if seal is None else seal["part"]
+        return None if part is None else cls(base64.b64decode(part["key"]), part["context"])
+
+
 @dataclass(slots=True, eq=False)
 class HeldLease:
     """One shard leased to this worker.
@@ -24,7 +39,7 @@ class HeldLease:
     `fresh` is longest first. `suspects` are groups of lines that were in flight when an engine or a worker died, each
     to be run with nothing else in the engine; `isolated` is the rest of the group that is being run. `is_lost`: start
     nothing more, but commit what is finished. `is_void`: the broker takes nothing more of it. `part_lines`: cut a part at
-    least every so many lines, None as for all.
+    least every so many lines, None as for all. `part_seal`: what its parts are sealed with, None where the batch is not sealed.
     """
 
     shard_id: str
@@ -35,6 +50,7 @@ class HeldLease:
     part_put: str
     renewed_at: float
     part_lines: int | None = None
+    part_seal: PartSeal | None = None
     fresh: deque[Line] = field(default_factory=deque)
     suspects: deque[list[Line]] = field(default_factory=deque)
     isolated: list[Line] = field(default_factory=list)
@@ -59,6 +75,7 @@ class HeldLease:
             part_put=lease["part_put"],
             renewed_at=now,
             part_lines=lease["part_lines"],
+            part_seal=PartSeal.from_wire(lease.get("seal")),
         )
 
     def admit(self, lines: Iterable[Line], suspects: Mapping[int, int], *, alone_from: int) -> None:

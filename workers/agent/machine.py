@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from workers.agent import VERSION
+from workers.agent import VERSION, sealing
 from workers.agent.log import event
 
 _MIB = 1024 * 1024
@@ -32,6 +32,7 @@ async def machine_facts(rental_id: str, pubkey: str, folder: Path) -> dict[str, 
         "accelerators": accelerators,
         "driver": driver,
         "evidence": {},
+        "seals": [sealing.FORMAT] if sealing.is_available() else [],
     }
 
 

@@ -16,10 +16,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from workers.agent import sealing
 from workers.agent.answers import Finished
 from workers.agent.errors import Dismissed, ProtocolDefect, Refused
 from workers.agent.failpoints import Failpoints
-from workers.agent.leases import HeldLease
+from workers.agent.leases import HeldLease, PartSeal
 from workers.agent.log import event
 from workers.agent.pool import Pool
 from workers.agent.spec import PartLimits
@@ -52,10 +53,12 @@ class Decision:
     done: frozenset[int] = frozenset()
 
 
-def cut(finished: Sequence[Finished]) -> Part:
-    """Make the part of these lines."""
+def cut(finished: Sequence[Finished], seal: PartSeal | None = None, seq: int = 0) -> Part:
+    """Make the part of these lines; sealed, it is another object each time."""
     # no time in the header: a part that is cut twice is the same object
     content = gzip.compress(b"".join(line.record for line in finished), compresslevel=6, mtime=0)
+    if seal is not None:
+        content = sealing.seal(seal.key, f"{seal.context}-{seq}", content)
     by_number = sorted(finished, key=lambda line: line.idx)
     usage = [
         [
@@ -241,7 +244,8 @@ class Parts:
             lease.next_seq += 1
             counters = self._take_counters()
             try:
-                answer = await self._deliver(lease, seq, await asyncio.to_thread(cut, finished), counters)
+                part = await asyncio.to_thread(cut, finished, lease.part_seal, seq)
+                answer = await self._deliver(lease, seq, part, counters)
             except Refused as refusal:
                 self.counters.update(counters)
                 event("part.refused", shard=lease.shard_id, epoch=lease.epoch, seq=seq, error=str(refusal))
@@ -299,7 +303,8 @@ class Parts:
         claim = {"epoch": lease.epoch, "nonce": lease.nonce, "seq": seq}
         size = {"sha256": part.sha256, "size": len(part.content)}
         self.failpoints.reached("agent.before_put")
-        key = await self._upload(lease, claim | size, part.content)
+        sealed = {} if lease.part_seal is None else {"sealed": True}
+        key = await self._upload(lease, claim | size | sealed, part.content)
         self.failpoints.reached("agent.after_put")
         commit = claim | size | {"key": key, "lines": part.lines, "usage": part.usage, "counters": dict(counters)}
         answer = await self.wire.commit(lease.shard_id, commit)

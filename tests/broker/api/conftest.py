@@ -24,6 +24,8 @@ from broker.database import Database
 from broker.failpoints import Failpoints
 from broker.keyring import open_keyring
 from broker.keys import Role, create_key, ensure_admin_key
+from broker.object_keys import ObjectKeys
+from broker.sealed_store import SealedStore
 from broker.services import Services
 from broker.settings import JobsSettings, Settings
 from broker.vault import Vault
@@ -126,7 +128,7 @@ async def server(settings: Settings, database: Database, object_store: ObjectSto
     services = Services(
         settings=settings,
         database=database,
-        store=object_store,
+        store=SealedStore(object_store, ObjectKeys(database, vault)),
         markets={"sandbox": None},  # a name to rent at: no test here asks it
         models={
             MODEL: ModelProfile(id=MODEL, engine="url", base_url="http://127.0.0.1:9", tokens_per_s={"cpu": (200, 40)})

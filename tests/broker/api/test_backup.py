@@ -19,7 +19,11 @@ from broker.backup.make import make
 from broker.backup.restore import restore
 from broker.control.finalise import Finaliser
 from broker.database import Database, sqlite_url
+from broker.keyring import open_keyring
+from broker.object_keys import ObjectKeys
+from broker.sealed_store import SealedStore
 from broker.settings import Settings
+from broker.vault import Vault
 from jobs.clock import MICROSECONDS
 from jobs.objects import ObjectStore
 from jobs.tables import Batch, Part
@@ -47,7 +51,8 @@ def settings(tmp_path: Path, migrated_url: str, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 async def live(server: Any, settings: Settings) -> Any:
     """A broker whose objects are in its data folder."""
-    object.__setattr__(server.services, "store", ObjectStore.local(settings.data / "objects"))
+    sealed = SealedStore(ObjectStore.local(settings.data / "objects"), server.services.object_keys)
+    object.__setattr__(server.services, "store", sealed)
     return server
 
 
@@ -88,7 +93,9 @@ async def test_what_was_committed_before_the_backup_goes_on_from_it(
     restored = await restore(tmp_path / "backup", *elsewhere)
     assert (restored.open_batches, restored.missing) == (1, ())
     database = database_of(elsewhere)
-    services = replace(live.services, database=database, store=ObjectStore.local(elsewhere[0] / "objects"))
+    vault = Vault(database, open_keyring(settings.vault, elsewhere[0], may_make=False))
+    store = SealedStore(ObjectStore.local(elsewhere[0] / "objects"), ObjectKeys(database, vault))
+    services = replace(live.services, database=database, store=store)
     async with database.transaction() as session:
         done = (await session.get_one(Batch, batch)).completed
         parts = (await session.scalars(select(Part.key).where(Part.batch_id == batch))).all()
@@ -170,6 +177,29 @@ async def test_a_backup_of_a_newer_broker_or_another_database_is_refused(
     with pytest.raises(BackupError, match=r"revision 9999, of broker 9\.0"):
         await restore(tmp_path / "backup", *elsewhere)
     assert not elsewhere[0].exists()
+
+
+async def test_a_sealed_object_that_does_not_open_is_told_and_no_backup_is_made(
+    live: Any, settings: Settings, tmp_path: Path
+) -> None:
+    file_id = await live.upload(b"{}\n")
+    stored = next((settings.data / "objects").rglob(file_id))
+    stored.write_bytes(stored.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(BackupError, match=rf"file {file_id}\) has sha256"):
+        await make(settings, tmp_path / "backup")
+    stored.write_bytes(b"{}\n")  # the right text, which nobody sealed
+    with pytest.raises(BackupError, match=rf"file {file_id}\)"):
+        await make(settings, tmp_path / "second")
+
+
+async def test_without_the_key_over_sealed_objects_no_backup_is_made(
+    live: Any, settings: Settings, tmp_path: Path
+) -> None:
+    """Nobody could say whether they are whole, and the backup could not be read."""
+    await live.upload(b"{}\n")
+    (settings.data / "kek").unlink()
+    with pytest.raises(BackupError, match="are sealed and cannot be looked into"):
+        await make(settings, tmp_path / "backup")
 
 
 async def test_an_object_that_is_lost_is_told_and_no_backup_is_made(

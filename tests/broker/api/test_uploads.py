@@ -14,6 +14,7 @@ from openai.types import Upload
 
 from broker.control.collect import Collector
 from broker.control.validate import Validator
+from broker.worker_objects import stored
 from jobs.uploads import GRACE_US, LIFETIME_US
 from tests.support.object_stores import keys_of
 
@@ -150,7 +151,7 @@ async def test_what_a_late_attempt_to_complete_wrote_after_the_file_was_deleted_
     assert file is not None
     await client.files.delete(file.id)
     assert await keys_of(server.services.store) == set()
-    await server.services.store.put(key, CONTENT)
+    await stored(server.services).put(key, CONTENT)
     server.services.database.clock_offset_us = LIFETIME_US + GRACE_US
     await Collector(server.services).step()
     assert await keys_of(server.services.store) == set()

@@ -21,6 +21,8 @@ from broker.credentials import Credentials
 from broker.database import Database
 from broker.failpoints import Failpoints
 from broker.keyring import open_keyring
+from broker.object_keys import ObjectKeys
+from broker.sealed_store import SealedStore
 from broker.services import Services
 from broker.settings import ControlSettings, Settings, VaultSettings
 from broker.tables import Assignment, Waiting, Worker
@@ -231,7 +233,7 @@ async def town(database: Database, tmp_path: Path, object_store: ObjectStore) ->
     services = Services(
         settings=Settings(data=tmp_path, control=ControlSettings(accrue_s=1, reconcile_s=1, heartbeat_s=1)),
         database=database,
-        store=object_store,
+        store=SealedStore(object_store, ObjectKeys(database, vault)),
         markets={"town": AbsentMarket()},  # type: ignore[dict-item]
         models={MODEL: profile},
         solver=PlanningHere(),

@@ -1,0 +1,69 @@
+"""What a worker is given with a lease so that it can open its shard and seal its parts: keys of these, and of nothing else.
+
+They go out with the lease alone, so only to a worker whose hello has passed and whose place the policy allows at this moment.
+The keys of a shard are those of its segments of the input: with its first and last the ends of the neighbouring shards'
+lines come along, at most 64 KiB each. The key for parts is of one lease: shard and epoch.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from broker.object_keys import part_secret
+from broker.services import Services
+from broker.tables import Worker
+from broker.worker_objects import input_request
+from jobs.keys import part_key
+from jobs.objects import SignedRequest
+from jobs.types import Lease
+from workers.agent.sealing import FORMAT
+
+
+def can_seal(worker: Worker) -> bool:
+    """Whether the worker's hello said that it knows our form of sealed objects."""
+    return FORMAT in (worker.hello or {}).get("seals", [])
+
+
+async def released(
+    services: Services, worker: Worker, granted: Lease, project: str, now_us: int
+) -> tuple[SignedRequest, dict[str, Any] | None]:
+    """How to get the shard, and the lease's keys; no keys where nothing is sealed, or where the worker cannot seal: then the
+    broker opens and seals for it, and what travels between the two is under TLS alone.
+
+    Not inside a transaction. Raises StoreFailed, ObjectMissing, ObjectCorrupt and KeyDestroyed.
+    """
+    store, key = services.sealed_store, granted.input_key
+    if store is None or not can_seal(worker):
+        return await input_request(services, key, granted.start, granted.stop, now_us), None
+    part = await _part(services, granted, project)
+    sealed = await store.sealed_range(key, granted.start, granted.stop)
+    if sealed is None:
+        source = await input_request(services, key, granted.start, granted.stop, now_us)
+        return source, None if part is None else {"input": None, "part": part}
+    span = sealed.span
+    shard = {
+        "keys": _text(b"".join(sealed.keys)),
+        "context": sealed.context,
+        "first": span.first,
+        "is_end": span.is_end,
+        "skip": span.skip,
+        "length": span.length,
+    }
+    source = await input_request(services, key, span.at, span.until, now_us, is_opened=False)
+    return source, {"input": shard, "part": part}
+
+
+async def _part(services: Services, granted: Lease, project: str) -> dict[str, Any] | None:
+    """What the lease's parts are to be sealed with; None where the batch is not sealed."""
+    assert services.sealed_store is not None
+    root = await services.sealed_store.secrets.root_of_batch(project, granted.batch_id)
+    if root is None:
+        return None
+    first = part_key(project, granted.batch_id, granted.shard_id, epoch=granted.epoch, seq=0, sha256="0" * 64)
+    secret = part_secret(root, first)
+    return {"key": _text(secret.key), "context": secret.context.removesuffix("-0")}
+
+
+def _text(key: bytes) -> str:
+    return base64.b64encode(key).decode()
