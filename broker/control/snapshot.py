@@ -20,6 +20,7 @@ from broker.compliance.pinning import model_facts
 from broker.compliance.proposals import in_force
 from broker.control.convert import DEFAULT_BOOT_S, is_known_on, offer_view, throughput_of
 from broker.control.hazards import learned_hazard, seen_pools
+from broker.control.lessons import lessons, taught
 from broker.control.planned_offers import planned_offers
 from broker.control.quotas import quotas_left
 from broker.costs import batch_costs
@@ -93,8 +94,12 @@ async def freeze(
     }
     views, facts = _views(listed, taken, await held_back(session, now_us), asked, known, planned.refused, paths)
     pools = await seen_pools(session, now_us)
+    known_of = await lessons(session, now_us)
     views = [
-        msgspec.structs.replace(view, hazard=learned_hazard(pools, view.key, view.pricing, view.hazard))
+        taught(
+            msgspec.structs.replace(view, hazard=learned_hazard(pools, view.key, view.pricing, view.hazard)),
+            known_of.get(view.key),
+        )
         for view in views
     ]
     policies = await _policies(session, works)
