@@ -75,8 +75,8 @@ async def lessons(session: AsyncSession, now_us: int) -> Mapping[str, Lesson]:
         .limit(READ_AT_MOST)
     )
     by_key: dict[str, list[Outcome]] = {}
-    for key, *rest in found:
-        by_key.setdefault(key, []).append(outcome(*rest, now_us=now_us))
+    for row in found.all():
+        by_key.setdefault(str(row[0]), []).append(outcome(*row[1:], now_us=now_us))
     return {key: lesson(outcomes) for key, outcomes in by_key.items()}
 
 
