@@ -76,7 +76,8 @@ async def lessons(session: AsyncSession, now_us: int) -> Mapping[str, Lesson]:
     )
     by_key: dict[str, list[Outcome]] = {}
     for row in found.all():
-        by_key.setdefault(str(row[0]), []).append(outcome(*row[1:], now_us=now_us))
+        columns_of: tuple[Any, ...] = tuple(row)
+        by_key.setdefault(str(columns_of[0]), []).append(outcome(*columns_of[1:], now_us=now_us))
     return {key: lesson(outcomes) for key, outcomes in by_key.items()}
 
 
