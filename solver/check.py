@@ -298,6 +298,9 @@ def _places(book: _Book) -> Iterator[Violation]:
             decision = evaluate(book.snapshot.policies[work.policy_hash], of_work, book.snapshot.now_us)
             if decision.outcome != "allow":
                 yield Violation("residency", f"{decision.reasons[0]}", each.work_id, offer.key)
+            if not offer.is_open_to(work.project) and place in book.starts:
+                message = f"it is not rented for project {work.project}"
+                yield Violation("account", message, each.work_id, offer.key)
             if unfit := offer.unfit.get(each_model := work.model):
                 yield Violation("unfit", f"{each_model} cannot be served there: {unfit}", each.work_id, offer.key)
             if book.expected(each) is None:

@@ -18,6 +18,7 @@ from solver.types import OfferView, Rule, Running, Snapshot, Work
 from solver.view import View, pool_of
 
 RULES = (
+    "account",
     "excluded",
     "token_priced",
     "price_unknown",
@@ -78,13 +79,15 @@ def funnel(verdicts: tuple[Verdict, ...]) -> Funnel:
     for verdict in verdicts:
         if not verdict.is_eligible:
             removed[verdict.broken[0].rule].append(verdict)
-    steps = [
-        Rule(rule=rule, count=len(those), example=f"{those[0].offer.key}: {those[0].broken[0].found}")
-        for rule, those in removed.items()
-        if those
-    ]
+    steps = [Rule(rule=rule, count=len(those), example=_example(those[0])) for rule, those in removed.items() if those]
     left = [verdict.offer.key for verdict in verdicts if verdict.is_eligible]
     return (*steps, Rule(rule=ELIGIBLE, count=len(left), example=left[0] if left else None))
+
+
+def _example(verdict: Verdict) -> str:
+    found = verdict.broken[0]
+    # whose account an offer is of is not for the reader
+    return "of another account" if found.rule == "account" else f"{verdict.offer.key}: {found.found}"
 
 
 def whole_cost(task: Task, instances: Instances) -> int:
@@ -107,7 +110,9 @@ def survey_one(work: Work, offer: OfferView, view: View) -> Verdict:
     anew = new_instances(offer, work.model, view.snapshot)
     running = running_instances(view.running.get((offer.key, pool_of(work)), []))
     ways = [((each,), tuple(_money_and_time(work, task, each, offer, view))) for each in running]
-    ways.append(((anew,), (*_renting(offer, view), *_money_and_time(work, task, anew, offer, view))))
+    ways.append(
+        ((anew,), (*_account(work, offer), *_renting(offer, view), *_money_and_time(work, task, anew, offer, view)))
+    )
     open_ways = [classes for classes, broken in ways if not broken]
     if open_ways and not always:
         return Verdict(offer, task, tuple(each for classes in open_ways for each in classes), ())
@@ -163,6 +168,16 @@ def _renting(offer: OfferView, view: View) -> Iterator[Broken]:
         granted = view.quotas[offer.quota_group]
         needs = f": {granted} are left, one instance counts {offer.quota_units}" if offer.quota else ""
         yield Broken("quota", f"no more instances are granted under the quota {offer.quota_group}{needs}")
+
+
+def _account(work: Work, offer: OfferView) -> Iterator[Broken]:
+    if not offer.is_open_to(work.project):
+        own = (
+            "is rented only for the project whose account it is of"
+            if offer.only_for
+            else "the project has its own account"
+        )
+        yield Broken("account", own)
 
 
 def _not_for_rent(offer: OfferView) -> Iterator[Broken]:

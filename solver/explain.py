@@ -23,6 +23,7 @@ Verdicts = Mapping[str, tuple[Verdict, ...]]
 # What time or money cures first, what needs a person last.
 _CURABLE_FIRST: tuple[Waiting, ...] = get_args(Waiting)
 _WAITING: dict[str, Waiting] = {
+    "account": "capacity",
     "excluded": "capacity",
     "token_priced": "capacity",
     "price_unknown": "capacity",
@@ -36,7 +37,7 @@ _WAITING: dict[str, Waiting] = {
     "budget": "budget",
 }
 # An offer that breaks one of these may never be of use: waiting for it cures nothing, so others are looked at first.
-_UNUSABLE = frozenset({"unfit", "excluded", "token_priced", "price_unknown"})
+_UNUSABLE = frozenset({"account", "unfit", "excluded", "token_priced", "price_unknown"})
 
 
 def unplaced(view: View, surveys: Verdicts, problem: Problem, draft: Draft) -> tuple[Unplaced, ...]:
@@ -82,6 +83,9 @@ def _blocked(verdicts: tuple[Verdict, ...]) -> tuple[Waiting, str]:
     """No offer is eligible: the fewest, most easily cured rules that stand between the work and any offer."""
     if not verdicts:
         return "capacity", "no offer is listed at all"
+    verdicts = tuple(each for each in verdicts if each.broken[0].rule != "account")
+    if not verdicts:
+        return "capacity", "no offer of an account that the project may use is listed"
     ranked = [
         (
             any(each.rule in _UNUSABLE for each in verdict.broken),
@@ -144,7 +148,7 @@ def _choice(work: Work, verdicts: tuple[Verdict, ...], placed: list[Assignment],
     excluded = sorted(
         (prices[each.offer.key], each.offer.key, each)
         for each in verdicts
-        if not each.is_eligible and prices.get(each.offer.key, here) < here
+        if not each.is_eligible and each.broken[0].rule != "account" and prices.get(each.offer.key, here) < here
     )
     return Choice(
         work_id=work.id,

@@ -80,6 +80,9 @@ class OfferView(msgspec.Struct, frozen=True, kw_only=True):
     gigabyte (10^9 bytes).
 
     `quota` names the quota that its instances count against, `quota_units` (vCPUs, GPUs) each; empty: its market's.
+
+    An offer of a project's own account is `only_for` that project; of the house's, `not_for` those who have their own account
+    there. Both are of renting anew: what runs goes on.
     """
 
     key: str
@@ -114,6 +117,13 @@ class OfferView(msgspec.Struct, frozen=True, kw_only=True):
     def quota_group(self) -> str:
         """The name of the quota that may limit it."""
         return self.quota or self.market
+
+    only_for: str | None = None
+    not_for: tuple[str, ...] = ()
+
+    def is_open_to(self, project: str) -> bool:
+        """Whether it is rented for this project at all."""
+        return self.only_for in (None, project) and project not in self.not_for
 
     def timings_of(self, model: str) -> Timings:
         """How long this model takes here from renting to the first token."""

@@ -72,6 +72,8 @@ class Figures:
         self._times()
         self.renting = self._renting()
         self._residency: dict[str, Flags] = {}
+        self._of_accounts = [n for n, each in enumerate(self.offers) if each.only_for is not None or each.not_for]
+        self._closed: dict[str, Flags] = {}
 
     def _resources(self) -> Resources:
         offer = list(range(len(self.offers)))
@@ -149,6 +151,16 @@ class Figures:
         for number, each in enumerate(self.offers):
             codes[number] = _renting_code(each, self.view.quota_left(each))
         return codes
+
+    def closed_to(self, project: str) -> Flags | None:
+        """Where nothing is rented anew for this project, because of whose account the offer is of; None: nowhere."""
+        if not self._of_accounts:
+            return None
+        if project not in self._closed:
+            closed = np.zeros(len(self.offers), dtype=bool)
+            closed[[number for number in self._of_accounts if not self.offers[number].is_open_to(project)]] = True
+            self._closed[project] = closed[self.resources.offer] & (self.resources.pool < 0)
+        return self._closed[project]
 
     def residency(self, policy_hash: str) -> Flags:
         """Whether the policy allows each resource."""

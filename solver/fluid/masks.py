@@ -59,7 +59,8 @@ class Masks:
         codes = np.where(late & (codes > RULE["deadline"]), RULE["deadline"], codes)
         if len(own) > len(self.figures.offers):
             codes = np.where((own < 0) | (own == pool), codes, RULE["excluded"])
-        return codes
+        closed = self.figures.closed_to(self.figures.pools[pool].project)
+        return codes if closed is None else np.where(closed, RULE["account"], codes)
 
     def _by_place(self, kind: int, policy: str) -> npt.NDArray[np.int8]:
         """What does not depend on deadline or money, one table for all classes of a kind and policy."""
@@ -139,6 +140,8 @@ class Masks:
         """The offer and what was found against it."""
         rule = _NAMES[code]
         key: tuple[object, ...] = (code, offer, self.classes.kind[k], self.classes.policy[k])
+        if rule == "account":
+            return "of another account"  # whose it is, is not for the reader
         if rule in ("deadline", "price_ceiling", "budget"):
             key = (*key, k)
         if key not in self._examples:
