@@ -34,7 +34,7 @@ from broker.control.history import HistoryKeeper
 from broker.control.loops import Loops, Step
 from broker.control.place import Placer
 from broker.control.plan import Planner
-from broker.control.poll import polls
+from broker.control.poll import ACCOUNTS, AccountPoller, polls
 from broker.control.reconcile import Reconciler
 from broker.control.remember import Rememberer
 from broker.control.rest import HOLDS_S, Rest
@@ -49,7 +49,7 @@ from broker.failpoints import Failpoints
 from broker.keyring import OWN_KEK, BadKek, Keyring, open_keyring
 from broker.keys import ensure_admin_key, ensure_project
 from broker.leadership import Leadership, Standing, fence
-from broker.market_set import open_markets
+from broker.market_set import open_accounts, open_markets
 from broker.migrate import upgrade
 from broker.model_set import model_profiles
 from broker.object_keys import ObjectKeys
@@ -202,11 +202,12 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
         vault=vault,
         credentials=credentials,
         providers=open_providers(settings, credentials, stack=stack),
+        accounts=open_accounts(settings, credentials, owner=owner, stack=stack),
         authority=None if settings.http.tls_certificate is None else await open_authority(database, vault),
         issuer=None if settings.oidc is None else Issuer(settings.oidc),
         broker_ca=trusted_ca(settings.http),
     )
-    services = replace(services, wake={name: asyncio.Event() for name in (*LOOPS, *polls(services))})
+    services = replace(services, wake={name: asyncio.Event() for name in (*LOOPS, ACCOUNTS, *polls(services))})
     if database.is_shared:
         services = await _joined(services, stack)
 
@@ -325,6 +326,7 @@ def _led(services: Services) -> dict[str, tuple[float, Step]]:
     control = services.settings.control
     return {
         **{name: (poll.every_s, poll.step) for name, poll in polls(services).items()},
+        ACCOUNTS: (control.poll_s, AccountPoller(services).step),
         "validate": (control.plan_s, Validator(services).step),
         "plan": (control.plan_s, Planner(services).step),
         "place": (control.plan_s, Placer(services, services.settings.agent_failpoint).step),

@@ -82,6 +82,12 @@ class Credentials:
         async with self.database.transaction() as session:
             return [_kept(row) for row in await session.scalars(query)]
 
+    async def at_market(self, market: str) -> Sequence[Kept]:
+        """What is kept for a market, by project."""
+        query = select(CredentialRow).where(col(CredentialRow.market) == market).order_by(col(CredentialRow.project))
+        async with self.database.transaction() as session:
+            return [_kept(row) for row in await session.scalars(query)]
+
     async def holders(self, market: str) -> Sequence[str]:
         """The projects that have credentials of their own at `market`, by name."""
         query = select(col(CredentialRow.project)).where(col(CredentialRow.market) == market)

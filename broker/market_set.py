@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from broker.accounts import Accounts, Opener, Values
+from broker.credentials import Credentials
 from broker.market_settings import OwnHost as OwnHostSettings
 from broker.secret_files import kept
 from broker.settings import Settings
+from markets.errors import NotAuthorized
 from markets.local import LocalMarket
 from markets.market import Market
 from markets.sandbox.client import SandboxMarket
 from markets.sandbox.process import SandboxHandle, ensure_running
 
 if TYPE_CHECKING:
+    from markets.aws.market import AwsOptions
     from markets.hosts import HostsMarket, OwnHost
     from markets.ssh import Authority
 
@@ -28,6 +32,9 @@ async def open_markets(settings: Settings, *, owner: str, stack: AsyncExitStack)
     """One adapter for each name in `settings.markets`. Raises UnknownMarket naming the known ones."""
     opened: dict[str, Market] = {}
     for name in settings.markets:
+        if name == "aws" and not settings.aws.house:
+            _aws_options(settings)  # says now what is missing, not at the first project's machine
+            continue
         market = await _open(name, settings, owner)
         stack.push_async_callback(market.close)
         opened[name] = market
@@ -50,23 +57,71 @@ async def _open(name: str, settings: Settings, owner: str) -> Market:
     raise UnknownMarket(f"market {name!r} in settings is not one of local, sandbox, hosts, aws")
 
 
+def open_accounts(settings: Settings, credentials: Credentials, *, owner: str, stack: AsyncExitStack) -> Accounts:
+    """The markets of the settings at which projects may rent with their own credentials; none is opened yet."""
+    openers: dict[str, Opener] = {}
+    if "aws" in settings.markets:
+        loader: list[
+            Any
+        ] = []  # what boto3 reads of its services' descriptions costs a second: read once for all accounts
+
+        async def aws(values: Values, mark: str) -> Market:
+            return await asyncio.to_thread(_aws_of, settings, values, mark, loader)
+
+        openers["aws"] = aws
+    accounts = Accounts(credentials, owner, openers)
+    stack.push_async_callback(accounts.close)
+    return accounts
+
+
 def _aws(settings: Settings, owner: str) -> Market:
-    """EC2. Raises UnknownMarket when boto3 is not installed, or no region is named."""
+    """EC2 with the house's login. Raises UnknownMarket when boto3 is not installed, or no region is named."""
+    options = _aws_options(settings)
+    from markets.aws.account import AwsKeys, fixed  # noqa: PLC0415
+    from markets.aws.market import AwsMarket  # noqa: PLC0415
+
+    aws = settings.aws
+    keys = None
+    if aws.access_key_id and aws.secret_access_key:
+        token = aws.session_token.get_secret_value() if aws.session_token else None
+        keys = AwsKeys(aws.access_key_id, aws.secret_access_key.get_secret_value(), token)
+    return AwsMarket(options, credentials=fixed(keys), owner=owner, cache=settings.cache / "prices")
+
+
+def _aws_of(settings: Settings, values: Values, owner: str, loader: list[Any]) -> Market:
+    """EC2 with a project's login, by the house's terms."""
+    options = _aws_options(settings)
+    from botocore.loaders import Loader  # noqa: PLC0415
+
+    from markets.aws.account import AwsKeys  # noqa: PLC0415
+    from markets.aws.market import AwsMarket  # noqa: PLC0415
+
+    if not loader:
+        loader.append(Loader(include_default_search_paths=True))
+
+    async def keys() -> AwsKeys:
+        kept = await values()
+        missing = [name for name in ("access_key_id", "secret_access_key") if not kept.get(name)]
+        if missing:
+            # never boto3's own chain: that would be the house's login
+            raise NotAuthorized(f"aws: the project's credentials lack {', '.join(missing)}; set them anew")
+        return AwsKeys(kept["access_key_id"], kept["secret_access_key"], kept.get("session_token"))
+
+    return AwsMarket(options, credentials=keys, owner=owner, cache=settings.cache / "prices", loader=loader[0])
+
+
+def _aws_options(settings: Settings) -> AwsOptions:
+    """Raises UnknownMarket when boto3 is not installed, or no region is named."""
     try:
-        from markets.aws.account import AwsKeys, fixed  # noqa: PLC0415 - boto3 is an extra, and takes a second to load
-        from markets.aws.advisor import ADVISOR  # noqa: PLC0415
-        from markets.aws.market import AwsMarket, AwsOptions  # noqa: PLC0415
+        from markets.aws.advisor import ADVISOR  # noqa: PLC0415 - boto3 is an extra, and takes a second to load
+        from markets.aws.market import AwsOptions  # noqa: PLC0415
         from markets.aws.price_list import BULK  # noqa: PLC0415
     except ModuleNotFoundError as missing:
         raise UnknownMarket(f"market 'aws' needs {missing.name}; install compute-broker[aws]") from missing
     aws = settings.aws
     if not aws.regions:
         raise UnknownMarket("market 'aws' has no region; set aws.regions, for example [\"eu-central-1\"]")
-    keys = None
-    if aws.access_key_id and aws.secret_access_key:
-        token = aws.session_token.get_secret_value() if aws.session_token else None
-        keys = AwsKeys(aws.access_key_id, aws.secret_access_key.get_secret_value(), token)
-    options = AwsOptions(
+    return AwsOptions(
         regions=aws.regions,
         instance_types=aws.instance_types,
         pricings=aws.pricings,
@@ -80,7 +135,6 @@ def _aws(settings: Settings, owner: str) -> Market:
         # a broker whose EC2 is not Amazon's own has no interruptions of Amazon's either
         advisor_url=aws.advisor_url or (None if aws.endpoint_url else ADVISOR),
     )
-    return AwsMarket(options, credentials=fixed(keys), owner=owner, cache=settings.cache / "prices")
 
 
 def _sandbox(settings: Settings, owner: str) -> Market:

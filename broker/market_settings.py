@@ -109,11 +109,15 @@ class AwsSettings(Section):
     for GPUs NVIDIA's driver and container toolkit. `subnets` and `security_groups` are by region: by default the default
     VPC's subnets, and a group of our own that lets nothing in. `boot_s`: from renting to the start of the container, without
     its image's pull. `endpoint_url`, `price_list_url` and `advisor_url` (how often spot is taken away) replace AWS's own.
+
+    Projects with credentials of their own at `aws` (`broker credentials set aws`) rent with those, in these regions and by
+    these terms; with `house = false` nobody else rents there.
     """
 
     regions: tuple[str, ...] = ()
     instance_types: tuple[str, ...] = ("g5.*", "g6.*", "g6e.*", "p4d.*", "p4de.*", "p5.*", "p5en.*")
     pricings: tuple[Literal["spot", "on_demand"], ...] = ("spot", "on_demand")
+    house: bool = True
     access_key_id: str | None = None
     secret_access_key: SecretStr | None = None
     session_token: SecretStr | None = None

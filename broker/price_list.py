@@ -20,10 +20,10 @@ MILLION_PER_HOUR = Decimal(3600) / 1_000_000
 
 
 async def price_list(
-    session: AsyncSession, services: Services, *, now_us: int, market: str | None = None
+    session: AsyncSession, services: Services, *, now_us: int, market: str | None = None, project: str | None = None
 ) -> list[Listed]:
-    """Every offer that is known of, also those that cannot be chosen, with the reason."""
-    book = await listed_offers(session, services, now_us=now_us, market=market)
+    """Every offer that is known of, also those that cannot be chosen, with the reason; of own accounts, `project`'s."""
+    book = await listed_offers(session, services, now_us=now_us, market=market, project=project)
     if not services.settings.prices.snapshot:
         return book
     asked = {each.offer.market for each in book}
@@ -36,9 +36,11 @@ async def price_list(
     return [*book, *shown]
 
 
-async def one_listed(session: AsyncSession, services: Services, key: str, *, now_us: int) -> Listed | None:
+async def one_listed(
+    session: AsyncSession, services: Services, key: str, *, now_us: int, project: str | None = None
+) -> Listed | None:
     """The offer with this key, of the book or of the snapshot; None: nobody knows it."""
-    book = await listed_offers(session, services, now_us=now_us, key=key)
+    book = await listed_offers(session, services, now_us=now_us, key=key, project=project)
     if book or not services.settings.prices.snapshot:
         return book[0] if book else None
     old = snapshot.by_market().get(key.partition("/")[0], ())

@@ -9,7 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from broker.credentials import Credentials
+import structlog
+from pydantic import SecretStr
+
+from broker.credentials import Credentials, Kept
 from broker.envelope import Unopenable
 from broker.market_settings import ClusterSettings, ProviderSettings
 from broker.rates_of_day import RatesOfDay
@@ -43,6 +46,8 @@ from markets.sources import (
 )
 from markets.sources.resold import Direct
 from markets.tokens.source import CardSource, shipped_cards
+
+log = structlog.get_logger()
 
 ProviderClass = Literal["hyperscaler", "neocloud", "aggregator", "decentralized", "token", "own"]
 PUBLIC = "public"
@@ -296,6 +301,57 @@ class Standing:
         return self.reason is None
 
 
+@dataclass
+class Lender:
+    """The login with which a market's prices are read: the house's; without one, that of a project that has its own there.
+
+    Prices are the same for all who ask; what a project's credentials are used for is this question and nothing else. Those that
+    cannot be opened, or that the market refused, are passed over, said once, and looked at again when they are set anew, or
+    when no other is left.
+    """
+
+    market: str
+    house: Mapping[str, SecretStr]
+    credentials: Credentials
+    _given: Kept | None = None
+    _bad: dict[tuple[str, int], str] = field(default_factory=dict)
+
+    async def give(self) -> Mapping[str, str] | None:
+        """Raises NotAuthorized when there are credentials, and none that can be opened."""
+        self._given = None
+        if self.house:
+            return {name: value.get_secret_value() for name, value in self.house.items()}
+        kept = await self.credentials.at_market(self.market)
+        good = [each for each in kept if (each.project, each.version) not in self._bad]
+        if kept and not good:
+            self._bad.clear()
+            good = list(kept)
+        for each in good:
+            try:
+                values = await self.credentials.for_project(each.project, self.market)
+            except Unopenable as closed:
+                self._pass_over(each, f"cannot be opened: {closed}")
+                continue
+            if values is not None:
+                self._given = each
+                return {name: value.get_secret_value() for name, value in values.items()}
+        if good:
+            raise NotAuthorized(f"{self.market}: the credentials of no project can be opened; set them anew")
+        return None
+
+    def refused(self, error: str) -> bool:
+        """The market did not let in whom it was given last. Whether another may be tried."""
+        if self._given is None:
+            return False
+        self._pass_over(self._given, error)
+        self._given = None
+        return True
+
+    def _pass_over(self, kept: Kept, error: str) -> None:
+        self._bad[kept.project, kept.version] = error
+        log.warning("credential.passed_over", market=self.market, project=kept.project, error=error)
+
+
 @dataclass(frozen=True)
 class Providers:
     """The adapters, opened (no connection is made before the first question), by market name."""
@@ -306,6 +362,7 @@ class Providers:
     known: tuple[Provider, ...] = ()
     direct: Direct = field(default_factory=Direct)
     rates: RatesOfDay = field(default_factory=RatesOfDay)
+    lenders: Mapping[str, Lender] = field(default_factory=dict)
 
     async def standings(self) -> list[Standing]:
         """Of every provider that there is an adapter for. Not to be called inside a transaction."""
@@ -356,34 +413,13 @@ def open_providers(settings: Settings, credentials: Credentials, *, stack: Async
     if unknown:
         raise ValueError(f"no provider is called {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     rates, direct, sources = RatesOfDay(), Direct(), {}
+    lenders: dict[str, Lender] = {}
     for provider in providers:
         own = settings.providers.get(provider.name, ProviderSettings())
         reach = replace(provider.reach, base_url=own.url) if own.url else provider.reach
-        ground = Ground(
-            _source(provider.name, own, credentials), reach, own, direct, rates.all, settings.cache / "prices"
-        )
+        lenders[provider.name] = Lender(provider.name, own.credentials, credentials)
+        ground = Ground(lenders[provider.name].give, reach, own, direct, rates.all, settings.cache / "prices")
         source = provider.make(ground)
         stack.push_async_callback(source.close)
         sources[provider.name] = source
-    return Providers(MappingProxyType(sources), settings, credentials, providers, direct, rates)
-
-
-def _source(market: str, own: ProviderSettings, credentials: Credentials) -> CredentialSource:
-    """The house's credentials; without them those of the first project that has its own there.
-
-    Prices are the same for all who ask; what a project's credentials are used for is this question and nothing else.
-    """
-
-    async def give() -> Mapping[str, str] | None:
-        if own.credentials:
-            return {name: value.get_secret_value() for name, value in own.credentials.items()}
-        for project in await credentials.holders(market):
-            try:
-                kept = await credentials.for_project(project, market)
-            except Unopenable as closed:
-                raise NotAuthorized(f"{market}: the credentials of a project cannot be opened: {closed}") from closed
-            if kept is not None:
-                return {name: value.get_secret_value() for name, value in kept.items()}
-        return None
-
-    return give
+    return Providers(MappingProxyType(sources), settings, credentials, providers, direct, rates, lenders)

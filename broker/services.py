@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from broker.accounts import Accounts
 from broker.authority import Authority
 from broker.compliance.networks import Networks
 from broker.credentials import Credentials
@@ -40,7 +41,8 @@ class Services:
     secrets; `credentials` are what projects log in with at markets. `authority` signs for workers, where this broker ends TLS
     itself; `broker_ca` (PEM) is what they trust beside what their system does. `issuer` knows people by its tokens.
 
-    `providers` say what things cost; at none of them is rented.
+    `providers` say what things cost; at none of them is rented. `markets` are rented at with the house's login, `accounts` are
+    the same markets with projects' own.
 
     `renting`: rentals whose market is being asked for a machine at this moment, however long it takes (a host pulls 10 GB of
     image first).
@@ -65,6 +67,7 @@ class Services:
     issuer: Issuer | None = None
     broker_ca: str | None = None
     providers: Providers = field(default_factory=Providers)
+    accounts: Accounts = field(default_factory=Accounts)
     wake: Mapping[str, asyncio.Event] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters, repr=False)
     leadership: Leadership = field(default_factory=Leadership)
@@ -96,6 +99,10 @@ class Services:
         for owner in owners:
             if self.object_keys is not None:
                 self.object_keys.forget(owner)
+
+    def market(self, name: str) -> Market | None:
+        """The market with this name, or the account; None: it is not open here."""
+        return self.markets.get(name) or self.accounts.opened.get(name)
 
     def nudge(self, loop: str) -> None:
         if loop in self.wake:

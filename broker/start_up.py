@@ -74,13 +74,13 @@ class StartUps:
         """From renting to hello, image pull included."""
         prior_s = offer.boot_s if offer.boot_s is not None else DEFAULT_BOOT_S[offer.launch]
         image = profile.image or ""
-        keys = ((offer.market, place(offer), image), (offer.market, image))
+        keys = ((offer.key.provider, place(offer), image), (offer.key.provider, image))
         return _narrowest(self.boots, keys, ("market, region and image", "market and image"), prior_s)
 
     def ready(self, offer: Offer, profile: ModelProfile) -> Estimate:
         """From hello until the engine is healthy: download, load, warm-up."""
         image, what = profile.image or "", hardware(offer)
-        keys = ((offer.market, place(offer), image, profile.id, what), (image, profile.id, what))
+        keys = ((offer.key.provider, place(offer), image, profile.id, what), (image, profile.id, what))
         return _narrowest(
             self.readies, keys, ("market, region, image and model", "image, model and hardware"), profile.load_s
         )
@@ -169,7 +169,7 @@ async def observe(
         offer = offer_from_record(rental.facts)
         row = StartUp(
             rental=rental.id,
-            market=offer.market,
+            market=offer.key.provider,
             place=place(offer),
             image=(profile.image if profile else None) or "",
             model=rental.model,

@@ -22,6 +22,9 @@ TokenMode = Literal["sync", "batch"]
 LocationTier = Literal["anonymous", "claimed", "verified_host", "named_datacenter", "hyperscaler_region"]
 Confidentiality = Literal["none", "at_rest", "dedicated", "cpu_tee", "gpu_tee"]
 
+# `aws~acme` is the market aws with the account of the project acme.
+ACCOUNT = "~"
+
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
@@ -65,6 +68,11 @@ class OfferKey:
         """
         parts = (self.market, self.region, self.zone, self.sku, self.accelerator, str(self.count), self.pricing)
         return "/".join("-" if part is None or part == "" else encode_part(part) for part in parts)
+
+    @property
+    def provider(self) -> str:
+        """Whose market it is, whoever's account there is meant: see `markets.own_account`."""
+        return self.market.partition(ACCOUNT)[0]
 
     @classmethod
     def parse(cls, text: str) -> OfferKey:

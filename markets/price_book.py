@@ -22,6 +22,7 @@ from markets.history import append_changes
 from markets.instants import maybe_moment, micros, moment
 from markets.offer import Offer, encode_part
 from markets.offer_record import offer_from_record
+from markets.own_account import provider_of
 from markets.plausibility import Peers
 from markets.tables import OfferRow, PollRow
 
@@ -113,7 +114,8 @@ async def offers(
     listed_at: Collection[str] | None = None,
     also: Collection[str] = (),
 ) -> list[Listed]:
-    """All offers by key, those that are gone or stale too, each with its reason. `max_age_s` is by market name.
+    """All offers by key, those that are gone or stale too, each with its reason. `max_age_s` is by market name; an account
+    has its market's.
 
     With `listed_at` only those that these markets still list, and whatever is known of the keys `also`.
     """
@@ -127,7 +129,8 @@ async def offers(
         query = query.where(is_listed | col(OfferRow.key).in_(also))
     rows = (await session.scalars(query)).all()
     cards = {row.market: row.card_until_us for row in await polls(session) if row.card_until_us is not None}
-    return [_listed(row, now_us, max_age_s.get(row.market, default_max_age_s), cards.get(row.market)) for row in rows]
+    ages = {name: max_age_s.get(provider_of(name), default_max_age_s) for name in {row.market for row in rows}}
+    return [_listed(row, now_us, ages[row.market], cards.get(row.market)) for row in rows]
 
 
 async def count_by_market(session: AsyncSession) -> dict[str, int]:

@@ -10,10 +10,13 @@ from pydantic import BaseModel, Field, SecretStr, field_validator
 from broker.api.problems import conflict, not_found
 from broker.api.registry import Call, Route, route
 from broker.api.shapes import Confidential
+from broker.control.poll import ACCOUNTS
 from broker.credentials import Kept
 from broker.envelope import Unopenable
 from broker.keys import Role
 from jobs.clock import MICROSECONDS
+from markets import rentals
+from markets.own_account import account_name
 
 log = structlog.get_logger()
 
@@ -80,6 +83,7 @@ async def set_credential(call: Call, body: CredentialValues) -> Credential:
     """Keep what the project logs in with at a market; it replaces what was kept before, and is not shown again."""
     market = call.path("market")
     kept = await call.services.credentials.keep(call.project, market, body.values, by=call.caller.name)
+    call.services.nudge(ACCOUNTS)
     log.info("credential.kept", project=call.project, market=market, version=kept.version, by=call.caller.key_id)
     return _shape(kept)
 
@@ -92,6 +96,12 @@ async def list_credentials(call: Call) -> CredentialList:
 async def remove_credential(call: Call) -> CredentialDeleted:
     """Forget the project's credentials at a market."""
     market = call.path("market")
+    account = account_name(market, call.project)
+    async with call.services.database.transaction() as session:
+        rented = len(await rentals.open_rentals(session, account))
+    if rented:
+        message = f"{rented} machines of {account} run on them; cancel or pause what they do, and remove them then"
+        raise conflict("credentials_in_use", message)
     if not await call.services.credentials.forget(call.project, market):
         raise not_found("credential_not_found", f"The project has no credentials at {market!r}.")
     log.info("credential.removed", project=call.project, market=market, by=call.caller.key_id)

@@ -62,7 +62,9 @@ async def found_offers(call: Call, query: OfferQuery) -> tuple[list[Listed], dic
     if query.model is not None and not profiles:
         raise not_found("model_not_found", f"The model {query.model!r} is not served here.")
     async with services.database.transaction() as session:
-        listed = await price_list(session, services, now_us=await db_now(session), market=query.market)
+        listed = await price_list(
+            session, services, now_us=await db_now(session), market=query.market, project=call.project
+        )
     wanted = [each for each in listed if _is_wanted(each, query) and (not profiles or _runs(profiles, each.offer))]
     per_million = None
     if profiles:

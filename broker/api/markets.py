@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from broker.accounts import holders
 from broker.api import market_shapes
 from broker.api.registry import EVERYONE, Call, Route, route
 from broker.market_standing import Facts, standing
@@ -16,6 +17,7 @@ from markets import price_book
 from markets.cards import snapshot
 from markets.directory import DIRECTORY
 from markets.instants import micros
+from markets.own_account import account_name, holder_of
 from markets.tables import PollRow
 
 
@@ -26,31 +28,36 @@ async def list_markets(call: Call) -> market_shapes.MarketList:
     async with services.database.transaction() as session:
         now_us = await db_now(session)
         polls = {row.market: row for row in await price_book.polls(session)}
-        listed = await price_list(session, services, now_us=now_us)
+        listed = await price_list(session, services, now_us=now_us, project=call.project)
+        held = await holders(session, list(services.accounts.openers))
+    own = {account_name(market, call.project) for market, who in held.items() if call.project in who}
+    polls = {name: row for name, row in polls.items() if holder_of(name) is None or name in own}
     offers = Counter(each.offer.market for each in listed)
-    names = [*DIRECTORY, *sorted({*services.markets, *standings, *polls, *offers} - set(DIRECTORY))]
+    names = [*DIRECTORY, *sorted({*services.markets, *own, *standings, *polls, *offers} - set(DIRECTORY))]
     return market_shapes.MarketList(
-        data=[_market(name, services, standings, polls.get(name), offers[name], now_us) for name in names]
+        data=[_market(name, services, name in own, standings, polls.get(name), offers[name], now_us) for name in names]
     )
 
 
 def _market(
     name: str,
     services: Services,
+    is_own: bool,
     standings: Mapping[str, Standing],
     poll: PollRow | None,
     offers: int,
     now_us: int,
 ) -> market_shapes.Market:
+    is_rented_at = is_own or name in services.markets
     old = snapshot.by_market().get(name, ()) if services.settings.prices.snapshot else ()
     asked = standings.get(name)
     told = standing(
         Facts(
             name=name,
-            rented_at=name in services.markets,
+            rented_at=is_rented_at,
             has_adapter=asked is not None,
             why_not_asked=asked.reason if asked else None,
-            has_credentials=asked.credentials or asked.provider.is_public if asked else name in services.markets,
+            has_credentials=asked.credentials or asked.provider.is_public if asked else is_rented_at,
             poll=poll,
             snapshot_us=max((micros(each.observed_at) for each in old), default=None),
             now_us=now_us,
@@ -60,7 +67,7 @@ def _market(
         name=name,
         **{"class": asked.provider.kind if asked and name not in DIRECTORY else told.market_class},
         prices=told.prices,
-        renting=name in services.markets,
+        renting=is_rented_at,
         credentials=told.credentials,
         age_s=None if told.as_of_us is None else (now_us - told.as_of_us) // MICROSECONDS,
         offers=offers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Literal
+from urllib.parse import unquote
 
 from aiohttp import web
 from pydantic import ConfigDict, Field
@@ -27,6 +28,7 @@ from markets.history import DAY_US, HOUR_US, PPM
 from markets.instants import micros
 from markets.learned import Learned
 from markets.offer import Offer, Pricing
+from markets.own_account import holder_of
 from markets.price_book import Listed
 from markets.tables import DayRow, OfferRow
 
@@ -64,7 +66,7 @@ async def offer_history(call: Call, query: HistoryQuery) -> market_shapes.Histor
         since_us = now_us - query.days * DAY_US
         changes = await history.changes(session, query.key, from_us=since_us, to_us=now_us + 1)
         days = await history.days(session, query.key, from_us=since_us, to_us=now_us)
-        if not changes and not days:
+        if (not changes and not days) or not _may_see(call, unquote(query.key.partition("/")[0])):
             await _one(session, call, query.key, now_us)  # raises for a key that nobody knows
         return market_shapes.History(
             key=query.key,
@@ -152,7 +154,7 @@ async def pool_profile(call: Call, query: PoolQuery) -> market_shapes.Pool:
         now_us = await db_now(session)
         rows = await session.execute(
             select(col(OfferRow.key), col(OfferRow.gpu_count)).where(
-                col(OfferRow.market) == query.market,
+                col(OfferRow.market).in_([query.market] if _may_see(call, query.market) else []),
                 col(OfferRow.accelerator) == query.gpu,
                 col(OfferRow.pricing) == query.pricing,
             )
@@ -203,10 +205,15 @@ async def export_offers(call: Call, query: ExportQuery) -> web.Response:
 
 
 async def _one(session: AsyncSession, call: Call, key: str, now_us: int) -> Listed:
-    listed = await one_listed(session, call.services, key, now_us=now_us)
+    listed = await one_listed(session, call.services, key, now_us=now_us, project=call.project)
     if listed is None:
         raise _unknown(key)
     return listed
+
+
+def _may_see(call: Call, market: str) -> bool:
+    """A project's own account is nobody else's."""
+    return holder_of(market) in (None, call.project)
 
 
 def _unknown(key: str) -> Problem:

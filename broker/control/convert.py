@@ -11,6 +11,7 @@ from broker.speeds import Speed, can_estimate
 from ledger.money import to_nano
 from markets.instants import micros
 from markets.offer import Offer, price_problem
+from markets.own_account import holder_of
 from solver.residency import FactEvidence, Facts, PathFacts, digest
 from solver.types import OfferView, Throughput, Timings
 from workers.profile import ModelProfile
@@ -31,7 +32,7 @@ def facts_of(offer: Offer, paths: Sequence[PathFacts] = ()) -> Facts:
         location_tier=offer.location_tier,
         confidentiality=offer.confidentiality,
         launch=offer.launch,
-        market=offer.market,
+        market=offer.key.provider,
         operator=offer.operator,
         jurisdictions=offer.jurisdictions,
         evidence=tuple(
@@ -71,10 +72,11 @@ def offer_view(
     start_up: Mapping[str, Timings] | None = None,
     unfit: Mapping[str, str] | None = None,
     paths: Sequence[PathFacts] = (),
+    not_for: Sequence[str] = (),
 ) -> tuple[OfferView, Facts]:
     """An offer as the planner sees it, with the facts that its `facts_hash` names.
 
-    `start_up` and `unfit` are by model: see OfferView.
+    `start_up` and `unfit` are by model: see OfferView. `not_for` are the projects with an account of their own at its market.
     """
     facts = facts_of(offer, paths)
     is_usd, is_sunk = offer.currency == "USD", offer.pricing == "reserved" and bool(offer.sunk_per_hour)
@@ -102,6 +104,8 @@ def offer_view(
         unfit=dict(unfit or {}),
         quota=offer.quota.group if offer.quota else "",
         quota_units=max(1, offer.quota.units) if offer.quota else 1,
+        only_for=holder_of(offer.market),
+        not_for=tuple(not_for),
     )
     return view, facts
 

@@ -52,7 +52,7 @@ def gather(rows: Iterable[Sequence[object]], now_us: int) -> dict[Pool, Seen]:
 def pool_of(offer_key: str) -> Pool:
     """Which machines are taken for the same cause: one market's, in one place, of one kind. A marketplace's ask is no pool."""
     key = OfferKey.parse(offer_key)
-    return key.market, key.region, key.zone, key.accelerator, key.count, key.pricing
+    return key.provider, key.region, key.zone, key.accelerator, key.count, key.pricing
 
 
 def learned_hazard(pools: dict[Pool, Seen], offer_key: str, pricing: str, said: float | None) -> float | None:

@@ -34,6 +34,7 @@ from markets.errors import (
 )
 from markets.market import Intent, Market, Rental
 from markets.offer_record import offer_from_record
+from markets.own_account import provider_of
 from markets.tables import RentalRow
 from workers.errors import UnknownModel, WorkersError
 from workers.launch import machine_start
@@ -57,6 +58,8 @@ class Placer:
     async def step(self) -> None:
         async with self.services.database.transaction() as session:
             intended = [row.id for row in await rentals.open_rentals(session) if row.state == "intended"]
+        if intended:
+            await self.services.accounts.refresh()
         for rental_id in intended:
             await self._create(rental_id)
 
@@ -82,7 +85,7 @@ class Placer:
         if doubt:
             await self._over(rental_id, doubt)
             return
-        market = self.services.markets.get(row.market)
+        market = self.services.market(row.market)
         if market is None:
             await self._over(rental_id, f"market {row.market!r} is not configured any more")
             return
@@ -145,7 +148,7 @@ class Placer:
             bootstrap_token=token,
             profile=profile,
             dead_man_s=settings.control.dead_man_s,
-            market=row.market,
+            market=provider_of(row.market),
             failpoint=failpoint,
         )
         return Intent(tag=row.id, owner=self.services.owner, start=start, max_price=_ceiling(row))

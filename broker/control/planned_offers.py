@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from broker.accounts import holders
 from broker.price_ages import default_max_age_s, max_ages_s
 from broker.services import Services
 from markets import price_book
+from markets.own_account import account_name, holder_of
 from markets.price_book import Listed
 from solver.types import Rule
 
@@ -24,19 +26,23 @@ EXCLUDED = "excluded"
 @dataclass(frozen=True, slots=True)
 class PlannedOffers:
     """`listed` by key; `refused`: why nothing is rented at a market that is not rented at, or whose prices are a card's;
-    `apart`: how many offers were left out, by reason."""
+    `apart`: how many offers were left out, by reason; `holders`: who has an account of his own, by market."""
 
     listed: list[Listed]
     refused: Mapping[str, str]
     apart: tuple[Rule, ...]
+    holders: Mapping[str, tuple[str, ...]]
 
 
 async def planned_offers(
-    session: AsyncSession, services: Services, *, now_us: int, of_rentals: Collection[str]
+    session: AsyncSession, services: Services, *, now_us: int, of_rentals: Collection[str], projects: Collection[str]
 ) -> PlannedOffers:
-    """`of_rentals` are keys of offers that are wanted whatever became of them: machines run there."""
+    """`of_rentals` are keys of offers that are wanted whatever became of them: machines run there. Of projects' own accounts
+    only those of `projects` are looked at, and counted."""
     cards = {poll.market: poll.card_by for poll in await price_book.polls(session) if poll.card_by is not None}
-    markets = {name for name in services.markets if name not in cards}
+    own = await holders(session, list(services.accounts.openers))
+    accounts = {account_name(market, who) for market, held in own.items() for who in held if who in projects}
+    markets = {name for name in (*services.markets, *accounts) if name not in cards}
     listed = await price_book.offers(
         session,
         now_us=now_us,
@@ -45,7 +51,8 @@ async def planned_offers(
         listed_at=markets,
         also=of_rentals,
     )
-    counted = await price_book.count_by_market(session)
+    by_market = await price_book.count_by_market(session)
+    counted = {name: n for name, n in by_market.items() if holder_of(name) is None or name in markets}
     used = Counter(each.offer.market for each in listed)
     refused = {name: _why_not(name, cards.get(name)) for name in {*counted, *used} - markets}
     apart = tuple(
@@ -53,7 +60,7 @@ async def planned_offers(
         for name, total in sorted(counted.items())
         if total > used[name]
     )
-    return PlannedOffers(listed, refused, apart)
+    return PlannedOffers(listed, refused, apart, own)
 
 
 def _why_not(market: str, card_by: str | None) -> str:

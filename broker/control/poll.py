@@ -16,14 +16,17 @@ from broker.services import Services
 from jobs.clock import db_now
 from markets import price_book
 from markets.cadence import SECOND_US, circuit, is_due, wait_s
-from markets.errors import MarketsError
+from markets.errors import MarketsError, NotAuthorized
 from markets.market import PriceSource
+from markets.offer import Offer
 from markets.tables import PollRow
 
 log = structlog.get_logger()
 # An answer may take as long as the interval, within these bounds: seconds.
 LEAST_PATIENCE_S, MOST_PATIENCE_S = 5.0, 120.0
 MOST_ERROR_CHARS = 300
+# Of how many projects' logins a poll tries one after the other when they are refused.
+MOST_LOGINS = 5
 
 
 @dataclass
@@ -41,7 +44,7 @@ class MarketPoll:
     async def step(self) -> None:
         """Ask, unless the market is to be left alone (until later, or for want of credentials), and write down the answer or the
         failure."""
-        if self.name not in self.services.markets and not await self.services.providers.wants(self.name):
+        if self.services.market(self.name) is None and not await self.services.providers.wants(self.name):
             return
         async with self.services.database.transaction() as session:
             row = await session.get(PollRow, self.name)
@@ -57,7 +60,7 @@ class MarketPoll:
         patience_s = min(MOST_PATIENCE_S, max(LEAST_PATIENCE_S, self.every_s))
         try:
             async with asyncio.timeout(patience_s):
-                offers = await self.source.offers()
+                offers = await self._asked()
             async with self.services.database.transaction() as session:
                 await price_book.store_offers(session, self.name, offers, now_us=await db_now(session))
         # The house's own trouble is no market's failure: nothing is held against it, and the loop says what it is.
@@ -78,6 +81,18 @@ class MarketPoll:
             log.exception("offers.poll_defect", market=self.name)
             await self._failed(defect, f"defect: {type(defect).__name__}: {_in_short(defect)}", failures)
 
+    async def _asked(self) -> list[Offer]:
+        """With the login of one project after the other, where it is projects' logins and one is refused."""
+        lender = self.services.providers.lenders.get(self.name)
+        tried = 0
+        while True:
+            try:
+                return await self.source.offers()
+            except NotAuthorized as failure:
+                tried += 1
+                if lender is None or not lender.refused(f"{failure.code}: {failure}") or tried >= MOST_LOGINS:
+                    raise
+
     async def _failed(self, failure: Exception, error: str, failures: int) -> None:
         again_s = wait_s(self.every_s, failures + 1, failure)
         async with self.services.database.transaction() as session:
@@ -94,6 +109,22 @@ def _in_short(error: Exception) -> str:
     return (str(said) or type(said).__name__).splitlines()[0][:MOST_ERROR_CHARS]
 
 
+# The loop that polls projects' own accounts. Nobody waits for it to be ready (`prices:`); one that hangs holds up its kind alone.
+ACCOUNTS = "prices:own-accounts"
+
+
+@dataclass
+class AccountPoller:
+    """Each account of a project, by itself: one with a key that is refused is left alone for longer and longer, and says so."""
+
+    services: Services
+
+    async def step(self) -> None:
+        await self.services.accounts.refresh()
+        opened = self.services.accounts.opened
+        await asyncio.gather(*(MarketPoll(self.services, name, market).step() for name, market in list(opened.items())))
+
+
 @dataclass
 class Poller:
     """All polls at once, for whoever does not wait for the loops."""
@@ -101,7 +132,9 @@ class Poller:
     services: Services
 
     async def step(self) -> None:
-        await asyncio.gather(*(poll.step() for poll in polls(self.services).values()))
+        await asyncio.gather(
+            *(poll.step() for poll in polls(self.services).values()), AccountPoller(self.services).step()
+        )
 
 
 def polls(services: Services) -> dict[str, MarketPoll]:

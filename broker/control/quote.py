@@ -104,7 +104,7 @@ async def quote(
         }
         explanation = explanation.model_copy(update=told)
     async with services.database.transaction() as session:
-        listed = await price_list(session, services, now_us=now_us)
+        listed = await price_list(session, services, now_us=now_us, project=base.project)
     others = compared(listed, candidates.profiles, input_tokens=left.input_tokens, output_tokens=base.output_tokens_p50)
     chosen = _with_profile(base, best.profile)
     async with services.database.transaction() as session:

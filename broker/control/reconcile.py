@@ -20,6 +20,7 @@ from jobs.clock import db_now
 from markets import rentals
 from markets.errors import MarketsError, PartialList, RentalNotFound, RentalUnknown, StillReleasing
 from markets.market import Market, Rental
+from markets.own_account import holder_of, owner_mark
 from markets.price_book import offer_of
 from markets.sweep import Action, Adopt, Alarm, MarkEnded, Memory, Release, Seen, SweepSettings, Verify, sweep
 from markets.tables import OfferRow, RentalRow
@@ -39,7 +40,9 @@ class Reconciler:
     _trouble: dict[str, str] = field(default_factory=dict)
 
     async def step(self) -> None:
-        await asyncio.gather(*(self._market(name, market) for name, market in self.services.markets.items()))
+        await self.services.accounts.refresh()
+        every = {**self.services.markets, **self.services.accounts.opened}
+        await asyncio.gather(*(self._market(name, market) for name, market in every.items()))
         await self._orphans()
         self.services.nudge("settle")
 
@@ -49,7 +52,7 @@ class Reconciler:
         async with self.services.database.transaction() as session:
             now_us = await db_now(session)
             for row in await rentals.open_rentals(session):
-                if row.market in self.services.markets:
+                if self.services.market(row.market) is not None:
                     continue
                 reason = f"market {row.market!r} is not configured any more; configure it until its rentals have ended"
                 self._complain("rental.orphaned", reason, rental=row.id)
@@ -93,7 +96,9 @@ class Reconciler:
             known = await rentals.known_rentals(session, name, tags)
             now_us = await db_now(session)
         control = self.services.settings.control
-        settings = SweepSettings(self.services.owner, control.create_grace_s, control.max_kills_per_cycle)
+        holder = holder_of(name)
+        owner = self.services.owner if holder is None else owner_mark(self.services.owner, holder)
+        settings = SweepSettings(owner, control.create_grace_s, control.max_kills_per_cycle)
         memory = self._memory.get(name, Memory())
         swept = sweep(known, listed, memory, now_us=now_us, settings=settings, is_complete=is_complete)
         self._memory[name] = swept.memory
@@ -183,7 +188,7 @@ class Reconciler:
 
     async def _observe(self, rental: Rental) -> None:
         """Record what the market says. A machine that we knew nothing of has cost money all the same: once it has ended,
-        it is recorded, and settled like any other, at the expense of the default project."""
+        it is recorded, and settled like any other, at the expense of the account's project, else of the default one."""
         async with self.services.database.transaction() as session:
             now_us = await db_now(session)
             try:
@@ -193,7 +198,8 @@ class Reconciler:
                 if rental.state == "ended":
                     listed = await session.get(OfferRow, str(rental.offer_key))
                     offer = offer_of(listed) if listed else None
-                    await rentals.record_leaked(session, rental, offer, project=DEFAULT_PROJECT, now_us=now_us)
+                    project = holder_of(rental.offer_key.market) or DEFAULT_PROJECT
+                    await rentals.record_leaked(session, rental, offer, project=project, now_us=now_us)
 
 
 def hello_patience_s(facts: Mapping[str, Any], profile: ModelProfile | None, grace_s: float) -> float:

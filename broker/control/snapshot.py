@@ -21,7 +21,7 @@ from broker.compliance.proposals import in_force
 from broker.control.convert import DEFAULT_BOOT_S, is_known_on, offer_view, throughput_of
 from broker.control.hazards import learned_hazard, seen_pools
 from broker.control.lessons import lessons, taught
-from broker.control.planned_offers import planned_offers
+from broker.control.planned_offers import PlannedOffers, planned_offers
 from broker.control.quotas import quotas_left
 from broker.costs import batch_costs
 from broker.price_ages import default_max_age_s, max_ages_s
@@ -39,6 +39,7 @@ from markets import price_book, rentals
 from markets.instants import micros
 from markets.offer import Offer
 from markets.offer_record import offer_from_record
+from markets.own_account import holder_of
 from markets.price_book import Listed
 from markets.tables import RentalRow
 from solver.residency import Facts, ModelFacts, PathFacts, asks_model
@@ -84,7 +85,9 @@ async def freeze(
     works = [*await _works(session, services), *extra]
     open_rentals = await rentals.open_rentals(session)
     of_rentals = {row.offer_key for row in open_rentals}
-    planned = await planned_offers(session, services, now_us=now_us, of_rentals=of_rentals)
+    planned = await planned_offers(
+        session, services, now_us=now_us, of_rentals=of_rentals, projects={each.project for each in works}
+    )
     listed = planned.listed
     known = await start_ups(session, now_us)
     asked = [services.models[model] for model in sorted({w.model for w in works}) if model in services.models]
@@ -92,7 +95,7 @@ async def freeze(
     paths: dict[str, tuple[PathFacts, ...]] = {
         launch: data_paths(services.settings, now_us, launch) for launch in {o.offer.launch for o in listed}
     }
-    views, facts = _views(listed, taken, await held_back(session, now_us), asked, known, planned.refused, paths)
+    views, facts = _views(listed, taken, await held_back(session, now_us), asked, known, planned, paths)
     pools = await seen_pools(session, now_us)
     known_of = await lessons(session, now_us)
     views = [
@@ -125,10 +128,17 @@ async def freeze(
 
 
 async def listed_offers(
-    session: AsyncSession, services: Services, *, now_us: int, market: str | None = None, key: str | None = None
+    session: AsyncSession,
+    services: Services,
+    *,
+    now_us: int,
+    market: str | None = None,
+    key: str | None = None,
+    project: str | None = None,
 ) -> list[Listed]:
-    """The price book, judged by each market's own limit of age: what people see is what is planned with."""
-    return await price_book.offers(
+    """The price book, judged by each market's own limit of age: what people see is what is planned with. Of projects' own
+    accounts there is only what `project` has."""
+    found = await price_book.offers(
         session,
         now_us=now_us,
         max_age_s=max_ages_s(services),
@@ -136,6 +146,7 @@ async def listed_offers(
         market=market,
         key=key,
     )
+    return [each for each in found if holder_of(each.offer.market) in (None, project)]
 
 
 def max_age_s(services: Services) -> int:
@@ -217,7 +228,7 @@ def _views(
     failing: Mapping[str, str],
     asked: Sequence[ModelProfile],
     known: StartUps,
-    refused: Mapping[str, str],
+    planned: PlannedOffers,
     paths: Mapping[str, tuple[PathFacts, ...]],
 ) -> tuple[list[OfferView], dict[str, Facts]]:
     views, facts = [], {}
@@ -235,11 +246,12 @@ def _views(
         }
         view, fact = offer_view(
             offer,
-            excluded=each.excluded or failing.get(key) or refused.get(offer.market),
+            excluded=each.excluded or failing.get(key) or planned.refused.get(offer.market),
             load_s=max((profile.load_s for profile in asked), default=10),
             start_up={profile.id: known.timings(offer, profile) for profile in could if not misfits[profile.id]},
             unfit={model: why for model, why in misfits.items() if why},
             paths=paths[offer.launch],
+            not_for=planned.holders.get(offer.market, ()),
         )
         views.append(view)
         facts[view.facts_hash] = fact

@@ -16,6 +16,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 from ulid import ULID
 
+from broker.accounts import holders
 from broker.api import quote_shapes, shapes
 from broker.approvals import approval_of, needed_because, propose, undecided
 from broker.budgets import hold_tokens
@@ -45,6 +46,7 @@ from jobs.types import Finding, Validation
 from ledger.errors import LimitExceeded
 from ledger.money import to_nano
 from markets import price_book
+from markets.own_account import account_name
 from solver.errors import SolverError
 from solver.residency import Policy as ResidencyPolicy
 from workers.profile import ModelProfile
@@ -98,7 +100,7 @@ class Validator:
             return
         taken = await self._decide(batch, found, candidates.profiles)
         blocking = blocking_findings(batch, taken.quoted.explanation)
-        if blocking and (unheard := await self._unheard()):
+        if blocking and (unheard := await self._unheard(batch.project)):
             # what these markets have may be what it needs; it waits, and every plan says on what
             log.info("batch.undecided", batch=batch.id, markets=unheard, first=blocking[0].message)
             blocking = []
@@ -210,12 +212,14 @@ class Validator:
         told = {**nothing, "feasible": True, "usd": "0", "waiting_on": None}
         return Quoted(whole.profile, whole.explanation.model_copy(update=told))
 
-    async def _unheard(self) -> list[str]:
-        """The markets of which we do not know what they offer now: not asked yet, or the latest answer was a failure."""
+    async def _unheard(self, project: str) -> list[str]:
+        """The markets, own accounts too, of which we do not know what they offer now: not asked yet, or failing."""
         async with self.services.database.transaction() as session:
             polls = {row.market: row for row in await price_book.polls(session)}
+            own = await holders(session, list(self.services.accounts.openers))
         heard = {name for name, row in polls.items() if row.ok_us is not None and row.error is None}
-        return sorted(set(self.services.markets) - heard)
+        accounts = {account_name(market, project) for market, who in own.items() if project in who}
+        return sorted({*self.services.markets, *accounts} - heard)
 
     async def _fail(self, batch: Batch, findings: list[Finding], total: int) -> None:
         async with self.services.database.transaction() as session:

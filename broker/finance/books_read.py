@@ -191,7 +191,7 @@ def subject_of(entry: BookEntry, row: RentalRow | None) -> Subject:
     facts = {} if row is None else row.facts
     chip = facts.get("accelerator") or {}
     return Subject(
-        market=key.market,
+        market=key.provider,
         project=entry.project,
         rental=entry.rental,
         offer_key=entry.offer_key,

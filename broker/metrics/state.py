@@ -3,6 +3,7 @@ open, listed, or new since the last scrape."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from jobs.clock import MICROSECONDS
 from jobs.tables import Batch, Shard
 from jobs.types import TERMINAL
 from ledger.tables import HoldState
+from markets.own_account import provider_of
 from markets.rentals import OPEN, OVER
 from markets.tables import OfferRow, PollRow, RentalRow
 
@@ -100,16 +102,21 @@ class StateReader:
             .where(col(RentalRow.state).in_(OPEN))
             .group_by(col(RentalRow.market), col(RentalRow.state))
         )
-        rentals: Values = {}
+        rentals: Counter[tuple[str, ...]] = Counter()
         rate: Values = {(market,): 0 for market in self.markets}
-        for market, state, count, nano in rows:
-            rentals[market, state] = int(count)
+        for name, state, count, nano in rows:
+            market = provider_of(name)  # a project's own account has the project's name in its
+            rentals[market, state] += int(count)
             if state in ("running", "releasing"):
                 rate[market,] = rate.get((market,), 0) + usd(int(nano))
+        ended: Counter[tuple[str, ...]] = Counter()
+        for (group, _), count in over.items():
+            if group[1] in OVER:
+                ended[provider_of(group[0]), group[1]] += count
         unsettled = select(func.count()).where(col(RentalRow.settled).is_(False), col(RentalRow.state).in_(OVER))
         return {
-            "broker_rentals": rentals,
-            "broker_rentals_over_total": {group: count for (group, _), count in over.items() if group[1] in OVER},
+            "broker_rentals": dict(rentals),
+            "broker_rentals_over_total": dict(ended),
             "broker_rentals_unsettled": {(): int(await session.scalar(unsettled) or 0)},
             "broker_rate_usd_per_hour": rate,
         }
@@ -182,12 +189,13 @@ async def _offers(session: AsyncSession, now_us: int, max_age_s: int) -> dict[st
         .where(col(OfferRow.gone_us).is_(None))
         .group_by(col(OfferRow.market), state)
     )
-    offers: Values = {}
+    offers: Counter[tuple[str, ...]] = Counter()
     ages: Values = {}
-    for market, named, count, observed_us in rows:
-        offers[market, named] = int(count)
+    for name, named, count, observed_us in rows:
+        market = provider_of(name)
+        offers[market, named] += int(count)
         ages[market,] = max(ages.get((market,), 0.0), _age(observed_us, now_us))
-    return {"broker_offers": offers, "broker_price_age_seconds": ages}
+    return {"broker_offers": dict(offers), "broker_price_age_seconds": ages}
 
 
 async def _polls(session: AsyncSession, now_us: int, markets: tuple[str, ...]) -> dict[str, Values]:

@@ -19,6 +19,7 @@ from ulid import ULID
 
 from jobs.clock import MICROSECONDS
 from ledger.tables import Entry, Posting
+from markets.own_account import provider_of
 
 HOUR_US = 3600 * MICROSECONDS
 Sums = Counter[tuple[tuple[str, ...], str]]
@@ -76,6 +77,6 @@ class Spent:
             .group_by(col(Entry.offer_key))
         )
         for offer_key, nano in rows:
-            self._nano[(offer_key or "-").partition("/")[0]] += int(nano)
+            self._nano[provider_of((offer_key or "-").partition("/")[0])] += int(nano)
         self._seq = newest
         return self._nano

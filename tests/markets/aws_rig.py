@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,11 +76,24 @@ def moto(folder: Path) -> Iterator[str]:
         process.wait()
 
 
-def client(url: str, service: str = "ec2") -> Any:
+def client(url: str, service: str = "ec2", keys: Mapping[str, str] | None = None) -> Any:
     """boto3 itself, for what a test does behind the market's back."""
-    return boto3.client(
-        service, region_name=REGION, endpoint_url=url, aws_access_key_id="AKIDTEST", aws_secret_access_key="secret"
-    )
+    keys = keys or {"access_key_id": "AKIDTEST", "secret_access_key": "secret"}
+    login: dict[str, Any] = {f"aws_{name}": value for name, value in keys.items()}
+    return boto3.client(service, region_name=REGION, endpoint_url=url, **login)
+
+
+def account(url: str, number: str) -> dict[str, str]:
+    """Keys of the AWS account with this number, by their names here. The image's parameter is there, too."""
+    role = f"arn:aws:iam::{number}:role/broker"
+    given = client(url, "sts").assume_role(RoleArn=role, RoleSessionName="test")["Credentials"]
+    keys = {
+        "access_key_id": given["AccessKeyId"],
+        "secret_access_key": given["SecretAccessKey"],
+        "session_token": given["SessionToken"],
+    }
+    client(url, "ssm", keys).put_parameter(Name=PARAMETER, Value=IMAGE["ami_id"], Type="String", Overwrite=True)
+    return keys
 
 
 @dataclass(eq=False)
@@ -91,7 +104,8 @@ class Aws:
     `spot` are prices by type, the same in all zones; `quotas` vCPUs by code, else no answer. `cut_after` instances a list
     has a next page that never comes. `slow_ends`: terminated is said to be shutting-down so many more times. `hides`: so
     many lists of instances are empty, as EC2's may be just after a creation. `empty_fleet`: fleets make nothing, for this
-    reason. `later_spot`: the prices from the next creation on. `dead_region` answers nothing.
+    reason. `later_spot`: the prices from the next creation on. `dead_region` answers nothing. `locked_out`: access keys that
+    AWS does not know.
     """
 
     moto: str
@@ -107,6 +121,7 @@ class Aws:
     empty_fleet: str | None = None
     dead_region: str | None = None
     hides: int = 0
+    locked_out: set[str] = field(default_factory=set)
     calls: Counter[str] = field(default_factory=Counter)
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     url: str = ""
@@ -162,8 +177,11 @@ class Aws:
         action = form.get("Action") or request.headers.get("X-Amz-Target", "").rpartition(".")[2]
         self.calls[action] += 1
         self.asked.append((action, form))
-        if self.dead_region and f"/{self.dead_region}/" in request.headers.get("Authorization", ""):
+        login = request.headers.get("Authorization", "")
+        if self.dead_region and f"/{self.dead_region}/" in login:
             return _error(503, "Unavailable")
+        if any(f"Credential={key}/" in login for key in self.locked_out):
+            self.faults[action] = [(401, "AuthFailure"), *self.faults.get(action, [])]
         fault = self.faults[action].pop(0) if self.faults.get(action) else None
         if fault == "drop":
             return _cut(request)

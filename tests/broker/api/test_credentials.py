@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
+
+from jobs.clock import db_now
+from markets import price_book, rentals
+from markets.offer import Accelerator, Offer, OfferKey
 
 VALUES = {"access_key_id": "AKIA-canary-8c1f", "secret_access_key": "canary-wJalr-77aa"}
 
@@ -60,3 +66,50 @@ async def test_the_vault_is_for_administrators_of_all_projects(server: Any) -> N
     assert (await server.call("GET", "/v1/admin/vault")).json["keks"] == standing["keks"]
     admin = await server.key("admin", project="mine")
     assert (await server.call("POST", "/v1/admin/vault/rewrap", key=admin)).status == 404
+
+
+async def test_keys_that_machines_run_on_cannot_be_removed(server: Any) -> None:
+    await server.call("POST", "/v1/credentials/aws", json={"values": VALUES})
+    offer = Offer(
+        key=OfferKey("aws~default", "eu-central-1", None, "g5.xlarge", "a10g", 1, "spot"),
+        launch="vm",
+        accelerator=Accelerator(),
+        currency="USD",
+        price=Decimal("0.5"),
+        observed_at=datetime.now(UTC),
+        source="test",
+        raw_sha256="",
+    )
+    async with server.services.database.transaction() as session:
+        await rentals.record_intent(
+            session, rental_id="rental_1", offer=offer, project="default", model="m", precision="auto", purpose={}, now_us=1
+        )  # fmt: skip
+    refused = await server.call("DELETE", "/v1/credentials/aws")
+    assert (refused.status, refused.json["error"]["code"]) == (422, "credentials_in_use")
+    async with server.services.database.transaction() as session:
+        await rentals.failed(session, "rental_1", error="never made", now_us=2)
+    assert (await server.call("DELETE", "/v1/credentials/aws")).status == 200
+
+
+async def test_offers_of_a_projects_own_account_are_shown_to_nobody_else(server: Any) -> None:
+    offer = Offer(
+        key=OfferKey("aws~mine", "eu-central-1", None, "g5.xlarge", "a10g", 1, "spot"),
+        launch="vm",
+        accelerator=Accelerator("nvidia", "a10g", None, 24_000, 1),
+        currency="USD",
+        price=Decimal("0.5"),
+        observed_at=datetime.now(UTC),
+        source="test",
+        raw_sha256="",
+    )
+    async with server.services.database.transaction() as session:
+        await price_book.store_offers(session, "aws~mine", [offer], now_us=await db_now(session))
+    for project, is_shown in (("mine", True), ("theirs", False)):
+        key = await server.key("viewer", project=project)
+        listed = (await server.call("GET", "/v1/market/offers", key=key, params={"limit": "1000"})).json["data"]
+        assert (str(offer.key) in [each["key"] for each in listed]) is is_shown
+        markets = (await server.call("GET", "/v1/markets", key=key)).json["data"]
+        assert is_shown or "aws~mine" not in [each["name"] for each in markets]
+        for route in ("explain", "history"):
+            answer = await server.call("GET", f"/v1/market/offers/{route}", key=key, params={"key": str(offer.key)})
+            assert answer.status == (200 if is_shown else 404), route

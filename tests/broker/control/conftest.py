@@ -94,17 +94,17 @@ class Town:
         async with self.database.transaction() as session:
             await price_book.store_offers(session, market, list(listed), now_us=await db_now(session))
 
-    async def batch(self, *, lines: int = 10, begun: bool = True, **wishes: Any) -> str:
+    async def batch(self, *, lines: int = 10, begun: bool = True, project: str = "default", **wishes: Any) -> str:
         """A batch whose lines take about 1 s each on one machine, begun unless said otherwise."""
         content = b"{}\n" * lines
         batch_id, file_id = ids.batch_id(), ids.file_id()
-        stored = await self.services.store.put(f"default/files/{file_id}", content)
+        stored = await self.services.store.put(f"{project}/files/{file_id}", content)
         async with self.database.transaction() as session:
             now_us = await db_now(session)
             await files.create(
                 session,
                 file_id=file_id,
-                project="default",
+                project=project,
                 purpose="batch",
                 filename="in.jsonl",
                 size=len(content),
@@ -114,7 +114,7 @@ class Town:
             policy_hash = await store_policy(session, compile_countries(["DE"]), now_us)
             new = batches.NewBatch(
                 id=batch_id,
-                project="default",
+                project=project,
                 principal="somebody",
                 input_file_id=file_id,
                 endpoint="/v1/chat/completions",
