@@ -14,6 +14,7 @@ from markets.instants import micros
 from markets.offer import Offer, price_problem, quarantine
 from markets.offer_record import record_from_offer
 from markets.plausibility import Peers, implausible
+from markets.token_plausibility import TokenGround, implausible_tokens
 
 _ENCODER = msgspec.json.Encoder(decimal_format="string")
 
@@ -69,6 +70,11 @@ class Entry:
         reason = implausible(self.offer, self.gpu_nano_hour, peers=peers, single_nano=single_nano, before=before)
         if reason is not None:
             self.quarantined, self.price_nano_hour, self.gpu_nano_hour = reason, None, None
+
+    def doubt_tokens(self, ground: TokenGround) -> None:
+        """The same of a price of tokens."""
+        if self.quarantined is None:
+            self.quarantined = implausible_tokens(self.offer, ground)
 
     def is_as(self, known: Known) -> bool:
         """Whether the book has it so already. Being doubted is looked at anew with each poll: other markets move, too."""

@@ -38,6 +38,11 @@ class Change:
     output_nano: int | None = None
     reason: str | None = None
 
+    @property
+    def nano(self) -> int | None:
+        """The one price that a day or a chart has: of the hour; where tokens are sold, of a million that are written."""
+        return self.output_nano if self.price_nano_hour is None else self.price_nano_hour
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -176,10 +181,10 @@ async def forget_gone(session: AsyncSession, *, now_us: int, keep_days: int, lim
 def day_of(key: str, told: Sequence[Change], day_us: int) -> DayRow:
     """The day that begins at `day_us`, of what was `told` (oldest first). Pure."""
     whole = list(spans(told, day_us, day_us + DAY_US))
-    priced = [each for each in whole if each.change.price_nano_hour is not None]
+    priced = [each for each in whole if each.change.nano is not None]
     listed = sum(each.length_us for each in whole if each.change.state == "listed")
     available = sum(each.length_us for each in whole if each.change.state == "listed" and each.change.capacity != 0)
-    prices = [each.change.price_nano_hour for each in priced if each.change.price_nano_hour is not None]
+    prices = [each.change.nano for each in priced if each.change.nano is not None]
     return DayRow(
         key=key,
         day_us=day_us,
@@ -243,7 +248,7 @@ def _hours(span: Span) -> Iterator[tuple[int, int]]:
 
 def _mean(priced: Sequence[Span]) -> int | None:
     held = sum(each.length_us for each in priced)
-    paid = sum((each.change.price_nano_hour or 0) * each.length_us for each in priced)
+    paid = sum((each.change.nano or 0) * each.length_us for each in priced)
     return paid // held if held else None
 
 

@@ -25,6 +25,7 @@ from markets.offer_record import offer_from_record
 from markets.own_account import provider_of
 from markets.plausibility import Peers
 from markets.tables import OfferRow, PollRow
+from markets.token_book import token_ground
 
 _log = structlog.get_logger("markets.price_book")
 # Rows that one statement is given at a time.
@@ -75,6 +76,10 @@ async def store_offers(session: AsyncSession, market: str, offers: Sequence[Offe
     """
     known = await _known(session, market)
     entries = _entries(market, offers, known, await _peers(session, market))
+    if tokens := [each for each in entries.values() if each.offer.pricing == "token"]:
+        ground = await token_ground(session)
+        for each in tokens:
+            each.doubt_tokens(ground)
     gone = [each for key, each in known.items() if key not in entries and each.gone_us is None]
     await _mark_gone(session, gone, now_us)
     changed = await _write(session, market, entries.values(), known, now_us)

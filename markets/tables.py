@@ -95,8 +95,8 @@ class ChangeRow(SQLModel, table=True):
 class DayRow(SQLModel, table=True):
     """One UTC day of an offer's history, rolled up: what is left of it after the retention.
 
-    Prices are weighted by how long they held; `listed_ppm` is the part of the day in which it was listed at all,
-    `available_ppm` in which it was also not sold out.
+    Prices are of the hour, where tokens are sold of a million written ones, weighted by how long they held; `listed_ppm` is the
+    part of the day in which it was listed at all, `available_ppm` in which it was also not sold out.
     """
 
     __tablename__ = "markets_offer_day"
