@@ -184,6 +184,35 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     share_ppm: int
 
 
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What an offer did in the last days: (from_us, to_us, nano-USD an hour), oldest first; None while there was none to rent."""
+
+    offer_key: str
+    spans: tuple[tuple[int, int, int | None], ...]
+
+
+class Later(msgspec.Struct, frozen=True, kw_only=True):
+    """Starts of one offer and pool that begin at `begin_us` and not now, though they could.
+
+    `hour`: the offer was cheaper at that hour on past days. `spot`: `awaits`, which is sold out, is expected to come back and to
+    cost less; if it does not, the starts begin here at the latest moment that is safe. `saving_ppm` is expected, of the starts'
+    cost; `sure_ppm` holds with 95 % confidence. `days` is how many were looked at, `decided_us` when this was decided.
+    """
+
+    offer_key: str
+    project: str
+    model: str
+    precision: str
+    kind: Literal["hour", "spot"]
+    begin_us: int
+    decided_us: int
+    saving_ppm: int
+    sure_ppm: int | None = None
+    days: float = 0.0
+    awaits: str | None = None
+    sentence: str = ""
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Everything one plan may depend on. `works`, `offers` and `running` are sorted by id; ids are unique.
 
@@ -194,6 +223,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     where this, too, is left for one instance. `held`: the assignments of the plan before. A large queue that they nearly cover is
     planned from them, and moved only where that saves three percent; without them it is planned anew. `apart`: offers that are
     known of and not among `offers`, counted by reason for people; nothing is planned by it.
+
+    `records`: of the offers for which waiting may be worth it; without them nothing waits. `waits`: what was decided to wait a
+    moment ago, and is not decided anew with every plan.
 
     `fetched_bytes`: by model, what each start of it loads from elsewhere: image and weights.
 
@@ -216,6 +248,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     apart: tuple[Rule, ...] = ()
     later_starts: bool = True
     fetched_bytes: dict[str, int] = {}
+    records: tuple[Record, ...] = ()
+    waits: tuple[Later, ...] = ()
     version: int = VERSION
 
 
@@ -314,6 +348,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     class_bound_nano: int = 0
     funnels: dict[str, tuple[Rule, ...]] = {}
     choices: tuple[Choice, ...] = ()
+    later: tuple[Later, ...] = ()
     version: int = VERSION
 
 
