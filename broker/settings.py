@@ -107,7 +107,8 @@ class ControlSettings(Section):
     until a second person has approved it; a project may have a threshold of its own. Objects that no row needs are removed
     `orphan_grace_s` after they were written, at most `max_objects_per_cycle` each `garbage_s`; 0 removes none.
     `keep_plans`: so many of the newest plans are kept, each with all that it was made of, beside those that open batches and
-    machines go by.
+    machines go by. `begin_later`: batches with time to spare wait for a cheaper hour, or for spot that is sold out; else all
+    begin as soon as they can.
     """
 
     poll_s: float = 60
@@ -132,6 +133,7 @@ class ControlSettings(Section):
     create_grace_s: float = 120
     max_kills_per_cycle: int = 5
     approve_above_usd: Decimal | None = Field(default=None, ge=0)
+    begin_later: bool = True
 
     @property
     def unseen_s(self) -> int:

@@ -68,6 +68,11 @@ class HourOfDay:
     available_ppm: int | None
 
 
+def is_rentable(change: Change) -> bool:
+    """Whether there was any to rent while it held."""
+    return change.state == "listed" and change.capacity != 0
+
+
 async def append_changes(session: AsyncSession, changes: Sequence[Mapping[str, Any]]) -> None:
     """Write them down, once and for ever. The maps have ChangeRow's columns without the id."""
     table = ChangeRow.__table__  # type: ignore[attr-defined]

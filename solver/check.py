@@ -43,6 +43,7 @@ def check(snapshot: Snapshot, plan: Plan) -> list[Violation]:
         _identity,
         _rentals,
         _starts,
+        _later,
         _limits_of_offers,
         _shares,
         _places,
@@ -229,6 +230,16 @@ def _starts(book: _Book) -> Iterator[Violation]:
             yield Violation("price_unknown", f"{key} has price {offer.price_nano_hour}", offer_key=key)
         if not book.queues.get(place):
             yield Violation("idle_start", f"nothing is assigned to what is started on {place}", offer_key=key)
+
+
+def _later(book: _Book) -> Iterator[Violation]:
+    """What waits is something that is started, begins when it says, and has nothing of its pool running there."""
+    for each in book.plan.later:
+        place = (each.offer_key, each.project, each.model, each.precision)
+        begins = {start.from_us for start in book.starts.get(place, [])}
+        if begins != {each.begin_us} or each.begin_us <= book.snapshot.now_us or book.kept.get(place):
+            message = f"{place} is to begin at {each.begin_us}, its starts at {sorted(begins)}"
+            yield Violation("later", message, offer_key=each.offer_key)
 
 
 def _limits_of_offers(book: _Book) -> Iterator[Violation]:

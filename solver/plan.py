@@ -14,6 +14,7 @@ import msgspec
 
 from solver import explain, greedy, restore
 from solver.eligibility import Verdict, funnel, survey
+from solver.later import postponed
 from solver.problem import Draft, Problem, bills, overspent, state, unserved
 from solver.schedule import Bill, Site
 from solver.size import is_small
@@ -37,8 +38,12 @@ def solve(snapshot: Snapshot, *, stage: Stage = "program") -> Plan:
     Raises BadSnapshot when the snapshot contradicts itself; nothing else.
     """
     view = View(snapshot)
-    if not is_small(view):
-        return solve_large(view, is_program=stage == "program")
+    plan = _solve_small(view, stage) if is_small(view) else solve_large(view, is_program=stage == "program")
+    return postponed(view, plan)
+
+
+def _solve_small(view: View, stage: Stage) -> Plan:
+    snapshot = view.snapshot
     surveys = {work.id: survey(work, view) for work in snapshot.works}
     problem = state(view, surveys)
     if not problem.works:

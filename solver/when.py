@@ -7,7 +7,9 @@ differences is the uncertainty. Only days of the same kind, weekday or weekend, 
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -79,7 +81,10 @@ def _compare(now_us: int, begin_us: int, run_us: int, record: Sequence[Held]) ->
 def _mean(record: Sequence[Held], from_us: int, run_us: int) -> float | None:
     """Time-weighted price over a run; None where the pool had no room for too much of it, or was not known."""
     total = priced = 0.0
-    for held in record:
+    first = max(0, bisect_right(record, from_us, key=lambda held: held.from_us) - 1)
+    for held in itertools.islice(record, first, None):
+        if held.from_us >= from_us + run_us:
+            break
         length = min(held.to_us, from_us + run_us) - max(held.from_us, from_us)
         if length > 0 and held.price_nano is not None:
             priced += length

@@ -38,6 +38,18 @@ class Chosen(BaseModel):
     sentence: str
 
 
+class Begins(BaseModel):
+    """A part that begins later, though it could now: the offer was cheaper at that `hour` on past days, or cheaper `spot` that is
+    sold out (`awaits`) is expected back; then `begin` is when it begins here at last."""
+
+    offer_key: str
+    begin: int
+    why: Literal["hour", "spot"]
+    awaits: str | None
+    saving: str = Field(description="expected, as a part of the cost")
+    sentence: str
+
+
 class VariantQuote(BaseModel):
     """A profile that may serve the batch, and what that would come to."""
 
@@ -69,6 +81,9 @@ class Explanation(BaseModel):
     waiting_on: str | None
     reasons: list[str]
     relaxations: list[Relaxation]
+    begins: list[Begins] = Field(
+        default_factory=list, description="what waits for a better moment; empty: all begins now"
+    )
     variants: list[VariantQuote] = Field(
         default_factory=list, description="the profiles that may serve it, as quoted before it began"
     )

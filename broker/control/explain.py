@@ -12,11 +12,12 @@ from sqlmodel import col
 from broker.api import quote_shapes, shapes
 from broker.approvals import approval_of
 from broker.control.convert import usd
+from broker.control.later import later_of
 from broker.control.planned_offers import reasons_with_apart, with_apart
 from broker.tables import STOPPED, Assignment, PlanRow, Quote, Waiting
 from jobs.tables import Batch
 from solver.types import Assignment as PlannedShare
-from solver.types import Choice, Plan, Relaxation, Snapshot, Work
+from solver.types import Choice, Later, Plan, Relaxation, Snapshot, Work
 
 SECOND_US = 1_000_000
 
@@ -92,11 +93,23 @@ def explain(
             for r in with_apart(plan.funnels.get(work_id, ()), snapshot.apart)
         ],
         chosen=[_chosen(share, choices.get(share.offer_key), work) for share in shares],
+        begins=[_begins(each) for each in later_of(snapshot, plan).get(work_id, ())],
         usd=usd(sum(share.cost_nano for share in shares)) if shares else None,
         end=max((share.end_us for share in shares), default=0) // SECOND_US or None,
         waiting_on=unplaced.waiting_on if unplaced else None,
         reasons=reasons_with_apart(unplaced.reasons, snapshot.apart) if unplaced else [],
         relaxations=[relaxation_shape(r) for r in unplaced.relaxations] if unplaced else [],
+    )
+
+
+def _begins(later: Later) -> quote_shapes.Begins:
+    return quote_shapes.Begins(
+        offer_key=later.offer_key,
+        begin=later.begin_us // SECOND_US,
+        why=later.kind,
+        awaits=later.awaits,
+        saving=format(Decimal(later.saving_ppm).scaleb(-6).normalize(), "f"),
+        sentence=later.sentence,
     )
 
 

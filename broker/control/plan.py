@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -24,6 +24,7 @@ from broker.compliance.decisions import seal_planned
 from broker.compliance.pinning import Repinner
 from broker.control.avoided import baselines
 from broker.control.ceiling import going_on
+from broker.control.later import LATER, later_of, postponed
 from broker.control.planned_offers import reasons_with_apart
 from broker.control.snapshot import Frozen, freeze
 from broker.services import Services
@@ -39,7 +40,7 @@ from markets.tables import RentalRow
 from solver import types
 from solver.check import check
 from solver.plan import solve
-from solver.types import Held, Plan, Rule, Snapshot, Start
+from solver.types import Held, Plan, Snapshot, Start
 
 log = structlog.get_logger()
 SECOND_US = 1_000_000
@@ -79,6 +80,9 @@ class Planner:
         plan = await self._checked(frozen)
         if plan is None:
             return
+        waits = self.plan.later if self.plan else ()
+        snapshot, plan = await postponed(self.services, frozen.snapshot, plan, waits)
+        frozen = replace(frozen, snapshot=snapshot)
         async with self.services.database.transaction() as session:
             plan_id, started = await self._act(session, frozen, plan)
         # only now: a plan whose transaction was rolled back was never acted on
@@ -113,7 +117,7 @@ class Planner:
         now_us = await db_now(session)
         going = await going_on(session, [work.id for work in frozen.snapshot.works])
         plan_id = await self._store(session, frozen, plan, now_us)
-        await _assign(session, plan, frozen.snapshot.apart, going, plan_id, now_us)
+        await _assign(session, plan, frozen.snapshot, going, plan_id, now_us)
         await _drain(session, self.services, plan, now_us)
         started = 0
         for start in (each for each in plan.starts if each.from_us <= now_us):  # later ones when their time has come
@@ -235,13 +239,14 @@ def _decisions(plan: Plan) -> bytes:
             "keeps": plan.keeps,
             "drains": plan.drains,
             "assignments": [(a.work_id, a.offer_key, a.order) for a in plan.assignments],
+            "later": [(each.offer_key, each.project, each.model, each.begin_us) for each in plan.later],
             "unplaced": [(u.work_id, u.waiting_on) for u in plan.unplaced],
         }
     )
 
 
 async def _assign(
-    session: AsyncSession, plan: Plan, apart: Collection[Rule], going: Collection[str], plan_id: str, now_us: int
+    session: AsyncSession, plan: Plan, snapshot: Snapshot, going: Collection[str], plan_id: str, now_us: int
 ) -> None:
     """The newest plan's word replaces the last one's for every work that it mentions; ended batches keep theirs."""
     mentioned = {a.work_id for a in plan.assignments} | {u.work_id for u in plan.unplaced}
@@ -260,13 +265,18 @@ async def _assign(
         )
     before = {row.batch: row for row in await session.scalars(select(Waiting))}
     waiting = {u.work_id: u for u in plan.unplaced if u.work_id in going}
+    later = {
+        batch: those for batch, those in later_of(snapshot, plan).items() if batch in going and batch not in waiting
+    }
     for batch, row in before.items():
-        if batch not in waiting and row.plan != STOPPED:
+        if batch not in waiting and row.plan != STOPPED and batch not in later:
             await session.delete(row)
     for batch, unplaced in waiting.items():
         relaxations = [msgspec.to_builtins(r) for r in unplaced.relaxations]
-        reasons = reasons_with_apart(unplaced.reasons, apart)
+        reasons = reasons_with_apart(unplaced.reasons, snapshot.apart)
         await _wait(session, batch, plan_id, unplaced.waiting_on, reasons, relaxations, now_us)
+    for batch, those in later.items():
+        await _wait(session, batch, plan_id, LATER, [each.sentence for each in those], [], now_us)
 
 
 async def _wait(

@@ -153,7 +153,7 @@ async def _later(
     async with services.database.transaction() as session:
         told = await history.changes(session, key, from_us=now_us - HISTORY_US, to_us=now_us)
     record = [
-        Held(each.from_us, each.to_us, each.change.price_nano_hour if is_rentable(each.change) else None)
+        Held(each.from_us, each.to_us, each.change.price_nano_hour if history.is_rentable(each.change) else None)
         for each in history.spans(told, now_us - HISTORY_US, now_us)
     ]
     run_us = planned.end * SECOND_US - now_us
@@ -165,10 +165,6 @@ async def _later(
     return quote_shapes.BeginLater(
         begin=found.begin_us // SECOND_US, saves_usd=usd(saved), sure=f"{found.sure:.3f}", days=found.days
     )
-
-
-def is_rentable(change: history.Change) -> bool:
-    return change.state == "listed" and change.capacity != 0
 
 
 async def _outlook(

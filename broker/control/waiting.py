@@ -23,6 +23,7 @@ On = Literal[
     "approval",
     "deadline",
     "model",
+    "later",
     "paused",
     "start",
     "finalizing",
@@ -116,7 +117,7 @@ def expected_end(facts: Facts, on: str | None = None) -> tuple[int, Basis]:
     if on == "finalizing":
         return facts.now_us + (1 + facts.lines // COMPOSED_LINES_PER_S) * SECOND_US, "relaxed"
     planned_us = facts.planned_end_us
-    follows_plan = on in (None, "start", "planning", "capacity") and planned_us is not None
+    follows_plan = on in (None, "start", "planning", "capacity", "later") and planned_us is not None
     if follows_plan and planned_us is not None and facts.now_us < planned_us < facts.expires_us:
         return planned_us, "plan"
     whole_us = facts.quoted_us if facts.quoted_us is not None else _paced_us(facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from broker.control.later import postponed
 from broker.control.snapshot import freeze
 from broker.services import Services
 from jobs.clock import db_now
@@ -29,15 +30,15 @@ async def ask(services: Services, question: WhatIf | None) -> Answer:
     """
     async with services.database.transaction() as session:
         snapshot = (await freeze(session, services, now_us=await db_now(session))).snapshot
-    today = await _planned(services, snapshot)
+    snapshot, today = await _planned(services, snapshot)
     if question is None:
         return Answer(snapshot, today, None)
-    changed = applied(snapshot, question)
-    return Answer(changed, await _planned(services, changed), today)
+    changed, plan = await _planned(services, applied(snapshot, question))
+    return Answer(changed, plan, today)
 
 
-async def _planned(services: Services, snapshot: Snapshot) -> Plan:
+async def _planned(services: Services, snapshot: Snapshot) -> tuple[Snapshot, Plan]:
     plan = await services.solver.solve(snapshot)
     if found := check(snapshot, plan):
         raise SolverError(f"the plan breaks a rule and is not shown: {found[0].rule}: {found[0].message}")
-    return plan
+    return await postponed(services, snapshot, plan)

@@ -79,19 +79,23 @@ class ExpectedCost:
 
     def __call__(self, now: Now) -> Where:
         """Where to be for this tick."""
+        costs = self.costs(now)
+        order = {target: number for number, target in enumerate(costs)}
+        return min(costs, key=lambda target: (costs[target], target != now.where, order[target]))
+
+    def costs(self, now: Now) -> dict[Where, float]:
+        """Expected cost to the end of being there for this tick, of all that the safety net allows."""
         self._observe(now.is_up)
         if now.left_s <= self._due_s:
             self._fit(now)
         states = tuple(
             chain.state(is_up=up, age_s=age) for chain, (up, age) in zip(self._chains, self._seen, strict=True)
         )
-        options: list[tuple[float, bool, int, Where]] = [
-            (self._value(now, target, states), target != now.where, order, target)
-            for order, target in enumerate((IDLE, ON_DEMAND, *range(len(self._chains))))
+        return {
+            target: self._value(now, target, states)
+            for target in (IDLE, ON_DEMAND, *range(len(self._chains)))
             if self._is_open(now, target)
-        ]
-        where = min(options)[3]
-        return where
+        }
 
     def _fit(self, now: Now) -> None:
         """Chains and table anew, from the last days up to now."""

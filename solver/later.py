@@ -1,0 +1,282 @@
+"""Which starts of a plan wait for a better moment, though they could begin now. Pure; never at the deadline's risk.
+
+Two things are waited for: an hour at which the offer itself was cheaper on past days (`when`), and spot that is sold out now
+where on-demand would begin in its stead (`spot.expected_cost`, fitted to what is recorded of it). What waits keeps time for twice
+its cautious run and an hour more, on an offer that is not taken away; then it begins, whatever the prices are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+
+from solver.durations import PPM, SECOND_US
+from solver.eligibility import survey_one
+from solver.schedule import Pool
+from solver.types import HOUR_US, Assignment, Later, OfferView, Plan, Running, Snapshot, Start, Work, sha256
+from solver.view import View, pool_of
+from solver.when import Held, begin_later
+
+# Cautious runs that must still fit when it begins at last, and what is kept besides.
+RUNS, MARGIN_US = 2, HOUR_US
+# Whether to wait is decided anew after so long; the same decision with every plan would cost more than it finds.
+HELD_US = 600 * SECOND_US
+# Sites of more works than this begin now: their surveys would take longer than the plan.
+MOST_WORKS = 50
+TICK_S = 300
+HISTORY_US, LEAST_HISTORY_US = 7 * 24 * HOUR_US, 24 * HOUR_US
+# So many pools of spot are looked at together: the table of the expected cost grows with each.
+MOST_POOLS = 2
+# Less than this part of the cost is not worth any waiting.
+WORTH = 0.02
+TAKEN_AWAY = ("spot", "bid")
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """New starts of one offer and pool that all begin now, with the parts of works that they serve, in queue order.
+
+    `latest_us` is how much later they may begin at most; `awaited` are the spot offers that only being sold out excludes.
+    """
+
+    offer: OfferView
+    pool: Pool
+    starts: tuple[Start, ...]
+    parts: tuple[tuple[Work, int], ...]
+    latest_us: int
+    awaited: tuple[OfferView, ...]
+
+    @property
+    def machines(self) -> int:
+        return sum(start.count for start in self.starts)
+
+    @property
+    def run_us(self) -> int:
+        return max(start.until_us - start.from_us for start in self.starts)
+
+
+def asked(snapshot: Snapshot, plan: Plan) -> tuple[str, ...]:
+    """The offers of which a record would help to decide whether anything waits."""
+    view = View(snapshot)
+    sites = list(_sites(view, plan))
+    return tuple(sorted({each.key for site in sites for each in (site.offer, *site.awaited)}))
+
+
+def postponed(view: View, plan: Plan) -> Plan:
+    """The plan with those starts moved that should wait. Without records it is the plan."""
+    snapshot = view.snapshot
+    if not snapshot.records and not snapshot.waits:
+        return plan
+    found = [later for site in _sites(view, plan) if (later := _held(snapshot, site) or _decided(view, site))]
+    return _moved(view, plan, found)
+
+
+def replanned(snapshot: Snapshot, plan: Plan) -> Plan:
+    """The plan of the same snapshot with records: what `solve` would answer, without solving again."""
+    return postponed(View(snapshot), msgspec.structs.replace(plan, snapshot_sha256=sha256(snapshot)))
+
+
+def _sites(view: View, plan: Plan) -> Iterator[_Site]:
+    now_us, works = view.snapshot.now_us, {work.id: work for work in view.snapshot.works}
+    kept = set(plan.keeps)
+    warm = {(each.offer_key, _pool(each)) for each in view.snapshot.running if each.rental_id in kept}
+    starts: dict[tuple[str, Pool], list[Start]] = {}
+    queues: dict[tuple[str, Pool], list[Assignment]] = {}
+    for start in plan.starts:
+        starts.setdefault((start.offer_key, _pool(start)), []).append(start)
+    for each in sorted(plan.assignments, key=lambda each: each.order):
+        queues.setdefault((each.offer_key, pool_of(works[each.work_id])), []).append(each)
+    for (key, pool), those in sorted(starts.items()):
+        queue = queues.get((key, pool), [])
+        is_now = all(start.from_us <= now_us for start in those)
+        if (key, pool) in warm or not is_now or not 0 < len(queue) <= MOST_WORKS:
+            continue
+        site = _site(view, view.offers[key], pool, those, [(works[each.work_id], each.share_ppm) for each in queue])
+        if site.latest_us >= HOUR_US:
+            yield site
+
+
+def _site(
+    view: View, offer: OfferView, pool: Pool, starts: Sequence[Start], parts: Sequence[tuple[Work, int]]
+) -> _Site:
+    machines = sum(start.count for start in starts)
+    latest_us = _latest_us(view, offer, machines, parts, RUNS)
+    if offer.pricing in TAKEN_AWAY and latest_us >= HOUR_US:
+        latest_us = min(latest_us, _fallback_us(view, parts))
+    is_dear = offer.pricing not in TAKEN_AWAY and bool(offer.price_nano_hour) and latest_us >= HOUR_US
+    awaited = tuple(_awaited(view, offer, parts)) if is_dear else ()
+    return _Site(offer, pool, tuple(starts), tuple(parts), latest_us, awaited)
+
+
+def _latest_us(view: View, offer: OfferView, machines: int, parts: Sequence[tuple[Work, int]], runs: int) -> int:
+    """How much later so many machines may begin and do `runs` times the cautious work before each deadline."""
+    latest_us, load = 7 * 24 * HOUR_US, 0
+    for work, ppm in parts:
+        busy = view.busy(work, offer)
+        if busy is None:
+            return 0
+        load += runs * busy[1] * ppm // PPM + 1
+        ready_us = offer.timings_of(work.model).total_s * SECOND_US
+        latest_us = min(latest_us, view.due_us(work) - runs * ready_us - -(-load // machines))
+    return latest_us - MARGIN_US
+
+
+def _fallback_us(view: View, parts: Sequence[tuple[Work, int]]) -> int:
+    """How much later the work may begin on the offer that leaves most time, of those that are not taken away."""
+    best = 0
+    for offer in view.snapshot.offers:
+        if offer.pricing in (*TAKEN_AWAY, "token") or not offer.is_priced or offer.capacity == 0:
+            continue
+        machines = 1 if offer.capacity is None else offer.capacity
+        latest_us = _latest_us(view, offer, machines, parts, 1)
+        if latest_us > best and all(survey_one(work, offer, view).is_eligible for work, _ in parts):
+            best = latest_us
+    return best
+
+
+def _awaited(view: View, offer: OfferView, parts: Sequence[tuple[Work, int]]) -> list[OfferView]:
+    """Spot that would serve the same works for less, and that nothing but being sold out excludes; the cheapest first."""
+    found = []
+    for each in view.snapshot.offers:
+        if each.pricing not in TAKEN_AWAY or not each.price_nano_hour or each.capacity != 0:
+            continue
+        ratio = _ratio(view, each, offer, parts)
+        if ratio is None or each.price_nano_hour * ratio >= (offer.price_nano_hour or 0) * (1 - WORTH):
+            continue
+        if all({broken.rule for broken in survey_one(work, each, view).broken} == {"sold_out"} for work, _ in parts):
+            found.append((each.price_nano_hour * ratio, each.key, each))
+    return [each for *_, each in sorted(found, key=lambda each: each[:2])]
+
+
+def _ratio(view: View, one: OfferView, other: OfferView, parts: Sequence[tuple[Work, int]]) -> float | None:
+    """Expected time on one offer for each hour on the other."""
+    times = [(view.busy(work, one), view.busy(work, other), ppm) for work, ppm in parts]
+    if any(here is None or there is None for here, there, _ in times):
+        return None
+    return sum(h[0] * ppm for h, _, ppm in times if h) / sum(t[0] * ppm for _, t, ppm in times if t)
+
+
+def _held(snapshot: Snapshot, site: _Site) -> Later | None:
+    """What was decided a moment ago for the same place, as long as it is safe."""
+    for each in snapshot.waits:
+        if (each.offer_key, _pool(each)) != (site.offer.key, site.pool):
+            continue
+        is_new = each.decided_us + HELD_US > snapshot.now_us
+        is_ahead = snapshot.now_us < each.begin_us <= snapshot.now_us + site.latest_us
+        if is_new and is_ahead and (each.awaits is None or each.awaits in {offer.key for offer in site.awaited}):
+            return each
+    return None
+
+
+def _decided(view: View, site: _Site) -> Later | None:
+    return _for_spot(view, site) or _for_the_hour(view, site)
+
+
+def _for_the_hour(view: View, site: _Site) -> Later | None:
+    snapshot = view.snapshot
+    record = [Held(*span) for span in _spans(snapshot, site.offer.key)]
+    deadline_us = snapshot.now_us + site.latest_us + site.run_us + MARGIN_US
+    found = begin_later(snapshot.now_us, deadline_us, site.run_us, site.run_us, record, MARGIN_US)
+    if found is None:
+        return None
+    words = (
+        f"begins at {_at(found.begin_us)} instead of now: at that hour {site.offer.key} was {found.saving:.0%} cheaper on "
+        f"{found.days} past days (at least {found.sure:.0%} with 95 % confidence), and the deadline leaves room for it"
+    )
+    return _later(
+        snapshot, site, kind="hour", begin_us=found.begin_us, saving_ppm=round(found.saving * PPM),
+        sure_ppm=round(found.sure * PPM), days=float(found.days), sentence=words,
+    )  # fmt: skip
+
+
+def _for_spot(view: View, site: _Site) -> Later | None:
+    """Waiting for spot where that costs less than to begin now on what is not taken away, by the expected-cost policy."""
+    snapshot = view.snapshot
+    pools = [each for each in site.awaited if _known_us(snapshot, each.key) >= LEAST_HISTORY_US][:MOST_POOLS]
+    if not pools or not site.offer.price_nano_hour:
+        return None
+    # Imported here: numpy's tables are for plans in which something may wait.
+    from solver.spot import await_spot  # noqa: PLC0415
+
+    back_us = min(HISTORY_US, *(_known_us(snapshot, each.key) for each in pools))
+    busy_us = sum(busy[0] * ppm for work, ppm in site.parts if (busy := view.busy(work, site.offer))) / PPM
+    restart_s = max(each.timings_of(site.pool.model).total_s for each in (site.offer, *pools))
+    found = await_spot.worth_waiting(
+        work_s=busy_us / site.machines / SECOND_US,
+        spare_s=site.latest_us / SECOND_US,
+        restart_s=float(restart_s),
+        spot=[(each.price_nano_hour or 0) * (_ratio(view, each, site.offer, site.parts) or 1.0) for each in pools],
+        on_demand=float(site.offer.price_nano_hour),
+        was_up=[_flags(snapshot, each.key, back_us) for each in pools],
+        tick_s=TICK_S,
+    )
+    if found is None or found < WORTH:
+        return None
+    begin_us = snapshot.now_us + site.latest_us // (60 * SECOND_US) * (60 * SECOND_US)
+    up = [sum(flags) / len(flags) for flags in (_flags(snapshot, each.key, back_us) for each in pools)]
+    names = " and ".join(f"{each.key} ({share:.0%} of the time)" for each, share in zip(pools, up, strict=True))
+    words = (
+        f"waits for {names}: sold out now, by its last {back_us / 24 / HOUR_US:.1f} days it is expected to come back in time, at "
+        f"{found:.0%} less than {site.offer.key} now, which begins at {_at(begin_us)} if it does not"
+    )
+    return _later(
+        snapshot, site, kind="spot", begin_us=begin_us, saving_ppm=round(found * PPM),
+        days=round(back_us / 24 / HOUR_US, 3), awaits=pools[0].key, sentence=words,
+    )  # fmt: skip
+
+
+def _later(snapshot: Snapshot, site: _Site, **what: object) -> Later:
+    place = {"offer_key": site.offer.key, "project": site.pool.project, "model": site.pool.model}
+    return msgspec.convert({**place, "precision": site.pool.precision, "decided_us": snapshot.now_us, **what}, Later)
+
+
+def _moved(view: View, plan: Plan, found: Sequence[Later]) -> Plan:
+    """Starts and ends of what waits, later by so much; costs are what they would be now."""
+    shifts = {(each.offer_key, _pool(each)): each.begin_us - view.snapshot.now_us for each in found}
+    pools = {work.id: pool_of(work) for work in view.snapshot.works}
+
+    def start(each: Start) -> Start:
+        shift = shifts.get((each.offer_key, _pool(each)), 0)
+        return msgspec.structs.replace(each, from_us=each.from_us + shift, until_us=each.until_us + shift)
+
+    def assignment(each: Assignment) -> Assignment:
+        return msgspec.structs.replace(each, end_us=each.end_us + shifts.get((each.offer_key, pools[each.work_id]), 0))
+
+    return msgspec.structs.replace(
+        plan,
+        starts=tuple(map(start, plan.starts)),
+        assignments=tuple(map(assignment, plan.assignments)),
+        later=tuple(found),
+    )
+
+
+def _spans(snapshot: Snapshot, key: str) -> tuple[tuple[int, int, int | None], ...]:
+    return next((each.spans for each in snapshot.records if each.offer_key == key), ())
+
+
+def _known_us(snapshot: Snapshot, key: str) -> int:
+    spans = _spans(snapshot, key)
+    return snapshot.now_us - spans[0][0] if spans else 0
+
+
+def _flags(snapshot: Snapshot, key: str, back_us: int) -> list[bool]:
+    """Whether there was any to rent at the end of each tick up to now, the oldest first."""
+    spans, flags, number = _spans(snapshot, key), [], 0
+    ticks = back_us // (TICK_S * SECOND_US)
+    for tick in range(ticks - 1, -1, -1):
+        at_us = snapshot.now_us - tick * TICK_S * SECOND_US - 1
+        while number + 1 < len(spans) and spans[number + 1][0] <= at_us:
+            number += 1
+        flags.append(spans[number][2] is not None and spans[number][0] <= at_us < spans[number][1])
+    return flags
+
+
+def _pool(each: Start | Later | Running) -> Pool:
+    return Pool(each.project, each.model, each.precision)
+
+
+def _at(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us // SECOND_US, UTC).strftime("%Y-%m-%dT%H:%MZ")
