@@ -1,9 +1,10 @@
 """How many agents one broker serves on PostgreSQL: 500 that lease shards and commit parts over HTTP, as real ones do.
 
-The brokers are processes of `broker serve`; the agents speak the worker's wire from this process, without engines. What is
-measured: latency of leases and commits while each agent commits every `--pace` seconds (a real one: 30), then commits a
-second when all of them commit as fast as they are answered. `raw` are transactions of the same shape (the same rows, locks
-and bytes) by psycopg alone, as many at a time as the broker has connections. Then two brokers instead of one.
+The brokers are processes of `broker serve`; the agents are the real one's wire, identity and parts in this process,
+without engines. What is measured: latency of leases and of parts (from the agent's first byte until it knows that the part
+counts) while each agent commits every `--pace` seconds (a real one: 30), then commits a second when all of them commit as
+fast as they are answered. `raw` are transactions of the same shape (the same rows, locks and bytes) by psycopg alone, each
+for itself, as many at a time as the broker has connections. Then two brokers instead of one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +33,7 @@ from typing import Any
 import aiohttp
 import psutil
 import psycopg
+import uvloop
 from psycopg.types.json import Jsonb
 
 from benchmarks.calibrate import calibrate
@@ -48,6 +51,13 @@ from markets.market import Rental
 from markets.offer import Accelerator, Evidence, Offer, OfferKey
 from solver.residency import compile_countries
 from tests.support.postgres_server import PostgresServer, postgres_server
+from workers.agent.failpoints import Failpoints
+from workers.agent.identity import Identity
+from workers.agent.leases import HeldLease
+from workers.agent.parts import Part, Parts
+from workers.agent.pool import Pool
+from workers.agent.spec import Welcome
+from workers.agent.wire import NotNow, Wire
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "bench"
@@ -79,66 +89,70 @@ base_url = "http://127.0.0.1:9"
 """
 
 
+class CountingWire(Wire):
+    """The agent's own, which also counts how often it was told to ask again."""
+
+    refused = 0
+
+    async def _ask(self, *arguments: Any) -> Any:
+        try:
+            return await super()._ask(*arguments)
+        except NotNow:
+            self.refused += 1
+            raise
+
+
 @dataclass
 class Agent:
-    """A worker on the wire of the broker at `url`."""
+    """A worker: the agent's own wire, identity and parts, without an engine."""
 
     http: aiohttp.ClientSession
     url: str
     rental: str
     bootstrap: str
     lines: int
-    token: str = ""
-    lease: dict[str, Any] = field(default_factory=dict)
-    seq: int = 0
-    refused: int = 0
     lease_s: list[float] = field(default_factory=list)
     commit_s: list[float] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.wire = CountingWire(self.http, self.url, self.bootstrap)
+
     async def begin(self) -> None:
-        body = {
-            "rental_id": self.rental, "pubkey": "ab" * 32, "agent_version": "1", "hostname": "here", "pid": 1,
+        identity = Identity(wants_certificate=False, broker_ca=None)
+        facts = {
+            "rental_id": self.rental, "pubkey": identity.pubkey, "agent_version": "1", "hostname": "here", "pid": 1,
             "cpu_count": 2, "memory_mib": 100, "disk_free_mib": 100, "accelerators": [], "driver": None, "evidence": {},
         }  # fmt: skip
-        self.token = (await self._post("/worker/v1/hello", body, self.bootstrap))["token"]
+        answer = await self.wire.hello(facts | await identity.introduction())
+        self.wire.use_token(answer["token"])
+        _, prover = identity.adopt(answer)
+        if prover is not None:
+            self.wire.use_proof(prover)
         state = {"state": "ready", "leases": [], "metrics": {}, "notice_in_s": None, "error": None}
-        await self._post("/worker/v1/heartbeat", state)
+        await self.wire.heartbeat(state)
         began = time.monotonic()
-        self.lease = (await self._post("/worker/v1/leases", {"wait_s": 0}))["lease"]
+        self.lease = HeldLease.from_wire(lease := (await self.wire.lease(0))["lease"], began)
         self.lease_s.append(time.monotonic() - began)
+        self.first = lease["first_idx"]
+        self.parts = Parts(
+            self.wire, Pool(3), Welcome.from_wire(answer).part, Failpoints(), Counter(), on_change=_nothing, on_let_go=_nothing
+        )  # fmt: skip
 
     async def commit(self) -> None:
-        """One part: asked for, stored, committed. What is timed is the commit."""
-        first = self.lease["first_idx"] + self.seq * self.lines
-        content = gzip.compress(f"{self.rental} {self.seq}".encode() * self.lines, mtime=0)
-        named = {
-            "epoch": self.lease["epoch"], "nonce": self.lease["nonce"], "seq": self.seq, "size": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }  # fmt: skip
-        target = await self._post(self.lease["part_put"], named)
-        async with self.http.put(self.url + target["put_url"], data=content, headers=target["headers"]) as answer:
-            assert answer.status == 201, await answer.text()
+        """One part, by the agent's own code. What is timed is all of it: until it counts."""
+        seq, self.lease.next_seq = self.lease.next_seq, self.lease.next_seq + 1
+        first = self.first + seq * self.lines
+        content = gzip.compress(f"{self.rental} {seq}".encode() * self.lines, mtime=0)
         usage = [[idx, "completed", 40, 60, 0, 1, False] for idx in range(first, first + self.lines)]
-        commit = {
-            **named, "key": target["key"], "lines": [[first, first + self.lines]], "usage": usage,
-            "counters": {"busy_ms": 2000, "requests": self.lines},
-        }  # fmt: skip
+        part = Part(content, hashlib.sha256(content).hexdigest(), [[first, first + self.lines]], usage)
         began = time.monotonic()
-        answer_ = await self._post(f"/worker/v1/shards/{self.lease['shard_id']}/commits", commit)
+        answer = await self.parts._deliver(self.lease, seq, part, Counter(busy_ms=2000, requests=self.lines))
         self.commit_s.append(time.monotonic() - began)
-        assert answer_["outcome"] == "committed", answer_
-        self.seq += 1
+        assert answer["outcome"] == "committed", answer
 
-    async def _post(self, path: str, body: dict[str, Any], token: str | None = None) -> Any:
-        headers = {"Authorization": f"Bearer {token or self.token}"}
-        while True:
-            async with self.http.post(self.url + path, json=body, headers=headers) as answer:
-                if answer.status == 200:
-                    return await answer.json()
-                # as a real agent does: it is asked again, and the wait is part of what is measured
-                assert answer.status == 503, f"{path}: {answer.status} {await answer.text()}"
-                self.refused += 1
-            await asyncio.sleep(1)
+
+def _nothing() -> None:
+    """Nobody waits for these agents' changes."""
 
 
 async def measure(asked: argparse.Namespace) -> dict[str, Any]:
@@ -176,7 +190,7 @@ async def _with(folder: Path, server: PostgresServer, brokers: int, asked: argpa
     lease_s = [each for agent in working for each in agent.lease_s]
     return {
         "lease_ms_50_at_once": _percentiles(lease_s),
-        "refused_for_the_moment": sum(agent.refused for agent in working),
+        "refused_for_the_moment": sum(agent.wire.refused for agent in working),
         "paced": paced,
         **fast,
         "raw_transactions_per_s": round(raw_per_s, 1),
@@ -230,7 +244,7 @@ async def _saturated(working: list[Agent], served: list[tuple[str, int]], second
     usage, began = _cpu(served), time.monotonic()
 
     async def work(agent: Agent) -> None:
-        while time.monotonic() < began + seconds and agent.seq < PARTS_A_SHARD:
+        while time.monotonic() < began + seconds and agent.lease.next_seq < PARTS_A_SHARD:
             await agent.commit()
 
     await asyncio.gather(*map(work, working))
@@ -410,4 +424,5 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=20, help="of committing as fast as possible")
     parser.add_argument("--json", action="store_true", help="one JSON object (the only form there is)")
     logs.configure("warning")  # standard output is for the one object
-    print(json.dumps(asyncio.run(measure(parser.parse_args()))))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as the agent does
+        print(json.dumps(runner.run(measure(parser.parse_args()))))

@@ -13,6 +13,10 @@ from jobs.signing import sign
 
 OBJECT_TTL_S = 900
 PART_TYPE = "application/octet-stream"
+# A part and its commit in one request: the commit as JSON on one line, and the part.
+DELIVERY_TYPE = "application/vnd.compute-broker.part"
+# Parts are cut at 4 MiB before they are packed; what is larger is a single long line, and goes the long way.
+DELIVERED_BYTES = 4 * 1024 * 1024
 
 
 async def input_request(
@@ -26,6 +30,11 @@ async def input_request(
         services.secret, "GET", key, _until(now_us), {"start": start, "stop": stop, "as_stored": int(not is_opened)}
     )
     return SignedRequest(url=f"/worker/v1/objects/{token}", headers={})
+
+
+def delivered_bytes(services: Services) -> int:
+    """Up to which size a part may come with its commit: none where workers write to the store themselves."""
+    return DELIVERED_BYTES if services.store.direct is None else 0
 
 
 async def part_request(

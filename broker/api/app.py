@@ -126,7 +126,7 @@ def build_app(services: Services, loops: Mapping[str, LoopState] | None = None) 
         *credentials.ROUTES,
         *projects.ROUTES,
         *worker_wire.routes(),
-        *worker_parts.PartWire(services).routes(),
+        *worker_parts.PartWire(services, wire).routes(),
         *AgentDownload().routes(),
         *Health(states, Exposition(services, states)).routes(),
     )

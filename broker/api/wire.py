@@ -15,11 +15,49 @@ from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
 from broker.api.problems import bad_request
+from jobs.types import Commit, LineUsage
 
 _SUFFIX = ".json"
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 # `usage` of commit.request, as its schema has it.
 _Usage = list[tuple[_Count, Literal["completed", "failed"], _Count, _Count, _Count, _Count, bool]]
+_Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class Metered(LineUsage, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
+    """A row of `usage` as the wire has it: nothing may be left out, nothing may be negative."""
+
+    idx: _Number
+    status: Literal["completed", "failed"]
+    prompt_tokens: _Number
+    completion_tokens: _Number
+    cached_tokens: _Number
+    attempts: _Number
+    estimated: bool
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`delivery.request`, as its schema has it."""
+
+    epoch: _Number
+    nonce: str
+    seq: _Number
+    size: _Number
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    lines: tuple[tuple[_Number, _Number], ...]
+    usage: tuple[Metered, ...]
+    counters: dict[str, _Number]
+    sealed: bool = False
+
+    def commit(self, shard_id: str, key: str) -> Commit:
+        """The commit that it is, of the object under `key`."""
+        return Commit(
+            shard_id=shard_id, epoch=self.epoch, nonce=self.nonce, seq=self.seq, key=key, size=self.size,
+            sha256=self.sha256, lines=self.lines, usage=self.usage, counters=self.counters,
+        )  # fmt: skip
+
+
+DELIVERIES = msgspec.json.Decoder(Delivery)
 
 
 def _is_integer(_checker: object, value: object) -> bool:

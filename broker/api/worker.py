@@ -29,6 +29,7 @@ from broker.services import Services
 from broker.start_up import observe
 from broker.tables import Worker
 from broker.worker_identity import Identity, first_identity, renewed_certificate, tell_of_misuse
+from broker.worker_objects import delivered_bytes
 from broker.worker_pool import candidates, pool, refusal, released, still_allowed
 from broker.worker_sessions import Refused
 from jobs import leases
@@ -202,6 +203,7 @@ def _greeting(
             "lines": settings.jobs.part_lines,
             "seconds": settings.jobs.part_seconds,
             "bytes": settings.jobs.part_bytes,
+            "delivered_bytes": delivered_bytes(services),
         },
         "max_attempts": settings.jobs.max_attempts,
     }

@@ -13,14 +13,16 @@ import msgspec
 from aiohttp import web
 
 from broker.api.auth import MOST_TOGETHER
+from broker.api.binding import is_suspicious, parsed
 from broker.api.files import Part, stream_object
-from broker.api.problems import Problem, conflict, not_found
+from broker.api.problems import Problem, bad_request, conflict, not_found
 from broker.api.registry import Call, Route, route
+from broker.api.wire import DELIVERIES, Delivery, WireSchemas
 from broker.api.worker import plain
 from broker.commit_groups import CommitGroups
 from broker.services import Services
 from broker.together import Together
-from broker.worker_objects import PART_TYPE, is_sealed, part_request, stored
+from broker.worker_objects import DELIVERED_BYTES, DELIVERY_TYPE, PART_TYPE, is_sealed, part_request, stored
 from jobs import commits, leases
 from jobs.commits import Asked
 from jobs.errors import JobsError, LeaseUnknown, ObjectExists, ObjectMissing
@@ -37,8 +39,9 @@ MAX_PART_BYTES = 64 * 1024 * 1024
 class PartWire:
     """The routes of one application. Questions of workers that ask at the same time go to the database together."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, wire: WireSchemas) -> None:
         self._services = services
+        self._wire = wire
         self._claims: Together[Held, Claim] = Together(self._claim, most=MOST_TOGETHER)
         self._batches: Together[str, str] = Together(self._batch, most=MOST_TOGETHER)
         self._commits = CommitGroups(services)
@@ -52,6 +55,11 @@ class PartWire:
             """Make a stored part count: exactly once, whatever is lost, repeated or late."""
             return await self._answered(call, body["size"], self._committed(call, body))
 
+        async def delivery(call: Call) -> dict[str, Any]:
+            """Store a part and make it count, in one request: exactly once, whatever is lost, repeated or late."""
+            asked, content = self._opened(await call.request.read())
+            return await self._answered(call, asked.size, self._delivered(call, asked, content))
+
         return (
             route("GET", "/worker/v1/objects/{token}", object_get, tag="worker", access="signed",
                   produces=("application/jsonl",)),
@@ -61,7 +69,37 @@ class PartWire:
                   wire_request="part.request", wire_response="part.response", errors=(422,)),
             route("POST", "/worker/v1/shards/{shard_id}/commits", commit, tag="worker", access="worker",
                   wire_request="commit.request", wire_response="commit.response", errors=(422,)),
+            route("POST", "/worker/v1/shards/{shard_id}/deliveries", delivery, tag="worker", access="worker",
+                  consumes=DELIVERY_TYPE, wire_response="commit.response", errors=(422,)),
         )  # fmt: skip
+
+    def _opened(self, body: bytes) -> tuple[Delivery, bytes]:
+        """The two halves of a delivery, the first as its schema has it. Raises 400."""
+        head, _, content = body.partition(b"\n")
+        try:
+            asked = DELIVERIES.decode(head)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            self._wire.check("delivery.request", parsed(head))  # which says where, in the words of the others
+            raise bad_request("wire_violation", f"delivery.request: {error}") from error
+        if is_suspicious(head):
+            parsed(head)
+        return asked, content
+
+    async def _delivered(self, call: Call, asked: Delivery, content: bytes) -> CommitAnswer:
+        """The lease is asked for before anything is stored, and the object stored before anything says that it is there."""
+        if asked.size > DELIVERED_BYTES:
+            raise too_large(asked.size, DELIVERED_BYTES)
+        if len(content) != asked.size or hashlib.sha256(content).hexdigest() != asked.sha256:
+            raise _differs(asked.size, asked.sha256, content)
+        claim = await self._claims(_held(call, asked.epoch, asked.nonce))
+        commit = asked.commit(claim.shard_id, _key(claim, asked.seq, asked.sha256))
+        is_sealed_there = await _is_sealed_there(self._services, claim, commit.key, asked.sealed)
+        store = stored(self._services) if is_sealed_there else self._services.store
+        try:
+            await store.put(commit.key, content)
+        except ObjectExists:  # it was delivered before; that its bytes are these is not taken on trust
+            await _seen(self._services.store, commit)
+        return await self._decided(call, claim.batch_id, commit)
 
     async def _target(self, call: Call, body: dict[str, Any]) -> dict[str, Any]:
         if body["size"] > MAX_PART_BYTES:
@@ -75,7 +113,7 @@ class PartWire:
             body["size"],
             body["sha256"],
             now_us,
-            is_sealed_there=await _is_sealed_there(self._services, claim, key, body),
+            is_sealed_there=await _is_sealed_there(self._services, claim, key, body.get("sealed", False)),
         )
         return {"key": key, "put_url": target.url, "headers": target.headers}
 
@@ -84,10 +122,9 @@ class PartWire:
         asked = msgspec.convert({"shard_id": call.path("shard_id"), **body}, Commit)
         plain(asked.nonce, "nonce")
         await _seen(self._services.store, asked)
-        return await self._decided(call, asked)
+        return await self._decided(call, await self._batches(asked.shard_id), asked)
 
-    async def _decided(self, call: Call, asked: Commit) -> CommitAnswer:
-        batch_id = await self._batches(asked.shard_id)
+    async def _decided(self, call: Call, batch_id: str, asked: Commit) -> CommitAnswer:
         together = Asked(placement_id=call.rental, commit=asked, told={"request": call.request_id})
         return await self._commits.commit(batch_id, together)
 
@@ -119,9 +156,9 @@ def _key(claim: Claim, seq: int, sha256: str) -> str:
     return part_key(claim.project, claim.batch_id, claim.shard_id, epoch=claim.epoch, seq=seq, sha256=sha256)
 
 
-async def _is_sealed_there(services: Services, claim: Claim, key: str, body: dict[str, Any]) -> bool:
+async def _is_sealed_there(services: Services, claim: Claim, key: str, says_so: bool) -> bool:
     """Whether the worker says that it has sealed the part. Raises Problem 422 where the batch is not sealed."""
-    if not body.get("sealed"):
+    if not says_so:
         return False
     if not await is_sealed(services, key):
         message = f"Batch {claim.batch_id} is not sealed: send its parts as they are."
@@ -171,13 +208,17 @@ async def _exact_body(request: web.Request, size: int, sha256: str) -> bytes:
         if len(content) > size:
             break
     if len(content) != size or hashlib.sha256(content).hexdigest() != sha256:
-        found = (
-            "more" if len(content) > size else f"{len(content)} bytes with sha256 {hashlib.sha256(content).hexdigest()}"
-        )
-        raise conflict(
-            "part_differs", f"The part was announced with {size} bytes and sha256 {sha256}; received {found}."
-        )
+        raise _differs(size, sha256, bytes(content))
     return bytes(content)
+
+
+def _differs(size: int, sha256: str, content: bytes) -> Problem:
+    found = f"{len(content)} bytes with sha256 {hashlib.sha256(content).hexdigest()}"
+    return conflict(
+        "part_differs",
+        f"The part was announced with {size} bytes and sha256 {sha256}; received "
+        f"{'more' if len(content) > size else found}.",
+    )
 
 
 async def _seen(store: ObjectStore, asked: Commit) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 from aiohttp import web
 from jsonschema import Draft202012Validator
 
+DELIVERY_TYPE = "application/vnd.compute-broker.part"
 _SCHEMAS = Path(__file__).parents[2] / "workers" / "agent" / "schemas"
 _VALIDATORS = {
     path.name.removesuffix(".json"): Draft202012Validator(json.loads(path.read_text()))
@@ -70,7 +71,7 @@ class FakeBroker:
 
     a status (an error answer), "drop" (processed, the connection closed before the answer), or "refuse" (closed
     without processing). `hooks[call]` is called once, when the next call of that name arrives. Calls: hello heartbeat
-    lease input target put commit goodbye. While `is_away`, all get 503.
+    lease input target put commit delivery goodbye. While `is_away`, all get 503.
     """
 
     engine: dict[str, Any]
@@ -113,6 +114,7 @@ class FakeBroker:
                 web.post("/worker/v1/shards/{shard}/parts", self._guarded("target", self._target)),
                 web.put("/objects/{key:.+}", self._guarded("put", self._put)),
                 web.post("/worker/v1/shards/{shard}/commits", self._guarded("commit", self._commit)),
+                web.post("/worker/v1/shards/{shard}/deliveries", self._guarded("delivery", self._delivery)),
                 web.post("/worker/v1/goodbye", self._guarded("goodbye", self._goodbye)),
             ]
         )
@@ -330,7 +332,22 @@ class FakeBroker:
 
     async def _commit(self, request: web.Request) -> web.StreamResponse:
         rental = self._worker(request)
-        commit = await self._read(request, "commit.request")
+        return self._outcome(request, await self._read(request, "commit.request"), rental)
+
+    async def _delivery(self, request: web.Request) -> web.StreamResponse:
+        """Part and commit at once, where the welcome offers it (`part["delivered_bytes"]`)."""
+        rental = self._worker(request)
+        head, _, content = (await request.read()).partition(b"\n")
+        commit = json.loads(head)
+        self.violations += schema_errors("delivery.request", commit)
+        if len(content) > self.part.get("delivered_bytes", 0) or request.content_type != DELIVERY_TYPE:
+            self.violations.append(f"a delivery of {len(content)} bytes as {request.content_type}")
+        shard_id = request.match_info["shard"]
+        key = f"out/{shard_id}/{commit['epoch']}-{commit['seq']}-{commit['sha256'][:16]}.jsonl.gz"
+        self.objects.setdefault(key, content)
+        return self._outcome(request, commit | {"key": key}, rental)
+
+    def _outcome(self, request: web.Request, commit: dict[str, Any], rental: str) -> web.StreamResponse:
         shard = self.shards[request.match_info["shard"]]
         answer = self._decide(shard, commit, rental)
         self.outcomes[answer["outcome"]] += 1

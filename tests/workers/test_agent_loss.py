@@ -56,12 +56,15 @@ async def test_the_engine_does_not_outlive_a_killed_agent_and_another_finishes(
     assert sum(executions(log).values()) == 24 + lost
 
 
+@pytest.mark.parametrize("delivered_bytes", [0, 1_000_000])
 @pytest.mark.parametrize("point", ["agent.before_put", "agent.after_put:2"])
 async def test_a_part_without_a_commit_never_happened(
-    start_broker: StartBroker, start_agent: StartAgent, point: str
+    start_broker: StartBroker, start_agent: StartAgent, point: str, delivered_bytes: int
 ) -> None:
+    """And one that is counted, of which the machine never heard, is not done again."""
     profile = scripted_profile(parallel=2)
-    broker = await start_broker(profile, part={"lines": 4, "seconds": 30, "bytes": 1_000_000})
+    part = {"lines": 4, "seconds": 30, "bytes": 1_000_000, "delivered_bytes": delivered_bytes}
+    broker = await start_broker(profile, part=part)
     broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(12)])
     first = await start_agent(broker, profile, failpoint=point)
     assert await first.exit_status() == -signal.SIGKILL
@@ -84,6 +87,43 @@ async def test_a_lost_acknowledgement_is_asked_for_again_and_counts_once(
     assert await agent.exit_status(60) == 0, agent.stderr()
     assert broker.outcomes["replayed"] == 2
     assert len(broker.done) == 8
+
+
+async def test_a_part_goes_with_its_commit_and_is_asked_for_again_when_the_answer_is_lost(
+    start_broker: StartBroker, start_agent: StartAgent
+) -> None:
+    profile = scripted_profile()
+    part = {"lines": 4, "seconds": 30, "bytes": 1_000_000, "delivered_bytes": 1_000_000}
+    broker = await start_broker(profile, part=part)
+    broker.faults = {"delivery": ["drop", 503]}
+    broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(8)])
+    agent = await start_agent(broker, profile)
+    assert await agent.exit_status(60) == 0, agent.stderr()
+    assert (len(broker.done), broker.outcomes["replayed"]) == (8, 1)
+    assert (broker.calls["target"], broker.calls["put"], broker.calls["commit"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("faults", "delivered_bytes"),
+    [
+        ([404] * 9, 1_000_000),  # another broker of a rolling upgrade, which has no such route
+        ([413] * 9, 1_000_000),  # a proxy that takes no such body
+        ([], 10),  # larger than what is taken at once
+        ([], None),  # a broker that never heard of it
+    ],
+)
+async def test_a_part_that_is_not_taken_at_once_goes_the_long_way(
+    start_broker: StartBroker, start_agent: StartAgent, faults: list[int | str], delivered_bytes: int | None
+) -> None:
+    profile = scripted_profile()
+    part = {"lines": 4, "seconds": 30, "bytes": 1_000_000}
+    broker = await start_broker(profile, part=part | ({"delivered_bytes": delivered_bytes} if delivered_bytes else {}))
+    broker.faults = {"delivery": faults}
+    broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(8)])
+    agent = await start_agent(broker, profile)
+    assert await agent.exit_status(60) == 0, agent.stderr()
+    assert len(broker.done) == 8
+    assert broker.calls["put"] == broker.calls["commit"] >= 2
 
 
 async def test_lines_that_another_has_done_are_dropped_and_the_rest_sent_again(

@@ -302,13 +302,28 @@ class Parts:
         began = time.monotonic()
         claim = {"epoch": lease.epoch, "nonce": lease.nonce, "seq": seq}
         size = {"sha256": part.sha256, "size": len(part.content)}
+        told = {"lines": part.lines, "usage": part.usage, "counters": dict(counters)}
         self.failpoints.reached("agent.before_put")
         sealed = {} if lease.part_seal is None else {"sealed": True}
-        key = await self._upload(lease, claim | size | sealed, part.content)
-        self.failpoints.reached("agent.after_put")
-        commit = claim | size | {"key": key, "lines": part.lines, "usage": part.usage, "counters": dict(counters)}
-        answer = await self.wire.commit(lease.shard_id, commit)
+        answer = await self._at_once(lease, claim | size | told | sealed, part.content)
+        if answer is None:
+            key = await self._upload(lease, claim | size | sealed, part.content)
+            self.failpoints.reached("agent.after_put")
+            answer = await self.wire.commit(lease.shard_id, claim | size | {"key": key} | told)
         self.durations.append(time.monotonic() - began)
+        return answer
+
+    async def _at_once(self, lease: HeldLease, commit: Mapping[str, Any], content: bytes) -> dict[str, Any] | None:
+        """Part and commit in one request; None where the broker did not offer that, or refuses it: the long way will do, or
+        be refused for the same reason (another broker of a rolling upgrade, a proxy that takes no such body)."""
+        if len(content) > self.limits.delivered_bytes:
+            return None
+        try:
+            answer = await self.wire.deliver(lease.shard_id, commit, content)
+        except Refused as refusal:
+            event("part.not_delivered", shard=lease.shard_id, error=str(refusal))
+            return None
+        self.failpoints.reached("agent.after_put")
         return answer
 
     async def _upload(self, lease: HeldLease, request: Mapping[str, Any], content: bytes) -> str:

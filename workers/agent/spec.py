@@ -55,11 +55,12 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True)
 class PartLimits:
-    """A part is cut at whichever comes first."""
+    """A part is cut at whichever comes first. One of at most `delivered_bytes` goes with its commit in one request."""
 
     lines: int
     seconds: float
     bytes: int
+    delivered_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,11 @@ class Welcome:
             worker_id=answer["worker_id"],
             heartbeat_s=answer["heartbeat_s"],
             engine=EngineSpec.from_wire(answer["engine"]),
-            part=PartLimits(lines=max(1, part["lines"]), seconds=part["seconds"], bytes=part["bytes"]),
+            part=PartLimits(
+                lines=max(1, part["lines"]),
+                seconds=part["seconds"],
+                bytes=part["bytes"],
+                delivered_bytes=part.get("delivered_bytes", 0),
+            ),
             max_attempts=max(1, answer["max_attempts"]),
         )

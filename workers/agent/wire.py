@@ -30,6 +30,7 @@ _SILENCE_S = 60.0
 _SLOWEST_BYTES_PER_S = 16 * 1024
 _WIRE = "/worker/v1/"
 _OBJECTS = _WIRE + "objects/"
+PART_TYPE = "application/vnd.compute-broker.part"
 _AGAIN = frozenset({408, 425, 429})
 
 
@@ -109,6 +110,19 @@ class Wire:
     async def commit(self, shard_id: str, commit: Mapping[str, Any]) -> dict[str, Any]:
         """Asked again until answered: the broker replays its answer to a commit that it has seen."""
         return await self._until_answered(f"worker/v1/shards/{shard_id}/commits", commit)
+
+    async def deliver(self, shard_id: str, commit: Mapping[str, Any], content: bytes) -> dict[str, Any]:
+        """A part and its commit at once; asked again until answered, as `commit`."""
+        path = f"worker/v1/shards/{shard_id}/deliveries"
+        body = json.dumps(commit).encode() + b"\n" + content
+
+        async def ask() -> Reply:
+            reply = await self._ask("POST", path, body, {"Content-Type": PART_TYPE}, _transfer_timeout(body))
+            if reply.status >= 300:
+                raise Refused(f"POST {path}", reply.status, reply.body.decode("utf-8", "replace"))
+            return reply
+
+        return _object(await self._repeat(path, ask))
 
     async def goodbye(self, reason: str, error: str | None) -> None:
         """The last call, asked once. NotNow: no answer."""
