@@ -71,6 +71,11 @@ class Entry:
         if reason is not None:
             self.quarantined, self.price_nano_hour, self.gpu_nano_hour = reason, None, None
 
+    def stand_back(self, reason: str | None) -> None:
+        """Leave it to another market that sells the same machines."""
+        if reason is not None and self.quarantined is None:
+            self.quarantined, self.price_nano_hour, self.gpu_nano_hour = reason, None, None
+
     def doubt_tokens(self, ground: TokenGround) -> None:
         """The same of a price of tokens."""
         if self.quarantined is None:

@@ -24,6 +24,7 @@ from markets.offer import Offer, encode_part
 from markets.offer_record import offer_from_record
 from markets.own_account import provider_of
 from markets.plausibility import Peers
+from markets.resellers import AGGREGATORS, FRESH_S, cheaper_elsewhere, gathered, is_stood_back
 from markets.tables import OfferRow, PollRow
 from markets.token_book import token_ground
 
@@ -80,6 +81,10 @@ async def store_offers(session: AsyncSession, market: str, offers: Sequence[Offe
         ground = await token_ground(session)
         for each in tokens:
             each.doubt_tokens(ground)
+    if market in AGGREGATORS:
+        resold = gathered(await _other_aggregators(session, market, now_us))
+        for each in entries.values():
+            each.stand_back(cheaper_elsewhere(each.offer, resold))
     gone = [each for key, each in known.items() if key not in entries and each.gone_us is None]
     await _mark_gone(session, gone, now_us)
     changed = await _write(session, market, entries.values(), known, now_us)
@@ -309,6 +314,17 @@ def _singles(entries: Iterable[Entry]) -> dict[tuple[str, str, str | None], int]
         if price is not None and chip.count == 1 and chip.fraction == 1:
             found[entry.pool] = min(price, found.get(entry.pool, price))
     return found
+
+
+async def _other_aggregators(session: AsyncSession, market: str, now_us: int) -> list[Offer]:
+    """What they sell now, at a price that is believed."""
+    query = select(OfferRow).where(
+        col(OfferRow.market).in_(AGGREGATORS - {market}),
+        col(OfferRow.gone_us).is_(None),
+        col(OfferRow.observed_us) > now_us - FRESH_S * 1_000_000,
+    )
+    rows = await session.scalars(query)
+    return [offer_of(row) for row in rows if row.quarantined is None or is_stood_back(row.quarantined)]
 
 
 async def _mark_gone(session: AsyncSession, gone: Sequence[Known], now_us: int) -> None:
