@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from aiohttp import web
 
 from broker.api.compliance import of_the_house
@@ -10,6 +11,7 @@ from broker.api.problems import not_found
 from broker.api.registry import Call, Route, route
 from broker.compliance import decisions, replaying
 from broker.compliance.audit_export import export as exported
+from broker.compliance.destruction import key_states
 from broker.compliance.whereabouts import told
 from broker.keys import Role
 from jobs.tables import Batch
@@ -29,8 +31,9 @@ async def where(call: Call) -> Where:
         rows = await decisions.of_batch(session, batch.id)
         bodies = await decisions.bodies_by_hash(session, sorted({row.facts_hash for row in rows}))
         ids = {row.rental for row in rows if row.rental is not None}
+        keys = [msgspec.to_builtins(each) for each in await key_states(session, batch)]
         machines = {rental: row for rental in sorted(ids) if (row := await session.get(RentalRow, rental)) is not None}
-    return Where(batch=batch.id, **told(rows, bodies, machines))
+    return Where(batch=batch.id, keys=keys, **told(rows, bodies, machines))
 
 
 async def replay(call: Call, query: ReplayQuery) -> Replayed:

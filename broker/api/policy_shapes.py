@@ -152,8 +152,8 @@ class DryRunRequest(Own):
 
 
 class Where(Own):
-    """Where a batch ever was: machines with all their places, other data paths, countries, operators; where it was refused, and
-    what of it was deleted."""
+    """Where a batch ever was: machines with all their places, other data paths, countries, operators; where it was refused,
+    what of it was deleted, and whether what it stores is sealed, or its keys are destroyed."""
 
     batch: str
     machines: list[dict[str, Any]]
@@ -162,6 +162,7 @@ class Where(Own):
     operators: list[str]
     refused: list[dict[str, Any]]
     deleted: list[dict[str, Any]]
+    keys: list[dict[str, Any]]
 
 
 class ReplayQuery(Own):

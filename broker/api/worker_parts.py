@@ -25,7 +25,7 @@ from broker.together import Together
 from broker.worker_objects import DELIVERED_BYTES, DELIVERY_TYPE, PART_TYPE, is_sealed, part_request, stored
 from jobs import commits, leases
 from jobs.commits import Asked
-from jobs.errors import JobsError, LeaseUnknown, ObjectExists, ObjectMissing
+from jobs.errors import JobsError, KeyDestroyed, LeaseUnknown, ObjectExists, ObjectMissing
 from jobs.keys import is_part_key, part_key
 from jobs.leases import Claim, Held
 from jobs.objects import ObjectStore
@@ -232,6 +232,8 @@ async def _seen(store: ObjectStore, asked: Commit) -> None:
         raise missing
     try:
         is_same = await store.holds(asked.key, asked.size, asked.sha256)
+    except KeyDestroyed:
+        return  # its batch has ended, which is what the worker is to hear
     except ObjectMissing as error:
         raise missing from error
     if not is_same:

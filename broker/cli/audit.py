@@ -49,9 +49,20 @@ def where(
         for each in found["deleted"]:
             keys = f"; keys destroyed: {' '.join(each['keys_destroyed'])}" if each["keys_destroyed"] else ""
             line(f"{each['what']} deleted {_time(each['at_us'])} ({each['why']}, decision {each['decision']}){keys}")
+        for each in found["keys"]:
+            line(f"{each['of']}: {_key(each)}")
         return exits.OK
 
     target.run(work)
+
+
+def _key(each: Document) -> str:
+    if each["state"] == "not_sealed":
+        return "stored as it is, not sealed"
+    name = f"with key {each['key_sha256'][:16]} of {each['owner']}"
+    if each["state"] == "sealed":
+        return f"sealed {name}"
+    return f"was sealed {name}, which was destroyed {_time(each['destroyed_us'])} (decision {each['decision']})"
 
 
 def _place(each: Document) -> tuple[str, ...]:
