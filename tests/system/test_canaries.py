@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import hashlib
 import json
 import os
 import subprocess
@@ -14,8 +16,16 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from sqlalchemy import select
 
-from broker.settings import SECRET_SETTINGS, Settings
+from broker.database import Database, sqlite_url
+from broker.keyring import open_keyring
+from broker.object_keys import ObjectKeys, part_secret
+from broker.sealed_store import SealedStore
+from broker.settings import SECRET_SETTINGS, Settings, VaultSettings
+from broker.vault import Vault
+from jobs.objects import ObjectStore
+from jobs.tables import File, Part
 from tests.support.canary import Leak, forms, leaks_in, secrets_leaked
 from tests.support.real_broker import real_broker
 
@@ -28,8 +38,8 @@ SECRETS = {
     "engine key": "sk-canary4engine5key",
     "prompt": "canary6prompt7 what is the meaning",
 }
-# Where they live by design: the key file and the inputs and results of batches; agent.json is the single-use token's.
-HOMES = ("objects", "kek", "admin.key", "broker.lock", "secret", "agent.json", "broker.toml", "executions.log")
+# Where they live by design: the key file; agent.json is the single-use token's. Inputs and results lie sealed in the store.
+HOMES = ("kek", "admin.key", "broker.lock", "secret", "agent.json", "broker.toml", "executions.log")
 
 
 def asked(url: str, key: str, body: Any = None, method: str | None = None) -> bytes:
@@ -84,6 +94,44 @@ api_key = "{SECRETS["engine key"]}"
         texts["metrics"] = asked(f"{broker.local}/metrics", broker.key)
     leaks = secrets_leaked(secrets, [tmp_path], homes=(*HOMES, "endpoint.json"), texts=texts)
     assert [leak for leak in leaks if not at_home(leak)] == []
+    keys = asyncio.run(keys_over(broker.data, file))
+    assert {each.partition(" ")[0] for each in keys} == {"vault", "owner", "lease", "segment"}
+    assert keys_found(keys, [each for each in tmp_path.rglob("*") if each.is_file() and each != file]) == []
+
+
+async def keys_over(data: Path, kek: Path) -> dict[str, bytes]:
+    """Every key that the objects of the broker were ever sealed or given out with, by name."""
+    database = Database(sqlite_url(data / "broker.db"))
+    keyring = open_keyring(VaultSettings.model_validate({"keys": {"house": {"file": str(kek)}}}), data, may_make=False)
+    vault = Vault(database, keyring)
+    store = SealedStore(ObjectStore.local(data / "objects"), ObjectKeys(database, vault))
+    async with database.transaction() as session:
+        parts = (await session.execute(select(Part.key, Part.batch_id))).all()
+        files = (await session.scalars(select(File))).all()
+    found = {"vault data key": (await vault.data_key("objects/default")).plain}
+    for key, batch in parts:
+        root = await store.secrets.root_of_batch("default", batch)
+        assert root is not None, "a batch is sealed unless somebody turned it off"
+        stored = await store.inner.get(key)
+        assert hashlib.sha256(stored).hexdigest() in key, "its worker sealed it"
+        found |= {f"owner {batch}": root, f"lease of {key}": part_secret(root, key).key}
+    for file in files:
+        sealed = await store.sealed_range(file.object_key, 0, file.bytes)
+        assert sealed is not None
+        found[f"segment of {file.id}"] = sealed.keys[0]
+    await database.close()
+    return found
+
+
+def keys_found(keys: dict[str, bytes], files: list[Path]) -> list[tuple[str, str]]:
+    contents = {str(file): file.read_bytes() for file in files}
+    return [
+        (name, where)
+        for name, key in keys.items()
+        for form in (key, key.hex().encode(), base64.b64encode(key)[:-2], base64.urlsafe_b64encode(key)[:-2])
+        for where, content in contents.items()
+        if form in content
+    ]
 
 
 def at_home(leak: Leak) -> bool:
