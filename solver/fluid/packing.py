@@ -57,18 +57,19 @@ class Packing(NamedTuple):
 def pack(capacity: int, blocks: Sequence[Block], *, is_later: bool) -> Packing:
     """Place the blocks of an offer; `is_later`: on instances that others have left, too.
 
-    Two orders are tried, by first deadline and by the latest start that one instance allows; the better one counts.
+    Two orders are tried, by the end of the block that begins as late as it may (on one instance no order is better), and by first
+    deadline; the better one counts.
     """
     if len(blocks) == 1:
         return _in_order(capacity, blocks, is_later)
-    by_due = sorted(blocks, key=lambda block: (block.items[0].due, block.pool))
-    found = _in_order(capacity, by_due, is_later)
+    by_end = sorted(blocks, key=lambda block: (_latest_end(block), block.pool))
+    found = _in_order(capacity, by_end, is_later)
     if found.is_whole:
         return found
-    by_slack = sorted(blocks, key=lambda block: (_latest_start(block), block.pool))
-    if by_slack == by_due:
+    by_due = sorted(blocks, key=lambda block: (block.items[0].due, block.pool))
+    if by_due == by_end:
         return found
-    other = _in_order(capacity, by_slack, is_later)
+    other = _in_order(capacity, by_due, is_later)
     return other if other.is_whole or _total(other) > _total(found) else found
 
 
@@ -76,13 +77,14 @@ def _total(found: Packing) -> Time:
     return sum(sum(placed.accepted) for placed in found.placed.values())
 
 
-def _latest_start(block: Block) -> Time:
+def _latest_end(block: Block) -> Time:
+    """When a block ends that one instance does as late as its deadlines allow."""
     load: Time = 0
     latest = block.items[0].due
     for item in block.items:
         load += item.load
         latest = min(latest, item.due - load)
-    return latest - block.start_up
+    return latest + load
 
 
 def _in_order(capacity: int, blocks: Sequence[Block], is_later: bool) -> Packing:

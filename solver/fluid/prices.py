@@ -113,6 +113,27 @@ class Pricing:
                 scarce += value * self.quota_per_hour(kind, float(edges[later]))
         return self.figures.resources.price * (1 + share), scarce
 
+    def rents(self, kind: int, scarcity: Scarcity, edges: Floats) -> Floats:
+        """USD of scarcity of a cautious hour of a kind, [bucket it is due in, resource]."""
+        found = np.zeros((self.buckets, len(self.figures.resources)))
+        at = np.flatnonzero(scarcity.capacity.any(axis=1))
+        if at.size:
+            room = self.figures.resources.count[at] * (edges[:, np.newaxis] - self.figures.start[kind, at])
+            each = scarcity.capacity[at].T * np.where(room > 1e-12, 1.0 / np.maximum(room, 1e-12), NEVER)
+            found[:, at] = np.cumsum(each[::-1], axis=0)[::-1]
+        if len(self.quota_markets) and scarcity.quota.any():
+            value = np.where(self.market >= 0, scarcity.quota.T[:, self.market], 0.0)
+            each = value * np.array([self.quota_per_hour(kind, float(edge)) for edge in edges])
+            found += np.cumsum(each[::-1], axis=0)[::-1]
+        return found
+
+    def whole(self, k: int) -> tuple[Floats, Floats]:
+        """(USD without start-up, cautious hours) of the whole class on each resource."""
+        hours = self.masks.hours(k)
+        is_cautious = bool(self.figures.is_cautious[self.classes.kind[k]])
+        is_same = self.classes.tokens_long[k] == self.classes.tokens_out[k] and not is_cautious
+        return hours * self.figures.resources.price, hours if is_same else self.masks.hours(k, is_long=True)
+
     def cheapest(
         self, scarcity: Scarcity, edges: Floats, *, is_bound: bool, many: int = 0
     ) -> tuple[Floats, list[Ints]]:

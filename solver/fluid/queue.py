@@ -9,8 +9,9 @@ import numpy as np
 
 from solver.durations import PPM
 from solver.errors import Unsolved
+from solver.fluid import blocks
 from solver.fluid import classes as grouping
-from solver.fluid.figures import Figures, Floats
+from solver.fluid.figures import NANO_USD, Figures, Floats
 from solver.fluid.fill import fill
 from solver.fluid.masks import Masks
 from solver.fluid.prices import Pricing, Scarcity
@@ -18,7 +19,7 @@ from solver.fluid.reasons import Reasons
 from solver.fluid.restore import Restoration
 from solver.fluid.settle import Exact, settle
 from solver.fluid.yard import Yard
-from solver.problem import Draft, Problem
+from solver.problem import Draft, Problem, bills
 from solver.relax import left_for
 from solver.types import Snapshot, Unplaced
 from solver.view import View
@@ -28,6 +29,10 @@ MOVES = 4_000
 # What a move must save when a plan is held, and the part of the queue that what is held must cover to be gone on from. Keeping a
 # plan costs 0.05 % after every price moved by 2 %; without a threshold 9 % of all tokens move.
 SWITCH, COVERED = 0.03, 0.8
+# Looks for better prices of the bound on plans of classes, and from there of that on all plans.
+LOOKS, LOOKS_AGAIN = 80, 30
+# Above so many classes, where a look takes a tenth of a second, they are this part of it.
+MANY, FEWER = 6_000, 3
 # What floats may be wrong by, taken off a bound before it leaves as integer money.
 BOUND_SLACK = 1e-6
 
@@ -77,15 +82,38 @@ def plan_queue(view: View, *, is_program: bool) -> Queue:
     threshold = SWITCH if held else 1e-6
     exact = restore(view, pricing, pieces, scarcity, moves=MOVES if is_solved else 0, threshold=threshold)
     problem, draft = exact.draft()
-    served = _served(pricing, draft)
+    class_bound, bound = _bounds(pricing, scarcity, problem, draft, is_ascent=is_solved and not held)
     return Queue(
         problem=problem,
         draft=draft,
-        bound_nano=_nano(max(pricing.bound(each, classes.edge_up, served) for each in (scarcity, pricing.free()))),
-        class_bound_nano=_nano(pricing.bound(scarcity, classes.edge_low, served)),
+        bound_nano=_nano(bound),
+        class_bound_nano=_nano(class_bound),
         reasons=Reasons(masks),
         is_program=is_solved,
     )
+
+
+def _bounds(
+    pricing: Pricing, scarcity: Scarcity, problem: Problem, draft: Draft, *, is_ascent: bool
+) -> tuple[float, float]:
+    """(the bound on plans of these classes, that on all plans) in USD."""
+    low, up = pricing.classes.edge_low, pricing.classes.edge_up
+    served = _served(pricing, draft)
+    if not is_ascent:
+        return pricing.bound(scarcity, low, served), max(
+            pricing.bound(each, up, served) for each in (scarcity, pricing.free())
+        )
+    least, _ = pricing.cheapest(scarcity, low, is_bound=False)
+    worth = np.where(np.isfinite(least), least, 0.0)
+    cost = sum(each.total for each in bills(problem, draft).values()) / NANO_USD
+    plan_usd = cost + float(worth[served < 1].sum())  # what is not served would cost something, too
+    found = []
+    prices = blocks.Prices(worth, scarcity)
+    fewer = FEWER if len(worth) > MANY else 1
+    for edges, looks in ((low, LOOKS), (up, LOOKS_AGAIN)):
+        usd, prices = blocks.bound(pricing, edges, prices, plan_usd=plan_usd, served=served, looks=looks // fewer)
+        found.append(usd)
+    return found[0], found[1]
 
 
 def restore(

@@ -39,6 +39,7 @@ class Restoration:
     _lean: dict[int, tuple[list[int], list[float]]] = field(default_factory=dict)
     _hourly: dict[tuple[int, int], tuple[Floats, Floats]] = field(default_factory=dict)
     _full: dict[int, int] = field(default_factory=dict)
+    _starts: dict[int, list[float]] = field(default_factory=dict)
 
     def take(self, pieces: list[tuple[int, int, float]]) -> None:
         """Put parts where a program or a first placement says, as far as they fit; the rest is `left`."""
@@ -128,11 +129,10 @@ class Restoration:
     ) -> tuple[int, Berth, float] | None:
         """Where (a piece of) the part adds least to the cost. `refused`: parts that an offer had no place for; not even half
         of one is worth asking again."""
-        offers, prices = self.lean(k)
         bucket = int(self.pricing.classes.bucket[k])
         best: tuple[int, Berth, float] | None = None
         least, looked = np.inf, 0
-        for offer, price in zip(offers, prices, strict=True):
+        for price, offer in self._at_least(k, part):
             if price >= least or looked >= places:
                 break
             if self._full.get(offer, -1) >= bucket or part > 0.5 * refused.get(offer, np.inf):
@@ -149,6 +149,29 @@ class Restoration:
             if added < least:
                 least, best = added, (offer, berth, fits)
         return best
+
+    def _at_least(self, k: int, part: float) -> list[tuple[float, int]]:
+        """What a whole class costs at least if (a piece of) this part is put at an offer, its start included where the pool has
+        none there yet; ascending."""
+        offers, prices = self.lean(k)
+        pool = int(self.pricing.classes.pool[k])
+        starting, berths = self._starting(int(self.pricing.classes.kind[k])), self.yard.berths
+        found = []
+        for offer, price in zip(offers, prices, strict=True):
+            berth = berths.get(offer)
+            has_pool = (berth is not None and pool in berth.loads) or (offer, pool) in self.yard.warm
+            found.append((price if has_pool else price + starting[offer] / part, offer))
+        found.sort()
+        return found
+
+    def _starting(self, kind: int) -> list[float]:
+        """USD of a start of a kind at each offer."""
+        if kind not in self._starts:
+            many = len(self.pricing.figures.offers)
+            self._starts[kind] = (
+                self.pricing.figures.start[kind, :many] * self.pricing.figures.resources.price[:many]
+            ).tolist()
+        return self._starts[kind]
 
     def _try(self, offer: int, k: int, part: float) -> tuple[Berth, float] | None:
         """The offer with as much of the part as fits, or None."""
