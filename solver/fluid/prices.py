@@ -121,8 +121,8 @@ class Pricing:
             room = self.figures.resources.count[at] * (edges[:, np.newaxis] - self.figures.start[kind, at])
             each = scarcity.capacity[at].T * np.where(room > 1e-12, 1.0 / np.maximum(room, 1e-12), NEVER)
             found[:, at] = np.cumsum(each[::-1], axis=0)[::-1]
-        if len(self.quota_markets) and scarcity.quota.any():
-            value = np.where(self.market >= 0, scarcity.quota.T[:, self.market], 0.0)
+        if self.quota_names and scarcity.quota.any():
+            value = np.where(self.quota >= 0, scarcity.quota.T[:, self.quota], 0.0)
             each = value * np.array([self.quota_per_hour(kind, float(edge)) for edge in edges])
             found += np.cumsum(each[::-1], axis=0)[::-1]
         return found
