@@ -1,33 +1,41 @@
 """The budget tree: which nodes a placement counts against, what counts against a node, and whether it may be made.
 
 `admit` is asked in the transaction that opens the hold, after the ledger's head was locked: planners queue there, so what was
-read cannot change before the hold is in the books. (LiteLLM #34732 read, then spent.)
+read cannot change before the hold is in the books. (LiteLLM #34732 read, then spent.) What a tag's batches ever cost is added up
+before the lock (`budget_batches.Early`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from broker.budget_batches import (
+    Early,
+    batches_in,
+    booked_early,
+    booked_for,
+    booked_since,
+    held_for,
+    is_of_batches,
+    served_by,
+    tags_of,
+)
 from broker.budget_tables import BudgetRow, Team, TeamOfProject
-from broker.costs import batch_costs
-from jobs.tables import Batch
-from jobs.types import TERMINAL
 from ledger import limits
 from ledger.book import lock
 from ledger.breaker import State, Use, refusal
 from ledger.errors import LimitExceeded
 from ledger.event import UNIT_USD
-from ledger.holds import open_hold, open_holds
 from ledger.money import in_units
 from ledger.rules import period_of
-from ledger.units import MTOKEN, NANO_PER_TOKEN
+from ledger.units import MTOKEN
 from markets import rentals
 from markets.tables import RentalRow
 
@@ -66,17 +74,33 @@ async def budgets_of(session: AsyncSession, project: str, batches: Collection[st
         f"project:{project}",
         *(f"batch:{each}" for each in sorted(batches)),
     ]
-    scopes += await _tags_of(session, project, batches)
+    scopes += await tags_of(session, project, batches)
     query = select(BudgetRow).where(col(BudgetRow.scope).in_(scopes), col(BudgetRow.unit) == unit)
     rows = (await session.scalars(query.execution_options(populate_existing=True))).all()
     return sorted(rows, key=lambda row: scopes.index(row.scope))
 
 
-async def admit(session: AsyncSession, placement: Placement, *, now_us: int) -> tuple[str, ...]:
-    """The scopes for the hold. Raises LimitExceeded naming the node whose budget, breaker or hourly limit refuses it."""
+async def early_for(session: AsyncSession, placements: Collection[tuple[str, Collection[str]]]) -> Early:
+    """What `admit` adds up beforehand, for (project, batches): for who admits several times in one transaction."""
+    rows: dict[str, BudgetRow] = {}
+    for project, batches in placements:
+        rows.update({row.id: row for row in await budgets_of(session, project, batches, UNIT_USD)})
+    return await booked_early(session, rows.values())
+
+
+async def admit(
+    session: AsyncSession, placement: Placement, *, now_us: int, early: Early | None = None
+) -> tuple[str, ...]:
+    """The scopes for the hold. Raises LimitExceeded naming the node whose budget, breaker or hourly limit refuses it.
+
+    The head of the books is locked afterwards; `early` is of before.
+    """
+    if early is None:
+        rows = await budgets_of(session, placement.project, placement.batches, placement.unit)
+        early = await booked_early(session, rows)
     await lock(session)
     for row in await budgets_of(session, placement.project, placement.batches, placement.unit):
-        why = await _refused(session, row, placement, now_us)
+        why = await _refused(session, row, placement, now_us, early)
         if why is None:
             continue
         log.warning("budget.refused", budget=row.id, project=placement.project, reason=why, mode=row.mode)
@@ -85,34 +109,30 @@ async def admit(session: AsyncSession, placement: Placement, *, now_us: int) -> 
     return await nodes_above(session, placement.project)
 
 
-async def hold_tokens(session: AsyncSession, batch: Batch, tokens: int, *, now_us: int, actor: str) -> None:
-    """Set the most tokens that a batch can use aside, where a budget in tokens is about it. Raises LimitExceeded."""
-    if tokens <= 0 or not await budgets_of(session, batch.project, [batch.id], MTOKEN):
-        return
-    placement = Placement(batch.project, (batch.id,), tokens * NANO_PER_TOKEN, unit=MTOKEN)
-    scopes = await admit(session, placement, now_us=now_us)
-    await open_hold(
-        session,
-        hold_id=f"tokens:{batch.id}",
-        nano=placement.nano,
-        project=batch.project,
-        batch=batch.id,
-        rental=None,
-        offer_key=None,
-        occurred_at_us=now_us,
-        actor=actor,
-        scopes=scopes,
-        unit=MTOKEN,
-    )
+async def within_own_limits(
+    session: AsyncSession, placement: Placement, now_us: int
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Those of the placement's batches that no budget of their own or of their tags refuses, and why the others are."""
+    refused: dict[str, str] = {}
+    for batch in placement.batches:
+        for row in await budgets_of(session, placement.project, [batch], placement.unit):
+            if not is_of_batches(row) or row.mode != "enforce":
+                continue
+            if why := await _refused(session, row, placement, now_us, None):
+                refused[batch] = f"budget of {row.scope} {why}; {in_units(placement.nano, row.unit)} were asked for"
+                break
+    return tuple(batch for batch in placement.batches if batch not in refused), refused
 
 
-async def use_of(session: AsyncSession, row: BudgetRow, now_us: int) -> Use:
-    """What counts against a budget now."""
-    kind = row.scope.partition(":")[0]
-    if kind in ("batch", "tag"):
-        batches = await _batches_in(session, row)
-        booked = await _booked_for(session, row, batches)
-        return Use(booked, await _held_for(session, row, batches), row.limit_nano)
+async def use_of(session: AsyncSession, row: BudgetRow, now_us: int, early: Early | None = None) -> Use:
+    """What counts against a budget now. `early`: what was added up beforehand."""
+    if is_of_batches(row):
+        batches = await batches_in(session, row)
+        if early is not None and row.id in early.booked:
+            booked = early.booked[row.id] + await booked_since(session, row, early.seq)
+        else:
+            booked = await booked_for(session, row, batches)
+        return Use(booked, await held_for(session, row, batches), row.limit_nano)
     found = await limits.uses(session, row.scope, row.unit)
     booked = found.get("all" if row.window == "total" else period_of(now_us), 0)
     return Use(booked, found.get("held", 0), row.limit_nano)
@@ -140,13 +160,14 @@ async def projects_in(session: AsyncSession, row: BudgetRow) -> list[str]:
 
 
 async def rentals_in(session: AsyncSession, row: BudgetRow) -> list[RentalRow]:
-    """The open rentals that count against a budget. Of a batch's or a tag's, those that serve nobody else."""
+    """The open rentals that count against a budget. Of a batch's or a tag's, those that serve nobody else now."""
     projects = set(await projects_in(session, row))
     mine = [each for each in await rentals.open_rentals(session) if each.project in projects]
-    if row.scope.partition(":")[0] not in ("batch", "tag"):
+    if not is_of_batches(row):
         return mine
-    batches = set(await _batches_in(session, row))
-    return [each for each in mine if each.purpose.get("batches") and batches.issuperset(each.purpose["batches"])]
+    batches = set(await batches_in(session, row))
+    served = await served_by(session, mine)
+    return [each for each in mine if served[each.id] and batches.issuperset(served[each.id])]
 
 
 def account_name(scope: str) -> str:
@@ -163,8 +184,10 @@ def state_of(row: BudgetRow) -> State:
     return row.state  # type: ignore[return-value]
 
 
-async def _refused(session: AsyncSession, row: BudgetRow, placement: Placement, now_us: int) -> str | None:
-    use = await use_of(session, row, now_us)
+async def _refused(
+    session: AsyncSession, row: BudgetRow, placement: Placement, now_us: int, early: Early | None
+) -> str | None:
+    use = await use_of(session, row, now_us, early)
     why = refusal(state_of(row), use, asked_nano=placement.nano, is_running=placement.is_running)
     if why is not None:
         left = max(0, use.limit_nano - use.committed_nano)
@@ -178,45 +201,3 @@ async def _refused(session: AsyncSession, row: BudgetRow, placement: Placement, 
             f"this machine costs {in_units(placement.price_nano_hour, row.unit)}"
         )
     return None
-
-
-async def _tags_of(session: AsyncSession, project: str, batches: Collection[str]) -> list[str]:
-    query = select(col(Batch.wishes)).where(col(Batch.id).in_(batches))
-    tags = {
-        f"tag:{project}/{key}={value}"
-        for wishes in await session.scalars(query)
-        for key, value in ((wishes or {}).get("tags") or {}).items()
-    }
-    return sorted(tags)
-
-
-async def _batches_in(session: AsyncSession, row: BudgetRow) -> list[str]:
-    kind, _, name = row.scope.partition(":")
-    if kind == "batch":
-        return [name]
-    project, _, tag = name.partition("/")
-    key, _, value = tag.partition("=")
-    query = select(col(Batch.id), col(Batch.wishes)).where(col(Batch.project) == project)
-    found = (await session.execute(query)).all()
-    return [batch for batch, wishes in found if ((wishes or {}).get("tags") or {}).get(key) == value]
-
-
-async def _booked_for(session: AsyncSession, row: BudgetRow, batches: Sequence[str]) -> int:
-    if row.unit == UNIT_USD:
-        return sum(cost.nano for cost in (await batch_costs(session, batches)).values())
-    query = select(func.sum(col(Batch.used_input_tokens) + col(Batch.used_output_tokens)))
-    query = query.where(col(Batch.id).in_(batches), col(Batch.status).in_(TERMINAL))
-    return int((await session.execute(query)).scalar_one() or 0) * NANO_PER_TOKEN
-
-
-async def _held_for(session: AsyncSession, row: BudgetRow, batches: Sequence[str]) -> int:
-    """What open holds set aside for machines that serve any of the batches: all of it, for any of them may use it."""
-    wanted = set(batches)
-    if row.unit != UNIT_USD:
-        held = await open_holds(session, project=row.project, unit=row.unit)
-        return sum(each.remaining_nano + each.drawn_nano for each in held if each.batch in wanted)
-    held = await open_holds(session, project=row.project)
-    ids = [each.rental for each in held if each.rental is not None]
-    query = select(RentalRow).where(col(RentalRow.id).in_(ids))
-    serving = {each.id for each in await session.scalars(query) if wanted.intersection(each.purpose.get("batches", ()))}
-    return sum(each.remaining_nano for each in held if each.rental in serving)

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from broker.budget_batches import shut
 from broker.compliance.decisions import Point
 from broker.compliance.hello import Seen
 from broker.compliance.judging import Judged, is_elsewhere, judge, may_go_on, missing_policy, seal, seal_seen
@@ -29,7 +30,7 @@ async def candidates(
     session: AsyncSession, services: Services, rental: RentalRow, now_us: int
 ) -> tuple[list[Batch], list[Batch]]:
     """The batches that this rental's worker may lease from, in the plan's order, and those that the plan put there and
-    residency forbids now (evidence has expired since it was rented)."""
+    residency forbids now (evidence has expired since it was rented). Batches whose own budget is stopped are neither."""
     statement = (
         select(Batch)
         .join(Assignment, col(Assignment.batch) == col(Batch.id))
@@ -44,14 +45,20 @@ async def candidates(
         .order_by(col(Assignment.rank), col(Batch.id))
     )
     assigned = (await session.scalars(statement)).all()
-    permitted = []
+    stopped = await shut(session, rental.project, [batch.id for batch in assigned])
+    permitted, forbidden = [], []
     for batch in assigned:
+        if batch.id in stopped:
+            # whoever the machine was rented for: a budget that is used up buys nothing more on it
+            log.warning("lease.over_budget", rental=rental.id, batch=batch.id, budget=stopped[batch.id])
+            continue
         word = await judge(session, services, rental, batch, now_us)
         if word.is_allowed:
             permitted.append(batch)
         else:
+            forbidden.append(batch)
             _forbidden(rental, batch, word)
-    return permitted, [batch for batch in assigned if batch not in permitted]
+    return permitted, forbidden
 
 
 async def pool(session: AsyncSession, rental: RentalRow) -> Sequence[Batch]:

@@ -90,7 +90,14 @@ async def extend_hold(
 
 
 async def post_part(
-    session: AsyncSession, *, hold_id: str, nano: int, sequence: int, occurred_at_us: int, actor: str
+    session: AsyncSession,
+    *,
+    hold_id: str,
+    nano: int,
+    sequence: int,
+    occurred_at_us: int,
+    actor: str,
+    recorded_at_us: int | None = None,
 ) -> Posted | Exists:
     """Use `nano` of what is set aside, where nothing is accrued for it (tokens). `sequence` numbers the parts.
 
@@ -114,7 +121,7 @@ async def post_part(
         hold=hold_id,
         scopes=scopes_of(opened),
     )
-    return await post(session, event, recorded_at_us=occurred_at_us)
+    return await post(session, event, recorded_at_us=occurred_at_us if recorded_at_us is None else recorded_at_us)
 
 
 async def void_hold(

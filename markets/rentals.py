@@ -268,6 +268,11 @@ async def lost(session: AsyncSession, rental_id: str, *, error: str, now_us: int
     return row
 
 
+async def locked(session: AsyncSession, rental_id: str) -> RentalRow:
+    """The row, locked until the transaction ends. Raises RentalUnknown."""
+    return await _locked(session, rental_id)
+
+
 async def _locked(session: AsyncSession, rental_id: str) -> RentalRow:
     query = select(RentalRow).where(col(RentalRow.id) == rental_id).with_for_update()
     row = (await session.scalars(query)).one_or_none()

@@ -6,21 +6,24 @@ hold covers what lies between.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.budgets import Placement, admit, nodes_above
+from broker.budget_batches import served_by
+from broker.budgets import Placement, admit, nodes_above, within_own_limits
 from broker.control.ceiling import stop_at_ceiling
 from broker.control.draining import drain
 from broker.control.settle import ACTOR, meter_of
 from broker.services import Services
+from broker.tables import Assignment
 from jobs.clock import db_now
 from ledger.accrual import accrue
-from ledger.commitments import amortise, commitments
+from ledger.commitments import Commitment, amortise, commitments
 from ledger.errors import HoldExceeded, LedgerError
 from ledger.holds import extend_hold, hold
 from ledger.money import cost_of_seconds
@@ -29,6 +32,14 @@ from markets.errors import MarketsError
 from markets.tables import RentalRow
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What budgets refuse to pay on: the machine and why, and the batches of it, each with why."""
+
+    machine: str | None
+    batches: Mapping[str, str]
 
 
 @dataclass
@@ -42,16 +53,25 @@ class Accruer:
     async def _amortise(self) -> None:
         """What was bought ahead costs money by the hour, whether or not a machine uses it."""
         async with self.services.database.transaction() as session:
+            known = await commitments(session)
+        for bought in known:
+            try:
+                await self._amortise_one(bought)
+            except LedgerError as failure:
+                # one commitment that cannot be booked must not stop the others, nor the meters
+                log.error("amortise.failed", commitment=bought.id, code=failure.code, error=str(failure))
+
+    async def _amortise_one(self, bought: Commitment) -> None:
+        async with self.services.database.transaction() as session:
             now_us = await db_now(session)
-            for bought in await commitments(session):
-                query = select(col(RentalRow.started_us), col(RentalRow.ended_us)).where(
-                    col(RentalRow.market) == bought.market,
-                    col(RentalRow.pricing) == "reserved",
-                    col(RentalRow.started_us).is_not(None),
-                )
-                rows = (await session.execute(query)).all()
-                spans = [(begun, ended or now_us) for begun, ended in rows if begun is not None]
-                await amortise(session, bought, spans, now_us=now_us)
+            query = select(col(RentalRow.started_us), col(RentalRow.ended_us)).where(
+                col(RentalRow.market) == bought.market,
+                col(RentalRow.pricing) == "reserved",
+                col(RentalRow.started_us).is_not(None),
+            )
+            rows = (await session.execute(query)).all()
+            spans = [(begun, ended or now_us) for begun, ended in rows if begun is not None]
+            await amortise(session, bought, spans, now_us=now_us)
 
     async def _meter(self) -> None:
         async with self.services.database.transaction() as session:
@@ -62,35 +82,58 @@ class Accruer:
         for row in rows:
             try:
                 async with self.services.database.transaction() as session:
-                    await self._book(session, row)
+                    refused = await self._book(session, row)
+                if refused is not None:
+                    # in a transaction of its own: machines are locked before the books, never after (broker/lock_order.py)
+                    async with self.services.database.transaction() as session:
+                        await _act_on(session, row, refused, await db_now(session))
             except (LedgerError, MarketsError) as failure:
                 # one meter that cannot be booked must not stop the others, nor the ceilings below
                 log.error("accrue.failed", rental=row.id, code=failure.code, error=str(failure))
         async with self.services.database.transaction() as session:
             await stop_at_ceiling(session, self.services.settings.control, await db_now(session))
 
-    async def _book(self, session: AsyncSession, row: RentalRow) -> None:
+    async def _book(self, session: AsyncSession, row: RentalRow) -> Refused | None:
         now_us = await db_now(session)
         assert row.last_seen_us is not None
         meter = meter_of(row, await nodes_above(session, row.project))
         await accrue(session, meter, until_us=row.last_seen_us, final=False, actor=ACTOR, recorded_at_us=now_us)
-        await self._keep_ahead(session, row, now_us)
+        return await self._keep_ahead(session, row, now_us)
 
-    async def _keep_ahead(self, session: AsyncSession, row: RentalRow, now_us: int) -> None:
-        """Extend the hold while less than `margin` is left; when the budget refuses, drain: spending stops by itself."""
+    async def _keep_ahead(self, session: AsyncSession, row: RentalRow, now_us: int) -> Refused | None:
+        """Extend the hold while less than `margin` is left; when the budget refuses, the machine drains: spending stops.
+
+        Batches whose own budget, or a tag's, does not cover it any more leave the machine to the others that it serves.
+        """
         opened = await hold(session, row.id)
         if opened is None or opened.resolved is not None or row.state == "releasing":
-            return
+            return None
         margin = cost_of_seconds(row.price_nano_hour, self.services.settings.control.unseen_s + row.granularity_s)
         if opened.remaining_nano >= margin:
-            return
+            return None
         sequence = opened.nano  # grows with every extension, so a repeat after a crash is the same extension
+        served = (await served_by(session, [row]))[row.id]
+        asked = Placement(row.project, served, 4 * margin, is_running=True)
+        covered, why = await within_own_limits(session, asked, now_us)
+        if served and not covered:
+            return Refused(f"budget: {'; '.join(why.values())}", why)
         try:
-            served = tuple(str(each) for each in row.purpose.get("batches", ()))
-            await admit(session, Placement(row.project, served, 4 * margin, is_running=True), now_us=now_us)
+            await admit(session, replace(asked, batches=covered), now_us=now_us)
             await extend_hold(
                 session, hold_id=row.id, add_nano=4 * margin, sequence=sequence, occurred_at_us=now_us, actor=ACTOR
             )
         except HoldExceeded as refused:
             log.warning("rental.over_budget", rental=row.id, error=str(refused))
-            await drain(session, row, f"budget: {refused}", now_us)
+            return Refused(f"budget: {refused}", why)
+        return Refused(None, why) if why else None
+
+
+async def _act_on(session: AsyncSession, row: RentalRow, refused: Refused, now_us: int) -> None:
+    """Drain the machine, or take the batches off it that may not spend on it any more; the planner says what becomes of them."""
+    for batch, reason in sorted(refused.batches.items()):
+        log.warning("rental.batch_over_budget", rental=row.id, batch=batch, error=reason)
+        await session.execute(
+            delete(Assignment).where(col(Assignment.batch) == batch, col(Assignment.offer_key) == row.offer_key)
+        )
+    if refused.machine is not None:
+        await drain(session, row, refused.machine, now_us)

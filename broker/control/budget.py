@@ -17,21 +17,19 @@ from sqlmodel import col
 
 from broker.budget_tables import BudgetAlert, BudgetRow
 from broker.budgets import projects_in, rentals_in, state_of, use_of
-from broker.control.draining import drain
+from broker.control.draining import drain_all
 from broker.mail import Letter, MailFailed, MailServerDown, send
 from broker.services import Services
+from broker.token_holds import count_begun_before, settle_tokens
 from jobs import ids
 from jobs.clock import db_now
-from jobs.tables import Batch, OutboxEvent
-from jobs.types import TERMINAL
+from jobs.tables import OutboxEvent
 from ledger import seal
 from ledger.breaker import State, Use, due_thresholds, step
-from ledger.holds import extend_hold, open_holds, post_part, void_hold
 from ledger.money import in_units
 from ledger.positions import RESOLUTIONS
 from ledger.rules import period_of
 from ledger.tables import Entry
-from ledger.units import MTOKEN, NANO_PER_TOKEN
 
 log = structlog.get_logger()
 ACTOR = "broker.budget"
@@ -44,7 +42,9 @@ class BudgetKeeper:
 
     async def step(self) -> None:
         async with self.services.database.transaction() as session:
-            await settle_tokens(session, await db_now(session))
+            now_us = await db_now(session)
+            await count_begun_before(session, now_us)
+            await settle_tokens(session, now_us)
             budgets = list(await session.scalars(select(col(BudgetRow.id)).order_by(col(BudgetRow.id))))
         for budget in budgets:
             async with self.services.database.transaction() as session:
@@ -61,13 +61,13 @@ class BudgetKeeper:
             row.window == "month" and period_of(row.state_us) != period_of(now_us)
         )
         after = step(before, use, is_relieved=is_relieved, went_well=await _went_well(session, row))
+        if after == "open" and row.mode == "enforce":
+            # before the change is sealed: rows of machines are locked before the heads of the books (broker/lock_order.py)
+            reason = f"budget of {row.scope}: {in_units(use.committed_nano, row.unit)} of {in_units(use.limit_nano, row.unit)}"
+            running = [each.id for each in await rentals_in(session, row) if each.state == "running"]
+            await drain_all(session, dict.fromkeys(running, reason), now_us)
         if after != before:
             await _move(session, row, after, use, now_us)
-        if after == "open" and row.mode == "enforce":
-            reason = f"budget of {row.scope}: {in_units(use.committed_nano, row.unit)} of {in_units(use.limit_nano, row.unit)}"
-            for rental in await rentals_in(session, row):
-                if rental.state == "running":
-                    await drain(session, rental, reason, now_us)
 
     async def _mail(self) -> None:
         """Outside of any transaction, the oldest first; what was not taken is tried again, under the same Message-ID.
@@ -184,19 +184,3 @@ async def _went_well(session: AsyncSession, row: BudgetRow) -> bool:
         .limit(1)
     )
     return (await session.execute(query)).first() is not None
-
-
-async def settle_tokens(session: AsyncSession, now_us: int) -> None:
-    """Batches that have ended used what they used of the tokens that were set aside for them; the rest goes back."""
-    for each in await open_holds(session, unit=MTOKEN):
-        batch = await session.get(Batch, each.batch or "")
-        if batch is None or batch.status not in TERMINAL:
-            continue
-        used = (batch.used_input_tokens + batch.used_output_tokens) * NANO_PER_TOKEN
-        if used > each.remaining_nano and each.drawn_nano == 0:
-            # inputs are estimated before they are counted; what was used was used
-            more = used - each.remaining_nano
-            await extend_hold(session, hold_id=each.id, add_nano=more, sequence=1, occurred_at_us=now_us, actor=ACTOR)
-        if used > 0 and each.drawn_nano == 0:
-            await post_part(session, hold_id=each.id, nano=used, sequence=1, occurred_at_us=now_us, actor=ACTOR)
-        await void_hold(session, hold_id=each.id, occurred_at_us=now_us, actor=ACTOR)

@@ -15,7 +15,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.control.draining import drain
+from broker.control.draining import drain_all
 from broker.control.snapshot import max_nano, stopped
 from broker.costs import batch_costs
 from broker.settings import ControlSettings
@@ -50,6 +50,7 @@ async def stop_at_ceiling(session: AsyncSession, control: ControlSettings, now_u
     running = [row for row in await rentals.open_rentals(session) if row.state == "running"]
     limited = await _limited(session, running)
     costs = await batch_costs(session, [each.batch.id for each in limited])
+    drains, releases = dict[str, str](), dict[str, str]()
     for each in limited:
         spent = costs[each.batch.id].nano
         ahead = _ahead(each.rows, control.drain_margin_s)
@@ -61,12 +62,16 @@ async def stop_at_ceiling(session: AsyncSession, control: ControlSettings, now_u
         )
         if not each.has_ended:
             await stop(session, each.batch.id, reason, now_us)
-        rows = each.idle if each.has_ended else each.rows
-        for row in rows:
-            await drain(session, row, reason, now_us)
+        mine = {row.id: reason for row in (each.idle if each.has_ended else each.rows)}
+        drains = mine | drains  # the first reason stays
         if spent + _ahead(each.rows, control.unseen_s) > each.limit:
-            for row in rows:
-                await rentals.request_release(session, row.id, reason=reason, now_us=now_us)
+            releases = mine | releases
+    # rentals are locked after what is the batches', and all of them before any worker (broker/lock_order.py)
+    for rental in sorted(drains):
+        await rentals.locked(session, rental)
+    for rental, reason in sorted(releases.items()):
+        await rentals.request_release(session, rental, reason=reason, now_us=now_us)
+    await drain_all(session, drains, now_us)
 
 
 async def going_on(session: AsyncSession, batch_ids: Collection[str]) -> frozenset[str]:
@@ -108,10 +113,10 @@ async def stop(session: AsyncSession, batch_id: str, reason: str, now_us: int) -
     before = await session.get(Waiting, batch_id)
     if before is not None and before.plan == STOPPED:
         return
+    await session.execute(delete(Assignment).where(col(Assignment.batch) == batch_id))
     await session.merge(
         Waiting(
             batch=batch_id, plan=STOPPED, waiting_on="price_ceiling", reasons=[reason], relaxations=[], since_us=now_us
         )
     )
-    await session.execute(delete(Assignment).where(col(Assignment.batch) == batch_id))
     log.warning("batch.stopped", batch=batch_id, reason=reason)

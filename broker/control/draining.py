@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -20,3 +22,11 @@ async def drain(session: AsyncSession, row: RentalRow, reason: str, now_us: int)
     elif worker.drain_reason is None:
         worker.drain_reason = reason
         log.info("worker.drain", rental=row.id, reason=reason)
+
+
+async def drain_all(session: AsyncSession, reasons: Mapping[str, str], now_us: int) -> None:
+    """Drain several rentals, by their ids, each for its reason; all are locked before any worker (broker/lock_order.py)."""
+    rows = [await rentals.locked(session, rental) for rental in sorted(reasons)]
+    for row in rows:
+        await drain(session, row, reasons[row.id], now_us)
+    await session.flush()

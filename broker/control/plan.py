@@ -19,11 +19,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 from ulid import ULID
 
-from broker.budgets import Placement, admit
+from broker.budget_batches import Early
+from broker.budgets import Placement, admit, early_for
 from broker.compliance.decisions import seal_planned
 from broker.compliance.pinning import Repinner
 from broker.control.avoided import baselines
 from broker.control.ceiling import going_on
+from broker.control.draining import drain_all
 from broker.control.later import LATER, later_of, postponed
 from broker.control.planned_offers import reasons_with_apart
 from broker.control.snapshot import Frozen, freeze
@@ -84,7 +86,13 @@ class Planner:
         snapshot, plan = await postponed(self.services, frozen.snapshot, plan, waits)
         frozen = replace(frozen, snapshot=snapshot)
         async with self.services.database.transaction() as session:
-            plan_id, started = await self._act(session, frozen, plan)
+            plan_id, started, refused = await self._act(session, frozen, plan)
+        if refused:
+            # behind the books no rows of batches are locked (broker/lock_order.py)
+            async with self.services.database.transaction() as session:
+                now_us = await db_now(session)
+                for batch, why in sorted(refused.items()):
+                    await _wait(session, batch, plan_id, "budget", [f"budget: {why}"], [], now_us)
         # only now: a plan whose transaction was rolled back was never acted on
         self.last, self.last_id = _decisions(plan), plan_id
         self.plan, self.plans = plan, self.plans + 1
@@ -111,20 +119,28 @@ class Planner:
             return None
         return fallback
 
-    async def _act(self, session: AsyncSession, frozen: Frozen, plan: Plan) -> tuple[str, int]:
+    async def _act(self, session: AsyncSession, frozen: Frozen, plan: Plan) -> tuple[str, int, dict[str, str]]:
         """Write what follows from the plan for the works that still go on: solving takes time, and a batch may have been
-        cancelled or stopped meanwhile."""
+        cancelled or stopped meanwhile. The plan's id, how many machines are to be rented, and batches that no budget
+        covers."""
         now_us = await db_now(session)
         going = await going_on(session, [work.id for work in frozen.snapshot.works])
         plan_id = await self._store(session, frozen, plan, now_us)
         await _assign(session, plan, frozen.snapshot, going, plan_id, now_us)
         await _drain(session, self.services, plan, now_us)
-        started = 0
-        for start in (each for each in plan.starts if each.from_us <= now_us):  # later ones when their time has come
-            served = [work_id for work_id in _served(frozen.snapshot, plan, start) if work_id in going]
+        started, refused = 0, dict[str, str]()
+        due = [each for each in plan.starts if each.from_us <= now_us]  # later ones when their time has come
+        pools = [[work for work in _served(frozen.snapshot, plan, start) if work in going] for start in due]
+        early = await early_for(session, [(start.project, pool) for start, pool in zip(due, pools, strict=True)])
+        for start, served in zip(due, pools, strict=True):
             for _ in range(start.count if served else 0):
-                started += await self._intend(session, frozen, start, served, plan_id, now_us)
-        return plan_id, started
+                try:
+                    await self._intend(session, frozen, start, served, plan_id, now_us, early)
+                    started += 1
+                except HoldExceeded as over:
+                    log.warning("place.over_budget", project=start.project, offer=start.offer_key, error=str(over))
+                    refused |= dict.fromkeys(served, str(over))
+        return plan_id, started, refused
 
     async def _store(self, session: AsyncSession, frozen: Frozen, plan: Plan, now_us: int) -> str:
         if _decisions(plan) == self.last and await self._is_kept(session):
@@ -155,32 +171,33 @@ class Planner:
         return await session.scalar(select(col(PlanRow.id)).where(col(PlanRow.id) == self.last_id)) is not None
 
     async def _intend(
-        self, session: AsyncSession, frozen: Frozen, start: Start, served: list[str], plan_id: str, now_us: int
-    ) -> int:
-        """One intent with its hold; 0 when the budget does not cover it: then the batches wait, and say so."""
+        self,
+        session: AsyncSession,
+        frozen: Frozen,
+        start: Start,
+        served: list[str],
+        plan_id: str,
+        now_us: int,
+        early: Early,
+    ) -> None:
+        """One intent with its hold. Raises HoldExceeded when the budget does not cover it."""
         offer = frozen.offers[start.offer_key]
         rental_id = f"rental_{ULID()}"
         nano = hold_nano(offer, start, self.services.settings.control, now_us)
-        try:
-            asked = Placement(start.project, tuple(served), nano, price_nano_hour=to_nano(offer.price or Decimal(0)))
-            scopes = await admit(session, asked, now_us=now_us)
-            await open_hold(
-                session,
-                hold_id=rental_id,
-                nano=nano,
-                scopes=scopes,
-                project=start.project,
-                batch=None,
-                rental=rental_id,
-                offer_key=start.offer_key,
-                occurred_at_us=now_us,
-                actor=ACTOR,
-            )
-        except HoldExceeded as refused:
-            log.warning("place.over_budget", project=start.project, offer=start.offer_key, error=str(refused))
-            for batch in served:
-                await _wait(session, batch, plan_id, "budget", [f"budget: {refused}"], [], now_us)
-            return 0
+        asked = Placement(start.project, tuple(served), nano, price_nano_hour=to_nano(offer.price or Decimal(0)))
+        scopes = await admit(session, asked, now_us=now_us, early=early)
+        await open_hold(
+            session,
+            hold_id=rental_id,
+            nano=nano,
+            scopes=scopes,
+            project=start.project,
+            batch=None,
+            rental=rental_id,
+            offer_key=start.offer_key,
+            occurred_at_us=now_us,
+            actor=ACTOR,
+        )
         await rentals.record_intent(
             session,
             rental_id=rental_id,
@@ -197,7 +214,6 @@ class Planner:
             now_us=now_us,
         )
         await seal_planned(session, self.services.secret, frozen.snapshot, start.offer_key, rental_id, served)
-        return 1
 
     async def _baselines(self, session: AsyncSession, offer: Offer, start: Start) -> dict[str, Any]:
         """Of all markets, those that are not rented at too: the plan has not looked at them."""
@@ -307,12 +323,10 @@ async def _drain(session: AsyncSession, services: Services, plan: Plan, now_us: 
     """Ask the workers of rentals that the plan no longer needs to finish; they stay warm for a moment, since work that
     comes right after would pay the start-up again."""
     idle_us = round(services.settings.control.idle_release_s * SECOND_US)
+    due = []
     for rental_id in plan.drains:
         row, worker = await session.get(RentalRow, rental_id), await session.get(Worker, rental_id)
         if row is None or (worker and (worker.work_us or worker.ready_us or row.created_us) + idle_us > now_us):
             continue
-        if worker is None or worker.state == "awaited":
-            await rentals.request_release(session, rental_id, reason="the plan no longer needs it", now_us=now_us)
-        elif worker.drain_reason is None:
-            worker.drain_reason = "the plan no longer needs it"
-            log.info("worker.drain", rental=rental_id, reason=worker.drain_reason)
+        due.append(rental_id)
+    await drain_all(session, dict.fromkeys(due, "the plan no longer needs it"), now_us)

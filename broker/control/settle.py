@@ -76,8 +76,10 @@ async def settle(session: AsyncSession, rental_id: str, *, now_us: int) -> None:
     For an intent that never became a machine there is nothing to book; its hold goes back at once.
     """
     row = await rentals.get(session, rental_id)
+    await rentals.locked(session, rental_id)
     await leases.abandon(session, placement_id=rental_id, blame=row.end_reason in ("exited", "failed"))
     await _worker_gone(session, rental_id, now_us)
+    await session.flush()  # rental, shards, worker, then the books (broker/lock_order.py)
     if row.started_us is not None and row.ended_us is not None:
         actor = LEAKED if row.purpose.get("leaked") else ACTOR
         meter = meter_of(row, await nodes_above(session, row.project))

@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from broker.budget_batches import ceilings
 from broker.budgets import headroom
 from broker.compliance.paths import data_paths
 from broker.compliance.pinning import model_facts
@@ -23,7 +24,7 @@ from broker.control.hazards import learned_hazard, seen_pools
 from broker.control.lessons import lessons, taught
 from broker.control.planned_offers import PlannedOffers, planned_offers
 from broker.control.quotas import quotas_left
-from broker.costs import batch_costs
+from broker.costs import BatchCost, batch_costs
 from broker.price_ages import default_max_age_s, max_ages_s
 from broker.services import Services
 from broker.speeds import estimated_speeds, facts_of, too_small
@@ -161,14 +162,29 @@ async def _works(session: AsyncSession, services: Services) -> list[Work]:
     out = await stopped(session) | await _without_policy(session, going)
     active = [b for b in going if b.id not in out]
     costs = await batch_costs(session, [b.id for b in active])
+    limits = await _ceilings(session, active, costs)
     works = []
     for batch in active:
         left = await batches.remaining(session, batch.id)
         if left.lines:
             profile = services.models.get(batch.model or "")
             precision = profile.precision if profile else "auto"
-            works.append(work_of(batch, left, precision=precision, spent_nano=costs[batch.id].nano))
+            work = work_of(batch, left, precision=precision, spent_nano=costs[batch.id].nano)
+            if (most := limits.get(batch.id)) is not None:
+                work = msgspec.structs.replace(
+                    work, max_nano=most if work.max_nano is None else min(most, work.max_nano)
+                )
+            works.append(work)
     return works
+
+
+async def _ceilings(session: AsyncSession, active: Sequence[Batch], costs: Mapping[str, BatchCost]) -> dict[str, int]:
+    """What budgets of batches and of tags let each batch cost in all: as if it were its `max_usd`, on whoever's machine."""
+    found: dict[str, int] = {}
+    for project in sorted({batch.project for batch in active}):
+        spent = {batch.id: costs[batch.id].nano for batch in active if batch.project == project}
+        found.update({batch: nano for batch, (nano, _) in (await ceilings(session, project, spent)).items()})
+    return found
 
 
 async def _without_policy(session: AsyncSession, active: Sequence[Batch]) -> set[str]:

@@ -19,7 +19,6 @@ from ulid import ULID
 from broker.accounts import holders
 from broker.api import quote_shapes, shapes
 from broker.approvals import approval_of, needed_because, propose, undecided
-from broker.budgets import hold_tokens
 from broker.compliance.pinning import repin, stored_policy
 from broker.compliance.proposals import in_force
 from broker.compliance.submission import seal_blocking, seal_store
@@ -36,6 +35,7 @@ from broker.project_limits import project_limits
 from broker.services import Services
 from broker.store_residency import store_facts, store_refusals
 from broker.tables import Policy
+from broker.token_holds import hold_tokens
 from jobs import batches, tag_rows
 from jobs.batches import Remaining
 from jobs.clock import db_now

@@ -15,7 +15,7 @@ from sqlmodel import col
 
 from broker.budget_changes import Wanted, put
 from broker.budget_tables import BudgetAlert, BudgetRow, Team, TeamOfProject
-from broker.budgets import Placement, admit, hold_tokens, use_of
+from broker.budgets import Placement, admit, use_of
 from broker.control.accrue import Accruer
 from broker.control.budget import BudgetKeeper
 from broker.control.plan import Planner
@@ -23,6 +23,7 @@ from broker.control.settle import settle
 from broker.mail import Letter, message_of
 from broker.settings import MailSettings
 from broker.tables import Worker
+from broker.token_holds import hold_tokens
 from jobs.clock import db_now
 from jobs.tables import Batch, OutboxEvent
 from ledger import audit, limits, seal
@@ -96,6 +97,7 @@ async def test_concurrent_planners_never_commit_more_than_any_node_above_has(tow
         assert await audit.check(session) == []
 
 
+@pytest.mark.own_writes
 async def test_a_budget_is_enforced_on_whatever_level_it_is_attached(town: Any) -> None:
     """LiteLLM #26672: spent 99.10 with max_budget 30, because one way of attaching a budget was never asked."""
     await tree(town)
@@ -133,6 +135,7 @@ async def test_what_a_project_moved_away_with_is_given_back_where_it_was_held(to
         assert await audit.check(session) == []
 
 
+@pytest.mark.own_writes
 async def test_what_is_charged_without_or_after_a_hold_counts_for_team_and_organisation_too(town: Any) -> None:
     """Late charges counted for the project alone: a leaked machine's, and a final reading that the provider revised."""
     await tree(town)
@@ -227,6 +230,7 @@ async def test_the_limit_of_an_hour_counts_what_runs_already(town: Any) -> None:
     assert not await hold(town, "b", DOLLAR, price_nano_hour=35 * DOLLAR // 10)
 
 
+@pytest.mark.own_writes
 async def test_a_budget_in_tokens_sets_the_most_that_a_batch_can_use_aside(town: Any) -> None:
     await budget(town, "project:default", 0, unit="MTOKEN")
     batch = await town.batch(lines=5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from sqlalchemy import delete, update
 
 from broker.control import garbage
@@ -38,6 +39,7 @@ async def test_every_plan_was_kept_with_its_snapshot_for_ever(town: Any, monkeyp
     assert await collect(town, 3) == ["plan_5", "plan_6", "plan_7"]
 
 
+@pytest.mark.own_writes
 async def test_a_plan_that_an_open_batch_or_a_machine_goes_by_is_kept(town: Any) -> None:
     await plans(town, 8)
     offer = town.offer()

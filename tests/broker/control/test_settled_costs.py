@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
@@ -45,6 +46,7 @@ async def expenses(town: Any, rental: str) -> dict[str, int]:
     }
 
 
+@pytest.mark.own_writes
 async def test_a_machine_that_booted_worked_and_waited_is_split_and_what_it_avoided_is_booked(town: Any) -> None:
     """100 s at $0.001: 20 to start, 50 of answers, 30 idle. On demand would have cost twice as much."""
     of = town.offer()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
@@ -70,6 +71,7 @@ async def test_what_is_shown_is_consistent_and_has_an_end(town: Any) -> None:
     assert (await shown(town, batch)).waiting.since == first.waiting.since, "the same cause goes on since when it began"
 
 
+@pytest.mark.own_writes
 async def test_a_start_that_failed_says_until_when_its_offer_is_held_back(town: Any) -> None:
     of = town.offer()
     await town.list_offers(of)
