@@ -15,6 +15,7 @@ from broker.api.ledger_exports import PERIOD
 from broker.api.problems import Problem, bad_request, conflict, not_found
 from broker.api.registry import Call, Route, route
 from broker.control.convert import usd
+from broker.database import as_of_now
 from broker.finance import reconciliation
 from broker.finance.reconciliation import ExceptionDecided, ExceptionUnknown, Imported, InvoiceRefused
 from broker.finance.tables import InvoiceException, InvoiceRow
@@ -139,10 +140,13 @@ async def import_invoice(call: Call, query: InvoiceQuery) -> ReconciliationShape
             read_bill, text, provider=query.provider, form=query.form, period=query.period, columns=columns
         )
         async with call.services.database.transaction() as session:
+            await as_of_now(session)
+            asked = await reconciliation.ask(session, bill, text, rate=Decimal(query.rate) if query.rate else None)
+        result = await asyncio.to_thread(asked.matched)
+        async with call.services.database.transaction() as session:
             found = await reconciliation.import_invoice(
-                session, bill, text, now_us=await db_now(session), by=call.caller.name,
-                rate=Decimal(query.rate) if query.rate else None, is_trial=query.trial,
-            )  # fmt: skip
+                session, asked, result, now_us=await db_now(session), by=call.caller.name, is_trial=query.trial
+            )
             return _shape(found)
     except BadBill as wrong:
         raise bad_request(wrong.code, str(wrong)) from wrong

@@ -65,31 +65,60 @@ class Imported:
     exceptions: tuple[InvoiceException, ...]
 
 
-async def import_invoice(
-    session: AsyncSession,
-    bill: Bill,
-    text: bytes,
-    *,
-    now_us: int,
-    by: str,
-    rate: Decimal | None = None,
-    is_trial: bool = False,
-) -> Imported:
-    """Match and post, in the caller's transaction. Raises InvoiceRefused (imported before, closed month, no rate)."""
-    await book.lock(session)
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An invoice, and all that matching it needs of the books: read at one moment, without keeping anybody from writing to them.
+
+    What is accrued afterwards stays accrued. `earlier` are the invoices of the provider's month that were imported by then.
+    """
+
+    bill: Bill
+    digest: str
+    rate: Decimal
+    accrued: Mapping[str, Accrued]
+    names: Mapping[str, str]
+    before: Mapping[str, Paid]
+    earlier: frozenset[str]
+
+    def matched(self) -> Reconciliation:
+        """Pure, and slow for a bill of many lines: not for the event loop, and not under the head of the books."""
+        return reconcile(self.bill, self.accrued, names=self.names, rate=self.rate, paid_before=self.before)
+
+
+async def ask(session: AsyncSession, bill: Bill, text: bytes, *, rate: Decimal | None = None) -> Asked:
+    """Read the books for an invoice. Raises InvoiceRefused (imported before, closed month, no rate)."""
     digest = hashlib.sha256(text).hexdigest()
-    await _refuse_repeats(session, bill, digest)
-    if bill.period in await closed_periods(session):
-        raise InvoiceRefused(
-            f"month {bill.period} is closed; what comes late is charged to the open month: import it with --period of that one"
-        )
-    rate = await _rate(session, bill, rate)
-    result = await _reconciled(session, bill, rate)
+    await _refuse(session, bill, digest)
+    known = await _rate(session, bill, rate)
+    rentals = {row.id: row for row in await session.scalars(_rentals(bill.provider))}
+    accrued = await _accrued(session, bill, rentals)
+    earlier = (await session.scalars(_earlier(bill))).all()
+    # The machine's own id alone: an owner, a region or a pid is on many machines, and on lines that are not ours.
+    names = {str(row.market_facts["id"]): row.id for row in rentals.values() if row.market_facts.get("id")}
+    before = _paid([json.loads(row.body) for row in earlier], accrued)
+    return Asked(bill, digest, known, accrued, names, before, frozenset(row.id for row in earlier))
+
+
+async def import_invoice(
+    session: AsyncSession, asked: Asked, result: Reconciliation, *, now_us: int, by: str, is_trial: bool = False
+) -> Imported:
+    """Post what was matched (`asked.matched()`), in the caller's transaction.
+
+    Raises InvoiceRefused (imported before, closed month; another invoice of the month came in between).
+    """
+    bill = asked.bill
     if is_trial:
         return Imported("", bill, result, ())
+    await book.lock(session)
+    await _refuse(session, bill, asked.digest)
+    if frozenset(row.id for row in await session.scalars(_earlier(bill))) != asked.earlier:
+        raise InvoiceRefused(
+            f"another invoice of {bill.provider} for {bill.period} was imported in the same moment; nothing was posted: import "
+            "this one again"
+        )
     invoice_id = f"invoice_{ULID()}"
     row = InvoiceRow(
-        id=invoice_id, provider=bill.provider, number=bill.number, period=bill.period, sha256=digest, form=bill.form,
+        id=invoice_id, provider=bill.provider, number=bill.number, period=bill.period, sha256=asked.digest, form=bill.form,
         currency=bill.currency, total_nano=result.billed_nano, body=_body(result), imported_us=now_us, imported_by=by,
     )  # fmt: skip
     session.add(row)
@@ -108,6 +137,18 @@ async def import_invoice(
         exceptions=len(exceptions),
     )
     return Imported(invoice_id, bill, result, exceptions)
+
+
+def _earlier(bill: Bill) -> Any:
+    return select(InvoiceRow).where(col(InvoiceRow.provider) == bill.provider, col(InvoiceRow.period) == bill.period)
+
+
+async def _refuse(session: AsyncSession, bill: Bill, digest: str) -> None:
+    await _refuse_repeats(session, bill, digest)
+    if bill.period in await closed_periods(session):
+        raise InvoiceRefused(
+            f"month {bill.period} is closed; what comes late is charged to the open month: import it with --period of that one"
+        )
 
 
 async def _refuse_repeats(session: AsyncSession, bill: Bill, digest: str) -> None:
@@ -133,16 +174,6 @@ async def _rate(session: AsyncSession, bill: Bill, told: Decimal | None) -> Deci
         raise InvoiceRefused(
             f"the bill is in {bill.currency} and no rate to USD is known for {bill.period}; give --rate"
         ) from unknown
-
-
-async def _reconciled(session: AsyncSession, bill: Bill, rate: Decimal) -> Reconciliation:
-    rentals = {row.id: row for row in await session.scalars(_rentals(bill.provider))}
-    accrued = await _accrued(session, bill, rentals)
-    earlier = select(InvoiceRow).where(col(InvoiceRow.provider) == bill.provider, col(InvoiceRow.period) == bill.period)
-    before = _paid([json.loads(row.body) for row in await session.scalars(earlier)], accrued)
-    # The machine's own id alone: an owner, a region or a pid is on many machines, and on lines that are not ours.
-    names = {str(row.market_facts["id"]): row.id for row in rentals.values() if row.market_facts.get("id")}
-    return reconcile(bill, accrued, names=names, rate=rate, paid_before=before)
 
 
 def _paid(bodies: Sequence[Mapping[str, Any]], accrued: Mapping[str, Accrued]) -> dict[str, Paid]:
@@ -350,4 +381,4 @@ async def open_exceptions(session: AsyncSession) -> int:
     return int(await session.scalar(query) or 0)
 
 
-__all__ = ["BadBill", "Imported", "InvoiceRefused", "decide", "exceptions", "import_invoice"]
+__all__ = ["Asked", "BadBill", "Imported", "InvoiceRefused", "ask", "decide", "exceptions", "import_invoice"]

@@ -21,7 +21,7 @@ import pytest
 
 from broker.database import Database
 from broker.finance.exports import Wanted, export
-from broker.finance.reconciliation import import_invoice
+from broker.finance.reconciliation import ask, import_invoice
 from ledger.book import post_many
 from ledger.focus.check import check_rows
 from ledger.reconcile.read import read_bill
@@ -75,7 +75,8 @@ async def books(database: Database) -> Database:
     )
     async with database.transaction() as session:
         read = read_bill(bill, provider="aws", form="focus")
-        await import_invoice(session, read, bill, now_us=NOW, by="ada")
+        asked = await ask(session, read, bill)
+        await import_invoice(session, asked, asked.matched(), now_us=NOW, by="ada")
     return database
 
 

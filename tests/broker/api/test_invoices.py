@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import zipfile
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from broker.finance.reconciliation import Asked
 from broker.keys import create_key
 from ledger.accrual import accrue
 from ledger.book import post
@@ -253,3 +255,26 @@ def _texts(archive: bytes) -> Iterator[str]:
                 yield from _texts(opened.read(name))
             elif not name.endswith(".parquet"):
                 yield opened.read(name).decode()
+
+
+async def test_matching_a_bill_keeps_nobody_from_posting_and_two_of_one_month_are_not_matched_at_once(
+    booked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything was read and matched under the head of the books, on the event loop: the whole house waited for a bill."""
+    first, second = await own_bill(booked, "aws"), await own_bill(booked, "aws")
+    second = second.replace(b"INV-1", b"INV-2")
+    asked = Asked.matched
+    meanwhile: list[Any] = []
+
+    def slowly(self: Asked) -> Any:
+        found = asked(self)
+        if not meanwhile:
+            meanwhile.append(asyncio.run_coroutine_threadsafe(send(booked, second), loop).result(30))
+        return found
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(Asked, "matched", slowly)
+    late = await send(booked, first)
+    assert meanwhile[0].status == 200, "posted while the other was matched"
+    assert (late.status, late.code) == (422, "invoice_refused")
+    assert "in the same moment" in late.json["error"]["message"]
