@@ -268,7 +268,7 @@ async def test_matching_a_bill_keeps_nobody_from_posting_and_two_of_one_month_ar
 
     def slowly(self: Asked) -> Any:
         found = asked(self)
-        if not meanwhile:
+        if self.bill.number == "INV-1":
             meanwhile.append(asyncio.run_coroutine_threadsafe(send(booked, second), loop).result(30))
         return found
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
+from aiohttp.test_utils import make_mocked_request
 from sqlalchemy import select
 from sqlmodel import col
 
+from broker.api.registry import Call
 from broker.api.worker import _work
 from broker.budget_changes import Wanted, put
 from broker.budget_tables import BudgetRow
@@ -24,6 +25,11 @@ from ledger.tables import HoldState
 from ledger.units import MTOKEN, NANO_PER_TOKEN
 
 DOLLAR = 10**9
+
+
+def agent(town: Any, rental: str) -> Call:
+    """A call of the rental's worker."""
+    return Call(town.services, make_mocked_request("POST", "/"), "request", None, "", rental)
 
 
 async def budget(town: Any, scope: str, nano: int, unit: str = "USD") -> str:
@@ -64,7 +70,7 @@ async def test_a_batch_whose_breaker_is_open_gets_no_lease_on_anothers_machine(t
     await BudgetKeeper(town.services).step()
     async with town.database.transaction() as session:
         await session.delete(await session.get_one(Assignment, (owner, str(town.offer().key))))
-    assert (await _work(SimpleNamespace(services=town.services, rental=rental)))["lease"] is None
+    assert (await _work(agent(town, rental)))["lease"] is None
     assert (await town.row(Worker, rental)).drain_reason is None, "it is the owner's machine"
 
 

@@ -4,11 +4,12 @@ deadlock; on SQLite, where everybody queues at BEGIN, only the order is watched 
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
+from broker.api.registry import Call
 from broker.api.worker import _work
 from broker.budget_changes import Wanted, put
 from broker.control.accrue import Accruer
@@ -22,6 +23,13 @@ from markets import rentals
 from tests.support.lock_watch import watch_locks
 
 DOLLAR = 10**9
+
+
+def agent(town: Any, rental: str) -> Call:
+    """A call of the rental's worker."""
+    return Call(town.services, make_mocked_request("POST", "/"), "request", None, "", rental)
+
+
 ROUNDS = 6
 
 
@@ -43,7 +51,7 @@ async def test_breakers_drain_while_workers_lease_and_machines_are_settled(town:
     await budget(town, "project:default", 0.01)
 
     async def lease(rental: str) -> None:
-        await _work(SimpleNamespace(services=town.services, rental=rental))
+        await _work(agent(town, rental))
 
     async def release(rental: str) -> None:
         async with town.database.transaction() as session:
