@@ -102,7 +102,7 @@ def relaxations(work: Work, snapshot: Snapshot, verdicts: tuple[Verdict, ...]) -
     """What would help: a later deadline, more money, one more country. Empty when none of them alone does."""
     if alone(snapshot, work).is_whole:
         return ()
-    found = (_later(work, snapshot, verdicts), _dearer(work, snapshot), _one_more_country(work, snapshot, verdicts))
+    found = (_later(work, snapshot, verdicts), _dearer(work, snapshot), one_more_country(work, snapshot, verdicts))
     return tuple(each for each in found if each)
 
 
@@ -162,7 +162,7 @@ def _dearer(work: Work, snapshot: Snapshot) -> Relaxation | None:
     )
 
 
-def _one_more_country(work: Work, snapshot: Snapshot, verdicts: tuple[Verdict, ...]) -> Relaxation | None:
+def one_more_country(work: Work, snapshot: Snapshot, verdicts: tuple[Verdict, ...]) -> Relaxation | None:
     """The one country that, added to those allowed, gives the cheapest place. Every other rule of the policy stays."""
     policy = snapshot.policies[work.policy_hash]
     allowed = next((rule for rule in policy.rules if rule.field == "country" and rule.effect == "allow"), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any, Literal
 
 import msgspec
@@ -40,13 +41,25 @@ class PlanSummary(BaseModel):
     waiting: int = Field(description="works that are not wholly placed")
 
 
+class ScarcePool(BaseModel):
+    """An offer of which one instance more would make the plan cheaper, or serve more of the queue."""
+
+    offer_key: str
+    saves_usd: str
+    served: str = Field(description="batches that would have a place besides, decimal")
+    until: int | None = Field(description="until when the plan uses what there is; null: there is none")
+    message: str
+
+
 class PlanAnswer(BaseModel):
-    """The plan in the solver's published schema (contract C4), and in short; `today` is the plan without the question."""
+    """The plan in the solver's published schema (contract C4), and in short; `today` is the plan without the question. `scarce`:
+    of small queues, and without a question, what the plan lacks, each found by planning with one instance more."""
 
     object: Literal["plan"] = "plan"
     summary: PlanSummary
     today: PlanSummary | None
     plan: dict[str, Any]
+    scarce: list[ScarcePool] = Field(default_factory=list)
 
 
 async def create_plan(call: Call, body: PlanQuestion) -> PlanAnswer:
@@ -61,6 +74,16 @@ async def create_plan(call: Call, body: PlanQuestion) -> PlanAnswer:
         summary=_summary(answer.plan),
         today=None if answer.today is None else _summary(answer.today),
         plan=msgspec.to_builtins(answer.plan),
+        scarce=[
+            ScarcePool(
+                offer_key=each.offer_key,
+                saves_usd=usd(each.saves_nano),
+                served=format(Decimal(each.served_ppm).scaleb(-6).normalize(), "f"),
+                until=None if each.until_us is None else each.until_us // 1_000_000,
+                message=each.message,
+            )
+            for each in answer.scarce
+        ],
     )
 
 

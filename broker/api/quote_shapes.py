@@ -50,6 +50,17 @@ class Begins(BaseModel):
     sentence: str
 
 
+class Saving(BaseModel):
+    """One change that would make the batch cheaper, found by planning it so. A suggestion: compliance decides about
+    residency, and no rule is ever relaxed by the planner. `field`: deadline_us, residency.country, residency, capacity."""
+
+    field: str
+    needed: str
+    offer_key: str
+    saves_usd: str
+    message: str
+
+
 class VariantQuote(BaseModel):
     """A profile that may serve the batch, and what that would come to."""
 
@@ -83,6 +94,9 @@ class Explanation(BaseModel):
     relaxations: list[Relaxation]
     begins: list[Begins] = Field(
         default_factory=list, description="what waits for a better moment; empty: all begins now"
+    )
+    savings: list[Saving] = Field(
+        default_factory=list, description="what would make it cheaper, each verified by planning it so, largest first"
     )
     variants: list[VariantQuote] = Field(
         default_factory=list, description="the profiles that may serve it, as quoted before it began"

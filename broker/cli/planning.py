@@ -103,6 +103,10 @@ def _tell(answer: Document) -> None:
     _rows(answer["plan"]["starts"])
     line(f"{now['starts']} to start, {now['keeps']} kept, {now['drains']} drained, {now['waiting']} batches wait")
     line(f"costs {usd(now['usd'])}; no plan costs less than {usd(now['bound_usd'])} ({now['stage']})")
+    for each in answer.get("scarce", ()):
+        line(each["message"])
+    for each in answer["plan"].get("later", ()):
+        line(each["sentence"])
     if today:
         line(f"today's plan costs {usd(today['usd'])}, {today['waiting']} batches wait")
 

@@ -68,6 +68,8 @@ def _beside(plan: Document) -> Iterator[str]:
         yield f"bought: {each['offer_key']} {usd(each['usd'])} ({rate(each['usd_per_million_tokens'])} per million tokens){told}"
     for each in plan.get("begins", ()):
         yield each["sentence"]
+    for each in plan.get("savings", ()):
+        yield each["message"]
     if later := plan.get("later"):
         yield f"begun at {moment(later['begin'])} it should cost {usd(later['saves_usd'])} less, by {later['days']} past days"
     if plan.get("token_market"):

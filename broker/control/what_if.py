@@ -8,9 +8,11 @@ from broker.control.later import postponed
 from broker.control.snapshot import freeze
 from broker.services import Services
 from jobs.clock import db_now
+from solver import scarcity
 from solver.check import check
 from solver.errors import SolverError
-from solver.types import Plan, Snapshot
+from solver.scarcity import Scarce
+from solver.types import SMALL, Plan, Snapshot
 from solver.what_if import WhatIf, applied
 
 
@@ -21,6 +23,7 @@ class Answer:
     snapshot: Snapshot
     plan: Plan
     today: Plan | None
+    scarce: tuple[Scarce, ...] = ()
 
 
 async def ask(services: Services, question: WhatIf | None) -> Answer:
@@ -32,9 +35,19 @@ async def ask(services: Services, question: WhatIf | None) -> Answer:
         snapshot = (await freeze(session, services, now_us=await db_now(session))).snapshot
     snapshot, today = await _planned(services, snapshot)
     if question is None:
-        return Answer(snapshot, today, None)
+        return Answer(snapshot, today, None, await _scarce(services, snapshot, today))
     changed, plan = await _planned(services, applied(snapshot, question))
     return Answer(changed, plan, today)
+
+
+async def _scarce(services: Services, snapshot: Snapshot, plan: Plan) -> tuple[Scarce, ...]:
+    """What an instance more of the likeliest pools would save: a plan each, so large queues are not asked."""
+    if len(snapshot.works) * len(snapshot.offers) > SMALL:
+        return ()
+    others = {}
+    for key in scarcity.candidates(snapshot, plan):
+        others[key] = await services.solver.solve(scarcity.with_one_more(snapshot, key))
+    return scarcity.scarce(plan, others)
 
 
 async def _planned(services: Services, snapshot: Snapshot) -> tuple[Snapshot, Plan]:

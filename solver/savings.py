@@ -1,0 +1,180 @@
+"""What would make a placed work cheaper, in words a person can act on; each found by solving it again with the change.
+
+The work is solved alone on what the plan leaves free beside its own place, once as it is and once changed; the difference is the
+saving. These are suggestions: the solver never relaxes a rule itself, and compliance decides about countries and policies.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import msgspec
+
+from solver.eligibility import Verdict, new_instances, survey, whole_cost
+from solver.explain import usd
+from solver.relax import alone, one_more_country
+from solver.residency import Policy, PolicyRule
+from solver.types import HOUR_US, Budget, Plan, Quota, Snapshot, Work
+from solver.view import View, pool_of
+
+# More time is asked for in these steps; the first that saves is told.
+MORE_HOURS = (2, 6, 24)
+# Less than this part of the cost is not worth a word.
+WORTH = 0.01
+# Offers of each kind (eligible, only residency, time or stock against them) that are looked at, cheapest first.
+LOOKED_AT = 40
+_ANYWHERE = Policy(
+    name="anywhere",
+    rules=(
+        PolicyRule(
+            id="anywhere",
+            effect="allow",
+            field="location_tier",
+            values=("anonymous", "claimed", "verified_host", "named_datacenter", "hyperscaler_region"),
+        ),
+    ),
+)
+
+
+class Saving(msgspec.Struct, frozen=True, kw_only=True):
+    """One change and what it would save of the work's cost, verified by solving it so. `field` is what changes: deadline_us,
+    residency.country, residency (the policy as a whole), or capacity (one more instance of an offer that is sold out)."""
+
+    field: str
+    needed: str
+    offer_key: str
+    saves_nano: int
+    message: str
+
+
+def savings(snapshot: Snapshot, plan: Plan, work_id: str) -> tuple[Saving, ...]:
+    """The changes that save most, each by itself, largest first. Empty for a work that the plan does not wholly place.
+
+    Raises KeyError when the snapshot has no such work.
+    """
+    work = {each.id: each for each in snapshot.works}[work_id]
+    rest = _near(_beside(snapshot, plan, work), work)
+    base = alone(rest, work)
+    if not base.is_whole:
+        return ()
+    least = max(1, round(base.cost_nano * WORTH))
+    found = [each for each in _changes(rest, work, base.cost_nano) if each.saves_nano >= least]
+    return tuple(sorted(found, key=lambda each: (-each.saves_nano, each.field)))
+
+
+def _changes(rest: Snapshot, work: Work, cost_nano: int) -> Iterator[Saving]:
+    verdicts = survey(work, View(msgspec.structs.replace(rest, works=(work,))))
+    yield from _more_time(rest, work, cost_nano)
+    yield from _more_stock(rest, work, verdicts, cost_nano)
+    wider = one_more_country(work, rest, verdicts)
+    if wider is not None:
+        saves = cost_nano - wider.cost_nano
+        country = wider.needed.rpartition(",")[2]
+        message = f"allowing {country} would save {usd(saves)}: {wider.offer_key}; compliance decides"
+        yield Saving(
+            field=wider.field, needed=wider.needed, offer_key=wider.offer_key, saves_nano=saves, message=message
+        )
+    anywhere = msgspec.structs.replace(rest, policies={**rest.policies, work.policy_hash: _ANYWHERE})
+    free = alone(anywhere, work)
+    if free.is_whole:
+        saves = cost_nano - free.cost_nano
+        message = f"its policy costs {usd(saves)}: without any it would run on {free.offer_key}; compliance decides"
+        yield Saving(field="residency", needed="", offer_key=free.offer_key, saves_nano=saves, message=message)
+
+
+def _more_time(rest: Snapshot, work: Work, cost_nano: int) -> Iterator[Saving]:
+    for hours in MORE_HOURS:
+        later = msgspec.structs.replace(work, deadline_us=work.deadline_us + hours * HOUR_US)
+        outcome = alone(rest, later)
+        saves = cost_nano - outcome.cost_nano
+        if outcome.is_whole and saves >= max(1, cost_nano * WORTH):
+            message = f"{hours} h more slack would save {usd(saves)}: {outcome.offer_key}"
+            yield Saving(
+                field="deadline_us",
+                needed=str(later.deadline_us),
+                offer_key=outcome.offer_key,
+                saves_nano=saves,
+                message=message,
+            )
+            return
+
+
+def _more_stock(rest: Snapshot, work: Work, verdicts: tuple[Verdict, ...], cost_nano: int) -> Iterator[Saving]:
+    """Of the cheapest offer that only being sold out keeps out, one instance."""
+    gone = [each for each in verdicts if {broken.rule for broken in each.broken} == {"sold_out"} and each.task]
+    cheapest = min(gone, key=lambda each: (_alone_nano(each, rest), each.offer.key), default=None)
+    if cheapest is None:
+        return
+    key = cheapest.offer.key
+    offers = tuple(msgspec.structs.replace(each, capacity=1) if each.key == key else each for each in rest.offers)
+    outcome = alone(msgspec.structs.replace(rest, offers=offers), work)
+    saves = cost_nano - outcome.cost_nano
+    if outcome.is_whole:
+        message = f"one instance of {key}, which is sold out or taken by other work, would save {usd(saves)}"
+        yield Saving(field="capacity", needed=key, offer_key=key, saves_nano=saves, message=message)
+
+
+def _alone_nano(verdict: Verdict, snapshot: Snapshot) -> int:
+    if verdict.task is None:
+        raise ValueError(f"nobody knows how long it takes on {verdict.offer.key}")
+    classes = verdict.classes or (new_instances(verdict.offer, verdict.task.work.model, snapshot),)
+    return min(whole_cost(verdict.task, each) for each in classes)
+
+
+def _beside(snapshot: Snapshot, plan: Plan, work: Work) -> Snapshot:
+    """What the plan leaves to the work: all but what is started or kept where only other works run."""
+    works = {each.id: each for each in snapshot.works}
+    own = {(each.offer_key, pool_of(work)) for each in plan.assignments if each.work_id == work.id}
+    others = {
+        (each.offer_key, pool_of(works[each.work_id])) for each in plan.assignments if each.work_id != work.id
+    } - own
+    capacity: Counter[str] = Counter()
+    quota: Counter[str] = Counter()
+    budget: Counter[str] = Counter()
+    market = {each.key: each.market for each in snapshot.offers}
+    places = {(key, *pool) for key, pool in others}
+    for start in plan.starts:
+        if (start.offer_key, start.project, start.model, start.precision) in places:
+            capacity[start.offer_key] += start.count
+            quota[market[start.offer_key]] += start.count
+            budget[start.project] += start.cost_nano
+    kept = set(plan.keeps)
+    return msgspec.structs.replace(
+        snapshot,
+        offers=tuple(
+            msgspec.structs.replace(each, capacity=(1 if each.capacity is None else each.capacity) - capacity[each.key])
+            if capacity[each.key]
+            else each
+            for each in snapshot.offers
+        ),
+        quotas=tuple(
+            Quota(market=each.market, remaining=each.remaining - quota[each.market]) for each in snapshot.quotas
+        ),
+        budgets=tuple(
+            Budget(project=each.project, remaining_nano=each.remaining_nano - budget[each.project])
+            for each in snapshot.budgets
+        ),
+        running=tuple(
+            each
+            for each in snapshot.running
+            if each.rental_id not in kept or (each.offer_key, each.project, each.model, each.precision) not in places
+        ),
+    )
+
+
+def _near(snapshot: Snapshot, work: Work) -> Snapshot:
+    """The offers that may matter: of those with nothing, or with one kind of rule against them, the cheapest."""
+    verdicts = survey(work, View(msgspec.structs.replace(snapshot, works=(work,))))
+    groups: dict[str, list[tuple[int, str]]] = {}
+    for each in verdicts:
+        words = {broken.rule for broken in each.broken}
+        if each.task is None or len(words) > 1 or not words <= {"residency", "deadline", "sold_out"}:
+            continue
+        groups.setdefault("".join(words), []).append((_alone_nano(each, snapshot), each.offer.key))
+    keys = {key for those in groups.values() for _, key in sorted(those)[:LOOKED_AT]}
+    return msgspec.structs.replace(
+        snapshot,
+        offers=tuple(each for each in snapshot.offers if each.key in keys),
+        running=tuple(each for each in snapshot.running if each.offer_key in keys),
+    )
