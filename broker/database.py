@@ -134,7 +134,15 @@ def _engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
     def _connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver must not begin transactions of its own
         cursor = connection.cursor()
-        for pragma in ("journal_mode=wal", "synchronous=normal", "foreign_keys=on", "recursive_triggers=on"):
+        # secure_delete: a key that is destroyed must not lie on in a free page
+        pragmas = (
+            "journal_mode=wal",
+            "synchronous=normal",
+            "foreign_keys=on",
+            "recursive_triggers=on",
+            "secure_delete=on",
+        )
+        for pragma in pragmas:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

@@ -90,12 +90,16 @@ async def _objects(services: Services) -> shapes.Check:
         return shapes.Check(name="objects", ok=False, found=f"{store}: {failure}", mend=mend)
     took = f"{time.monotonic() - began:.2f} s"
     way = "workers are sent there" if services.store.direct else "workers go through the broker"
+    sealed = "sealed" if settings.objects.encryption else "what is new lies there in clear (objects.encryption)"
     facts = store_facts(settings, 0)
     place = (
         "its place is not stated (objects.country): residency does not ask" if facts is None else f"in {facts.country}"
     )
     return shapes.Check(
-        name="objects", ok=True, found=f"{store}: names are given once (asked in {took}); {way}; {place}", mend=None
+        name="objects",
+        ok=True,
+        found=f"{store}: names are given once (asked in {took}); {sealed}; {way}; {place}",
+        mend=None,
     )
 
 

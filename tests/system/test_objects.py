@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -40,6 +41,11 @@ def test_a_batch_in_s3_survives_the_kill_of_its_worker_and_every_line_is_answere
     keys = [each["Key"].removeprefix(objects["prefix"] + "/") for page in pages for each in page["Contents"]]
     parts = [key for key in keys if f"default/{batch}/parts/" in key]
     assert len(parts) >= 2
+    bodies = {
+        key: s3.client.get_object(Bucket=s3.bucket, Key=f"{objects['prefix']}/{key}")["Body"].read() for key in keys
+    }
+    assert {key for key, body in bodies.items() if not body.startswith(b"brkseal\x01")} == {".owner"}, "all is sealed"
+    assert all(hashlib.sha256(bodies[key]).hexdigest() in key for key in parts), "by the workers themselves"
     assert not (tmp_path / "data" / "objects").exists(), "nothing lies on the broker's disk"
     agents = "".join(log.read_text(errors="replace") for log in tmp_path.rglob("*.log"))
     assert "X-Amz-Signature" not in agents, "a signed request is a permission and stands in no log"
