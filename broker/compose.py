@@ -23,6 +23,7 @@ from broker.agreed import agreed, agreed_secret, one_at_a_time
 from broker.api.app import build_app
 from broker.api.intake import Intake
 from broker.authority import open_authority
+from broker.claims import Claims
 from broker.control.accrue import Accruer
 from broker.control.answer import Answerer
 from broker.control.budget import BudgetKeeper
@@ -90,8 +91,8 @@ LOOPS = (
     "seal",
     "budget",
 )
-# What every broker of a database does: it claims each delivery. All else is the leader's.
-EVERYWHERE = frozenset({"deliver"})
+# What every broker of a database does: it claims each delivery, batch or upload that it works on. All else is the leader's.
+EVERYWHERE = frozenset({"deliver", "validate", "finalise", "remember", "collect"})
 
 
 async def serve(
@@ -275,11 +276,12 @@ async def _joined(services: Services, stack: AsyncExitStack) -> Services:
         if loop in services.wake:
             services.wake[loop].set()
 
+    holder = f"{socket.gethostname()}:{os.getpid()}"
     link = ReplicaLink(
         database=services.database,
         leadership=leadership,
         nudged=nudged,
-        holder=f"{socket.gethostname()}:{os.getpid()}",
+        holder=holder,
         url=services.public_url,
         patience_s=services.settings.database.leader_patience_s,
         settings=digests(services.settings),
@@ -291,7 +293,8 @@ async def _joined(services: Services, stack: AsyncExitStack) -> Services:
         if not leadership.leads and loop not in EVERYWHERE:
             link.nudge(loop)
 
-    return replace(services, leadership=leadership, pass_on=pass_on)
+    claims = Claims(holder, services.settings.database.leader_patience_s)
+    return replace(services, leadership=leadership, claims=claims, pass_on=pass_on)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
@@ -303,7 +306,14 @@ def _loops(services: Services, deliverer: Deliverer) -> Loops:
     """The loops of this broker; where others share its database, the leader's begin anew with each of its terms."""
     leadership, settings = services.leadership, services.settings
     rest = Rest(services.database, holds_s=0 if services.database.is_shared else HOLDS_S)
-    everywhere: dict[str, tuple[float, Step]] = {"deliver": (settings.webhooks.deliver_s, deliverer.step)}
+    control = settings.control
+    everywhere: dict[str, tuple[float, Step]] = {
+        "deliver": (settings.webhooks.deliver_s, deliverer.step),
+        "validate": (control.plan_s, Validator(services).step),
+        "finalise": (control.finalise_s, Finaliser(services).step),
+        "remember": (control.plan_s, Rememberer(services).step),
+        "collect": (control.collect_s, Collector(services).step),
+    }
     loops = Loops(
         steps=rest.spare(_led(services) | everywhere),
         wake=services.wake,
@@ -327,16 +337,12 @@ def _led(services: Services) -> dict[str, tuple[float, Step]]:
     return {
         **{name: (poll.every_s, poll.step) for name, poll in polls(services).items()},
         ACCOUNTS: (control.poll_s, AccountPoller(services).step),
-        "validate": (control.plan_s, Validator(services).step),
         "plan": (control.plan_s, Planner(services).step),
         "place": (control.plan_s, Placer(services, services.settings.agent_failpoint).step),
         "reconcile": (control.reconcile_s, Reconciler(services).step),
         "settle": (control.reconcile_s, Settler(services).step),
         "accrue": (control.accrue_s, Accruer(services).step),
-        "finalise": (control.finalise_s, Finaliser(services).step),
         "answer": (control.plan_s, Answerer(services).step),
-        "remember": (control.plan_s, Rememberer(services).step),
-        "collect": (control.collect_s, Collector(services).step),
         "garbage": (control.garbage_s, GarbageCollector(services).step),
         "watch": (control.plan_s, Watcher(services).step),
         "history": (services.settings.prices.roll_up_s, HistoryKeeper(services).step),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from broker.accounts import Accounts
 from broker.authority import Authority
+from broker.claims import Claims
 from broker.compliance.networks import Networks
 from broker.credentials import Credentials
 from broker.database import Database
@@ -71,6 +73,7 @@ class Services:
     wake: Mapping[str, asyncio.Event] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters, repr=False)
     leadership: Leadership = field(default_factory=Leadership)
+    claims: Claims | None = None
     renting: set[str] = field(default_factory=set)
     networks: Networks = field(default_factory=Networks)
     pass_on: Callable[[str], None] | None = None
@@ -99,6 +102,15 @@ class Services:
         for owner in owners:
             if self.object_keys is not None:
                 self.object_keys.forget(owner)
+
+    @asynccontextmanager
+    async def claimed(self, work: str, subject: str) -> AsyncIterator[Services | None]:
+        """These services while nobody else does this work on the subject; None: another broker is at it."""
+        if self.claims is None:
+            yield self
+            return
+        async with self.claims.of(self.database, work, subject) as database:
+            yield None if database is None else replace(self, database=database)
 
     def market(self, name: str) -> Market | None:
         """The market with this name, or the account; None: it is not open here."""

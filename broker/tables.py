@@ -64,6 +64,19 @@ class Term(SQLModel, table=True):
     since_us: int | None = micros(nullable=True)
 
 
+class ClaimRow(SQLModel, table=True):
+    """A piece of work that one broker of this database does now (broker/claims.py). `takes` counts who had it since it was free;
+    `holder` is for people."""
+
+    __tablename__ = "broker_claim"
+    work: str = Field(primary_key=True)
+    subject: str = Field(primary_key=True)
+    token: str = Field(index=True, unique=True)
+    holder: str
+    until_us: int = micros()
+    takes: int
+
+
 class Replica(SQLModel, table=True):
     """A broker of this database, as it said of itself last: `settings` are digests by section, to see which differ."""
 

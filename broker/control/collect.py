@@ -10,14 +10,17 @@ from dataclasses import dataclass
 
 import structlog
 
+from broker.claims import forget_old
 from broker.compliance import destruction
 from broker.compliance.deletion import seal_file_deletion
 from broker.services import Services
 from jobs import answers, files, uploads, views
-from jobs.clock import db_now
+from jobs.clock import MICROSECONDS, db_now
 from jobs.keys import upload_prefix
+from jobs.tables import File
 
 log = structlog.get_logger()
+DAY_US = 86_400 * MICROSECONDS
 
 
 @dataclass
@@ -32,19 +35,30 @@ class Collector:
         if abandoned := await self.services.store.remove_abandoned(now_us):
             log.info("objects.abandoned", removed=abandoned)
         for upload in over:
-            await self._collect(upload.project, upload.id)
+            async with self.services.claimed("collect", upload.id) as mine:
+                if mine is not None:
+                    await Collector(mine)._collect(upload.project, upload.id)
         for file in expired:
-            await self.services.store.delete(file.object_key)
-            await views.drop_views_of(self.services.store, self.services.database.transaction, file)
+            async with self.services.claimed("collect", file.id) as mine:
+                if mine is not None:
+                    await Collector(mine)._remove(file, now_us)
+        if self.services.claims is not None:
             async with self.services.database.transaction() as session:
-                await files.removed(session, file.id)
-                await answers.forget_file(session, file.id)
-                owners = await destruction.owners_of_file(session, file)
-                gone = await destruction.retire(session, self.services.secret, owners, "expired")
-                await seal_file_deletion(
-                    session, self.services.secret, file, now_us, why="expired", keys_destroyed=gone
-                )
-            self.services.forget_keys(gone)
+                await forget_old(session, now_us - DAY_US)
+
+    async def _remove(self, file: File, now_us: int) -> None:
+        await self.services.store.delete(file.object_key)
+        await views.drop_views_of(self.services.store, self.services.database.transaction, file)
+        async with self.services.database.transaction() as session:
+            row = await session.get_one(File, file.id, with_for_update=True, populate_existing=True)
+            if row.deleted_us is not None:
+                return  # another broker did it since the list was made, and there is one receipt
+            await files.removed(session, file.id)
+            await answers.forget_file(session, file.id)
+            owners = await destruction.owners_of_file(session, file)
+            gone = await destruction.retire(session, self.services.secret, owners, "expired")
+            await seal_file_deletion(session, self.services.secret, file, now_us, why="expired", keys_destroyed=gone)
+        self.services.forget_keys(gone)
 
     async def _collect(self, project: str, upload_id: str) -> None:
         """Everything that the upload wrote goes, except the file that it became; also what a crash left without a row."""

@@ -23,15 +23,24 @@ class Finaliser:
     services: Services
 
     async def step(self) -> None:
+        async with self.services.claimed("finalise", "closing") as mine:
+            if mine is not None:
+                await Finaliser(mine)._close()
+        async with self.services.database.transaction() as session:
+            closed = await batches.closed_batches(session)
+        for batch_id in closed:
+            async with self.services.claimed("finalise", batch_id) as mine:
+                if mine is not None:
+                    await Finaliser(mine)._finish(batch_id)
+        if closed:
+            self.services.nudge("plan")
+
+    async def _close(self) -> None:
+        """Let time close what is over: cheap, and one broker does it for all."""
         repeated = await self._answer_repeats()
         async with self.services.database.transaction() as session:
             grace_s = self.services.settings.control.cancel_grace_s
             await batches.advance(session, cancel_grace_s=grace_s, repeated=repeated)
-            closed = await batches.closed_batches(session)
-        for batch_id in closed:
-            await self._finish(batch_id)
-        if closed:
-            self.services.nudge("plan")
 
     async def _answer_repeats(self) -> set[str]:
         """The drained batches whose ready repeats are answered now. One where that fails is tried again until its grace is

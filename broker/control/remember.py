@@ -42,7 +42,9 @@ class Rememberer:
             now_us, ended = await db_now(session), await self._ended(session)
         for batch in ended:
             try:
-                await self._remember(batch)
+                async with self.services.claimed("remember", batch.id) as mine:
+                    if mine is not None:
+                        await Rememberer(mine)._remember(batch.id)
             except (JobsError, OSError) as failure:
                 # it is tried again; only a saving is at stake
                 log.error("batch.remember_failed", batch=batch.id, error=f"{type(failure).__name__}: {failure}")
@@ -57,8 +59,12 @@ class Rememberer:
         )
         return (await session.scalars(statement.order_by(col(Batch.id)))).all()
 
-    async def _remember(self, batch: Batch) -> None:
+    async def _remember(self, batch_id: str) -> None:
         """Keep where this batch's answers lie, for later batches of its project. Without its input nothing is kept."""
+        async with self.services.database.transaction() as session:
+            batch = await session.get_one(Batch, batch_id)
+        if batch.remembered_us is not None:
+            return  # by another broker, since the list was made
         kept = 0
         if self._still_answers(batch) and not await self._was_repinned(batch):
             kept = await self._keep(batch)

@@ -76,12 +76,22 @@ class Validator:
         fresh = [batch for batch in fresh if batch.id not in proposed]
         for batch in fresh:
             try:
-                await self._validate(batch)
+                async with self.services.claimed("validate", batch.id) as mine:
+                    if mine is not None:
+                        await Validator(mine).validate(batch.id)
             except (JobsError, SolverError, OSError) as failure:
                 # it stays in `validating` and is tried again; the batches behind it go on
                 log.error("batch.validate_failed", batch=batch.id, error=f"{type(failure).__name__}: {failure}")
         if fresh:
             self.services.nudge("plan")
+
+    async def validate(self, batch_id: str) -> None:
+        """One batch, unless it was seen to since the list was made."""
+        async with self.services.database.transaction() as session:
+            batch = await session.get(Batch, batch_id)
+            is_proposed = bool(await undecided(session, [batch_id]))
+        if batch is not None and batch.status == "validating" and not is_proposed:
+            await self._validate(batch)
 
     async def _validate(self, batch: Batch) -> None:
         try:

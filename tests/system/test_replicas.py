@@ -116,3 +116,25 @@ def test_brokers_of_one_database_have_one_owner_one_secret_and_one_admin_key(bro
         assert found["leader"]["ok"] and "in term" in found["leader"]["found"]
         assert found["replicas"]["ok"] and found["replicas"]["found"].startswith("2 brokers")
         assert not (replica.folder / "secret").exists() and not (replica.folder / "owner").exists()
+
+
+@pytest.mark.parametrize("point", ["begin.before_txn", "finalise.before_txn"])
+def test_a_broker_that_dies_while_it_validates_or_finishes_a_batch_is_succeeded_and_nothing_is_doubled(
+    brokers: Any, point: str
+) -> None:
+    """Whoever of the two has claimed the batch is killed at this point, also where that is not the leader."""
+    brokers.leader()
+    for replica in brokers.replicas:
+        replica.kill()
+        replica.start({"BROKER_FAILPOINT": point})
+    brokers.leader()
+    batch_id = brokers.submit(LINES)
+    dead = brokers.until("one has died", lambda: [each for each in brokers.replicas if each.process.poll() is not None])
+    for replica in brokers.replicas:
+        if replica not in dead:
+            replica.kill()
+            replica.start()
+    for replica in dead:
+        replica.start()
+    assert_nothing_lost(brokers, batch_id)
+    assert not any(replica.events("loop.defect") for replica in brokers.replicas)
