@@ -76,6 +76,14 @@ class Document:
             return self._example_of(body.get("schema", {}))
         return said.get("examples", {}).get("application/json")
 
+    def answer_schema(self, method: str, path: str) -> Json:
+        """The schema of a 200 answer, with all that it refers to."""
+        operation = self._operation(method, path) or {}
+        said = self._resolved(operation["responses"].get("200", operation["responses"].get("default", {})))
+        schema = _json_schema(said["content"]) if "content" in said else said["schema"]
+        kept = {name: self._content[name] for name in ("components", "definitions") if name in self._content}
+        return {**(schema or {}), **kept}
+
     def _example_of(self, schema: Json) -> Json | None:
         """Of a schema: its own, or an object of its members' examples."""
         schema = self._resolved(schema)

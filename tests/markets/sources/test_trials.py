@@ -8,8 +8,9 @@ import pytest
 import stamina
 
 from markets.errors import MarketsError, NoCredentials, NotAuthorized, RateLimited, ShapeDrift, Unavailable
-from markets.offer import Offer, price_problem
+from markets.offer import Offer, OfferKey, price_problem
 from markets.offer_record import offer_from_record, record_from_offer
+from tests.markets.sources import generated
 from tests.markets.sources.cases import Case
 from tests.markets.sources.gathered import CASES
 from tests.markets.sources.loopback import Fault, Loopback
@@ -21,6 +22,10 @@ by_our_client = pytest.mark.parametrize(
 )
 judged = pytest.mark.parametrize("case", [case for case in CASES if case.document], ids=lambda case: case.name)
 needs_pages = pytest.mark.parametrize("case", [case for case in CASES if case.looping], ids=lambda case: case.name)
+
+# Their documents show no answer.
+WITHOUT_MEMBERS = frozenset({"vast"})  # what is in an offer, its document shows by an example alone
+WITHOUT_EXAMPLES = frozenset({"akash", "koyeb", "prime-intellect", "shadeform", "thunder"})
 
 
 @pytest.fixture(autouse=True)
@@ -63,13 +68,50 @@ async def test_the_documents_own_examples_are_read(case: Case) -> None:
         pytest.skip("no official document here")
     found = {asked: document.example(*asked.split(" ")[:2]) for asked in case.answers}
     examples = {asked: example for asked, example in found.items() if example is not None}
-    if not examples:
-        return  # the schemas of the same document judge it, above
+    assert bool(examples) == (case.name not in WITHOUT_EXAMPLES), "answers made of its schemas stand for them, below"
     async with Loopback({**case.answers, **examples}) as api:
         source = case.open(api.url)
         offers = await source.offers()
         await source.close()
     assert all(offer.market == case.name for offer in offers)
+
+
+@judged
+@pytest.mark.parametrize("strictly", [False, True], ids=["as the document says", "as services use it"])
+async def test_any_answer_that_the_document_allows_makes_offers_that_hold_or_a_typed_error(
+    case: Case, strictly: bool
+) -> None:
+    """Another program makes the answers, of each request of a poll in turn. Of those in which all named members are there, some
+    make offers: else the trial proves nothing."""
+    document = case.document() if case.document else None
+    if document is None:
+        pytest.skip("no official document here")
+    made: list[Offer] = []
+    for question in case.answers:
+        schema = document.answer_schema(*question.split(" ")[:2])
+        for answer in generated.answers(generated.as_sent(schema) if strictly else schema, 12):
+            async with Loopback({**case.answers, question: answer}) as api:
+                source = case.open(api.url)
+                try:
+                    offers = await source.offers()
+                except ShapeDrift as error:
+                    assert str(error).startswith(case.name)
+                    continue
+                finally:
+                    await source.close()
+            assert len({str(each.key) for each in offers}) == len(offers)
+            for each in offers:
+                holds(case, each)
+            made += offers
+    assert made or not strictly or case.name in WITHOUT_MEMBERS
+
+
+def holds(case: Case, offer: Offer) -> None:
+    """No price of 0 or less, none that is no number, no country without evidence, a key that is read as it was written."""
+    assert offer.market == case.name and OfferKey.parse(str(offer.key)) == offer.key
+    assert offer_from_record(record_from_offer(offer)) == offer
+    assert offer.quarantined or price_problem(offer) is None
+    assert offer.country is None or offer.evidence
 
 
 @every_source
