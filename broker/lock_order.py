@@ -23,6 +23,7 @@ ORDER: Final = (
     "markets_rental",
     "jobs_shard",
     "broker_worker",  # the agent's calls lock its shards, then its worker, and read the rental
+    "broker_object_key",  # broker/compliance/destruction.py: after what has made it unneeded
     "ledger_head",  # ledger/book.py `lock`: posts, holds, admission
     "ledger_seal_head:books",  # only behind the ledger's head
     "ledger_seal_head:decisions",  # ledger/seal.py `append`: what was decided is sealed at the end

@@ -167,6 +167,9 @@ class SharedWorld(World):
     def _more_secrets(self) -> tuple[str, ...]:
         return (SECRET_KEY,)
 
+    def _kek(self) -> bytes:
+        return (self._brokers[0].folder / "kek").read_bytes()
+
     def _object(self, key: str) -> bytes:
         content: bytes = self._s3.client.get_object(Bucket=self._s3.bucket, Key=f"{self._prefix}/{key}")["Body"].read()
         return content

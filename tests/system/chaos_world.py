@@ -22,6 +22,8 @@ from typing import Any
 import psutil
 from chaos_schedule import Fault, Schedule
 
+from tests.support.opened import opened_object
+
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "tests" / "support" / "scripted_engine.py"
 MODEL = "chaos-model"
@@ -289,13 +291,17 @@ class World:
             (str(file), file.read_bytes(), secrets | {WHISPER.encode()}) for file in self.folder.rglob("*.log")
         ]
         places += [(f"database: {name}", dump, secrets | {WHISPER.encode()}) for name, dump in self._dump()]
-        places += [(name, content, secrets) for name, content in self._objects()]
+        # they are sealed: no prompt stands in them, either
+        places += [(name, content, secrets | {WHISPER.encode()}) for name, content in self._objects()]
         leaks = [where for where, content, words in places if any(word in content for word in words)]
         self.notes += [f"a secret or a prompt is in {where}" for where in leaks]
         return len(leaks)
 
     def _more_secrets(self) -> tuple[str, ...]:
         return ()
+
+    def _kek(self) -> bytes:
+        return (self.data / "kek").read_bytes()
 
     def _object(self, key: str) -> bytes:
         return (self.data / "objects" / key).read_bytes()
@@ -311,11 +317,11 @@ class World:
             yield file.name, file.read_bytes()
 
     def _answers(self) -> Counter[str]:
-        """custom_ids in the output and error files, read from the object folder as files, not through the broker."""
+        """custom_ids in the output and error files, read and opened as they lie in the object folder, not through the broker."""
         ids: Counter[str] = Counter()
         files = self._rows("select object_key from jobs_file where purpose = 'batch_output'")
         for (key,) in files:
-            for line in self._object(key).splitlines():
+            for line in opened_object(self._rows, self._kek(), key, self._object(key)).splitlines():
                 ids[json.loads(line)["custom_id"]] += 1
         return ids
 

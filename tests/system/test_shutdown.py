@@ -6,9 +6,12 @@ import http.client
 import json
 import os
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tests.support.opened import opened_object
 from tests.support.real_broker import RealBroker
 
 BOUNDARY = "b0undary"
@@ -61,5 +64,12 @@ def test_an_upload_in_flight_ends_and_new_work_is_sent_elsewhere(tmp_path: Path)
     file = json.loads(answer.read())
     assert broker.stop() == 0
     stored = next((broker.data / "objects").rglob(file["id"]))
-    assert stored.read_bytes() == CONTENT
+    with closing(sqlite3.connect(broker.data / "broker.db")) as rows:
+        opened = opened_object(
+            lambda query: rows.execute(query).fetchall(),
+            (broker.data / "kek").read_bytes(),
+            f"default/files/{file['id']}",
+            stored.read_bytes(),
+        )
+    assert opened == CONTENT
     assert '"broker.stopping"' in (tmp_path / "broker.log").read_text()

@@ -19,6 +19,9 @@ from sqlalchemy.engine import make_url
 from broker.control.finalise import Finaliser
 from broker.database import Database
 from broker.migrate import upgrade
+from broker.object_keys import ObjectKeys
+from broker.sealed_store import SealedStore
+from broker.vault import Vault
 from jobs import files
 from jobs.objects import ObjectStore
 from jobs.tables import Batch
@@ -51,7 +54,10 @@ async def test_a_filled_database_is_upgraded_and_its_work_goes_on(
     await upgrade(empty_url)
 
     database = Database(empty_url)
-    services = replace(server.services, database=database, store=ObjectStore.local(tmp_path / "old" / "objects"))
+    # what the release stored is in clear, and stays so beside what is sealed from now on
+    keys = ObjectKeys(database, Vault(database, server.services.vault.keyring))
+    store = SealedStore(ObjectStore.local(tmp_path / "old" / "objects"), keys)
+    services = replace(server.services, database=database, store=store)
     async with database.transaction() as session:
         # it was filled some time ago: its deadlines have passed since, and that is not what is tested here
         await session.execute(text("UPDATE jobs_batch SET expires_us = 9000000000000000 WHERE status = 'in_progress'"))
