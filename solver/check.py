@@ -96,8 +96,9 @@ class _Book:
         groups = self.instances(place)
         return max(_ends(groups, load) if groups else 0, *(self.ready(start) for start in self.starts[place]))
 
-    def busy(self, each: Assignment, tokens_out: int) -> Fraction | None:
-        """Instance-microseconds of an assignment, interruptions included; None when nobody knows how fast it is."""
+    def busy(self, each: Assignment, tokens_out: int, *, is_cautious: bool = False) -> Fraction | None:
+        """Instance-microseconds of an assignment, interruptions included; None when nobody knows how fast it is. `is_cautious`:
+        at the speed that deadlines count on, where that is less than the expected one."""
         work, offer = self.works[each.work_id], self.offers[each.offer_key]
         speed = self.speeds.get((work.model, work.precision, offer.accelerator))
         if speed is None:
@@ -105,6 +106,8 @@ class _Book:
         whole = _whole_busy(
             work.input_tokens, tokens_out, speed.input_per_s, speed.output_per_s, _slow_down(offer, work.model)
         )
+        if is_cautious and 0 < speed.cautious < 1:
+            whole = math.ceil(whole / speed.cautious)
         return Fraction(each.share_ppm * whole, WHOLE)
 
     def moving(self, each: Assignment) -> int:
@@ -118,7 +121,7 @@ class _Book:
 
     def cautious(self, each: Assignment) -> Fraction | None:
         work = self.works[each.work_id]
-        return self.busy(each, max(work.output_tokens_p50, work.output_tokens_p90))
+        return self.busy(each, max(work.output_tokens_p50, work.output_tokens_p90), is_cautious=True)
 
 
 def _place(each: Start | Running) -> Place:

@@ -1,4 +1,5 @@
-"""The simple plan: one work after another, highest priority and earliest deadline first, each where it costs least then.
+"""The simple plan: one work after another, highest priority first, projects in turns, earliest deadline first; each where it
+costs least then.
 
 It is what remains when the program is stopped from outside, and what verifies a single work's relaxations. It looks at each work
 once, so it can be dearer than the program; it is never wrong about a hard rule.
@@ -10,7 +11,7 @@ import copy
 from dataclasses import dataclass
 
 from solver.durations import PPM
-from solver.problem import Draft, Problem, overspent
+from solver.problem import Draft, Problem, overspent, turns_of
 from solver.restore import finish
 from solver.schedule import Site, Task, bill, ceil_div, room_ppm
 
@@ -38,7 +39,8 @@ def complete(problem: Problem, draft: Draft) -> None:
     for index, site in enumerate(problem.sites):
         for task in site.tasks:
             sites_of.setdefault(task.work.id, []).append((index, task))
-    for work in sorted(problem.works, key=lambda work: (-work.priority, work.deadline_us, work.id)):
+    turns = turns_of(problem.works)
+    for work in sorted(problem.works, key=lambda work: (-work.priority, turns[work.id], work.deadline_us, work.id)):
         before = copy.deepcopy(draft) if problem.is_all_or_nothing(work) and not draft.served(work.id) else None
         _serve(problem, draft, sites_of[work.id])
         if before and draft.served(work.id) < PPM:

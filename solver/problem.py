@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from solver.durations import PPM
@@ -94,6 +95,18 @@ def state(view: View, surveys: Mapping[str, tuple[Verdict, ...]]) -> Problem:
         limits={work.id: work.max_nano - work.progress.spent_nano for work in served if work.max_nano is not None},
         budgets=dict(view.budgets.items()),
     )
+
+
+def turns_of(works: Iterable[Work]) -> dict[str, int]:
+    """By work, how many of its project and priority are due before it: serving in these turns is fair to projects, however much
+    each of them has waiting.
+    """
+    turns: dict[str, int] = {}
+    before: Counter[tuple[str, int]] = Counter()
+    for work in sorted(works, key=lambda each: (each.deadline_us, each.id)):
+        turns[work.id] = before[work.project, work.priority]
+        before[work.project, work.priority] += 1
+    return turns
 
 
 def bills(problem: Problem, draft: Draft) -> dict[int, Bill]:

@@ -24,7 +24,7 @@ import pulp
 
 from solver import highs
 from solver.durations import PPM, SECOND_US
-from solver.problem import Problem
+from solver.problem import Problem, turns_of
 from solver.schedule import Instances, Site, Task, ceil_div
 from solver.solution import MARGIN_PPM, Solution
 from solver.types import Work
@@ -276,14 +276,19 @@ class _Model:
         """Millionths that must stay unserved, decided level by level from the highest priority down; None without an answer.
 
         No penalty in money is weighed against cost: a large one would poison the relative gap (a plan 8.5 % too dear was seen).
-        Within a level, earlier deadlines weigh slightly more, so that ties are broken the same way each time.
+        Within a level a project's first work weighs twice what its many-th does, so that no project is left out because another
+        has more waiting; then earlier deadlines weigh slightly more, so that ties are broken the same way each time.
         """
+        turns = turns_of(self.problem.works)
         decided: dict[str, int] = {}
         for part in self.u.values():
             part.upBound = 1
         for level in sorted({work.priority for work in self.problem.works}, reverse=True):
             queue = sorted((work for work in self.problem.works if work.priority == level), key=_due_first)
-            weights = {self.u[work.id]: 1 + 0.1 * (len(queue) - rank) / len(queue) for rank, work in enumerate(queue)}
+            weights = {
+                self.u[work.id]: 1 + 1 / (1 + turns[work.id]) + 0.1 * (len(queue) - rank) / len(queue)
+                for rank, work in enumerate(queue)
+            }
             self.lp.setObjective(pulp.LpAffineExpression(weights))
             if self._run(is_started=bool(decided)).state not in ("optimal", "gap"):
                 return None
@@ -293,7 +298,9 @@ class _Model:
         return decided
 
     def solution(self, answer: highs.Answer) -> Solution:
-        bound = (answer.bound - BOUND_SLACK * max(1.0, abs(answer.bound))) * self.unit
+        # no cost is negative; HiGHS may stop at a plan that costs nothing before it has any bound
+        least = max(0.0, answer.bound)
+        bound = (least - BOUND_SLACK * max(1.0, least)) * self.unit
         return Solution(
             stopped_by="optimal" if answer.state == "optimal" else "gap",
             bound_nano=max(0, int(bound)),
@@ -307,12 +314,16 @@ def _unit(problem: Problem) -> float:
     """Nano-USD in one unit of the objective: the sum of what each work costs alone on one instance, where that is least, is
     1,000.
 
-    What is billed at least is in it: a batch of ten milliseconds on a machine by the hour costs an hour.
+    What costs nothing, since it is paid for anyway, says nothing of the scale. What is billed at least is in it: a batch of ten
+    milliseconds on a machine by the hour costs an hour.
     """
     cheapest: dict[str, int] = {}
     for site in problem.sites:
         for task in site.tasks:
-            cost = min(each.cost(each.ready_us + task.expected_us) for each in site.classes)
+            costs = [each.cost(each.ready_us + task.expected_us) for each in site.classes]
+            cost = min((each for each in costs if each > 0), default=0)
+            if not cost:
+                continue
             cheapest[task.work.id] = min(cost, cheapest.get(task.work.id, cost))
     return max(1e-3, sum(cheapest.values()) / 1000)
 
