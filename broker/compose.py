@@ -25,6 +25,7 @@ from broker.api.intake import Intake
 from broker.authority import open_authority
 from broker.claims import Claims
 from broker.control.accrue import Accruer
+from broker.control.anomalies import AnomalyWatch
 from broker.control.answer import Answerer
 from broker.control.budget import BudgetKeeper
 from broker.control.collect import Collector
@@ -90,6 +91,7 @@ LOOPS = (
     "history",
     "seal",
     "budget",
+    "anomalies",
 )
 # What every broker of a database does: it claims each delivery, batch or upload that it works on. All else is the leader's.
 EVERYWHERE = frozenset({"deliver", "validate", "finalise", "remember", "collect"})
@@ -347,6 +349,7 @@ def _led(services: Services) -> dict[str, tuple[float, Step]]:
         "watch": (control.plan_s, Watcher(services).step),
         "history": (services.settings.prices.roll_up_s, HistoryKeeper(services).step),
         "budget": (control.accrue_s, BudgetKeeper(services).step),
+        "anomalies": (control.anomaly_s, AnomalyWatch(services).step),
         "seal": (services.settings.ledger.checkpoint_s, Sealer(services).step),
     }
 

@@ -106,6 +106,7 @@ class ControlSettings(Section):
     that is asked to finish. Both bound what a line that hangs can cost. `approve_above_usd`: a batch that may cost more waits
     until a second person has approved it; a project may have a threshold of its own. Objects that no row needs are removed
     `orphan_grace_s` after they were written, at most `max_objects_per_cycle` each `garbage_s`; 0 removes none.
+    `anomaly_s`: how often the books are looked through for anomalies.
     `keep_plans`: so many of the newest plans are kept, each with all that it was made of, beside those that open batches and
     machines go by. `begin_later`: batches with time to spare wait for a cheaper hour, or for spot that is sold out; else all
     begin as soon as they can.
@@ -115,6 +116,7 @@ class ControlSettings(Section):
     plan_s: float = 5
     reconcile_s: float = 5
     accrue_s: float = 5
+    anomaly_s: float = Field(default=900, gt=0)
     finalise_s: float = 1
     collect_s: float = 60
     garbage_s: float = 600

@@ -36,20 +36,22 @@ class Economics:
 async def economics_of(session: AsyncSession, batch: Batch) -> Economics:
     """So far; a batch that nothing was spent on has zeros."""
     cost = (await batch_costs(session, [batch.id]))[batch.id]
-    busy_ms = retried_ms = prompt = completion = cached = 0
+    busy_ms = retried_ms = prompt = completion = cached = thought = 0
     query = select(
         col(Part.counters),
         col(Part.counted),
         col(Part.prompt_tokens),
         col(Part.completion_tokens),
         col(Part.cached_tokens),
+        col(Part.reasoning_tokens),
     ).where(col(Part.batch_id) == batch.id)
-    for counters, counted, asked, answered, known in await session.execute(query):
+    for counters, counted, asked, answered, known, reasoned in await session.execute(query):
         worked = int(counters.get("busy_ms", 0))
         busy_ms, retried_ms = (busy_ms + worked, retried_ms) if counted else (busy_ms, retried_ms + worked)
         if counted:
             prompt, completion, cached = prompt + asked, completion + answered, cached + known
-    tokens = tokens_of(prompt=prompt, cached=cached, completion=completion)
+            thought += reasoned
+    tokens = tokens_of(prompt=prompt, cached=cached, completion=completion, reasoning=thought)
     # answers that were reused were delivered, and are useful; lines that are no requests were answered by the broker itself
     return Economics(
         nano=cost.nano,

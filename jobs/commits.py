@@ -347,6 +347,7 @@ async def count(
     batch.used_input_tokens += part.prompt_tokens
     batch.used_output_tokens += part.completion_tokens
     batch.used_cached_tokens += part.cached_tokens
+    batch.used_reasoning_tokens += part.reasoning_tokens
     facts = {
         "shard": shard.id,
         "epoch": asked.epoch,
@@ -406,6 +407,7 @@ def _part_row(batch: Batch, placement_id: str, asked: Commit, outcome: str, now_
         prompt_tokens=sum(usage.prompt_tokens for usage in asked.usage),
         completion_tokens=sum(usage.completion_tokens for usage in asked.usage),
         cached_tokens=sum(usage.cached_tokens for usage in asked.usage),
+        reasoning_tokens=sum(min(usage.reasoning_tokens, usage.completion_tokens) for usage in asked.usage),
     )
 
 

@@ -177,6 +177,7 @@ async def _withdraw(session: AsyncSession, batch: Batch, damaged: Sequence[Damag
         batch.used_input_tokens -= part.prompt_tokens
         batch.used_output_tokens -= part.completion_tokens
         batch.used_cached_tokens -= part.cached_tokens
+        batch.used_reasoning_tokens -= part.reasoning_tokens
         facts = {"shard": part.shard_id, "epoch": part.epoch, "seq": part.seq, "placement": part.placement_id}
         outbox.append(session, batch, "part.withdrawn", facts, now_us)
         log.error("part.withdrawn", batch=batch.id, reason=damage.reason, **facts)

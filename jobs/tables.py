@@ -98,6 +98,7 @@ class Batch(SQLModel, table=True):
     used_input_tokens: int = big(default=0)
     used_output_tokens: int = big(default=0)
     used_cached_tokens: int = big(default=0)
+    used_reasoning_tokens: int = big(default=0)
     output_expires_s: int | None = big(nullable=True)
     output_file_id: str | None = None
     error_file_id: str | None = None
@@ -223,6 +224,7 @@ class Part(SQLModel, table=True):
     prompt_tokens: int = big(default=0)
     completion_tokens: int = big(default=0)
     cached_tokens: int = big(default=0)
+    reasoning_tokens: int = big(default=0)
 
 
 class RevokedPlacement(SQLModel, table=True):

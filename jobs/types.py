@@ -139,7 +139,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LineUsage(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One finished line as metered by the worker. `estimated` when the engine gave no usage."""
+    """One finished line as metered by the worker. `estimated` when the engine gave no usage. Cached tokens are part of the
+    prompt's, reasoning tokens of the completion's."""
 
     idx: int
     status: LineStatus
@@ -148,6 +149,7 @@ class LineUsage(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     cached_tokens: int
     attempts: int
     estimated: bool = False
+    reasoning_tokens: int = 0
 
 
 class Reserved(msgspec.Struct, frozen=True, kw_only=True):

@@ -210,7 +210,8 @@ def burning(
     *,
     least_nano: int = DEFAULT.least_nano,
 ) -> Anomaly | None:
-    """Whether spend of the last hours (nano-USD each, oldest first) burns the budget of `budget_hours` too fast.
+    """Whether spend of the last hours (nano-USD each, oldest first) burns the budget of `budget_hours` too fast: one anomaly
+    a day, however often it is looked for.
 
     Raises ValueError when the budget has no hours.
     """
@@ -225,8 +226,8 @@ def burning(
         return None
     expected = round(allowed * WINDOWS[-1].hours)
     return Anomaly(
-        scope=scope, rule="burn_rate", at_us=now_us, actual_nano=burnt[-1], expected_nano=expected, low_nano=0,
-        high_nano=round(expected * WINDOWS[-1].times), score=round(rates[-1], 2),
+        scope=scope, rule="burn_rate", at_us=now_us - now_us % _ONE_DAY, actual_nano=burnt[-1], expected_nano=expected,
+        low_nano=0, high_nano=round(expected * WINDOWS[-1].times), score=round(rates[-1], 2),
         message=f"{scope} spends {rates[0]:.1f} times its budget's hourly rate (1 h), {rates[1]:.1f} times over 6 h",
     )  # fmt: skip
 

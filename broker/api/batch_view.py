@@ -176,7 +176,7 @@ def _usage(batch: Batch) -> dict[str, Any] | None:
         "input_tokens": batch.used_input_tokens,
         "input_tokens_details": {"cached_tokens": batch.used_cached_tokens},
         "output_tokens": batch.used_output_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": batch.used_reasoning_tokens},
         "total_tokens": batch.used_input_tokens + batch.used_output_tokens,
     }
 

@@ -42,11 +42,12 @@ class LineError(BaseModel):
 
 
 class LineTokens(BaseModel):
-    """Tokens as metered by the worker."""
+    """Tokens as metered by the worker: cached ones are part of the input, reasoning ones of the output."""
 
     input: int
     cached: int
     output: int
+    reasoning: int = Field(description="of the output: what the model thought before it answered")
 
 
 class Line(BaseModel):

@@ -112,7 +112,12 @@ def _line(line: line_list.Line) -> shapes.Line:
         attempts=line.attempts,
         tokens=None
         if usage is None
-        else shapes.LineTokens(input=usage.prompt_tokens, cached=usage.cached_tokens, output=usage.completion_tokens),
+        else shapes.LineTokens(
+            input=usage.prompt_tokens,
+            cached=usage.cached_tokens,
+            output=usage.completion_tokens,
+            reasoning=usage.reasoning_tokens,
+        ),
         is_estimated=usage is not None and usage.estimated,
         placement=line.placement,
     )

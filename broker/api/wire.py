@@ -18,9 +18,6 @@ from broker.api.problems import bad_request
 from jobs.types import Commit, LineUsage
 
 _SUFFIX = ".json"
-_Count = Annotated[int, msgspec.Meta(ge=0)]
-# `usage` of commit.request, as its schema has it.
-_Usage = list[tuple[_Count, Literal["completed", "failed"], _Count, _Count, _Count, _Count, bool]]
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
@@ -34,6 +31,11 @@ class Metered(LineUsage, frozen=True, kw_only=True, array_like=True, forbid_unkn
     cached_tokens: _Number
     attempts: _Number
     estimated: bool
+    reasoning_tokens: _Number = 0  # agents of before tell none
+
+
+# `usage` of commit.request, as its schema has it.
+_Usage = list[Metered]
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

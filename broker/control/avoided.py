@@ -78,9 +78,10 @@ async def book_avoided(session: AsyncSession, row: RentalRow, *, now_us: int) ->
             func.coalesce(func.sum(col(Part.prompt_tokens)), 0),
             func.coalesce(func.sum(col(Part.cached_tokens)), 0),
             func.coalesce(func.sum(col(Part.completion_tokens)), 0),
+            func.coalesce(func.sum(col(Part.reasoning_tokens)), 0),
         ).where(col(Part.placement_id) == row.id, col(Part.counted).is_(True))
-        prompt, cached, completion = (await session.execute(query)).one()
-        tokens = tokens_of(prompt=int(prompt), cached=int(cached), completion=int(completion))
+        prompt, cached, completion, reasoning = (await session.execute(query)).one()
+        tokens = tokens_of(prompt=int(prompt), cached=int(cached), completion=int(completion), reasoning=int(reasoning))
         found["Api"] = api_nano(tokens, api) - reading.nano
     for against, nano in found.items():
         await avoid(

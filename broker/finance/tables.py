@@ -3,7 +3,7 @@ of anomalies. What a person typed lives here and not in the sealed books (contra
 
 from __future__ import annotations
 
-from sqlalchemy import Column, LargeBinary, UniqueConstraint
+from sqlalchemy import BigInteger, Column, LargeBinary, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 from broker.tables import micros
@@ -72,3 +72,15 @@ class AnomalyLabel(SQLModel, table=True):
     note: str
     labelled_us: int = micros()
     labelled_by: str
+
+
+class AnomalyRow(SQLModel, table=True):
+    """An anomaly that the broker's own look found, once: its id is the same each time. `body` is it as JSON, as it was then."""
+
+    __tablename__ = "broker_anomaly"
+    id: str = Field(primary_key=True)
+    scope: str
+    rule: str
+    at_us: int = micros()
+    found_us: int = Field(sa_column=Column(BigInteger, nullable=False, index=True))
+    body: bytes = Field(sa_column=Column(LargeBinary, nullable=False))

@@ -60,6 +60,8 @@ CATALOGUE: tuple[Family, ...] = (
     Family("broker_webhook_deliveries", "gauge", "Events for webhooks that are not yet forgotten, by outcome",
            ("outcome",)),
     Family("broker_events_waiting", "gauge", "Events that the deliver loop has not seen yet"),
+    Family("broker_break_glass", "gauge", "Break-glass exceptions of compliance: proposed, in_force", ("state",)),
+    Family("broker_anomalies", "gauge", "Anomalies in the books that were found in the last 7 days", ("rule",)),
     Family("broker_leases_total", "counter", "Leases granted to workers", origin="process"),
     Family("broker_commits_total", "counter", "Workers' commits by outcome; all but committed and "
            "committed_superseded were refused, or had been answered before (replayed)", ("outcome",), "process"),

@@ -12,6 +12,9 @@ from sqlalchemy import and_, case, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from broker.compliance.lifecycle import approved_at, standing
+from broker.compliance.tables import Proposal, Verdict
+from broker.finance.tables import AnomalyRow
 from broker.metrics.totals import Growing, Spent
 from broker.tables import Delivery, Waiting, Webhook, Worker
 from jobs import outbox
@@ -24,8 +27,10 @@ from markets.rentals import OPEN, OVER
 from markets.tables import OfferRow, PollRow, RentalRow
 
 OUTCOMES = ("completed", "failed", "expired", "cancelled")
-DIRECTIONS = ("input", "output", "cached")
+DIRECTIONS = ("input", "output", "cached", "reasoning")
 HEARD = ("starting", "ready", "draining")  # agents in these states send heartbeats
+
+WEEK_US = 7 * 86_400 * MICROSECONDS
 
 Values = dict[tuple[str, ...], float]
 
@@ -70,6 +75,8 @@ class StateReader:
             **await _offers(session, now_us, self.max_price_age_s),
             **await _polls(session, now_us, self.markets),
             **await _webhooks(session),
+            **await _break_glass(session, now_us),
+            **await _anomalies(session, now_us),
         }
 
     async def _of_batches(self, session: AsyncSession, now_us: int) -> dict[str, Values]:
@@ -229,3 +236,25 @@ async def _webhooks(session: AsyncSession) -> dict[str, Values]:
         "broker_webhook_deliveries": no_delivery | {(name,): int(count) for name, count in deliveries},
         "broker_events_waiting": {(): await outbox.waiting(session)},
     }
+
+
+async def _break_glass(session: AsyncSession, now_us: int) -> dict[str, Values]:
+    """Who watches the house must see when somebody has broken the glass: there are few of these rows, ever."""
+    proposals = (await session.scalars(select(Proposal).where(col(Proposal.kind) == "break_glass"))).all()
+    verdicts = (
+        await session.scalars(select(Verdict).where(col(Verdict.proposal).in_([each.id for each in proposals])))
+    ).all()
+    in_force = {name for name, _, _ in standing(proposals, verdicts, now_us).active}
+    said = {each.id: [word for word in verdicts if word.proposal == each.id] for each in proposals}
+    waiting = [
+        each
+        for each in proposals
+        if approved_at(each, said[each.id]) is None and not any(word.outcome == "rejected" for word in said[each.id])
+    ]
+    return {"broker_break_glass": {("in_force",): len(in_force), ("proposed",): len(waiting)}}
+
+
+async def _anomalies(session: AsyncSession, now_us: int) -> dict[str, Values]:
+    query = select(col(AnomalyRow.rule), func.count()).where(col(AnomalyRow.found_us) > now_us - WEEK_US)
+    rows = await session.execute(query.group_by(col(AnomalyRow.rule)))
+    return {"broker_anomalies": {(rule,): int(count) for rule, count in rows}}

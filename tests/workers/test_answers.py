@@ -89,6 +89,32 @@ def test_a_refusal_that_is_not_json_is_kept_as_text() -> None:
             {"usage": {"input_tokens": 5, "output_tokens": 7, "input_tokens_details": {"cached_tokens": 1}}},
             Usage(5, 7, 1),
         ),
+        # vLLM and OpenAI say in the details what was thought before the answer, SGLang beside the counts
+        (
+            {
+                "usage": {
+                    "prompt_tokens": 5,
+                    "completion_tokens": 7,
+                    "completion_tokens_details": {"reasoning_tokens": 6},
+                }
+            },
+            Usage(5, 7, 0, reasoning_tokens=6),
+        ),
+        (
+            {"usage": {"input_tokens": 5, "output_tokens": 7, "output_tokens_details": {"reasoning_tokens": 2}}},
+            Usage(5, 7, 0, reasoning_tokens=2),
+        ),
+        (
+            {
+                "usage": {
+                    "prompt_tokens": 5,
+                    "completion_tokens": 7,
+                    "reasoning_tokens": 9,
+                    "completion_tokens_details": None,
+                }
+            },
+            Usage(5, 7, 0, reasoning_tokens=7),  # never more than was written
+        ),
         ({"usage": {"prompt_tokens": 5, "total_tokens": 5}}, Usage(5, 0, 0)),  # embeddings
         ({"usage": {"prompt_tokens": 5, "prompt_tokens_details": None}}, Usage(5, 0, 0)),
         # more cached than there was cannot be

@@ -66,7 +66,7 @@ def test_a_part_holds_the_lines_as_they_finished_and_tells_them_in_order() -> No
     assert [json.loads(row)["idx"] for row in gzip.decompress(part.content).splitlines()] == [4, 2, 3, 9]
     assert part.lines == [[2, 5], [9, 10]]
     assert [row[0] for row in part.usage] == [2, 3, 4, 9]
-    assert part.usage[0] == [2, "completed", 2, 1, 0, 1, False]
+    assert part.usage[0] == [2, "completed", 2, 1, 0, 1, False, 0]
     assert cut(lines) == part, "the same lines are the same bytes"
 
 

@@ -20,12 +20,14 @@ _CHARACTERS_PER_TOKEN = 4
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one line. `estimated`: the engine gave none, and characters were counted."""
+    """Tokens of one line: cached ones are part of the prompt's, reasoning ones of the completion's. `estimated`: the engine gave
+    none, and characters were counted."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     estimated: bool = False
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,16 @@ def usage_of(line: Line, answer: dict[str, Any]) -> Usage:
         details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
         cached = _count(details, "cached_tokens") if isinstance(details, dict) else None
         if prompt is not None:
-            return Usage(prompt, completion or 0, min(cached or 0, prompt))
+            written = completion or 0
+            return Usage(prompt, written, min(cached or 0, prompt), reasoning_tokens=min(_reasoning(usage), written))
     return Usage(_estimate(len(line.body)), _estimate(_written(answer)), estimated=True)
+
+
+def _reasoning(usage: dict[str, Any]) -> int:
+    """What an engine says that it thought before it answered: in the details (OpenAI), else beside the counts (SGLang)."""
+    details = usage.get("completion_tokens_details") or usage.get("output_tokens_details")
+    told = _count(details, "reasoning_tokens") if isinstance(details, dict) else None
+    return (_count(usage, "reasoning_tokens") if told is None else told) or 0
 
 
 def parse(body: bytes) -> Any:

@@ -69,6 +69,7 @@ def cut(finished: Sequence[Finished], seal: PartSeal | None = None, seq: int = 0
             line.usage.cached_tokens,
             line.attempts,
             line.usage.estimated,
+            line.usage.reasoning_tokens,
         ]
         for line in by_number
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from broker.control.finalise import Finaliser
-from tests.support.wire_agent import Agent
+from tests.support.wire_agent import Agent, part_bytes
 
 
 async def leased(agent: Agent) -> dict[str, Any]:
@@ -38,11 +38,34 @@ async def test_lines_of_a_running_batch_say_what_became_of_each(server: Any, rea
         (3, "line-2", "pending"),
         (4, "line-3", "in_flight"),
     ]
-    assert found[0]["tokens"] == {"input": 7, "cached": 0, "output": 5}
+    assert found[0]["tokens"] == {"input": 7, "cached": 0, "output": 5, "reasoning": 0}
     assert (found[0]["status_code"], found[0]["error"], found[0]["attempts"]) == (200, None, 1)
     assert found[0]["placement"] == found[3]["placement"] == agent.rental
     assert found[1]["error"] == {"code": "context_length_exceeded", "message": "line 1 is too long for the model"}
     assert (found[2]["tokens"], found[2]["placement"]) == (None, None)
+
+
+async def test_what_a_model_thought_is_counted_apart_from_what_it_answered_and_never_twice(
+    server: Any, ready: tuple[Agent, str]
+) -> None:
+    """Reasoning tokens were always 0. Classes are disjoint (Langfuse #10592 counted one twice): they sum to what was metered."""
+    agent, batch = ready
+    lease = await leased(agent)
+    content = part_bytes(range(2))
+    target = (await agent.part(lease, content, 0)).json
+    await agent.put(target, content)
+    usage = [
+        [0, "completed", 7, 5, 3, 1, False, 4],
+        [1, "completed", 7, 5, 0, 1, False],
+    ]  # the second by an older agent
+    assert (await agent.commit(lease, target, content, range(2), usage=usage)).status == 200
+    found = await lines(server, batch)
+    assert found[0]["tokens"] == {"input": 7, "cached": 3, "output": 5, "reasoning": 4}
+    told = (await server.call("GET", f"/v1/batches/{batch}")).json["usage"]
+    assert (told["output_tokens"], told["output_tokens_details"]) == (10, {"reasoning_tokens": 4})
+    costs = (await server.call("GET", f"/v1/batches/{batch}/unit-costs")).json
+    assert costs["tokens"] == {"fresh_input": 11, "cached_input": 3, "output": 6, "reasoning": 4}
+    assert sum(costs["tokens"].values()) == told["total_tokens"]
 
 
 async def test_lines_are_filtered_by_status_and_paged_by_number(server: Any, ready: tuple[Agent, str]) -> None:

@@ -38,6 +38,7 @@ def test_a_row_with_one_other_value_is_taken_by_both_or_by_neither(at: int, valu
 
 
 @given(length=st.integers(0, 9))
+@example(length=8)
 def test_a_row_of_another_length_is_taken_by_both_or_by_neither(length: int) -> None:
     row = [*ROW, 1, 2][:length]
     assert has_plain_usage(commit([ROW, row])) == schema_takes([ROW, row])
