@@ -77,6 +77,14 @@ class ClaimRow(SQLModel, table=True):
     takes: int
 
 
+class UsedProof(SQLModel, table=True):
+    """A proof of a worker behind a TLS proxy that was used (its digest), kept until it is too old to be shown again."""
+
+    __tablename__ = "broker_used_proof"
+    proof: str = Field(primary_key=True)
+    until_us: int = micros(index=True)
+
+
 class Replica(SQLModel, table=True):
     """A broker of this database, as it said of itself last: `settings` are digests by section, to see which differ."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import structlog
 from aiohttp import web
 
-from broker import authority, worker_sessions
+from broker import authority, used_proofs, worker_sessions
 from broker.api.problems import Problem, bad_request, forbidden, not_found, unauthorized, unavailable
 from broker.api.registry import Call, Route
 from broker.keys import DEFAULT_PROJECT, Principal, authenticate
@@ -158,10 +158,27 @@ class WorkerSessions:
                 if claims and claims.bound == "certificate" and each.shown.certificate
             }
             speaking = await authority.speaking(session, certificates, now_us)
-        return [
-            _speaker(each, claims, known.get(claims.rental) if claims else None, speaking, now_us)
-            for each, claims in zip(presented, claimed, strict=True)
-        ]
+            found = [
+                _speaker(each, claims, known.get(claims.rental) if claims else None, speaking, now_us)
+                for each, claims in zip(presented, claimed, strict=True)
+            ]
+            # only what speaks for somebody is written down: strangers cannot fill the table
+            shown = [
+                each.shown.proof if claims and claims.bound == "proof" and isinstance(speaker, str) else None
+                for each, claims, speaker in zip(presented, claimed, found, strict=True)
+            ]
+            unused = set(await used_proofs.use(session, {proof for proof in shown if proof}, now_us))
+        answers: list[str | Exception] = []
+        for speaker, proof in zip(found, shown, strict=True):
+            is_used = proof is not None and proof not in unused
+            unused.discard(proof or "")  # of two in one round, the second is the repetition
+            answers.append(_used() if is_used else speaker)
+        return answers
+
+
+def _used() -> Problem:
+    message = "This proof was used before; make the call again with a new one."
+    return Problem(425, "proof_used", message, headers={"Retry-After": "0"})
 
 
 def _speaker(

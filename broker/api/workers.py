@@ -11,6 +11,7 @@ from broker.api.problems import not_found
 from broker.api.registry import Call, Route, route
 from broker.authority import revoke
 from broker.worker_sessions import locked_worker
+from jobs import leases
 from jobs.clock import db_now
 from markets.tables import RentalRow
 
@@ -25,12 +26,13 @@ class WorkerRevoked(BaseModel):
 
 
 async def revoke_worker(call: Call) -> WorkerRevoked:
-    """Cut a worker off: its tokens and certificates end now, its leases as they expire, and its machine is given back.
+    """Cut a worker off: its tokens, certificates and leases end now, and its machine is given back. What it committed stays.
 
     Twice is once.
     """
     rental_id = call.path("rental")
     async with call.services.database.transaction() as session:
+        await leases.lock_held(session, placement_id=rental_id)
         worker, now_us = await locked_worker(session, rental_id), await db_now(session)
         rental = await session.get(RentalRow, rental_id)
         if worker is None or rental is None or call.caller.project not in (None, rental.project):
@@ -40,7 +42,8 @@ async def revoke_worker(call: Call) -> WorkerRevoked:
         if worker.state not in ("gone", "failed"):
             worker.state, worker.gone_us, worker.error = "failed", now_us, f"revoked by {call.caller.name}"
         session.add(worker)
-    log.warning("worker.revoked", rental=rental_id, by=call.caller.key_id)
+        freed = await leases.revoke(session, placement_id=rental_id, blame=False)
+    log.warning("worker.revoked", rental=rental_id, by=call.caller.key_id, leases=freed)
     call.services.nudge("reconcile")
     return WorkerRevoked(rental=rental_id)
 

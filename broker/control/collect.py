@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from broker import used_proofs
 from broker.claims import forget_old
 from broker.compliance import destruction
 from broker.compliance.deletion import seal_file_deletion
@@ -42,8 +43,9 @@ class Collector:
             async with self.services.claimed("collect", file.id) as mine:
                 if mine is not None:
                     await Collector(mine)._remove(file, now_us)
-        if self.services.claims is not None:
-            async with self.services.database.transaction() as session:
+        async with self.services.database.transaction() as session:
+            await used_proofs.forget(session, now_us)
+            if self.services.claims is not None:
                 await forget_old(session, now_us - DAY_US)
 
     async def _remove(self, file: File, now_us: int) -> None:

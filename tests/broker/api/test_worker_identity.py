@@ -22,6 +22,7 @@ from sqlmodel import col
 from broker.api.app import build_app
 from broker.authority import BadCsr, checked_csr, open_authority, revoke
 from broker.tls import server_context
+from broker.used_proofs import forget, use
 from broker.vault import Vault
 from broker.vault_tables import AuthorityRow, CertificateRow
 from jobs.clock import db_now
@@ -233,6 +234,21 @@ async def test_an_operator_cuts_a_worker_off(
     assert server.services.wake["reconcile"].is_set(), "its machine is given back"
 
 
+async def test_what_a_revoked_worker_had_leased_is_anothers_at_once(server: Any, rent: Rent) -> None:
+    """Its leases once ran on until they expired, and the batch waited for it."""
+    batch = await running_batch(server, offer(), lines=4)
+    first, second = await rent(batches=(batch,)), await rent(batches=(batch,))
+    for agent in (first, second):
+        await agent.hello()
+        await agent.heartbeat()
+    held = [(await first.lease())["lease"] for _ in range(4)]
+    shards = {each["shard_id"] for each in held if each}
+    assert shards
+    assert (await server.call("POST", f"/v1/admin/workers/{first.rental}/revoke")).status == 200
+    found = [(await second.lease())["lease"] for _ in range(4)]
+    assert shards <= {each["shard_id"] for each in found if each}
+
+
 async def test_a_certificate_of_another_authority_is_no_certificate(
     server: Any, tls: TlsServer, rent: Rent, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
@@ -344,6 +360,37 @@ async def test_a_proof_is_of_one_request_and_of_now(server: Any, rent: Rent, htt
         }
         async with http.post(server.url + path, data=body, headers=headers) as answer:
             assert answer.status == (200 if proof == whole else 401), proof
+
+
+async def test_a_call_that_was_overheard_is_worth_nothing(server: Any, rent: Rent, http: aiohttp.ClientSession) -> None:
+    """Repeated behind the TLS proxy, it once gave out what the worker was given, for ten minutes."""
+    agent = await rented(server, rent)
+    known = await hello(agent, http, server.url, None, Identity(wants_certificate=False, broker_ca=None))
+    prover = Prover(known.identity.pubkey)
+    prover.set_clock(known.answer["now_us"])
+    body, path = b'{"wait_s": 0}', "/worker/v1/leases"
+
+    async def call(proof: str) -> int:
+        headers = {
+            "Authorization": f"Bearer {known.answer['token']}",
+            "Content-Type": "application/json",
+            "X-Worker-Proof": proof,
+        }
+        async with http.post(server.url + path, data=body, headers=headers) as answer:
+            return answer.status
+
+    overheard = prover.header("POST", path, body)
+    assert [await call(overheard), await call(overheard)] == [200, 425]
+    raced = prover.header("POST", path, body)
+    assert sorted(await asyncio.gather(*(call(raced) for _ in range(5)))) == [200, *[425] * 4], (
+        "one of them alone counts"
+    )
+    assert await call(prover.header("POST", path, body)) == 200, "the worker itself goes on"
+    async with server.services.database.transaction() as session:
+        now_us = await db_now(session)
+        assert await use(session, [overheard], now_us) == frozenset(), "another broker of the database knows it, too"
+        await forget(session, now_us + 1201 * 1_000_000)
+        assert await use(session, [overheard], now_us) == {overheard}
 
 
 async def test_a_worker_whose_clock_is_years_off_proves_itself(
