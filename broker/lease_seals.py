@@ -8,6 +8,7 @@ lines come along, at most 64 KiB each. The key for parts is of one lease: shard 
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 from broker.object_keys import part_secret
@@ -26,20 +27,20 @@ def can_seal(worker: Worker) -> bool:
 
 
 async def released(
-    services: Services, worker: Worker, granted: Lease, project: str, now_us: int
+    services: Services, worker: Worker, granted: Lease, project: str, now_us: int, of: Mapping[str, str | int]
 ) -> tuple[SignedRequest, dict[str, Any] | None]:
     """How to get the shard, and the lease's keys; no keys where nothing is sealed, or where the worker cannot seal: then the
-    broker opens and seals for it, and what travels between the two is under TLS alone.
+    broker opens and seals for it, and what travels between the two is under TLS alone. `of` names the lease.
 
     Not inside a transaction. Raises StoreFailed, ObjectMissing, ObjectCorrupt and KeyDestroyed.
     """
     store, key = services.sealed_store, granted.input_key
     if store is None or not can_seal(worker):
-        return await input_request(services, key, granted.start, granted.stop, now_us), None
+        return await input_request(services, key, granted.start, granted.stop, now_us, of=of), None
     part = await _part(services, granted, project)
     sealed = await store.sealed_range(key, granted.start, granted.stop)
     if sealed is None:
-        source = await input_request(services, key, granted.start, granted.stop, now_us)
+        source = await input_request(services, key, granted.start, granted.stop, now_us, of=of)
         return source, None if part is None else {"input": None, "part": part}
     span = sealed.span
     shard = {
@@ -50,7 +51,7 @@ async def released(
         "skip": span.skip,
         "length": span.length,
     }
-    source = await input_request(services, key, span.at, span.until, now_us, is_opened=False)
+    source = await input_request(services, key, span.at, span.until, now_us, is_opened=False, of=of)
     return source, {"input": shard, "part": part}
 
 

@@ -6,6 +6,8 @@ never has credentials of the store.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from broker.services import Services
 from jobs.clock import MICROSECONDS
 from jobs.objects import ObjectStore, SignedRequest
@@ -20,15 +22,22 @@ DELIVERED_BYTES = 4 * 1024 * 1024
 
 
 async def input_request(
-    services: Services, key: str, start: int, stop: int, now_us: int, *, is_opened: bool = True
+    services: Services,
+    key: str,
+    start: int,
+    stop: int,
+    now_us: int,
+    *,
+    is_opened: bool = True,
+    of: Mapping[str, str | int] | None = None,
 ) -> SignedRequest:
     """To GET bytes [start, stop) of an input. `is_opened`: as they were uploaded; else as they are stored, whoever asks has
-    the keys. Raises StoreFailed, KeyDestroyed."""
+    the keys. `of` a lease (rental, shard, epoch): it is asked again whether it may be read when it is, where the broker serves
+    it. Raises StoreFailed, KeyDestroyed."""
     if services.store.direct is not None and not (is_opened and await is_sealed(services, key)):
         return await services.store.direct.signed_get(key, start, stop, OBJECT_TTL_S)
-    token = sign(
-        services.secret, "GET", key, _until(now_us), {"start": start, "stop": stop, "as_stored": int(not is_opened)}
-    )
+    facts: dict[str, str | int] = {"start": start, "stop": stop, "as_stored": int(not is_opened), **(of or {})}
+    token = sign(services.secret, "GET", key, _until(now_us), facts)
     return SignedRequest(url=f"/worker/v1/objects/{token}", headers={})
 
 

@@ -16,7 +16,7 @@ from sqlmodel import col
 
 from broker.budget_batches import shut
 from broker.compliance.decisions import Point
-from broker.compliance.hello import Seen
+from broker.compliance.hello import Seen, word_on
 from broker.compliance.judging import Judged, is_elsewhere, judge, may_go_on, missing_policy, seal, seal_seen
 from broker.services import Services
 from broker.tables import Assignment
@@ -130,6 +130,20 @@ async def released(
     if await is_elsewhere(session, rental, batch, word, what.observed, now_us):
         await seal_seen(session, services, "lease", rental, batch.id, what, now_us)
     return True
+
+
+async def may_read(
+    session: AsyncSession, services: Services, rental: RentalRow, batch: Batch, now_us: int, what: Seen
+) -> bool:
+    """Whether the machine may read the input of a lease that it holds, at the moment when it does. A no is sealed."""
+    if word_on(what).outcome == "deny":
+        await seal_seen(session, services, "lease", rental, batch.id, what, now_us)
+        return False
+    word = await may_go_on(session, services, rental, batch, now_us)
+    if not word.is_allowed:
+        _forbidden(rental, batch, word)
+        await seal(session, services, "lease", rental, batch, word, now_us)
+    return word.is_allowed
 
 
 def _forbidden(rental: RentalRow, batch: Batch, word: Judged) -> None:

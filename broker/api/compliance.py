@@ -26,6 +26,7 @@ from broker.compliance import proposals
 from broker.compliance.dry_run import DAY_US, as_offered, dry_run, placements
 from broker.compliance.lifecycle import APPROVERS, HOUR_US, Kind, State
 from broker.compliance.paths import data_paths
+from broker.compliance.pinning import Repinner
 from broker.compliance.tables import Proposal, Verdict
 from broker.compliance.trial import summary, tried
 from broker.control.convert import facts_of
@@ -170,6 +171,7 @@ async def _decide(call: Call, outcome: proposals.Outcome) -> Proposed:
         made = await proposals.decide(session, call.path("proposal_id"), outcome, by=call.caller.name, now_us=now_us)
         found = await proposals.states(session, now_us)
         shape = next(_shape(*each) for each in found if each[0].id == made.id)
+    await Repinner(call.services).step()  # now, and not when the next plan is solved
     call.services.nudge("plan")
     return shape
 

@@ -20,17 +20,23 @@ from broker.api.registry import Call, Route, route
 from broker.api.wire import DELIVERIES, Delivery, WireSchemas
 from broker.api.worker import plain
 from broker.commit_groups import CommitGroups
+from broker.compliance.hello import observed_country, seen
 from broker.services import Services
+from broker.tables import Worker
 from broker.together import Together
 from broker.worker_objects import DELIVERED_BYTES, DELIVERY_TYPE, PART_TYPE, is_sealed, part_request, stored
+from broker.worker_pool import may_read
 from jobs import commits, leases
+from jobs.clock import db_now
 from jobs.commits import Asked
 from jobs.errors import JobsError, KeyDestroyed, LeaseUnknown, ObjectExists, ObjectMissing
 from jobs.keys import is_part_key, part_key
 from jobs.leases import Claim, Held
 from jobs.objects import ObjectStore
 from jobs.signing import Permission, verify
+from jobs.tables import Batch, Shard
 from jobs.types import Commit, CommitAnswer
+from markets.tables import RentalRow
 
 # Far above what parts are cut at: one line with many long choices may be larger than a whole usual part.
 MAX_PART_BYTES = 64 * 1024 * 1024
@@ -173,6 +179,8 @@ def too_large(size: int, most: int) -> Problem:
 async def object_get(call: Call) -> web.StreamResponse:
     """The bytes that a lease names, of exactly one shard."""
     permission = await _permission(call, "GET")
+    if not await _may_still_read(call, permission):
+        raise not_found("object_gone", "The lease that this permission was given for is over.")
     part = Part(int(permission.extra["start"]), int(permission.extra["stop"]), False)
     try:
         store = stored(call.services) if permission.extra.get("as_stored") else call.services.store
@@ -180,6 +188,25 @@ async def object_get(call: Call) -> web.StreamResponse:
     except ObjectMissing as error:
         # The permission outlives the batch: when its input was deleted since, the worker lets the shard go.
         raise not_found("object_gone", "This object was deleted after its permission was given.") from error
+
+
+async def _may_still_read(call: Call, permission: Permission) -> bool:
+    """Whether the lease that the permission is of is held yet, and residency allows it: a permission lives for minutes, and
+    what its market or its address tells in between takes it back."""
+    if "rental" not in permission.extra:
+        return True  # given out by a release that did not say whose it is
+    services, extra = call.services, permission.extra
+    observed = await observed_country(services, call.request.remote)
+    async with services.database.transaction() as session:
+        now_us = await db_now(session)
+        rental = await session.get(RentalRow, str(extra["rental"]))
+        shard, worker = await session.get(Shard, str(extra["shard"])), await session.get(Worker, str(extra["rental"]))
+        if rental is None or shard is None or worker is None:
+            return False
+        if (shard.placement_id, shard.epoch, shard.state) != (rental.id, extra["epoch"], "leased"):
+            return False
+        batch = await session.get_one(Batch, shard.batch_id)
+        return await may_read(session, services, rental, batch, now_us, seen(rental.facts, worker.hello, observed))
 
 
 async def object_put(call: Call) -> web.StreamResponse:

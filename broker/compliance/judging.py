@@ -13,8 +13,8 @@ from broker.compliance import decisions
 from broker.compliance.decisions import Point, judged
 from broker.compliance.hello import Seen, word_on
 from broker.compliance.paths import data_paths
-from broker.compliance.pinning import model_facts
-from broker.compliance.proposals import in_force
+from broker.compliance.pinning import change_of, model_facts, store_policy
+from broker.compliance.proposals import in_force_once
 from broker.compliance.tables import Grace, Whereabouts
 from broker.control.convert import facts_of
 from broker.services import Services
@@ -48,18 +48,30 @@ async def judge(session: AsyncSession, services: Services, rental: RentalRow, ba
     """The evaluator's word on this batch at this rental's place, now.
 
     Both by what was known of the place when it was rented and by what its market says of the same offer now: a listing
-    that turns out to lie elsewhere takes the permission back, and a new one cannot give it to an old machine.
+    that turns out to lie elsewhere takes the permission back, and a new one cannot give it to an old machine. By what is in
+    force at this moment, also where the batch is not pinned to it yet.
     """
-    return await _judge(session, services, rental, batch, batch.policy_hash, now_us)
+    change = await change_of(session, services.settings, batch, await in_force_once(session, now_us))
+    policy_hash = batch.policy_hash if change is None else await store_policy(session, change.pin.policy, now_us)
+    return await _judge(session, services, rental, batch, policy_hash, now_us)
 
 
 async def may_go_on(session: AsyncSession, services: Services, rental: RentalRow, batch: Batch, now_us: int) -> Judged:
     """The same for a lease that runs: until the deadline of a change of policy, the earlier policy's word counts, too."""
     now = await judge(session, services, rental, batch, now_us)
-    grace = None if now.is_allowed else await session.get(Grace, batch.id)
-    if grace is None or now_us >= grace.until_us:
+    if now.is_allowed:
         return now
-    return await _judge(session, services, rental, batch, grace.policy_hash, now_us)
+    earlier, until_us = await _grace(session, services, batch, now_us)
+    return now if now_us >= until_us else await _judge(session, services, rental, batch, earlier, now_us)
+
+
+async def _grace(session: AsyncSession, services: Services, batch: Batch, now_us: int) -> tuple[str, int]:
+    """The policy that what runs may still go by, and until when: also of a change that the batch is not pinned to yet."""
+    change = await change_of(session, services.settings, batch, await in_force_once(session, now_us))
+    if change is not None:
+        return batch.policy_hash, change.drain_by_us
+    grace = await session.get(Grace, batch.id)
+    return (batch.policy_hash, 0) if grace is None else (grace.policy_hash, grace.until_us)
 
 
 async def _judge(
@@ -110,7 +122,7 @@ async def _facts(
     place = facts_of(offer, data_paths(services.settings, now_us, offer.launch))
     model = None
     if policy is not None and asks_model(policy):
-        known = await in_force(session, now_us)
+        known = await in_force_once(session, now_us)
         model = model_facts(services.models.get(batch.model or ""), services.settings, known, batch.project)
     return of_job(place, model, batch.expires_us)
 

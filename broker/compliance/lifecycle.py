@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -173,7 +174,7 @@ def put_together(active: Sequence[tuple[Proposal, int]]) -> Standing:
     waivers: list[Waiver] = []
     for each, _ in active:
         if each.kind == "policy":
-            document = read_document(each.body["text"]).document
+            document = _document(each.body["text"])
             if document is None:
                 # approved once, and the language has become stricter since: until a new version is approved, nothing passes
                 document = refusing(each.subject, int(each.body.get("version") or 0))
@@ -188,6 +189,12 @@ def put_together(active: Sequence[tuple[Proposal, int]]) -> Standing:
     mark = hashlib.sha256("\n".join(sorted(each.id for each, _ in active)).encode()).hexdigest()[:16]
     made_of = tuple((each.id, each.sha256, approved_us) for each, approved_us in active)
     return Standing(policies, drain_by, tuple(waivers), subjects, tuple(models), mark=mark, active=made_of)
+
+
+@lru_cache(maxsize=64)
+def _document(text: str) -> Document | None:
+    """The document of a text that was approved: read once, asked for at every lease."""
+    return read_document(text).document
 
 
 def _waivers(

@@ -225,15 +225,11 @@ class Repinner:
 async def repin(session: AsyncSession, services: Services, batch_id: str, known: Standing, now_us: int) -> bool:
     """Pin one batch to what is in force, and seal that. True when that is another policy than before."""
     batch: Batch = await locked(session, batch_id)
-    pin = await pin_now(session, services.settings, batch, known)
-    policy, policy_hash = pin.policy, digest(pin.policy)
-    if policy_hash == batch.policy_hash:
+    change = await change_of(session, services.settings, batch, known)
+    if change is None:
         return False
-    before = await _documents_of(session, batch.policy_hash)
-    if before == () and not policy.layers and policy.data_class is None:
-        return False  # lists of countries are pinned for good: they are compiled to codes on the day
-    await store_policy(session, policy, now_us)
-    until_us = _drain_by_us(policy, before, known)
+    pin, policy, before, until_us = change.pin, change.pin.policy, change.before, change.drain_by_us
+    policy_hash = await store_policy(session, policy, now_us)
     if until_us > now_us:
         await session.merge(Grace(batch=batch.id, policy_hash=batch.policy_hash, until_us=until_us))
     elif (earlier := await session.get(Grace, batch.id)) is not None:
@@ -245,6 +241,26 @@ async def repin(session: AsyncSession, services: Services, batch_id: str, known:
     session.add(batch)
     await seal_pin(session, services, "policy", batch.id, pin, now_us)
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a batch must be pinned to now, the documents that it was pinned to, and until when what runs may go on as before."""
+
+    pin: Pin
+    before: tuple[str, ...]
+    drain_by_us: int
+
+
+async def change_of(session: AsyncSession, settings: Settings, batch: Batch, known: Standing) -> Change | None:
+    """Whether what is in force is another policy than the batch is pinned to. None when it is the same."""
+    pin = await pin_now(session, settings, batch, known)
+    if digest(pin.policy) == batch.policy_hash:
+        return None
+    before = await _documents_of(session, batch.policy_hash)
+    if before == () and not pin.policy.layers and pin.policy.data_class is None:
+        return None  # lists of countries are pinned for good: they are compiled to codes on the day
+    return Change(pin, before, _drain_by_us(pin.policy, before, known))
 
 
 async def pin_now(session: AsyncSession, settings: Settings, batch: Batch, known: Standing) -> Pin:

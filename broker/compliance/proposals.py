@@ -36,6 +36,7 @@ from solver.residency.document import read_document
 log = structlog.get_logger()
 Outcome = Literal["approved", "rejected"]
 Body = Mapping[str, Any]
+_IN_FORCE = "compliance.in_force"
 
 
 async def everything(session: AsyncSession) -> tuple[Sequence[Proposal], Sequence[Verdict]]:
@@ -53,6 +54,14 @@ async def in_force(session: AsyncSession, at_us: int) -> Standing:
     nodes = {project: f"{org}/{team}/{project}" for project, org, team in (await session.execute(query)).all()}
     mark = sha256_of({"in_force": known.mark, "nodes": nodes})[:16]
     return replace(known, nodes=nodes, mark=mark)
+
+
+async def in_force_once(session: AsyncSession, at_us: int) -> Standing:
+    """The same, put together once a transaction and moment: for who asks about many leases and changes nothing of it."""
+    known: Standing | None = session.info.get((_IN_FORCE, at_us))
+    if known is None:
+        known = session.info[_IN_FORCE, at_us] = await in_force(session, at_us)
+    return known
 
 
 async def states(session: AsyncSession, at_us: int) -> list[tuple[Proposal, State, list[Verdict]]]:
