@@ -122,6 +122,9 @@ async def released(
     session: AsyncSession, services: Services, rental: RentalRow, batch: Batch, now_us: int, what: Seen
 ) -> bool:
     """Whether a granted lease may be given out, asked once more and sealed: from now on the machine may hold the input."""
+    if word_on(what).outcome == "deny":
+        await seal_seen(session, services, "lease", rental, batch.id, what, now_us)
+        return False
     word = await judge(session, services, rental, batch, now_us)
     await seal(session, services, "lease", rental, batch, word, now_us)
     if not word.is_allowed:

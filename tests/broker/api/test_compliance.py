@@ -166,7 +166,7 @@ async def test_data_above_internal_without_any_policy_may_run_nowhere(server: An
 
 async def test_running_work_is_judged_by_the_new_policy_and_drained_by_its_deadline(server: Any, rent: Rent) -> None:
     await in_force(server, document("DE"))
-    agent, batch = await lease_under(server, rent)
+    agent, _ = await lease_under(server, rent)
     assert (await agent.hello()).status == 200
     await agent.heartbeat()
     lease = (await agent.lease())["lease"]
@@ -189,7 +189,7 @@ async def test_without_a_deadline_a_lease_that_the_new_policy_forbids_ends_with_
     server: Any, rent: Rent
 ) -> None:
     await in_force(server, document("DE"))
-    agent, batch = await lease_under(server, rent)
+    agent, _ = await lease_under(server, rent)
     await agent.hello()
     await agent.heartbeat()
     lease = (await agent.lease())["lease"]

@@ -191,3 +191,23 @@ async def test_answers_of_a_batch_that_an_earlier_policy_let_run_elsewhere_are_n
     assert await house.run(again) == [0]
     third = await house.submit("same", reuse=True)
     assert await house.run(third) == []  # what the batch under the later policy computed is reused
+
+
+async def test_an_input_whose_permission_was_given_out_is_not_readable_once_the_place_is_refused(
+    server: Any, rent: Rent
+) -> None:
+    """A permission lived for 15 minutes, whatever its market told or a policy said in between."""
+    await in_force(server, document("DE, FR"))
+    await running_batch(server, offer())
+    agent = await rent()
+    await agent.hello()
+    await agent.heartbeat()
+    lease = (await agent.lease())["lease"]
+    assert (await server.call("GET", lease["input_get"], key=None)).status == 200
+    await market_says(server, "US")
+    assert (await server.call("GET", lease["input_get"], key=None)).status == 404
+    await market_says(server, "DE")
+    assert (await server.call("GET", lease["input_get"], key=None)).status == 200
+    await in_force(server, document("FR", 2))
+    assert (await server.call("GET", lease["input_get"], key=None)).status == 404
+    assert (await replayed(server))["mismatches"] == []
