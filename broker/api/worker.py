@@ -386,7 +386,7 @@ async def _work(call: Call) -> dict[str, Any]:
             await leases.release(session, placement_id=rental.id, shard_id=shard.id)
             return {"lease": None, "stop": True}
     services.counters.leased()
-    of = {"rental": rental.id, "shard": granted.shard_id, "epoch": granted.epoch}
+    of: dict[str, str | int] = {"rental": rental.id, "shard": granted.shard_id, "epoch": granted.epoch}
     source, seal = await lease_seals.released(services, worker, granted, batch.project, now_us, of)
     found = _lease(services, granted, batch, shard.sha256, source)
     return {"lease": found if seal is None else found | {"seal": seal}, "stop": False}
