@@ -1,14 +1,14 @@
 """The proofs of workers behind a TLS proxy that were used, each until it is too old to be shown again.
 
-Revision: 0014
+Revision: 0015
 """
 
 import sqlalchemy as sa
 
 from alembic import op
 
-revision = "0014"
-down_revision = "0013"
+revision = "0015"
+down_revision = "0014"
 branch_labels = None
 depends_on = None
 
