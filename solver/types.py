@@ -221,7 +221,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     `stop_margin_s`: how long an instance costs money before it can be stopped; a work with a `max_nano` begins only
     where this, too, is left for one instance. `held`: the assignments of the plan before. A large queue that they nearly cover is
-    planned from them, and moved only where that saves three percent; without them it is planned anew. `apart`: offers that are
+    planned from them, and moved only where that saves five percent; without them it is planned anew. `apart`: offers that are
     known of and not among `offers`, counted by reason for people; nothing is planned by it.
 
     `records`: of the offers for which waiting may be worth it; without them nothing waits. `waits`: what was decided to wait a

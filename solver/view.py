@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from solver.durations import busy_both, slow_down_ppm
 from solver.errors import BadSnapshot
 from solver.residency import Evaluator, ModelFacts, of_job
-from solver.residency.types import Decision
+from solver.residency.types import Decision, Facts
 from solver.schedule import Pool
 from solver.types import VERSION, OfferView, Running, Snapshot, Throughput, Work
 
@@ -58,18 +58,34 @@ class View:
 
     def decision(self, work: Work, offer: OfferView) -> Decision:
         """What residency says, evaluated once per (policy, facts), and per model and deadline where the policy asks for them."""
+        evaluator = self._evaluator(work)
+        model, until_us = self._of_work(work, evaluator)
+        key = (work.policy_hash, offer.facts_hash, model, until_us)
+        if key not in self._decisions:
+            self._decisions[key] = evaluator.decide(self._facts(offer, model, until_us), self.snapshot.now_us)
+        return self._decisions[key]
+
+    def allows(self, work: Work, offer: OfferView) -> bool:
+        """Whether `decision` allows it, without its words: these are most of what it costs to ask for whole tables."""
+        evaluator = self._evaluator(work)
+        return not evaluator.codes(self._facts(offer, *self._of_work(work, evaluator)), self.snapshot.now_us)
+
+    def _evaluator(self, work: Work) -> Evaluator:
         evaluator = self._evaluators.get(work.policy_hash)
         if evaluator is None:
             evaluator = self._evaluators[work.policy_hash] = Evaluator(self.snapshot.policies[work.policy_hash])
-        model = self.snapshot.models.get(work.id) if evaluator.asks_model else None
-        until_us = work.deadline_us if evaluator.asks_until else None
-        key = (work.policy_hash, offer.facts_hash, model, until_us)
-        if key not in self._decisions:
-            facts = self.snapshot.facts[offer.facts_hash]
-            if model is not None or until_us is not None:
-                facts = of_job(facts, model, until_us)
-            self._decisions[key] = evaluator.decide(facts, self.snapshot.now_us)
-        return self._decisions[key]
+        return evaluator
+
+    def _of_work(self, work: Work, evaluator: Evaluator) -> tuple[ModelFacts | None, int | None]:
+        """What the policy asks of the work's model, and until when what is held must be good; None where it does not ask."""
+        return (
+            self.snapshot.models.get(work.id) if evaluator.asks_model else None,
+            work.deadline_us if evaluator.asks_until else None,
+        )
+
+    def _facts(self, offer: OfferView, model: ModelFacts | None, until_us: int | None) -> Facts:
+        facts = self.snapshot.facts[offer.facts_hash]
+        return facts if model is None and until_us is None else of_job(facts, model, until_us)
 
     def due_us(self, work: Work) -> int:
         """Microseconds from now until the work's deadline."""

@@ -170,7 +170,7 @@ class Figures:
             allowed = np.empty(len(self.offers), dtype=bool)
             for number, each in enumerate(self.offers):
                 if each.facts_hash not in outcome:
-                    outcome[each.facts_hash] = self.view.decision(work, each).outcome == "allow"
+                    outcome[each.facts_hash] = self.view.allows(work, each)
                 allowed[number] = outcome[each.facts_hash]
             self._residency[policy_hash] = allowed[self.resources.offer]
         return self._residency[policy_hash]

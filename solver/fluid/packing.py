@@ -7,6 +7,7 @@ the arithmetic is the same, so what the search found fits in the end as well, bu
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -116,12 +117,23 @@ def _place(block: Block, free: list[Time]) -> tuple[Placed, range]:
             return Placed(block.pool, (), warm, finish(ready, stair[-1][1]), loads, block.items), range(0)
     room = stair[-1][0] - block.start_up
     least = 1 if block.warm or room <= 0 else max(1, int(stair[-1][1] / room))  # fewer cannot do it
+    if least == 1 and not block.warm:
+        latest = min(due - load for due, load in stair) - block.start_up
+        if begin := bisect_right(free, latest):
+            started = free[begin - 1]
+            until = started + block.start_up + stair[-1][1]
+            return Placed(block.pool, (started,), 0, until, loads, block.items), range(begin - 1, begin)
+        least = 2
     for many in range(least, len(free) + 1):
         if not _fits(_ready(block, free, 0, many), stair):
             continue
-        begin = len(free) - many
-        while begin and not _fits(_ready(block, free, begin, many), stair):
-            begin -= 1
+        begin, beyond = 0, len(free) - many + 1  # the last that fits: later ones leave less time
+        while beyond - begin > 1:
+            middle = (begin + beyond) // 2
+            if _fits(_ready(block, free, middle, many), stair):
+                begin = middle
+            else:
+                beyond = middle
         ready = _ready(block, free, begin, many)
         until = max(finish(ready, stair[-1][1]), free[begin + many - 1] + block.start_up)
         begins = tuple(free[begin : begin + many])

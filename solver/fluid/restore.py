@@ -41,13 +41,14 @@ class Restoration:
     _full: dict[int, int] = field(default_factory=dict)
     _starts: dict[int, list[float]] = field(default_factory=dict)
 
-    def take(self, pieces: list[tuple[int, int, float]]) -> None:
-        """Put parts where a program or a first placement says, as far as they fit; the rest is `left`."""
+    def take(self, pieces: list[tuple[int, int, float]], *, least: float = LEAST_H) -> None:
+        """Put parts where a program or a first placement says, as far as they fit; the rest is `left`, and what takes less than
+        `least` hours there."""
         loads: dict[int, Loads] = {}
         classes, offer_of = self.pricing.classes, self.pricing.figures.resources.offer
         for k, r, part in pieces:
             offer = int(offer_of[r])
-            if part * self.yard.hours(k, offer)[0] < LEAST_H and part < 0.95:
+            if part * self.yard.hours(k, offer)[0] < least and part < 0.95:
                 self.left.append((k, part))
                 continue
             parts = loads.setdefault(offer, {}).setdefault(int(classes.pool[k]), {})
