@@ -76,13 +76,8 @@ class OfferView(msgspec.Struct, frozen=True, kw_only=True):
     it cannot be served on this machine, whatever it costs.
 
     `sunk`: capacity that is paid for whether it is used or not; `price_nano_hour` is then what using it costs *more*, and 0 is a
-    price. Elsewhere 0 is unknown. `lost_nano` is what of a deposit is not returned, a start. What goes in and out is paid by the
-    gigabyte (10^9 bytes).
-
-    `quota` names the quota that its instances count against, `quota_units` (vCPUs, GPUs) each; empty: its market's.
-
-    An offer of a project's own account is `only_for` that project; of the house's, `not_for` those who have their own account
-    there. Both are of renting anew: what runs goes on.
+    price. Elsewhere 0 is unknown. `domain` is what fails together with it, a market's region; None is unknown. `lost_nano` is
+    what of a deposit is not returned, a start. What goes in and out is paid by the gigabyte (10^9 bytes).
     """
 
     key: str
@@ -100,6 +95,7 @@ class OfferView(msgspec.Struct, frozen=True, kw_only=True):
     excluded: str | None = None
     start_up: dict[str, Timings] = {}
     unfit: dict[str, str] = {}
+    domain: str | None = None
     sunk: bool = False
     lost_nano: int = 0
     ingress_nano_gb: int = 0
