@@ -103,11 +103,11 @@ def _enlarge(problem: Problem, draft: Draft, index: int, counts: list[int], task
         if task.due_us <= each.ready_us:
             continue
         needed = ceil_div(missing * task.cautious_us, PPM * (task.due_us - each.ready_us))
-        most = _rentable(problem, draft, site) if each.is_new else len(each.rentals) - counts[kind]
+        most = rentable(problem, draft, site) if each.is_new else len(each.rentals) - counts[kind]
         counts[kind] += min(needed, max(0, most))
 
 
-def _rentable(problem: Problem, draft: Draft, site: Site) -> int:
+def rentable(problem: Problem, draft: Draft, site: Site) -> int:
     """How many more new instances of this offer capacity and quota leave."""
     at_offer = at_quota = 0
     for index, counts in draft.counts.items():

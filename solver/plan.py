@@ -18,6 +18,7 @@ from solver.later import postponed
 from solver.problem import Draft, Problem, bills, overspent, state, unserved
 from solver.schedule import Bill, Site
 from solver.size import is_small
+from solver.spread import spread
 from solver.types import Assignment, Plan, Snapshot, Start, sha256
 from solver.view import View
 
@@ -51,7 +52,7 @@ def _solve_small(view: View, stage: Stage) -> Plan:
     elif stage == "greedy":
         found = _by_greed(problem)
     else:
-        found = _by_program(problem) or _by_greed(problem)
+        found = _by_program(problem, _domains(snapshot)) or _by_greed(problem)
     return _plan(view, surveys, problem, found)
 
 
@@ -87,7 +88,12 @@ def _by_greed(problem: Problem) -> _Found:
     return _Found(draft, "greedy", "none", greedy.cheapest_possible(problem, draft))
 
 
-def _by_program(problem: Problem) -> _Found | None:
+def _domains(snapshot: Snapshot) -> dict[str, str]:
+    """By offer whose machines may be taken away, what fails together with it; where that is not known, the whole market."""
+    return {each.key: each.domain or each.market for each in snapshot.offers if each.pricing in ("spot", "bid")}
+
+
+def _by_program(problem: Problem, domains: Mapping[str, str]) -> _Found | None:
     """Solve and make exact. Where money rows proved too lenient, solve once more with these tightened."""
     # Imported here: PuLP and HiGHS are for the process that solves. The broker's own stage, greed, does without them.
     from solver import program  # noqa: PLC0415
@@ -107,6 +113,7 @@ def _by_program(problem: Problem) -> _Found | None:
         simple = greedy.place(problem)
         if _rank(problem, simple) < _rank(problem, draft):
             draft, stage = simple, "greedy"
+    spread(problem, draft, domains)
     missing = unserved(problem, draft)
     bound = solution.bound_nano
     if is_short or stage == "greedy":

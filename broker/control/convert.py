@@ -92,6 +92,7 @@ def offer_view(
         capacity=_capacity(offer),
         facts_hash=digest(facts),
         timings=Timings(boot_s=boot_s, load_s=load_s),
+        domain=f"{offer.market}/{offer.key.region}" if offer.key.region else None,
         sunk=is_sunk,
         lost_nano=_nano_up(offer.deposit * (1 - offer.refundable_fraction)) if is_usd else 0,
         ingress_nano_gb=_nano_up(offer.ingress_per_gb) if is_usd else 0,

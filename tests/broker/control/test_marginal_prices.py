@@ -33,6 +33,7 @@ async def test_a_reservation_was_never_used_because_its_price_of_nothing_counted
 async def test_the_snapshot_has_what_moving_data_and_a_lost_deposit_cost(town: Any) -> None:
     offer = replace(
         town.offer("one"),
+        key=replace(town.offer("one").key, region="eu-1", zone="eu-1b"),
         deposit=Decimal("2.50"),
         refundable_fraction=Decimal("0.2"),
         egress_per_gb=Decimal("0.09"),
@@ -44,6 +45,7 @@ async def test_the_snapshot_has_what_moving_data_and_a_lost_deposit_cost(town: A
         snapshot = (await freeze(session, town.services, now_us=await db_now(session))).snapshot
     [view], [work] = snapshot.offers, snapshot.works
     assert (view.lost_nano, view.egress_nano_gb, view.ingress_nano_gb) == (2_000_000_000, 90_000_000, 10_000_000)
+    assert view.domain == "town/eu-1"
     assert (work.input_bytes, work.output_bytes) == (4 * work.input_tokens, 4 * work.output_tokens_p50)
 
 
