@@ -20,8 +20,7 @@ class Together(Generic[Q, A]):
     an exception is raised to its asker. When `ask` raises, each question of the round is asked again by itself: what is
     wrong with one is not the others' trouble. So it must be safe to ask twice.
 
-    One round is under way at a time; `when_idle` is called when none is left. A caller that is cancelled leaves; the round goes
-    on for the others.
+    One round is under way at a time. A caller that is cancelled leaves; the round goes on for the others.
     """
 
     def __init__(
@@ -29,11 +28,9 @@ class Together(Generic[Q, A]):
         ask: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]],
         *,
         most: int,
-        when_idle: Callable[[], object] = lambda: None,
     ) -> None:
         self._ask = ask
         self._most = most
-        self._when_idle = when_idle
         self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
         self._rounds: asyncio.Task[None] | None = None
 
@@ -59,7 +56,6 @@ class Together(Generic[Q, A]):
             for _, waiting in (*asked, *self._waiting):
                 waiting.cancel()  # only of a round that was broken off; the others have their answers
             self._waiting = []
-            self._when_idle()
 
     async def _answers(self, questions: Sequence[Q]) -> Sequence[A | Exception]:
         try:

@@ -7,8 +7,8 @@ that touches nothing that is done is accepted: its work is already paid for.
 The caller has seen that the object exists with the claimed size, outside the transaction. Its sha256 and content are
 verified by the finaliser, which withdraws the part when they are not what was claimed.
 
-Commits of one batch that come at the same time wait for the same row. They are decided together (`commit_together`): what
-decides about them is read at once, each is judged as if those before it had been committed, and what follows is written at once.
+Commits that come at the same time are decided together (`commit_together`): what decides about them is read at once, each is
+judged as if those before it had been committed, and what follows is written at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from jobs.errors import LeaseUnknown
 from jobs.keys import part_key
 from jobs.state import takes_answers
 from jobs.tables import Batch, LeaseRow, Part, RevokedPlacement, Shard
-from jobs.transitions import locked, transition
+from jobs.transitions import all_locked, transition
 from jobs.types import Commit, CommitAnswer, LineUsage, Ranges
 
 log = structlog.get_logger()
@@ -78,16 +78,17 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """A commit by a placement. `told` stands in the log beside what becomes of it."""
+    """A commit by a placement, of a shard of the batch. `told` stands in the log beside what becomes of it."""
 
+    batch_id: str
     placement_id: str
     commit: Commit
     told: dict[str, str] = {}
 
 
 class Known(msgspec.Struct, kw_only=True):
-    """What decides about some commits of a batch, by the keys of the rows, read under the locks of batch and shards. `stored`
-    has (sha256, outcome) of parts, those of this transaction among them."""
+    """What decides about some commits, by the keys of the rows, read under the locks of batches and shards. `stored` has
+    (sha256, outcome) of parts, those of this transaction among them."""
 
     now_us: int
     shards: Mapping[str, Shard]
@@ -104,7 +105,7 @@ async def commit(session: AsyncSession, placement_id: str, asked: Commit) -> Com
     batch_id = (await batches_of(session, [asked.shard_id])).get(asked.shard_id)
     if batch_id is None:
         raise LeaseUnknown(f"no shard {asked.shard_id}")
-    [answer] = await commit_together(session, batch_id, [Asked(placement_id=placement_id, commit=asked)])
+    [answer] = await commit_together(session, [Asked(batch_id=batch_id, placement_id=placement_id, commit=asked)])
     return answer
 
 
@@ -114,24 +115,25 @@ async def batches_of(session: AsyncSession, shard_ids: Collection[str]) -> dict[
     return {str(row[0]): str(row[1]) for row in rows}
 
 
-async def commit_together(session: AsyncSession, batch_id: str, asked: Sequence[Asked]) -> list[CommitAnswer]:
-    """Decide about parts of one batch in this order, each as if those before it were committed, and write everything that
-    follows in the caller's transaction, which counts all of them or none.
+async def commit_together(session: AsyncSession, asked: Sequence[Asked]) -> list[CommitAnswer]:
+    """Decide about parts in this order, each as if those before it were committed, and write everything that follows in the
+    caller's transaction, which counts all of them or none.
 
     Raises LeaseUnknown when a shard is not the batch's, BatchNotFound. Every other problem is an outcome of the answer.
     """
-    batch = await locked(session, batch_id)
-    known = await _known(session, batch, asked)
+    batches = await all_locked(session, {each.batch_id for each in asked})
+    known = await _known(session, asked)
     answers = []
     for each in asked:
         with structlog.contextvars.bound_contextvars(**each.told):
+            batch = batches[each.batch_id]
             answers.append(await _decided(session, batch, known, each.placement_id, each.commit))
     return answers
 
 
 async def _decided(session: AsyncSession, batch: Batch, known: Known, placement_id: str, asked: Commit) -> CommitAnswer:
     shard = known.shards.get(asked.shard_id)
-    if shard is None:
+    if shard is None or shard.batch_id != batch.id:
         raise LeaseUnknown(f"no shard {asked.shard_id}")
     situation = _situation(batch, shard, known, placement_id, asked)
     rejection = decide(situation, asked)
@@ -242,6 +244,8 @@ def _lines_problem(situation: Situation, asked: Commit) -> Rejection | None:
 
 def _usage_problem(asked: Commit) -> Rejection | None:
     metered = [usage.idx for usage in asked.usage]
+    if metered == [*ranges.lines_of(asked.lines)]:
+        return None  # as agents send it; what is not in order is looked at
     if len(set(metered)) != len(metered):
         return _invalid("usage names a line twice")
     if ranges.from_lines(metered) != asked.lines:
@@ -271,15 +275,17 @@ async def read_situation(
     session: AsyncSession, batch: Batch, shard: Shard, placement_id: str, asked: Commit
 ) -> Situation:
     """What decides about `asked`. The caller holds the locks of batch and shard."""
-    known = await _beside(session, {shard.id: shard}, [Asked(placement_id=placement_id, commit=asked)])
+    known = await _beside(
+        session, {shard.id: shard}, [Asked(batch_id=batch.id, placement_id=placement_id, commit=asked)]
+    )
     return _situation(batch, shard, known, placement_id, asked)
 
 
-async def _known(session: AsyncSession, batch: Batch, asked: Sequence[Asked]) -> Known:
+async def _known(session: AsyncSession, asked: Sequence[Asked]) -> Known:
     """What decides about `asked`, its shards locked in the order that everybody keeps: by id."""
     statement = (
         select(Shard)
-        .where(col(Shard.id).in_(sorted({each.commit.shard_id for each in asked})), col(Shard.batch_id) == batch.id)
+        .where(col(Shard.id).in_(sorted({each.commit.shard_id for each in asked})))
         .order_by(col(Shard.id))
         .with_for_update()
         .execution_options(populate_existing=True)
@@ -387,6 +393,13 @@ def _note_rejection(
 
 
 def _part_row(batch: Batch, placement_id: str, asked: Commit, outcome: str, now_us: int) -> Part:
+    completed = prompt = completion = cached = reasoning = 0
+    for line in asked.usage:  # once: a part has hundreds
+        completed += line.status == "completed"
+        prompt += line.prompt_tokens
+        completion += line.completion_tokens
+        cached += line.cached_tokens
+        reasoning += min(line.reasoning_tokens, line.completion_tokens)
     return Part(
         shard_id=asked.shard_id,
         epoch=asked.epoch,
@@ -402,12 +415,12 @@ def _part_row(batch: Batch, placement_id: str, asked: Commit, outcome: str, now_
         outcome=outcome,
         counted=outcome in ("committed", "committed_superseded"),
         committed_us=now_us,
-        completed=sum(usage.status == "completed" for usage in asked.usage),
-        failed=sum(usage.status == "failed" for usage in asked.usage),
-        prompt_tokens=sum(usage.prompt_tokens for usage in asked.usage),
-        completion_tokens=sum(usage.completion_tokens for usage in asked.usage),
-        cached_tokens=sum(usage.cached_tokens for usage in asked.usage),
-        reasoning_tokens=sum(min(usage.reasoning_tokens, usage.completion_tokens) for usage in asked.usage),
+        completed=completed,
+        failed=len(asked.usage) - completed,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cached_tokens=cached,
+        reasoning_tokens=reasoning,
     )
 
 

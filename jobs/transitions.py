@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import structlog
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -21,11 +23,23 @@ async def locked(session: AsyncSession, batch_id: str) -> Batch:
     Whoever locks a shard as well does so after this. Rows that refer to the batch may be added meanwhile (PostgreSQL: FOR
     NO KEY UPDATE): whoever grants a lease holds the shard, and must not wait for the batch. Raises BatchNotFound.
     """
-    statement = select(Batch).where(col(Batch.id) == batch_id).with_for_update(key_share=True)
-    batch: Batch | None = await session.scalar(statement.execution_options(populate_existing=True))
-    if batch is None:
-        raise BatchNotFound(f"no batch {batch_id}")
-    return batch
+    return (await all_locked(session, [batch_id]))[batch_id]
+
+
+async def all_locked(session: AsyncSession, batch_ids: Collection[str]) -> dict[str, Batch]:
+    """Several batches' rows, locked as by `locked` in the order that everybody keeps: by id. Raises BatchNotFound."""
+    statement = (
+        select(Batch)
+        .where(col(Batch.id).in_(sorted(set(batch_ids))))
+        .order_by(col(Batch.id))
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    found = {batch.id: batch for batch in await session.scalars(statement)}
+    for batch_id in batch_ids:
+        if batch_id not in found:
+            raise BatchNotFound(f"no batch {batch_id}")
+    return found
 
 
 async def transition(

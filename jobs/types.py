@@ -138,9 +138,12 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     suspects: dict[int, int]
 
 
-class LineUsage(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class LineUsage(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One finished line as metered by the worker. `estimated` when the engine gave no usage. Cached tokens are part of the
-    prompt's, reasoning tokens of the completion's."""
+    prompt's, reasoning tokens of the completion's.
+
+    Numbers and a word hold no cycles (`gc`): a commit has hundreds of these, and each thousand would set the collector to work.
+    """
 
     idx: int
     status: LineStatus

@@ -89,14 +89,9 @@ def parsed(raw: bytes) -> Any:
         document = from_json(raw, allow_inf_nan=False)
     except ValueError as error:
         raise bad_request("invalid_json", f"The request body is not valid JSON: {error}") from error
-    if is_suspicious(raw):
+    if _SUSPICIOUS.search(raw):
         _refuse_unstorable(document, "")
     return document
-
-
-def is_suspicious(raw: bytes) -> bool:
-    """Whether a document may hold what no database can, so that each of its values must be looked at."""
-    return _SUSPICIOUS.search(raw) is not None
 
 
 def parse_body(model: type[M], document: Any) -> M:

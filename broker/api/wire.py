@@ -21,7 +21,7 @@ _SUFFIX = ".json"
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
-class Metered(LineUsage, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
+class Metered(LineUsage, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """A row of `usage` as the wire has it: nothing may be left out, nothing may be negative."""
 
     idx: _Number

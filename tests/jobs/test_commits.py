@@ -70,8 +70,8 @@ async def test_commits_decided_together_are_answered_as_one_after_the_other(room
     ]
     await room.revoke("gone")
     async with room.database.transaction() as session:
-        asked = [commits.Asked(placement_id=placement, commit=part) for placement, part, _ in sent]
-        answers = await commits.commit_together(session, batch_id, asked)
+        asked = [commits.Asked(batch_id=batch_id, placement_id=placement, commit=part) for placement, part, _ in sent]
+        answers = await commits.commit_together(session, asked)
     assert [answer.outcome for answer in answers] == [outcome for _, _, outcome in sent]
     assert [answer.done for answer in answers[:3]] == [((0, 2),), ((0, 2),), ((0, 2),)], (
         "of its own moment, not of the end"
@@ -91,10 +91,25 @@ async def test_what_is_sent_after_the_last_line_in_the_same_transaction_finds_th
     lease = await room.lease(batch_id)
     parts = [await room.part(lease, lines, seq=seq) for seq, lines in enumerate(([0, 1, 2], [0]))]
     async with room.database.transaction() as session:
-        asked = [commits.Asked(placement_id="one", commit=part) for part in parts]
-        answers = await commits.commit_together(session, batch_id, asked)
+        asked = [commits.Asked(batch_id=batch_id, placement_id="one", commit=part) for part in parts]
+        answers = await commits.commit_together(session, asked)
     assert [answer.outcome for answer in answers] == ["committed", "rejected_terminal"]
     assert (await room.get(batch_id)).status == "finalizing"
+
+
+async def test_commits_of_several_batches_are_decided_together(room: Any) -> None:
+    first, second = await room.batch(3), await room.batch(3)
+    parts = [(batch, await room.part(await room.lease(batch), [0, 1])) for batch in (second, first)]
+    async with room.database.transaction() as session:
+        asked = [commits.Asked(batch_id=batch, placement_id="one", commit=part) for batch, part in parts]
+        assert [answer.outcome for answer in await commits.commit_together(session, asked)] == ["committed"] * 2
+    for batch in (first, second):
+        assert (await counted(room, batch), (await room.get(batch)).completed) == ([0, 1], 2)
+    with pytest.raises(LeaseUnknown):
+        async with room.database.transaction() as session:
+            await commits.commit_together(
+                session, [commits.Asked(batch_id=first, placement_id="one", commit=parts[0][1])]
+            )
 
 
 async def test_another_part_under_the_same_name_is_a_conflict(room: Any) -> None:

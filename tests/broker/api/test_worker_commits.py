@@ -58,10 +58,10 @@ async def test_a_commit_that_the_database_cannot_hold_fails_alone(server: Any, r
                            attempts=1),)  # fmt: skip
         claim = Commit(shard_id=lease["shard_id"], epoch=lease["epoch"], nonce=lease["nonce"], seq=line, key=key, size=1,
                        sha256="a" * 64, lines=((line, line + 1),), usage=usage)  # fmt: skip
-        return Asked(placement_id=agent.rental, commit=claim)
+        return Asked(batch_id=batch, placement_id=agent.rental, commit=claim)
 
     sent = [asked(0, 1), asked(1, 2**63), asked(2, 1)]  # the first goes at once, the others wait for it together
-    answers = await asyncio.gather(*(groups.commit(batch, each) for each in sent), return_exceptions=True)
+    answers = await asyncio.gather(*(groups.commit(each) for each in sent), return_exceptions=True)
     assert isinstance(answers[1], Exception)
     assert [getattr(answers[n], "outcome", None) for n in (0, 2)] == ["committed", "committed"]
     async with server.services.database.transaction() as session:
