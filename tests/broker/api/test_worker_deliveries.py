@@ -107,7 +107,7 @@ async def test_anothers_lease_takes_no_delivery_and_nothing_is_stored(
         ({"more": 1}, "$"),
         ({"key": "default/x"}, "$"),  # which object it is, is not the worker's to say
         ({"usage": [[0, "completed", 7, 5, 0, 1]]}, "$.usage[0]"),  # nothing may be left out
-        ({"usage": [[0, "completed", 7, 5, 0, 1, False, 1]]}, "$.usage[0]"),
+        ({"usage": [[0, "completed", 7, 5, 0, 1, False, 1, 1]]}, "$.usage[0]"),
         ({"usage": [[0, "lost", 7, 5, 0, 1, False]]}, "$.usage[0][1]"),
         ({"usage": [[0, "completed", -7, 5, 0, 1, False]]}, "$.usage[0][2]"),
         ({"nonce": 7}, "$.nonce"),
