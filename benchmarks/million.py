@@ -1,6 +1,6 @@
 """A batch of a million lines through the jobs room: stored, validated, sharded, leased, committed and finalised.
 
-Run as a process of its own, so that its peak of memory is the batch's. Real: the object store (a local folder), SQLite,
+Run as a process of its own, so that its peak of memory is the batch's. Real: the object store (a local folder, sealed), SQLite,
 the leases, commits and results of `jobs`. Scripted: the worker, which writes the same short answer to each line, in parts
 of 200. Prints one object: the peak RSS in MB up to the end of each stage, and the stage's CPU-seconds.
 """
@@ -20,7 +20,12 @@ from pathlib import Path
 from benchmarks import corpus
 from broker.cli import logs
 from broker.database import Database, sqlite_url
+from broker.keyring import open_keyring
 from broker.migrate import upgrade
+from broker.object_keys import ObjectKeys
+from broker.sealed_store import SealedStore
+from broker.settings import VaultSettings
+from broker.vault import Vault
 from jobs import batches, commits, files, ids, leases, lines, results
 from jobs.keys import input_key
 from jobs.objects import ObjectStore, Stored
@@ -49,11 +54,13 @@ class Stages:
         self._began = time.process_time()
 
 
-async def run(folder: Path, count: int, size: int) -> Stages:
+async def run(folder: Path, count: int, size: int, *, sealed: bool = True) -> Stages:
     stages = Stages()
-    store = ObjectStore.local(folder / "objects")
     database = Database(sqlite_url(folder / "broker.db"))
     await upgrade(database.url)
+    keys = ObjectKeys(database, Vault(database, open_keyring(VaultSettings(), folder)), seals_new=sealed)
+    store = SealedStore(ObjectStore.local(folder / "objects"), keys)
+    await keys.begin(PROJECT, "input")
     stages.end("started")
     stored = await store.put_stream(input_key(PROJECT, "input"), _file(count, size))
     stages.end("stored")
@@ -67,6 +74,7 @@ async def run(folder: Path, count: int, size: int) -> Stages:
     assert validation.lines == count and not validation.findings, validation.findings[:3]
     stages.end("validated")
     batch_id = await _begin(database, stored, validation)
+    await keys.begin(PROJECT, batch_id)
     del validation
     stages.end("sharded")
     while (lease := await _lease(database, batch_id)) is not None:
@@ -156,9 +164,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lines", type=int, default=1_000_000)
     parser.add_argument("--bytes", type=int, default=500, help="about how long a line is")
+    parser.add_argument("--clear", action="store_true", help="objects are not sealed")
     parser.add_argument("--json", action="store_true", help="one JSON object (the only form there is)")
     asked = parser.parse_args()
     logs.configure("warning")  # standard output is for the one object
     with tempfile.TemporaryDirectory() as scratch:
-        done = asyncio.run(run(Path(scratch), asked.lines, asked.bytes))
+        done = asyncio.run(run(Path(scratch), asked.lines, asked.bytes, sealed=not asked.clear))
     print(json.dumps({"lines": asked.lines, "peak_rss_mb": done.peak_rss_mb, "cpu_s": done.cpu_s}))

@@ -23,7 +23,7 @@ from jobs.streams import Chunks
 from workers.agent import sealing
 from workers.agent.sealing import HEADER, Opener, SealBroken, Sealer, Span
 
-# Heads of files, which are read range by range; they are never written anew under one name.
+# Heads of inputs, which are read range by range; they are never written anew under one name.
 HEADS = 1_000
 # Below this a seal takes less than the way to a thread and back.
 INLINE = 1024 * 1024
@@ -193,7 +193,7 @@ class SealedStore(ObjectStore):
             size = sealing.plain_size(await self.inner.size(key))
         head = (await self.inner.get(key, 0, HEADER), size)
         name = name_of(key)
-        if name is not None and name.kind == "files":
+        if name is not None and name.kind in ("files", "uploads"):
             self._heads[key] = head
             while len(self._heads) > HEADS:
                 self._heads.popitem(last=False)

@@ -44,13 +44,16 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 async def retire(session: AsyncSession, secret: bytes, owners: Sequence[str], why: Why) -> tuple[str, ...]:
     """Destroy the keys of those owners that no row needs any more, each with its receipt. Which these were.
 
-    To be called after the rows have changed, in their transaction."""
+    To be called after the rows have changed, in their transaction. What no row speaks of goes as `unneeded` alone."""
     gone: list[str] = []
     for start in range(0, len(owners), AT_ONCE):
         page = sorted(set(owners[start : start + AT_ONCE]))
         live = select(ObjectKeyRow).where(col(ObjectKeyRow.owner).in_(page), col(ObjectKeyRow.destroyed_us).is_(None))
         rows = (await session.scalars(live.order_by(col(ObjectKeyRow.owner)).with_for_update())).all()
         needed = await _needed(session, [row.owner for row in rows])
+        if why != "unneeded":
+            # of what is being uploaded at this moment there is no row yet
+            needed |= {row.owner for row in rows} - await _known(session, [row.owner for row in rows])
         for row in rows:
             if row.owner not in needed:
                 await _destroy(session, secret, row, why)
@@ -100,6 +103,14 @@ async def _needed(session: AsyncSession, owners: Sequence[str]) -> set[str]:
     files = [each for each in owners if each not in batches and each not in uploads]
     there = select(col(File.id)).where(col(File.id).in_(files), col(File.deleted_us).is_(None))
     return set(await session.scalars(there)) | await _uploads(session, uploads) | await _batches(session, batches)
+
+
+async def _known(session: AsyncSession, owners: Sequence[str]) -> set[str]:
+    """Those of which there is a row, whatever it says."""
+    found = set[str]()
+    for ids in (col(File.id), col(UploadRow.id), col(Batch.id)):
+        found |= set(await session.scalars(select(ids).where(ids.in_(owners))))
+    return found
 
 
 async def _uploads(session: AsyncSession, uploads: set[str]) -> set[str]:

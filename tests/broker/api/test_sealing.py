@@ -373,8 +373,12 @@ async def test_a_batch_that_failed_at_its_start_and_a_broken_upload_lose_their_k
     assert (await key_row(server, batch["input_file_id"])).sealed is not None
 
 
-async def test_erasing_a_project_destroys_all_of_its_keys(server: Any, rent: Rent) -> None:
+async def test_erasing_a_project_destroys_all_of_its_keys_but_that_of_an_upload_under_way(
+    server: Any, rent: Rent
+) -> None:
     batch, input_file, _ = await ended_batch(server, rent)
+    await server.services.begin_objects("default", "file-01ARZ3NDEKTSV4RRFFQ69G5FAV")
     assert (await server.call("DELETE", "/v1/admin/projects/default/data")).status == 200
     for owner in (batch, input_file):
         assert (await key_row(server, owner)).sealed is None
+    assert (await key_row(server, "file-01ARZ3NDEKTSV4RRFFQ69G5FAV")).sealed is not None, "it would be unreadable"
