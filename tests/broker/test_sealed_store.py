@@ -195,8 +195,8 @@ async def test_what_a_destroyed_key_sealed_is_missing_wherever_it_still_lies(
 ) -> None:
     owner = file.rpartition("/")[2]
     async with database.transaction() as session:
-        assert await retire(session, b"s" * 32, [owner], "deleted") == (owner,)
-        assert await retire(session, b"s" * 32, [owner], "deleted") == (), "a key is destroyed once"
+        assert await retire(session, b"s" * 32, [owner], "unneeded") == (owner,)
+        assert await retire(session, b"s" * 32, [owner], "unneeded") == (), "a key is destroyed once"
         row = await session.get_one(ObjectKeyRow, owner)
         assert (row.sealed, row.decision) == (None, 1)
         assert row.destroyed_us is not None
