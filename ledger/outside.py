@@ -10,6 +10,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -22,11 +23,33 @@ PAGE = 2000
 Begin = Callable[[], AbstractAsyncContextManager[AsyncSession]]
 
 
-async def disagreements(begin: Begin, notes: Sequence[str]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A stream up to `seq`, hashed out of its stored bytes, and the notes (size, root, chain) that fitted it."""
+
+    seq: int
+    peaks: bytes
+    chain: str
+    notes: frozenset[tuple[int, str, str]]
+
+
+@dataclass
+class Trail:
+    """How far the streams were hashed and held, in this process's memory, where nobody who owns the database writes.
+
+    Going on from here hashes each leaf once: whoever rewrites leaves *and* the head meets a root that does not follow. A leaf
+    that is changed under an unchanged head is found when the whole is hashed again, and by everybody with an export.
+    """
+
+    held: dict[Stream, Held] = field(default_factory=dict)
+
+
+async def disagreements(begin: Begin, notes: Sequence[str], trail: Trail | None = None) -> list[str]:
     """What of the notes does not fit the streams, in words; also a head that is not the one of its leaves.
 
     Roots and chains are computed out of the stored bytes, not read. `begin` makes a transaction; each page of leaves is read
-    in one of its own. Signatures are not looked at: the notes lie where only the broker writes.
+    in one of its own. Signatures are not looked at: the notes lie where only the broker writes. With a `trail` only what is
+    new since is hashed, unless a note of before is new, and the trail goes on to here where nothing is wrong.
     """
     found: list[str] = []
     kept: dict[str, list[Checkpoint]] = defaultdict(list)
@@ -41,30 +64,47 @@ async def disagreements(begin: Begin, notes: Sequence[str]) -> list[str]:
             found.append(f"note {number} is of {told.origin}, and there is no such stream")
         kept[stream].append(told)
     for stream in STREAMS:
-        found += await _of_stream(begin, stream, kept[stream])
+        found += await _of_stream(begin, stream, kept[stream], trail)
     return found
 
 
-async def _of_stream(begin: Begin, stream: Stream, notes: Sequence[Checkpoint]) -> list[str]:
+async def _of_stream(begin: Begin, stream: Stream, notes: Sequence[Checkpoint], trail: Trail | None) -> list[str]:
     async with begin() as session:
         head = await seal.head(session, stream)
-    walk = _Walk(notes)
+    walk = _begun(notes, None if trail is None else trail.held.get(stream), head.seq)
     while walk.seq < head.seq:
         async with begin() as session:
             page = await seal.leaves(session, stream, after_seq=walk.seq, limit=min(PAGE, head.seq - walk.seq))
         if not page:
             return [*walk.found, f"stream {stream} has {walk.seq} leaves, its head says {head.seq}"]
         await asyncio.to_thread(walk.on, page)
-    return [*walk.found, *walk.at_end(head)]
+    found = [*walk.found, *walk.at_end(head)]
+    if trail is not None:
+        trail.held.pop(stream, None)
+        if not found:
+            trail.held[stream] = walk.held(notes)
+    return found
+
+
+def _begun(notes: Sequence[Checkpoint], held: Held | None, size: int) -> _Walk:
+    """Where to go on from: the beginning, if the stream is shorter than it was, or a note of before was not there before."""
+    if held is None or held.seq > size or any(each.size < held.seq and _key(each) not in held.notes for each in notes):
+        return _Walk(notes)
+    return _Walk([each for each in notes if each.size >= held.seq], held)
+
+
+def _key(each: Checkpoint) -> tuple[int, str, str]:
+    return each.size, each.root, each.chain
 
 
 class _Walk:
     """A stream that is hashed anew, leaf by leaf."""
 
-    def __init__(self, notes: Sequence[Checkpoint]) -> None:
-        self.seq = 0
+    def __init__(self, notes: Sequence[Checkpoint], held: Held | None = None) -> None:
+        self.seq = 0 if held is None else held.seq
         self.found: list[str] = []
-        self._frontier, self._chain = Frontier(), FIRST
+        self._frontier = Frontier() if held is None else Frontier.decode(held.seq, held.peaks)
+        self._chain = FIRST if held is None else held.chain
         self._notes: dict[int, list[Checkpoint]] = defaultdict(list)
         for each in notes:
             self._notes[each.size].append(each)
@@ -77,6 +117,9 @@ class _Walk:
             self._chain = chained(self._chain, hashed)
             self.seq += 1
             self._look()
+
+    def held(self, notes: Sequence[Checkpoint]) -> Held:
+        return Held(self.seq, self._frontier.encode(), self._chain, frozenset(map(_key, notes)))
 
     def at_end(self, head: Head) -> list[str]:
         found = []

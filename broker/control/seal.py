@@ -6,7 +6,9 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -16,11 +18,12 @@ from broker.services import Services
 from broker.settings import Settings
 from jobs.clock import db_now
 from ledger.checkpoint import split_notes
-from ledger.outside import disagreements
+from ledger.outside import Trail, disagreements
 from ledger.seal import STREAMS
 from ledger.sealed_export import CHECKPOINTS, has_grown, notes, seal_now
 
 log = structlog.get_logger()
+WHOLE_S = 86_400.0  # how often the streams are hashed from their first leaf
 
 
 def checkpoint_file(settings: Settings) -> Path:
@@ -29,13 +32,20 @@ def checkpoint_file(settings: Settings) -> Path:
 
 @dataclass
 class Sealer:
+    """`trail`: what was hashed before and held. Each `WHOLE_S` all of it is hashed anew, as at each start."""
+
     services: Services
+    trail: Trail = field(default_factory=Trail)
+    clock: Callable[[], float] = time.monotonic
+    _whole_at: float = float("-inf")
 
     async def step(self) -> None:
-        await seal_streams(self.services)
+        if self.clock() - self._whole_at >= WHOLE_S:
+            self.trail, self._whole_at = Trail(), self.clock()
+        await seal_streams(self.services, self.trail)
 
 
-async def seal_streams(services: Services) -> None:
+async def seal_streams(services: Services, trail: Trail | None = None) -> None:
     """Sign each stream that has grown since. The file outside gets every note that it has not: also of a step that crashed
     between the database and the disk.
 
@@ -47,7 +57,7 @@ async def seal_streams(services: Services) -> None:
     async with services.database.transaction() as session:
         is_due = await has_grown(session)
         before = [note for _, _, note in await notes(session)]
-    if is_due and (wrong := await _wrong(services, file, before)):
+    if is_due and (wrong := await _wrong(services, file, before, trail)):
         log.error("ledger.checkpoints_differ", file=str(file), count=len(wrong), problems=wrong[:5])
         return
     async with services.database.transaction() as session:
@@ -60,10 +70,10 @@ async def seal_streams(services: Services) -> None:
     await asyncio.to_thread(_append, file, kept)
 
 
-async def _wrong(services: Services, file: Path, known: list[str]) -> list[str]:
+async def _wrong(services: Services, file: Path, known: list[str], trail: Trail | None) -> list[str]:
     """Why nothing may be signed now: what of the file outside does not hold."""
     whole, rest = split_notes(await asyncio.to_thread(_read, file))
-    found = await disagreements(services.database.transaction, whole)
+    found = await disagreements(services.database.transaction, whole, trail)
     if rest and not _is_torn(rest, known):
         found.append(f"the file ends with something that is no note: {rest[:40]!r}")
     return found

@@ -274,12 +274,36 @@ def _same_currency(row: Row) -> Iterator[tuple[str, str, str]]:
             yield other, "same_currency", f"{other} differs from {name} in the same currency"
 
 
+def _applied(row: Row) -> Iterator[tuple[str, str, str]]:
+    """The object of contractappliedobject.json: at least one element, each by cost or by quantity and unit."""
+    try:
+        elements = json.loads(row["ContractApplied"] or "")["Elements"]
+        wrong = not elements or any(
+            not isinstance(each.get(name), str) for each in elements for name in ("ContractId", "ContractCommitmentId")
+        )
+        for each in elements:
+            cost, quantity, unit = (
+                each.get(f"ContractCommitmentApplied{name}") for name in ("Cost", "Quantity", "Unit")
+            )
+            wrong = wrong or (quantity is None) != (unit is None) or (cost is None) == (quantity is None)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        wrong = True
+    if wrong:
+        yield (
+            "ContractApplied",
+            "wrong_contract_applied",
+            "Elements name contract, commitment, and cost or quantity with unit",
+        )
+
+
 def _commitments(row: Row) -> Iterator[tuple[str, str, str]]:
     if row.get("CommitmentDiscountId") is None:
         for name in ("CommitmentDiscountStatus", "CommitmentDiscountQuantity", "CommitmentDiscountName"):
             if row.get(name) is not None:
                 yield name, "without_commitment", f"{name} without CommitmentDiscountId"
         return
+    if row.get("ContractApplied") is not None:
+        yield from _applied(row)
     if row.get("ChargeCategory") == "Usage" and row.get("CommitmentDiscountStatus") is None:
         yield "CommitmentDiscountStatus", "status_required", "usage under a commitment is Used or Unused"
     if row.get("ChargeCategory") != "Usage" and row.get("CommitmentDiscountStatus") is not None:

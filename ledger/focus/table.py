@@ -373,7 +373,22 @@ def _commitments(charges: Sequence[Charge], quantities: Sequence[int | None]) ->
         "CommitmentDiscountStatus": _coded([charge.status for charge in charges]),
         "CommitmentDiscountType": Coded([None, "Reserved"], of),
         "CommitmentDiscountUnit": Coded([None, "Hours"], of),
+        "ContractApplied": _coded([_applied(*each) for each in zip(charges, quantities, strict=True)]),
     }
+
+
+def _applied(charge: Charge, quantity: int | None) -> str | None:
+    """Which commitment a charge uses up, and how much of it: a commitment is to hours, so never by cost. Its purchase is none.
+
+    The ids are those of Contract Commitment, where contract and commitment are one.
+    """
+    if charge.commitment is None or charge.status is None or quantity is None:
+        return None
+    name = json.dumps(charge.commitment)
+    return (
+        f'{{"Elements":[{{"ContractId":{name},"ContractCommitmentId":{name},'
+        f'"ContractCommitmentAppliedQuantity":{decimal_text(quantity)},"ContractCommitmentAppliedUnit":"Hours"}}]}}'
+    )
 
 
 def _pricing_categories(charges: Sequence[Charge], subjects: Sequence[Subject]) -> Coded:

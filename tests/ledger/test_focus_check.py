@@ -59,7 +59,13 @@ PURCHASE = USAGE | COMMITMENT | {
     "ChargeCategory": "Purchase", "ChargeFrequency": "One-Time", "EffectiveCost": "0.0", "PricingCurrencyEffectiveCost": "0.0",
     "ConsumedQuantity": None, "ConsumedUnit": None, "PricingCategory": "Standard",
 }  # fmt: skip
-USED = USAGE | COMMITMENT | {"BilledCost": "0.0", "CommitmentDiscountStatus": "Used", "PricingCategory": "Committed"}
+APPLIED = (
+    '{"Elements":[{"ContractId":"rsv-1","ContractCommitmentId":"rsv-1","ContractCommitmentAppliedQuantity":2.0,'
+    '"ContractCommitmentAppliedUnit":"Hours"}]}'
+)
+USED = USAGE | COMMITMENT | {
+    "BilledCost": "0.0", "CommitmentDiscountStatus": "Used", "PricingCategory": "Committed", "ContractApplied": APPLIED,
+}  # fmt: skip
 UNUSED = USED | {"CommitmentDiscountStatus": "Unused", "ConsumedQuantity": None, "ConsumedUnit": None}
 RESERVED = USAGE | {"CapacityReservationId": "cr-1", "CapacityReservationStatus": "Used"}
 AKT = USAGE | {
@@ -92,6 +98,20 @@ def static_mutations() -> Iterator[tuple[str, str, str | None, str]]:
 
 
 ACROSS: list[tuple[str, str, str | None, str]] = [
+    ("used", "ContractApplied", '{"Elements":[]}', "wrong_contract_applied"),
+    ("used", "ContractApplied", APPLIED.replace('"ContractId":"rsv-1",', ""), "wrong_contract_applied"),
+    (
+        "used",
+        "ContractApplied",
+        APPLIED.replace(',"ContractCommitmentAppliedUnit":"Hours"', ""),
+        "wrong_contract_applied",
+    ),
+    (
+        "used",
+        "ContractApplied",
+        APPLIED.replace('"Hours"', '"Hours","ContractCommitmentAppliedCost":1'),
+        "wrong_contract_applied",
+    ),
     ("usage", "BilledCost", "+3.7", "not_a_decimal"),
     ("usage", "BilledCost", "1e5x", "not_a_decimal"),
     ("usage", "BilledCost", "NaN", "not_a_decimal"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import text, update
 from sqlmodel import col
 from structlog.testing import capture_logs
 
-from broker.control.seal import Sealer, checkpoint_file
-from ledger import seal
+from broker.control.seal import WHOLE_S, Sealer, checkpoint_file
+from ledger import outside, seal
 from ledger.checkpoint import split_notes
 from ledger.merkle import Frontier, leaf_hash
 from ledger.seal import FIRST, chained
@@ -88,3 +89,38 @@ async def test_a_note_that_a_crash_tore_is_written_whole_and_stops_nothing(town:
     await decide(town, b"{2}")
     [error] = await round_of(town)
     assert "no note" in error["problems"][0]
+
+
+async def test_signing_hashes_what_is_new_and_not_the_whole_history_each_time(
+    town: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each note cost a hash of every leaf there ever was; and a history that is rewritten is found all the same."""
+    hashed: list[int] = []
+    whole = outside._Walk.on
+    monkeypatch.setattr(outside._Walk, "on", lambda walk, page: (hashed.append(len(page)), whole(walk, page))[1])
+    sealer = Sealer(town.services)
+    await decide(town, *(b"{%d}" % each for each in range(50)))
+    await sealer.step()
+    for more in (b"{a}", b"{b}", b"{c}"):
+        await decide(town, more)
+        await sealer.step()
+    assert hashed == [50, 1, 1, 1]
+    await rewrite(town, [*(b"{%d}" % each for each in range(49)), b"{another}", b"{a}", b"{b}", b"{c}", b"{d}"])
+    before = sizes(checkpoint_file(town.services.settings))
+    with capture_logs() as logs:
+        await sealer.step()
+    assert [each["event"] for each in logs if each["log_level"] == "error"] == ["ledger.checkpoints_differ"]
+    assert sizes(checkpoint_file(town.services.settings)) == before, "nothing is signed"
+
+
+async def test_a_leaf_changed_under_its_head_is_found_when_the_whole_is_hashed_again(town: Any) -> None:
+    now = [0.0]
+    sealer = Sealer(town.services, clock=lambda: now[0])
+    await decide(town, b"{1}", b"{2}")
+    await sealer.step()
+    await rewrite(town, [b"{x}", b"{2}"])
+    now[0] = WHOLE_S
+    await decide(town, b"{3}")
+    with capture_logs() as logs:
+        await sealer.step()
+    assert "ledger.checkpoints_differ" in [each["event"] for each in logs]
