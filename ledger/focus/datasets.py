@@ -10,8 +10,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ledger.focus.columns import SCALE, Decimals, FocusColumn, Instants, Texts
 from ledger.focus.model import Dataset, columns
-from ledger.focus.table import SCALE, Decimals, FocusColumn, Instants, Texts, period_bounds
+from ledger.focus.table import period_bounds
 from ledger.units import unit
 
 _NANO_TO_SCALE = 10**9

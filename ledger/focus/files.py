@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ledger.export import safe_cell
-from ledger.focus.table import SCALE, Coded, Decimals, FocusColumn, Instants
+from ledger.focus.columns import SCALE, Coded, CodedDecimals, Decimals, FocusColumn, Instants
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,7 +60,7 @@ def _csv_cells(column: FocusColumn) -> list[str]:
     if isinstance(column, Coded):
         values = [safe_cell(value) for value in column.values]
         return [values[code] for code in column.codes]
-    if isinstance(column, Decimals | Instants):
+    if isinstance(column, Decimals | CodedDecimals | Instants):
         return ["" if cell is None else cell for cell in column.cells()]
     return [safe_cell(cell) for cell in column.cells()]
 
@@ -102,17 +102,25 @@ def arrow_array(column: FocusColumn, known_codes: dict[int, Any]) -> pa.Array:
 
     if isinstance(column, Decimals):
         return _decimals(column.values)
+    if isinstance(column, CodedDecimals):
+        return _decimals(column.distinct).take(arrow.array(_codes(column.codes, known_codes)))
     if isinstance(column, Instants):
         seconds = arrow.array(numpy.asarray(column.values, dtype=numpy.int64))
         return seconds.cast(arrow.timestamp("s")).cast(arrow.timestamp("ms", tz="UTC"))
     if isinstance(column, Coded):
-        if id(column.codes) not in known_codes:
-            known_codes[id(column.codes)] = numpy.asarray(column.codes, dtype=numpy.int32)
-        codes = known_codes[id(column.codes)]
+        codes = _codes(column.codes, known_codes)
         values = arrow.array(list(column.values), type=arrow.string())
         # -1 is the last, as in a list
         return values.take(arrow.array(numpy.where(codes < 0, codes + len(column.values), codes)))
     return arrow.array(column.values, type=arrow.string())
+
+
+def _codes(codes: Sequence[int], known: dict[int, Any]) -> Any:
+    import numpy  # noqa: PLC0415 - as above
+
+    if id(codes) not in known:
+        known[id(codes)] = numpy.asarray(codes, dtype=numpy.int32)
+    return known[id(codes)]
 
 
 def _decimals(values: Sequence[int | None]) -> pa.Array:
