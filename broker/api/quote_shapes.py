@@ -150,6 +150,11 @@ class Quote(Explanation):
     served_model: str = Field(description="the configured profile that would answer")
     endpoint: str
     expires_at: int
+    tokens_by: Literal["estimate", "tokenizer"] = Field(
+        default="estimate",
+        description="of the input: by characters, or corrected by what the model's own tokenizer makes of `sampled_lines`",
+    )
+    sampled_lines: int = 0
     elsewhere: list[Elsewhere] = Field(default_factory=list, description="the cheapest prices that are not placed on")
     usd_per_million_tokens: str | None = Field(default=None, description="of all tokens, in and out, as expected")
     p90: Outlook | None = Field(default=None, description="`usd` and `end` are the p50 beside it; null without a plan")

@@ -21,6 +21,7 @@ from broker.price_list import compared, price_list
 from broker.services import Services
 from broker.store_residency import store_facts, store_refusals
 from broker.tables import Quote
+from broker.token_sample import sample
 from jobs import files
 from jobs.batches import Remaining
 from jobs.clock import db_now
@@ -72,6 +73,9 @@ async def quote(
             f"{where}{first.message if first else 'no model'} ({len(findings)} findings in all)", param="input_file_id"
         )
     left = left_for_workers(found, decide(found))
+    sampled = await sample(services.store, file.object_key, found.shards, found.endpoint, candidates.profiles)
+    if sampled is not None:
+        left = msgspec.structs.replace(left, input_tokens=sampled.of(left.input_tokens))
     base = Work(
         id="quote",
         project=project,
@@ -124,6 +128,8 @@ async def quote(
         id=f"quote_{ULID()}",
         model=found.model,
         served_model=best.profile.id,
+        tokens_by="estimate" if sampled is None else "tokenizer",
+        sampled_lines=0 if sampled is None else sampled.lines,
         endpoint=found.endpoint,
         expires_at=now_us // SECOND_US + QUOTE_TTL_S,
         elsewhere=[

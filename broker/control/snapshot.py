@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from fractions import Fraction
 
 import msgspec
 import structlog
@@ -58,6 +59,8 @@ TYPICAL_OUTPUT_PERCENT = 60
 BYTES_PER_TOKEN = 4
 # Lines after which a batch's own mean is believed.
 ENOUGH_LINES = 20
+# How far the estimate of its prompts is believed to have been wrong.
+LEAST_WRONG, MOST_WRONG = Fraction(1, 4), Fraction(8)
 # How long a failed start counts against its offer.
 FAILED_MEMORY_US = 3600 * SECOND_US
 # Below this much measured engine time a speed is noise (one warm-up request), not a fact.
@@ -212,14 +215,14 @@ def work_of(batch: Batch, left: Remaining, *, precision: str, spent_nano: int) -
         precision=precision,
         endpoint=batch.endpoint,
         lines=left.lines,
-        input_tokens=left.input_tokens,
+        input_tokens=_known_input(batch, left),
         output_tokens_p50=_typical_output(batch, left.lines, left.output_tokens),
         output_tokens_p90=left.output_tokens,
         deadline_us=batch.expires_us,
         max_nano=max_nano(wishes.get("max_usd")),
         priority=batch.priority,
         policy_hash=batch.policy_hash,
-        input_bytes=left.input_tokens * BYTES_PER_TOKEN,
+        input_bytes=_known_input(batch, left) * BYTES_PER_TOKEN,
         output_bytes=_typical_output(batch, left.lines, left.output_tokens) * BYTES_PER_TOKEN,
         progress=Progress(lines_done=batch.completed + batch.failed, spent_nano=spent_nano),
     )
@@ -229,6 +232,17 @@ def max_nano(text: str | None) -> int | None:
     """A wish's decimal USD in nano-USD."""
 
     return None if text is None else to_nano(Decimal(text))
+
+
+def _known_input(batch: Batch, left: Remaining) -> int:
+    """The estimate of what is left, corrected by how far it was wrong for the lines that an engine has read: by characters, other
+    languages and code are more tokens than they seem."""
+    done, closed = batch.completed + batch.failed - batch.invalid - batch.reused, batch.total - left.lines
+    estimated = (batch.input_tokens - left.input_tokens) * done // closed if closed > 0 else 0
+    if done < ENOUGH_LINES or estimated <= 0 or batch.used_input_tokens <= 0:
+        return left.input_tokens
+    wrong = min(max(Fraction(batch.used_input_tokens, estimated), LEAST_WRONG), MOST_WRONG)
+    return math.ceil(left.input_tokens * wrong)
 
 
 def _typical_output(batch: Batch, lines: int, output_tokens: int) -> int:

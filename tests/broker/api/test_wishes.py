@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from broker.control.plan import Planner
 from broker.control.validate import Validator
@@ -178,3 +179,18 @@ async def test_a_known_model_is_quoted_on_a_gpu_that_nobody_gave_a_speed_for(ser
     refused = (await server.call("POST", "/v1/quotes", json=body)).json
     assert not refused["feasible"]
     assert "141 GB of weights" in str(refused["funnel"])
+
+
+async def test_a_quote_says_whether_its_tokens_are_the_tokenizers(server: Any, input_lines: Any, tmp_path: Any) -> None:
+    """A tokenizer that makes a token of each letter, beside the weights on this machine."""
+    tokenizer = Tokenizer(models.WordLevel({chr(code): code for code in range(32, 127)}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    body = {"input_file_id": await server.upload(input_lines(4))}
+    await listed(server, offer(sku="one"))
+    before = (await server.call("POST", "/v1/quotes", json=body)).json
+    profile = server.services.models["tiny"]
+    server.services.models["tiny"] = replace(profile, weights=str(tmp_path))
+    after = (await server.call("POST", "/v1/quotes", json=body)).json
+    assert (before["tokens_by"], after["tokens_by"], after["sampled_lines"]) == ("estimate", "tokenizer", 4)
+    assert after["input_tokens"] > before["input_tokens"]
