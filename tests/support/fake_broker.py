@@ -7,6 +7,7 @@ kept in `violations`, which `close` raises. The rules of a commit are those of j
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import hashlib
 import json
@@ -21,6 +22,10 @@ from typing import Any
 from aiohttp import web
 from jsonschema import Draft202012Validator
 
+from workers.agent import sealing
+
+# What comes along with the segments of a shard.
+NEIGHBOUR = b'{"custom_id": "another shard\'s"}\n' * 40
 DELIVERY_TYPE = "application/vnd.compute-broker.part"
 _SCHEMAS = Path(__file__).parents[2] / "workers" / "agent" / "schemas"
 _VALIDATORS = {
@@ -70,7 +75,9 @@ class FakeBroker:
     """Start it with `async with`. `faults[call]` holds what the next calls of that name get instead of an answer:
 
     a status (an error answer), "drop" (processed, the connection closed before the answer), or "refuse" (closed
-    without processing). `hooks[call]` is called once, when the next call of that name arrives. Calls: hello heartbeat
+    without processing). With a `seal_key` inputs and parts are sealed.
+
+    `hooks[call]` is called once, when the next call of that name arrives. Calls: hello heartbeat
     lease input target put commit delivery goodbye. While `is_away`, all get 503.
     """
 
@@ -80,6 +87,7 @@ class FakeBroker:
     part: dict[str, Any] = field(default_factory=lambda: {"lines": 5, "seconds": 0.5, "bytes": 1_000_000})
     max_attempts: int = 3
     lease_model: str | None = None
+    seal_key: bytes | None = None
     rotate_tokens: bool = False
     stop_when_done: bool = True
     shards: dict[str, Shard] = field(default_factory=dict)
@@ -280,7 +288,8 @@ class FakeBroker:
         shard.nonces[shard.epoch] = shard.nonce
         shard.holder = rental
         shard.expires_at = time.monotonic() + self.lease_ttl_s
-        return {
+        seal = {} if self.seal_key is None else {"seal": self._seal(shard)}
+        return seal | {
             "shard_id": shard.shard_id,
             "batch_id": "batch_1",
             "epoch": shard.epoch,
@@ -303,7 +312,47 @@ class FakeBroker:
         self._worker(request)
         if request.headers.get("Range") != "bytes=0-":
             self.violations.append(f"GET {request.path} without the headers of its lease")
-        return web.Response(body=self.shards[request.match_info["shard"]].content)
+        shard = self.shards[request.match_info["shard"]]
+        return web.Response(body=shard.content if self.seal_key is None else self.sealed_input(shard)[sealing.HEADER :])
+
+    def sealed_input(self, shard: Shard) -> bytes:
+        """The shard amid its neighbours, sealed once."""
+        assert self.seal_key is not None
+        plain = NEIGHBOUR + shard.content + NEIGHBOUR
+        return self.objects.setdefault(f"in/{shard.shard_id}", sealing.seal(self.seal_key, shard.shard_id, plain))
+
+    def _seal(self, shard: Shard) -> dict[str, Any]:
+        """The seal of a lease."""
+        assert self.seal_key is not None
+        sealed = self.sealed_input(shard)
+        of_object = sealing.object_key(self.seal_key, sealed[: sealing.HEADER], shard.shard_id)
+        count = -(-sealing.plain_size(len(sealed)) // sealing.SEGMENT)
+        keys = b"".join(sealing.segment_key(of_object, number) for number in range(count))
+        return {
+            "input": {
+                "keys": base64.b64encode(keys).decode(),
+                "context": shard.shard_id,
+                "first": 0,
+                "is_end": True,
+                "skip": len(NEIGHBOUR),
+                "length": len(shard.content),
+            },
+            "part": {
+                "key": base64.b64encode(self.lease_key(shard, shard.epoch)).decode(),
+                "context": f"{shard.shard_id}/{shard.epoch}",
+            },
+        }
+
+    def lease_key(self, shard: Shard, epoch: int) -> bytes:
+        """What the parts of one lease are sealed with."""
+        assert self.seal_key is not None
+        return sealing.hkdf(self.seal_key, b"", f"{shard.shard_id}/{epoch}".encode())
+
+    def _opened(self, shard: Shard, commit: dict[str, Any], content: bytes) -> bytes:
+        if self.seal_key is None:
+            return content
+        context = f"{shard.shard_id}/{commit['epoch']}-{commit['seq']}"
+        return sealing.opened(self.lease_key(shard, commit["epoch"]), context, content)
 
     async def _target(self, request: web.Request) -> web.StreamResponse:
         self._worker(request)
@@ -383,7 +432,7 @@ class FakeBroker:
             result = answer("rejected_overlap")
         else:
             superseded = not (self.holds(shard, rental) and shard.epoch == commit["epoch"])
-            for line in _part_lines(self.objects[commit["key"]]):
+            for line in _part_lines(self._opened(shard, commit, self.objects[commit["key"]])):
                 shard.done[line["idx"]] = line
             for row in commit["usage"]:
                 shard.usage[row[0]] = row
@@ -401,7 +450,7 @@ class FakeBroker:
             return f"commit of an object that does not exist: {commit['key']}"
         if hashlib.sha256(content).hexdigest() != commit["sha256"] or len(content) != commit["size"]:
             return f"commit of {commit['key']} with another sha256 or size"
-        return next(iter(_part_problems(shard, commit, _part_lines(content))), None)
+        return next(iter(_part_problems(shard, commit, _part_lines(self._opened(shard, commit, content)))), None)
 
 
 def _part_problems(shard: Shard, commit: dict[str, Any], lines: list[dict[str, Any]]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import signal
 from pathlib import Path
 
@@ -54,6 +55,53 @@ async def test_the_engine_does_not_outlive_a_killed_agent_and_another_finishes(
     lost = started_before - done_before
     assert 2 <= lost < 3 + 2, "what was in flight is done again, and what did not make a part yet; nothing else"
     assert sum(executions(log).values()) == 24 + lost
+
+
+async def test_a_sealed_shard_of_a_killed_agent_goes_on_under_another_key_and_no_key_or_prompt_is_written_down(
+    start_broker: StartBroker, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    """What is sealed at the store is open in the agent's memory only, and the successor's parts have a key of their own."""
+    profile = scripted_profile("--latency", "0.02", parallel=2)
+    part = {"lines": 3, "seconds": 30, "bytes": 1_000_000}
+    broker = await start_broker(profile, part=part, seal_key=b"canary key of thirty-two bytes..")
+    shard = broker.add_shard([request_line(f"c-{n}", f"canary prompt {n} {'x' * 7_000}") for n in range(24)])
+    first = await start_agent(broker, profile, failpoint="agent.after_put:3")
+    assert await first.exit_status(60) == -signal.SIGKILL
+    done = len(broker.done)
+    assert 0 < done < 24
+    broker.expire_leases()
+    second = await start_agent(broker, profile, rental_id="rental_2")
+    assert await second.exit_status(60) == 0, second.stderr()
+    assert (len(broker.done), broker.violations) == (24, [])
+    assert {commit["epoch"] for commit in broker.commits} == {1, 2}
+    assert broker.hellos[0]["seals"] == [1]
+    written = b"".join(
+        file.read_bytes() for each in (first, second) for file in each.folder.rglob("*") if file.is_file()
+    )
+    lease = [broker.lease_key(shard, epoch) for epoch in (1, 2)]
+    for secret in (broker.seal_key, *lease):
+        assert secret is not None
+        for form in (secret, secret.hex().encode(), base64.b64encode(secret)):
+            assert form not in written
+    assert b"canary prompt" not in written
+    assert all(content.startswith(b"brkseal") for content in broker.objects.values())
+
+
+async def test_a_sealed_shard_that_was_tampered_with_is_let_go_and_never_run(
+    start_broker: StartBroker, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    log = tmp_path / "executions"
+    profile = scripted_profile("--log", str(log))
+    broker = await start_broker(profile, seal_key=bytes(32))
+    shard = broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(4)])
+    sealed = bytearray(broker.sealed_input(shard))
+    sealed[100] ^= 1
+    broker.objects[f"in/{shard.shard_id}"] = bytes(sealed)
+    agent = await start_agent(broker, profile)
+    await until(lambda: agent.events("lease.unusable"), "the shard does not open")
+    assert "not those that were sealed" in agent.events("lease.unusable")[0]["error"]
+    assert executions(log) == {}
+    assert not broker.done
 
 
 @pytest.mark.parametrize("delivered_bytes", [0, 1_000_000])
