@@ -22,18 +22,20 @@ from solver.fluid.prices import Pricing
 PULP_CLASSES = 1_000
 
 
-def solve(pricing: Pricing, program: Program, before: Answer | None = None, backend: str | None = None) -> Answer:
+def solve(
+    pricing: Pricing, program: Program, edges: Floats, before: Answer | None = None, backend: str | None = None
+) -> Answer:
     """The optimum. `before` is the answer to a program with fewer columns or other prices, to start from.
 
     Raises Unsolved when the back-end says anything but optimal.
     """
     backend = backend or ("pulp" if program.classes <= PULP_CLASSES else "highs")
     if backend == "pulp":
-        return _by_pulp(pricing, program)
-    return _by_highs(pricing, program, before)
+        return _by_pulp(pricing, program, edges)
+    return _by_highs(pricing, program, edges, before)
 
 
-def _by_highs(pricing: Pricing, program: Program, before: Answer | None) -> Answer:
+def _by_highs(pricing: Pricing, program: Program, edges: Floats, before: Answer | None) -> Answer:
     model: Any = highspy.Highs()  # type: ignore[no-untyped-call]
     for key, value in _OPTIONS.items():
         if model.setOptionValue(key, value) != highspy.HighsStatus.kOk:
@@ -51,8 +53,8 @@ def _by_highs(pricing: Pricing, program: Program, before: Answer | None) -> Answ
     prices = np.array(solution.row_dual)[program.classes :]
     return Answer(
         x=values[:many],
-        u=values[many:],
-        scarcity=scarcity_of(pricing, program, prices),
+        u=values[many : many + program.classes],
+        scarcity=scarcity_of(pricing, program, prices, edges),
         objective=float(model.getInfo().objective_function_value),
         basis=_Basis.of(model.getBasis(), program, resources),
     )
@@ -85,9 +87,14 @@ class _Basis:
     """Which columns and rows were basic, by what they stand for, so that it fits a program with other columns."""
 
     def __init__(
-        self, columns: dict[int, Any], spare: list[Any], rows: dict[tuple[str, int, int], Any], served: list[Any]
+        self,
+        columns: dict[int, Any],
+        spare: list[Any],
+        carries: dict[tuple[str, int, int], Any],
+        rows: dict[tuple[str, int, int], Any],
+        served: list[Any],
     ) -> None:
-        self.columns, self.spare, self.rows, self.served = columns, spare, rows, served
+        self.columns, self.spare, self.carries, self.rows, self.served = columns, spare, carries, rows, served
 
     @staticmethod
     def of(basis: Any, program: Program, resources: int) -> _Basis:
@@ -96,7 +103,8 @@ class _Basis:
         codes = program.columns.code(resources).tolist()
         return _Basis(
             dict(zip(codes, columns[:many], strict=True)),
-            columns[many:],
+            columns[many : many + program.classes],
+            dict(zip(program.carries, columns[many + program.classes :], strict=True)),
             dict(zip(program.rows, rows[program.classes :], strict=True)),
             rows[: program.classes],
         )
@@ -107,12 +115,13 @@ class _Basis:
         basis = highspy.HighsBasis()
         codes = program.columns.code(resources).tolist()
         basis.col_status = [self.columns.get(code, lower) for code in codes] + self.spare
+        basis.col_status += [self.carries.get(row, lower) for row in program.carries]
         basis.row_status = self.served + [self.rows.get(row, basic) for row in program.rows]
         basis.valid = True
         return basis
 
 
-def _by_pulp(pricing: Pricing, program: Program) -> Answer:
+def _by_pulp(pricing: Pricing, program: Program, edges: Floats) -> Answer:
     lp = pulp.LpProblem("classes", pulp.LpMinimize)
     variables = [lp.add_variable(f"c{number}", 0) for number in range(len(program.cost))]
     terms: list[dict[Any, float]] = [{} for _ in program.row_upper]
@@ -122,7 +131,9 @@ def _by_pulp(pricing: Pricing, program: Program) -> Answer:
             terms[index[place]][variable] = value[place]
     for number, each in enumerate(terms):
         sense = pulp.LpConstraintEQ if number < program.classes else pulp.LpConstraintLE
-        lp.addConstraint(pulp.LpConstraint(pulp.LpAffineExpression(each), sense, f"r{number}", 1.0))
+        lp.addConstraint(
+            pulp.LpConstraint(pulp.LpAffineExpression(each), sense, f"r{number}", float(program.row_upper[number]))
+        )
     lp.setObjective(pulp.LpAffineExpression(dict(zip(variables, program.cost.tolist(), strict=True))))
     answer = highs.run(lp, relative_gap=0.0, nodes=1)
     if answer.state != "optimal":
@@ -130,4 +141,5 @@ def _by_pulp(pricing: Pricing, program: Program) -> Answer:
     values: Floats = np.maximum(0.0, np.array([variable.varValue for variable in variables]))
     prices = np.array(lp.solverModel.getSolution().row_dual)[program.classes :]
     many = len(program.columns.k)
-    return Answer(values[:many], values[many:], scarcity_of(pricing, program, prices), answer.objective)
+    unserved = values[many : many + program.classes]
+    return Answer(values[:many], unserved, scarcity_of(pricing, program, prices, edges), answer.objective)

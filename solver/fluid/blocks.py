@@ -27,8 +27,10 @@ from solver.fluid.prices import TOO_DEAR, Pricing, Scarcity
 CANDIDATES = 40
 # Prices of classes may rise to this many times of what they cost with a start shared as the program steers.
 MOST = 2.0
-# Starts of a block beyond which its gain is bounded by that of everything less so many starts.
-STARTS = 64
+# Starts of a block that are tried one by one; each more gains at most what the last one brought, until all is done.
+STARTS = 16
+# No limit on starts.
+MANY = 1_000_000
 # The ascent: its first step as a part of what is missing to the plan, misses before a step gets shorter, what the mean keeps of
 # itself, and what a row of capacity weighs of its price. Tried out on 1,000 works and 500 offers: 5,601 to 5,614 after 100 and
 # 400 looks, of a plan of 5,840; the mean keeping 0.7 or 0.95, or weights ten times as large or small, are within 0.1 %.
@@ -68,35 +70,54 @@ class Seen:
 
 
 def pairs_below(pricing: Pricing, edges: Floats, scarcity: Scarcity, most: Floats, many: int | None = None) -> Pairs:
-    """All pairs (or the `many` cheapest of each class) whose price without a start is below `most` of the class."""
-    classes, figures = pricing.classes, pricing.figures
-    found_k, found_r, found_usd, found_long = [], [], [], []
-    order = np.lexsort((classes.bucket, classes.kind))
-    before: tuple[int, int] | None = None
-    rents = np.empty(0)
-    late = np.empty(0, dtype=bool)
-    for k in order.tolist():
-        group = (int(classes.kind[k]), int(classes.bucket[k]))
-        if group != before:
-            rents = pricing.rents(group[0], scarcity, edges)[group[1]]
-            late = figures.start[group[0]] >= edges[group[1]]
-            before = group
+    """All pairs whose price without a start is below `most` of the class, without blocks that cannot pay a start at such prices;
+    or of each class the `many` cheapest."""
+    kinds = pricing.classes.kind
+    parts = []
+    for kind in np.unique(kinds).tolist():
+        k, r, usd, long, gain = _of_kind(pricing, np.flatnonzero(kinds == kind), (edges, scarcity, most), many)
+        if many is None and k.size:
+            code = pricing.classes.pool[k] * len(pricing.figures.resources) + r
+            _, block = np.unique(code, return_inverse=True)
+            fixed = pricing.figures.start[kind, r] * pricing.figures.resources.price[r]
+            keep = (np.bincount(block, weights=gain)[block] > fixed) | (pricing.figures.resources.pool[r] >= 0)
+            k, r, usd, long = k[keep], r[keep], usd[keep], long[keep]
+        parts.append((k, r, usd, long))
+    if not parts:
+        none = np.empty(0, dtype=np.int64)
+        return _sorted(pricing, none, none, np.empty(0), np.empty(0))
+    k, r = (np.concatenate([each[number] for each in parts]) for number in (0, 1))
+    usd, long = (np.concatenate([each[number] for each in parts]) for number in (2, 3))
+    return _sorted(pricing, k, r, usd, long)
+
+
+def _of_kind(
+    pricing: Pricing, classes: Ints, where: tuple[Floats, Scarcity, Floats], many: int | None
+) -> tuple[Ints, Ints, Floats, Floats, Floats]:
+    """(class, resource, USD, cautious hours, what is left of `most`) of the pairs of these classes, all of one kind."""
+    edges, scarcity, most = where
+    kind = int(pricing.classes.kind[classes[0]])
+    rents, start = pricing.rents(kind, scarcity, edges), pricing.figures.start[kind]
+    found_r, found_usd, found_long, found_gain = [], [], [], []
+    for k in classes.tolist():
+        bucket = int(pricing.classes.bucket[k])
         usd, long = pricing.whole(k)
-        price = usd + long * rents
-        price[late | ~pricing.masks.could_serve(k)] = np.inf
-        those = np.flatnonzero(price < min(most[k], TOO_DEAR))
+        price = usd + long * rents[bucket]
+        is_open = pricing.masks.could_serve(k) & (start < edges[bucket]) & (price < min(most[k], TOO_DEAR))
+        those = np.flatnonzero(is_open)
         if many is not None and those.size > many:
             those = those[np.argpartition(price[those], many - 1)[:many]]
-        found_k.append(np.full(those.size, k, dtype=np.int64))
         found_r.append(those)
         found_usd.append(usd[those])
         found_long.append(long[those])
-    return _sorted(
-        pricing,
-        np.concatenate(found_k) if found_k else np.empty(0, dtype=np.int64),
-        np.concatenate(found_r) if found_r else np.empty(0, dtype=np.int64),
-        np.concatenate(found_usd) if found_usd else np.empty(0),
-        np.concatenate(found_long) if found_long else np.empty(0),
+        found_gain.append(most[k] - price[those])
+    k_of = np.repeat(classes, [each.size for each in found_r])
+    return (
+        k_of,
+        np.concatenate(found_r),
+        np.concatenate(found_usd),
+        np.concatenate(found_long),
+        np.concatenate(found_gain),
     )
 
 
@@ -122,7 +143,7 @@ def _sorted(pricing: Pricing, k: Ints, r: Ints, usd: Floats, long: Floats) -> Pa
         start=start,
         # running ones have been started; there are so many and no more
         fixed=np.where(is_new, start * resources.price[block_r], 0.0),
-        most=np.where(is_new, STARTS, resources.count[block_r]).astype(np.int64),
+        most=np.where(is_new, MANY, resources.count[block_r]).astype(np.int64),
     )
 
 
@@ -179,9 +200,11 @@ def _solve(pairs: Pairs, gain: Floats, bucket: Ints, edges: Floats) -> tuple[Flo
         gave[alive] = value
         fixed, whole = pairs.fixed[which[alive]], worth[which[alive]] * (1 - 1e-12)
         goes_on = (more > fixed + 1e-12) & (value < whole) & (starts < pairs.most[which[alive]])
-        if starts >= STARTS:  # what is left may gain at most everything: still a bound
+        if starts >= STARTS:
             rest = alive[goes_on]
-            won[rest] = np.maximum(won[rest], worth[which[rest]] - (starts + 1) * pairs.fixed[which[rest]])
+            most = worth[which[rest]]
+            until = starts + (most - value[goes_on]) / more[goes_on]
+            won[rest] = np.maximum(won[rest], most - until * pairs.fixed[which[rest]])
             break
         alive = alive[goes_on]
     return x, float(won.sum())

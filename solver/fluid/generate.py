@@ -62,7 +62,7 @@ def generate(
     if not columns.k.size:
         raise Unsolved("no class has a place in time")
     program = build(pricing, columns, edges, penalty)
-    answer = backends.solve(pricing, program, before.answer if before is not None else None, backend)
+    answer = backends.solve(pricing, program, edges, before.answer if before is not None else None, backend)
     steering_bound = -np.inf
     for round_number in range(1, rounds + 1):
         least, best = pricing.cheapest(answer.scarcity, edges, is_bound=False, many=MORE)
@@ -79,7 +79,7 @@ def generate(
             np.concatenate([columns.k, added[:, 0]]), np.concatenate([columns.r, added[:, 1]]), resources
         )
         program = build(pricing, columns, edges, penalty)
-        answer = backends.solve(pricing, program, answer, backend)
+        answer = backends.solve(pricing, program, edges, answer, backend)
     return Fluid(
         columns=columns,
         x=answer.x,

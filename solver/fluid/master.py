@@ -2,7 +2,8 @@
 
     minimise  Σ price·x + Σ penalty·u
     served    Σ_resources x + u = 1                       for each class
-    capacity  Σ_{due ≤ edge} hours·x / room ≤ 1           for each resource and edge where the candidates could exceed it
+    capacity  Σ_{before < due ≤ edge} hours·x + left(edge) - left(before) ≤ room between the two edges
+                                                          for each resource and edge where the candidates could exceed it
     quota     the same over all resources of a quota
     budget    Σ price·x / budget ≤ 1                      for each project with a budget
 
@@ -11,7 +12,7 @@ It is built as arrays and handed to one of two back-ends (`backends`), which agr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -39,7 +40,8 @@ class Columns:
 class Program:
     """A minimisation in arrays: columns by compressed sparse columns, rows `lower ≤ a·x ≤ upper`, all columns ≥ 0.
 
-    The first columns are those of `columns`, then one `u` per class. `rows` names the rows after the classes:
+    The first columns are those of `columns`, then one `u` per class, then what is left of each row of `carries`. `rows` names the
+    rows after the classes:
     ("capacity", resource, bucket), ("quota", quota, bucket), ("budget", project number, 0).
     """
 
@@ -51,6 +53,7 @@ class Program:
     row_lower: Floats
     row_upper: Floats
     rows: tuple[tuple[str, int, int], ...]
+    carries: tuple[tuple[str, int, int], ...]
     classes: int
 
 
@@ -81,53 +84,87 @@ def build(pricing: Pricing, columns: Columns, edges: Floats, penalty: Floats) ->
     """The program over these columns. Rows that the candidates cannot fill are left out."""
     classes, figures = pricing.classes, pricing.figures
     cost, long = _columns(pricing, columns, edges)
-    rows: list[tuple[str, int, int]] = []
-    row_of, column_of, values = [columns.k], [np.arange(len(columns.k))], [np.ones(len(columns.k))]
-    bucket, kind = classes.bucket[columns.k], classes.kind[columns.k]
-    start = figures.start[kind, columns.r]
-    places: list[tuple[str, Ints, Floats]] = [("capacity", columns.r, figures.resources.count[columns.r])]
-    if pricing.quota_names:
-        places.append(("quota", pricing.quota[columns.r], pricing.granted[columns.r]))
-    for name, place, count in places:
-        for edge in range(pricing.buckets):
-            due = np.flatnonzero((bucket <= edge) & (place >= 0))
-            if not due.size or not (bucket[due] == edge).any():
-                continue
-            part = long[due] / (count[due] * (edges[edge] - start[due]))
-            size = int(place.max()) + 1
-            could = np.bincount(place[due], weights=part, minlength=size)
-            ends_here = np.bincount(place[due[bucket[due] == edge]], minlength=size) > 0
-            scarce = np.flatnonzero((could > 1.0) & ends_here)
-            number = np.full(size, -1, dtype=np.int64)
-            number[scarce] = len(classes) + len(rows) + np.arange(len(scarce))
-            rows.extend((name, int(each), edge) for each in scarce)
-            chosen = number[place[due]] >= 0
-            row_of.append(number[place[due[chosen]]])
-            column_of.append(due[chosen])
-            values.append(part[chosen])
-    _budget_rows(pricing, columns, cost, rows, row_of, column_of, values)
-    row, column, value = np.concatenate(row_of), np.concatenate(column_of), np.concatenate(values)
     many, k_count = len(columns.k), len(classes)
-    row = np.concatenate([row, np.arange(k_count)])
-    column = np.concatenate([column, many + np.arange(k_count)])
-    value = np.concatenate([value, np.ones(k_count)])
-    order = np.lexsort((row, column))
-    starts = np.searchsorted(column[order], np.arange(many + k_count + 1))
+    matrix = _Matrix(k_count, many + k_count)
+    matrix.add(columns.k, np.arange(many), np.ones(many))
+    matrix.add(np.arange(k_count), many + np.arange(k_count), np.ones(k_count))
+    due = edges[classes.bucket[columns.k]]
+    busy = long * due / (due - figures.start[classes.kind[columns.k], columns.r])
+    bucket = classes.bucket[columns.k]
+    _capacity_rows(matrix, "capacity", columns.r, bucket, busy / figures.resources.count[columns.r], edges)
+    if pricing.quota_names:
+        _capacity_rows(matrix, "quota", pricing.quota[columns.r], bucket, busy / pricing.granted[columns.r], edges)
+    _budget_rows(pricing, columns, cost, matrix)
+    starts, index, value = matrix.by_column()
     return Program(
         columns=columns,
-        cost=np.concatenate([cost, penalty]),
+        cost=np.concatenate([cost, penalty, np.zeros(matrix.columns - many - k_count)]),
         starts=starts,
-        index=row[order],
-        value=value[order],
-        row_lower=np.concatenate([np.ones(k_count), np.full(len(rows), -np.inf)]),
-        row_upper=np.ones(k_count + len(rows)),
-        rows=tuple(rows),
+        index=index,
+        value=value,
+        row_lower=np.concatenate([np.ones(k_count), np.full(len(matrix.rows), -np.inf)]),
+        row_upper=np.concatenate([np.ones(k_count), np.array(matrix.upper)]),
+        rows=tuple(matrix.rows),
+        carries=tuple(matrix.carries),
         classes=k_count,
     )
 
 
-def classes_rows(classes: object) -> int:
-    return len(classes)  # type: ignore[arg-type]
+@dataclass(slots=True)
+class _Matrix:
+    """Coefficients as they come. `rows` are those after the classes', `carries` the names of the last columns."""
+
+    classes: int
+    columns: int
+    rows: list[tuple[str, int, int]] = field(default_factory=list)
+    upper: list[float] = field(default_factory=list)
+    carries: list[tuple[str, int, int]] = field(default_factory=list)
+    entries: list[tuple[Ints, Ints, Floats]] = field(default_factory=list)
+
+    def add(self, row: Ints, column: Ints, value: Floats) -> None:
+        self.entries.append((row, column, value))
+
+    def by_column(self) -> tuple[Ints, Ints, Floats]:
+        """(starts, row numbers, values) of compressed sparse columns."""
+        row, column, value = (np.concatenate([each[part] for each in self.entries]) for part in range(3))
+        order = np.lexsort((row, column))
+        starts = np.searchsorted(column[order], np.arange(self.columns + 1))
+        return starts, row[order].astype(np.int64), value[order].astype(np.float64)
+
+
+def _capacity_rows(matrix: _Matrix, name: str, place: Ints, bucket: Ints, busy: Floats, edges: Floats) -> None:
+    """A row for each place and edge that its candidates could fill; `busy` hours are of the whole place.
+
+    What is not used before one edge is carried to the next, so that a column stands in one row and not in that of every later
+    deadline: a third of the coefficients at 20,000 works, and programs that are solved in a third of the time.
+    """
+    mine = np.flatnonzero(place >= 0)
+    if not mine.size:
+        return
+    size, buckets = int(place.max()) + 1, len(edges)
+    code = place[mine] * buckets + bucket[mine]
+    shape = (size, buckets)
+    load = np.cumsum(np.bincount(code, weights=busy[mine], minlength=size * buckets).reshape(shape), axis=1)
+    ends_here = np.bincount(code, minlength=size * buckets).reshape(shape) > 0
+    at, edge = np.nonzero((load > edges) & ends_here)
+    if not at.size:
+        return
+    first = matrix.classes + len(matrix.rows)
+    number = np.full(shape, np.iinfo(np.int64).max, dtype=np.int64)
+    number[at, edge] = first + np.arange(at.size)
+    own = np.minimum.accumulate(number[:, ::-1], axis=1)[:, ::-1][place[mine], bucket[mine]]
+    has_row = own < np.iinfo(np.int64).max
+    matrix.add(own[has_row], mine[has_row], busy[mine[has_row]] / edges[edge[own[has_row] - first]])
+    goes_on = np.flatnonzero(at[:-1] == at[1:])  # rows that another one of the same place follows
+    carry = matrix.columns + np.arange(goes_on.size)
+    matrix.add(first + goes_on, carry, 1.0 / edges[edge[goes_on]])
+    matrix.add(first + goes_on + 1, carry, -1.0 / edges[edge[goes_on + 1]])
+    matrix.columns += goes_on.size
+    names = [(name, int(each), int(until)) for each, until in zip(at.tolist(), edge.tolist(), strict=True)]
+    matrix.rows.extend(names)
+    matrix.carries.extend(names[each] for each in goes_on.tolist())
+    before = np.where(np.concatenate([[False], at[:-1] == at[1:]]), np.concatenate([[0.0], edges[edge[:-1]]]), 0.0)
+    matrix.upper.extend((1.0 - before / edges[edge]).tolist())
 
 
 def _columns(pricing: Pricing, columns: Columns, edges: Floats) -> tuple[Floats, Floats]:
@@ -154,10 +191,7 @@ def _budget_rows(
     pricing: Pricing,
     columns: Columns,
     cost: Floats,
-    rows: list[tuple[str, int, int]],
-    row_of: list[Ints],
-    column_of: list[Ints],
-    values: list[Floats],
+    matrix: _Matrix,
 ) -> None:
     figures = pricing.figures
     project = np.array([each.project for each in figures.pools], dtype=object)
@@ -165,19 +199,28 @@ def _budget_rows(
         spends = project[pricing.classes.pool[columns.k]] == name
         mine = np.flatnonzero(spends & (figures.resources.pool[columns.r] < 0))
         if mine.size and cost[mine].sum() > nano / 1e9:
-            row_of.append(np.full(mine.size, len(pricing.classes) + len(rows), dtype=np.int64))
-            column_of.append(mine)
+            row = np.full(mine.size, matrix.classes + len(matrix.rows), dtype=np.int64)
             # a hundredth stays free: whole instances cost a little more than their shares
-            values.append(cost[mine] / max(1e-9, 0.99 * nano / 1e9))
-            rows.append(("budget", number, 0))
+            matrix.add(row, mine, cost[mine] / max(1e-9, 0.99 * nano / 1e9))
+            matrix.rows.append(("budget", number, 0))
+            matrix.upper.append(1.0)
 
 
-def scarcity_of(pricing: Pricing, program: Program, prices: Floats) -> Scarcity:
-    """Row prices as tables; `prices` are the duals of the rows after the classes (≤ 0 in a minimisation)."""
+def scarcity_of(pricing: Pricing, program: Program, prices: Floats, edges: Floats) -> Scarcity:
+    """Row prices as tables; `prices` are the duals of the rows after the classes (≤ 0 in a minimisation).
+
+    A row's price an hour is that of all later edges together, since what it leaves is carried on.
+    """
     found = pricing.free()
-    for (name, place, edge), price in zip(program.rows, prices.tolist(), strict=True):
-        if name == "capacity":
-            found.capacity[place, edge] = max(0.0, -price)
-        elif name == "quota":
-            found.quota[place, edge] = max(0.0, -price)
+    hourly = {name: max(0.0, -price) for name, price in zip(program.rows, prices.tolist(), strict=True)}
+    names = list(program.rows)
+    for each, following in zip(names, [*names, None][1:], strict=True):
+        name, place, edge = each
+        if name == "budget":
+            continue
+        price = hourly[each] / edges[edge]
+        if following is not None and following[:2] == (name, place):
+            price -= hourly[following] / edges[following[2]]
+        table = found.capacity if name == "capacity" else found.quota
+        table[place, edge] = max(0.0, price * edges[edge])
     return found

@@ -32,8 +32,8 @@ MOVES, MOVES_OF_HELD = 4_000, 100
 SWITCH, COVERED = 0.05, 0.8
 # Looks for better prices of the bound on plans of classes, and from there of that on all plans.
 LOOKS, LOOKS_AGAIN = 80, 30
-# Above so many classes, where a look takes a tenth of a second, they are this part of it.
-MANY, FEWER = 6_000, 3
+# Above so many classes, where a look takes some hundredths of a second, they are this part of it.
+MANY, FEWER = 2_000, 2
 # What floats may be wrong by, taken off a bound before it leaves as integer money.
 BOUND_SLACK = 1e-6
 
