@@ -80,6 +80,8 @@ def test_submit_watches_a_batch_to_its_end_and_results_has_each_answer_once(data
     assert "completed (ended), 40/40 lines" in shown.stdout
     explained = json.loads(quick("explain", batch["id"], "--data", str(data), "--json").stdout)
     assert sum(step["count"] for step in explained["funnel"]) == explained["offers"] > 0
+    held = quick("audit", "where", batch["id"], "--data", str(data)).stdout.splitlines()[-2:]
+    assert [line.partition(" with key")[0] for line in held] == ["input: sealed", "parts and results: sealed"]
 
 
 def test_lines_that_failed_make_exit_code_3_and_come_with_reasons(data: Path, tmp_path: Path) -> None:
