@@ -24,8 +24,9 @@ from solver.when import Held, begin_later
 RUNS, MARGIN_US = 2, HOUR_US
 # Whether to wait is decided anew after so long; the same decision with every plan would cost more than it finds.
 HELD_US = 600 * SECOND_US
-# Sites of more works than this begin now: their surveys would take longer than the plan.
-MOST_WORKS = 50
+# Sites of more works than this begin now, and of the others so many, the dearest: each is held against every offer, which
+# would take longer than the plan.
+MOST_WORKS, MOST_SITES = 50, 20
 TICK_S = 300
 HISTORY_US, LEAST_HISTORY_US = 7 * 24 * HOUR_US, 24 * HOUR_US
 # So many pools of spot are looked at together: the table of the expected cost grows with each.
@@ -89,12 +90,17 @@ def _sites(view: View, plan: Plan) -> Iterator[_Site]:
         starts.setdefault((start.offer_key, _pool(start)), []).append(start)
     for each in sorted(plan.assignments, key=lambda each: each.order):
         queues.setdefault((each.offer_key, pool_of(works[each.work_id])), []).append(each)
-    for (key, pool), those in sorted(starts.items()):
+    could = []
+    for (key, pool), those in starts.items():
         queue = queues.get((key, pool), [])
         is_now = all(start.from_us <= now_us for start in those)
         if (key, pool) in warm or not is_now or not 0 < len(queue) <= MOST_WORKS:
             continue
-        site = _site(view, view.offers[key], pool, those, [(works[each.work_id], each.share_ppm) for each in queue])
+        parts = [(works[each.work_id], each.share_ppm) for each in queue]
+        if _latest_us(view, view.offers[key], sum(start.count for start in those), parts, RUNS) >= HOUR_US:
+            could.append((-sum(start.cost_nano for start in those), key, pool, those, parts))
+    for _, key, pool, those, parts in sorted(could, key=lambda each: each[:3])[:MOST_SITES]:
+        site = _site(view, view.offers[key], pool, those, parts)
         if site.latest_us >= HOUR_US:
             yield site
 
