@@ -12,6 +12,7 @@ from sqlmodel import SQLModel
 from alembic import context
 from broker import budget_tables, vault_tables
 from broker import tables as broker_tables
+from broker.compliance import tables as compliance_tables
 from broker.finance import tables as finance_tables
 from jobs import tables as jobs_tables
 from ledger import tables as ledger_tables
@@ -19,7 +20,9 @@ from markets import tables as markets_tables
 
 config = context.config
 # importing them is what fills the metadata
-ROOMS = (broker_tables, budget_tables, vault_tables, finance_tables, jobs_tables, ledger_tables, markets_tables)
+ROOMS = (
+    broker_tables, budget_tables, vault_tables, compliance_tables, finance_tables, jobs_tables, ledger_tables, markets_tables,
+)  # fmt: skip
 
 
 # Brokers that start together migrate one after the other; the later ones find nothing left to do.

@@ -11,9 +11,9 @@ import pytest
 
 from broker.database import Database
 from tests.support.databases import Databases, open_databases
-from tests.support.object_stores import object_store, s3
+from tests.support.object_stores import azure, object_store, s3
 
-__all__ = ["object_store", "s3"]  # fixtures
+__all__ = ["azure", "object_store", "s3"]  # fixtures
 
 # Tests start some hundred processes. Where this is set, as in many images, each would compile anew all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

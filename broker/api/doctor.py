@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.api import shapes, surroundings
+from broker.accounts import holders
+from broker.api import outside, shapes, surroundings
 from broker.api.health import database_problems, late_loops
 from broker.api.market import serves
 from broker.api.registry import Call, Route, route
@@ -29,6 +32,7 @@ from jobs.errors import StoreFailed, StoreUnfit
 from jobs.store_check import check_store
 from ledger.audit import check
 from markets import price_book
+from markets.own_account import account_name
 from markets.tables import RentalRow
 
 # A broker that has been silent for so many times what costs a leader its lead is not counted any more.
@@ -43,17 +47,23 @@ class Doctor:
 
     def routes(self) -> tuple[Route, ...]:
         async def doctor(call: Call) -> shapes.Doctor:
-            """Check database, loops, object store, markets, models, workers and books."""
+            """Check database, loops, object store, markets, models, workers, books, certificates, clocks, weights, quotas."""
             checks = [_database(await database_problems(call.services.database)), *_loops(self.loops)]
             checks.append(await _objects(call.services))
             checks += [surroundings.disk(call.services.settings.data)]
             checks += surroundings.images(call.services.settings.models)
             checks += [_vault(await call.services.vault.wrappings())]
+            checks += await _outside(call.services)
             async with call.services.database.transaction() as session:
                 await as_of_now(session)
                 checks.append(await _leader(session, call.services))
                 checks += await _replicas(session, call.services)
                 checks += await _markets(session, call.services)
+                checks += await _accounts(session, call)
+                now_us = await db_now(session)
+                checks.append(await outside.worker_certificates(session, now_us))
+                project = call.caller.project
+                checks += outside.quotas(await listed_offers(session, call.services, now_us=now_us, project=project))
                 checks += await _models(session, call.services)
                 checks += [await surroundings.clock(session), await surroundings.receivers(session)]
                 checks += [await _workers(session), await _books(session)]
@@ -141,6 +151,33 @@ def _vault(wrappings: Sequence[Wrapping]) -> shapes.Check:
     return shapes.Check(
         name="vault", ok=not lost, found=found, mend="name the key in vault.keys again" if lost else None
     )
+
+
+async def _outside(services: Services) -> list[shapes.Check]:
+    """What no database says: certificates, weights, and the clocks of those whom the broker speaks to."""
+    authority = services.authority.certificate if services.authority else None
+    checks = outside.certificates(services.settings, authority, datetime.now(UTC))
+    checks += await asyncio.to_thread(outside.weights, services.models, services.settings.cache)
+    own = services.settings.providers
+    asked = [each.provider for each in await services.providers.standings() if each.is_asked]
+    urls = [(own[each.name].url if each.name in own else None) or each.reach.base_url for each in asked]
+    return [*checks, *await outside.clocks(outside.spoken_to(services.settings, urls))]
+
+
+async def _accounts(session: AsyncSession, call: Call) -> list[shapes.Check]:
+    """The projects' own credentials with which machines are rented: whether their market lets them in."""
+    polls = {poll.market: poll for poll in await price_book.polls(session)}
+    checks = []
+    for market, projects in (await holders(session, list(call.services.accounts.openers))).items():
+        for project in projects:
+            if call.caller.project not in (None, project):
+                continue
+            poll = polls.get(account_name(market, project))
+            ok = poll is None or poll.error is None
+            found = "not tried yet" if poll is None else poll.error or "its market lets them in"
+            mend = None if ok else f"`broker credentials set {market} --project {project}`"
+            checks.append(shapes.Check(name=f"credentials of {project} at {market}", ok=ok, found=found, mend=mend))
+    return checks
 
 
 async def _markets(session: AsyncSession, services: Services) -> list[shapes.Check]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
-from broker.api import surroundings
+from broker.api import outside, surroundings
 from broker.api.health import database_problems
 from broker.api.shapes import Check, Doctor
 from broker.database import Database, sqlite_url
+from broker.model_set import model_profiles
 from broker.object_store import BadStoreSettings, store_of, told
 from broker.owner import owner
 from broker.settings import Settings
@@ -29,6 +31,8 @@ async def offline_checks(settings: Settings) -> Doctor:
         checks += surroundings.secrets(settings.data / name for name in SECRETS)
         checks += [await _database(settings), await _objects(settings)]
     checks += surroundings.images(settings.models)
+    checks += outside.certificates(settings, None, datetime.now(UTC))
+    checks += outside.weights(model_profiles(settings), settings.cache)
     if not settings.models:
         checks.append(
             Check(

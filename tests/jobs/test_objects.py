@@ -14,15 +14,14 @@ from ulid import ULID
 
 from jobs.errors import ObjectCorrupt, ObjectExists, ObjectMissing
 from jobs.objects import ObjectStore
-from tests.support.object_stores import s3_of
+from tests.support.object_stores import KIND, opened
 
 DAY_US = 86_400 * 1_000_000
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3"] if KIND != "azure" else ["azure"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ObjectStore]:
-    is_local = request.param == "local"
-    store = ObjectStore.local(tmp_path / "objects") if is_local else s3_of(request.getfixturevalue("s3"))
+    store = opened(request.param, request, tmp_path)
     yield store
     await store.close()
 
