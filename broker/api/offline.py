@@ -30,9 +30,9 @@ async def offline_checks(settings: Settings) -> Doctor:
         checks += [_owner(settings.data), surroundings.disk(settings.data)]
         checks += surroundings.secrets(settings.data / name for name in SECRETS)
         checks += [await _database(settings), await _objects(settings)]
+        checks += outside.certificates(settings, None, datetime.now(UTC))
+        checks += outside.weights(model_profiles(settings), settings.cache)
     checks += surroundings.images(settings.models)
-    checks += outside.certificates(settings, None, datetime.now(UTC))
-    checks += outside.weights(model_profiles(settings), settings.cache)
     if not settings.models:
         checks.append(
             Check(

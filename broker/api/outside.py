@@ -156,10 +156,9 @@ def weights(models: Mapping[str, ModelProfile], cache: Path) -> list[Check]:
             found.append(_weights_check(name, Path(profile.weights).expanduser()))
     at = next(each for each in (cache, *cache.parents) if each.exists())
     writable = os.access(at, os.W_OK | os.X_OK)
-    mend = None if writable else "set `cache` to a folder that the broker's user can write"
-    found.append(
-        Check(name="cache", ok=writable, found=f"{cache} can {'' if writable else 'not '}be written", mend=mend)
-    )
+    told = f"{cache} can {'' if writable else 'not '}be written"
+    advice = None if writable else "set `cache` to a folder that the broker's user can write"
+    found.append(Check(name="cache", ok=writable, found=told, mend=advice))
     return found
 
 
