@@ -19,6 +19,7 @@ from broker.api.policy_shapes import (
     Proposals,
     Proposed,
     WaiverProposal,
+    Withdrawal,
 )
 from broker.api.problems import not_found
 from broker.api.registry import Call, Route, route
@@ -98,6 +99,26 @@ async def reject(call: Call) -> Proposed:
     return await _decide(call, "rejected")
 
 
+async def withdraw(call: Call, body: Withdrawal) -> Proposed:
+    """Take back a waiver, a break-glass or a model's approval: it lets nothing pass any more, and running work is asked anew."""
+    of_the_house(call)
+    async with call.services.database.transaction() as session:
+        now_us = await db_now(session)
+        await proposals.withdraw(
+            session, call.path("proposal_id"), reason=body.reason, by=call.caller.name, now_us=now_us
+        )
+        found = await proposals.states(session, now_us)
+        shape = next(_shape(*each) for each in found if each[0].id == call.path("proposal_id"))
+    await _reached(call)
+    return shape
+
+
+async def _reached(call: Call) -> None:
+    """What has not ended is held against what is in force now, not when the next plan is solved."""
+    await Repinner(call.services).step()
+    call.services.nudge("plan")
+
+
 async def diff(call: Call) -> Difference:
     """A proposed document beside the one of its policy that is in force."""
     of_the_house(call)
@@ -171,8 +192,7 @@ async def _decide(call: Call, outcome: proposals.Outcome) -> Proposed:
         made = await proposals.decide(session, call.path("proposal_id"), outcome, by=call.caller.name, now_us=now_us)
         found = await proposals.states(session, now_us)
         shape = next(_shape(*each) for each in found if each[0].id == made.id)
-    await Repinner(call.services).step()  # now, and not when the next plan is solved
-    call.services.nudge("plan")
+    await _reached(call)
     return shape
 
 
@@ -210,6 +230,7 @@ ROUTES: tuple[Route, ...] = (
     route("POST", "/v1/compliance/models", propose_model, tag="compliance", roles=WRITERS, errors=(422,)),
     route("POST", f"{ON_PROPOSAL}/approve", approve, tag="compliance", roles=WRITERS, errors=(422,)),
     route("POST", f"{ON_PROPOSAL}/reject", reject, tag="compliance", roles=WRITERS, errors=(422,)),
+    route("POST", f"{ON_PROPOSAL}/withdraw", withdraw, tag="compliance", roles=WRITERS, errors=(422,)),
     route("GET", f"{ON_PROPOSAL}/diff", diff, tag="compliance", roles=READERS),
     route("POST", "/v1/compliance/dry-run", run_dry, tag="compliance", roles=READERS),
 )  # fmt: skip

@@ -88,6 +88,12 @@ class ModelProposal(Own):
     reason: str = Field(default="", max_length=2000)
 
 
+class Withdrawal(Own):
+    """Why something that was approved is taken back."""
+
+    reason: str = Field(min_length=1, max_length=2000)
+
+
 class Decided(Own):
     """Who said what of a proposal, and when (unix seconds)."""
 
@@ -97,7 +103,8 @@ class Decided(Own):
 
 
 class Proposed(Own):
-    """A proposal and how far it is: proposed, rejected, approved, active, superseded, expired."""
+    """A proposal and how far it is: proposed, rejected, approved, active, superseded, expired,
+    withdrawn."""
 
     id: str
     kind: str

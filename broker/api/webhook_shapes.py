@@ -28,6 +28,7 @@ EventType = Literal[
     "batch.waiting",
     "budget.threshold",
     "budget.breaker",
+    "compliance.break_glass",
     "ledger.anomaly",
 ]
 DEFAULT: tuple[EventType, ...] = ("batch.completed", "batch.failed", "batch.expired", "batch.cancelled")

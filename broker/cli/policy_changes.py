@@ -110,6 +110,11 @@ def reject(proposal: ProposalId, target: Target) -> None:
     _post(target, f"/v1/compliance/proposals/{proposal}/reject", {})
 
 
+def withdraw(proposal: ProposalId, target: Target, *, reason: Reason) -> None:
+    """Take back a waiver, a break-glass or a model's approval, at once; running work is asked anew."""
+    _post(target, f"/v1/compliance/proposals/{proposal}/withdraw", {"reason": reason})
+
+
 def show_list(target: Target) -> None:
     """All proposals: what is proposed, approved, in force, superseded, expired."""
 

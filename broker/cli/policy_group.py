@@ -23,6 +23,7 @@ policy = declare(
         "dry-run": changes.dry_run,
         "waive": changes.waive,
         "break-glass": changes.break_glass,
+        "withdraw": changes.withdraw,
         "project": changes.project,
         "model": changes.model,
     },

@@ -19,6 +19,7 @@ from broker.services import Services
 from jobs.tables import Batch
 from markets.tables import RentalRow
 from solver.residency import Evaluator, Facts
+from solver.residency.classes import raised
 from solver.residency.document import Document
 from solver.residency.effective import concerns, effective
 
@@ -85,7 +86,7 @@ async def placements(session: AsyncSession, services: Services, known: Standing,
                 offer_key=machine.offer_key,
                 accelerator=str(machine.facts["accelerator"]["name"]),
                 node=subject.node,
-                data_class=str((batch.wishes or {}).get("data_class") or subject.data_class),
+                data_class=raised(subject.data_class, (batch.wishes or {}).get("data_class")),
                 at_us=row.at_us,
                 facts=facts[row.facts_hash],
                 price_nano_hour=machine.price_nano_hour,

@@ -19,12 +19,17 @@ from broker.compliance.tables import Proposal, Verdict
 from solver.residency.document import Document, read_document
 from solver.residency.effective import Waiver, concerns, refusing
 
-Kind = Literal["policy", "waiver", "break_glass", "project", "model"]
-State = Literal["proposed", "rejected", "approved", "active", "superseded", "expired"]
+Kind = Literal["policy", "waiver", "break_glass", "project", "model", "withdrawal"]
+State = Literal["proposed", "rejected", "approved", "active", "superseded", "expired", "withdrawn"]
 HOUR_US = 3_600_000_000
 MAX_BREAK_GLASS_US = 24 * HOUR_US
-# How many others must approve. Break-glass opens what was closed for everybody's good reasons: two look.
-APPROVERS: Mapping[str, int] = MappingProxyType({"policy": 1, "waiver": 1, "project": 1, "model": 1, "break_glass": 2})
+# What can be taken back: what lets more pass than the policies say. A policy or a project's class is superseded instead.
+WITHDRAWABLE: tuple[Kind, ...] = ("waiver", "break_glass", "model")
+# How many others must approve. Break-glass opens what was closed for everybody's good reasons: two look. Taking back what let
+# more pass narrows, and waits for nobody.
+APPROVERS: Mapping[str, int] = MappingProxyType(
+    {"policy": 1, "waiver": 1, "project": 1, "model": 1, "break_glass": 2, "withdrawal": 0}
+)
 DEFAULT_NODE = "*"
 
 
@@ -96,11 +101,23 @@ class Standing:
 
 
 def state_of(
-    proposal: Proposal, verdicts: Sequence[Verdict], rivals: Sequence[tuple[Proposal, int]], at_us: int
+    proposal: Proposal,
+    verdicts: Sequence[Verdict],
+    rivals: Sequence[tuple[Proposal, int]],
+    at_us: int,
+    withdrawn_us: int | None = None,
 ) -> State:
     """How far a proposal is at `at_us`. `rivals` are approved proposals of the same kind and subject, with when they were."""
     if any(each.outcome == "rejected" for each in verdicts):
         return "rejected"
+    if withdrawn_us is not None and at_us >= withdrawn_us:
+        return "withdrawn"
+    return _going(proposal, verdicts, rivals, at_us)
+
+
+def _going(
+    proposal: Proposal, verdicts: Sequence[Verdict], rivals: Sequence[tuple[Proposal, int]], at_us: int
+) -> State:
     approved_us = approved_at(proposal, verdicts)
     if approved_us is None or at_us < approved_us:
         return "proposed"
@@ -121,7 +138,18 @@ def approved_at(proposal: Proposal, verdicts: Sequence[Verdict]) -> int | None:
     """When enough others had approved it; None before."""
     times = sorted(each.decided_us for each in verdicts if each.outcome == "approved")
     needed = APPROVERS[proposal.kind]
+    if needed == 0:
+        return proposal.proposed_us
     return times[needed - 1] if len(times) >= needed else None
+
+
+def withdrawals(proposals: Iterable[Proposal]) -> Mapping[str, int]:
+    """When each proposal was taken back that was, by its id."""
+    found: dict[str, int] = {}
+    for each in proposals:
+        if each.kind == "withdrawal":
+            found[each.subject] = min(each.proposed_us, found.get(each.subject, each.proposed_us))
+    return found
 
 
 def window(proposal: Proposal, approved_us: int) -> tuple[int, int | None]:
@@ -147,21 +175,23 @@ def standing(proposals: Sequence[Proposal], verdicts: Iterable[Verdict], at_us: 
     by_proposal: dict[str, list[Verdict]] = {}
     for word in verdicts:
         by_proposal.setdefault(word.proposal, []).append(word)
+    taken_back = withdrawals(proposals)
     approved = [
         each
         for each in proposals
-        if not any(one.outcome == "rejected" for one in by_proposal.get(each.id, []))
+        if taken_back.get(each.id, at_us + 1) > at_us
+        and not any(one.outcome == "rejected" for one in by_proposal.get(each.id, []))
         and (approved_at(each, by_proposal.get(each.id, [])) or at_us + 1) <= at_us
     ]
     active: list[tuple[Proposal, int]] = []
     for each in approved:
         rivals = [
-            (one, approved_at(one, by_proposal[one.id]) or at_us)
+            (one, approved_at(one, by_proposal.get(one.id, [])) or at_us)
             for one in approved
             if (one.kind, one.subject) == (each.kind, each.subject)
         ]
-        if state_of(each, by_proposal[each.id], rivals, at_us) == "active":
-            active.append((each, approved_at(each, by_proposal[each.id]) or at_us))
+        if state_of(each, by_proposal.get(each.id, []), rivals, at_us) == "active":
+            active.append((each, approved_at(each, by_proposal.get(each.id, [])) or at_us))
     return put_together(active)
 
 

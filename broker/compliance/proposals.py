@@ -18,6 +18,7 @@ from broker.budget_tables import Team, TeamOfProject
 from broker.compliance.lifecycle import (
     HOUR_US,
     MAX_BREAK_GLASS_US,
+    WITHDRAWABLE,
     Kind,
     ProposalNotFound,
     ProposalRefused,
@@ -28,7 +29,9 @@ from broker.compliance.lifecycle import (
     sha256_of,
     standing,
     state_of,
+    withdrawals,
 )
+from broker.compliance.loudness import tell_of_break_glass
 from broker.compliance.tables import Proposal, Verdict
 from solver.residency.classes import DATA_CLASSES
 from solver.residency.document import read_document
@@ -68,6 +71,7 @@ async def states(session: AsyncSession, at_us: int) -> list[tuple[Proposal, Stat
     """Each proposal with how far it is and who said what."""
     proposals, verdicts = await everything(session)
     mine = {each.id: [one for one in verdicts if one.proposal == each.id] for each in proposals}
+    taken_back = withdrawals(proposals)
     told = []
     for each in proposals:
         rivals = [
@@ -77,7 +81,7 @@ async def states(session: AsyncSession, at_us: int) -> list[tuple[Proposal, Stat
             and (when := approved_at(one, mine[one.id]) or at_us + 1) <= at_us
             and not any(word.outcome == "rejected" for word in mine[one.id])
         ]
-        told.append((each, state_of(each, mine[each.id], rivals, at_us), mine[each.id]))
+        told.append((each, state_of(each, mine[each.id], rivals, at_us, taken_back.get(each.id)), mine[each.id]))
     return told
 
 
@@ -100,7 +104,31 @@ async def propose(
     await session.flush()
     level = log.error if kind == "break_glass" else log.info
     level("compliance.proposed", proposal=proposal.id, kind=kind, subject=subject, proposer=by)
+    if kind == "break_glass":
+        await tell_of_break_glass(session, proposal, "proposed", now_us)
     return proposal
+
+
+async def withdraw(session: AsyncSession, proposal_id: str, *, reason: str, by: str, now_us: int) -> Proposal:
+    """Take back a waiver, a break-glass or a model's approval, whose it may be: it lets nothing pass any more, at once. Nothing
+    is edited, the withdrawal stands beside it. Raises ProposalNotFound, VerdictRefused."""
+    target = await session.get(Proposal, proposal_id, with_for_update=True)
+    if target is None:
+        raise ProposalNotFound(f"there is no proposal {proposal_id!r}")
+    state = next(how_far for each, how_far, _ in await states(session, now_us) if each.id == proposal_id)
+    if target.kind not in WITHDRAWABLE:
+        raise VerdictRefused(
+            f"proposal {proposal_id} is of kind {target.kind}: what narrows is not taken back by one person; "
+            "propose another version, which a second person approves"
+        )
+    if state not in ("proposed", "approved", "active"):
+        raise VerdictRefused(f"proposal {proposal_id} is {state}; there is nothing to take back")
+    body = {"proposal": proposal_id, "kind": target.kind, "of": target.subject}
+    made = await propose(session, "withdrawal", proposal_id, body, reason=reason, by=by, now_us=now_us)
+    log.warning("compliance.withdrawn", proposal=proposal_id, kind=target.kind, subject=target.subject, by=by)
+    if target.kind == "break_glass":
+        await tell_of_break_glass(session, target, "withdrawn", now_us)
+    return made
 
 
 async def decide(session: AsyncSession, proposal_id: str, outcome: Outcome, *, by: str, now_us: int) -> Proposal:
@@ -119,6 +147,10 @@ async def decide(session: AsyncSession, proposal_id: str, outcome: Outcome, *, b
         await _CHECKS[proposal.kind](session, proposal.subject, proposal.body, now_us)
     session.add(Verdict(id=f"verdict_{ULID()}", proposal=proposal_id, outcome=outcome, principal=by, decided_us=now_us))
     await session.flush()
+    if proposal.kind == "break_glass":
+        said = [*verdicts, Verdict(id="", proposal=proposal_id, outcome=outcome, principal=by, decided_us=now_us)]
+        is_open = outcome == "approved" and approved_at(proposal, said) is not None
+        await tell_of_break_glass(session, proposal, "active" if is_open else outcome, now_us)
     level = log.error if proposal.kind == "break_glass" else log.info
     level(f"compliance.{outcome}", proposal=proposal_id, kind=proposal.kind, subject=proposal.subject, by=by)
     return proposal
@@ -167,11 +199,22 @@ async def _project(session: AsyncSession, subject: str, body: Body, now_us: int)
         raise ProposalRefused(f"the path of project {subject!r} in the tree ends in its name: org/team/{subject}")
 
 
+async def _withdrawal(session: AsyncSession, subject: str, body: Body, now_us: int) -> None:
+    """Whether there is something to take back `withdraw` has asked."""
+
+
 async def _model(session: AsyncSession, subject: str, body: Body, now_us: int) -> None:
     if int(body["until_us"]) <= now_us:
         raise ProposalRefused("an approval must end, and not in the past: give a time that lies ahead")
 
 
 _CHECKS: Mapping[str, Callable[[AsyncSession, str, Body, int], Any]] = MappingProxyType(
-    {"policy": _policy, "waiver": _waiver, "break_glass": _break_glass, "project": _project, "model": _model}
+    {
+        "policy": _policy,
+        "waiver": _waiver,
+        "break_glass": _break_glass,
+        "project": _project,
+        "model": _model,
+        "withdrawal": _withdrawal,
+    }
 )

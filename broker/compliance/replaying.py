@@ -52,6 +52,8 @@ async def replay(
     public = signing_key(secret).public_key()
     read = []
     for leaf in await seal.leaves(session, "decisions", after_seq=after_seq, limit=PAGE):
+        if not leaf.payload.startswith(b'{"record":'):
+            continue  # something else that was decided, e.g. a budget's breaker: the chain has it
         signed = msgspec.json.decode(leaf.payload, type=Signed)
         made = msgspec.json.decode(signed.record, type=Record)
         if batch in (None, made.batch):

@@ -3,8 +3,8 @@
     unzip decisions.zip -d decisions && python decisions/verify.py decisions
 
 Checks that no leaf was changed, moved, added or removed before the last (the chain), that each is signed by the key in
-`public.pem`, and that the facts that records name are the ones beside them. Exit 0 when all holds. What the last hash should
-be is not in the export: compare it with one that you kept, or with a signed checkpoint.
+`public.pem`, and that the facts, policies and proposals that records name are the ones beside them. Exit 0 when all holds.
+What the last hash should be is not in the export: compare it with one that you kept, or with a signed checkpoint.
 """
 
 import base64
@@ -26,18 +26,41 @@ def main(folder: pathlib.Path) -> int:
         if number <= len(chain) and chain[number - 1] != before.hex():
             wrong.append(f"leaf {number} does not follow from the one before")
             break
+    decisions = 0
     for number, leaf in enumerate(leaves, 1):
+        if not leaf.startswith(b'{"record":'):
+            continue  # something else that the broker decided, e.g. a budget's breaker: it is in the chain
+        decisions += 1
         text, signature = parts(leaf)
         if not signed(folder, text, signature):
             wrong.append(f"leaf {number} is not signed by public.pem")
-        facts = json.loads(text)["facts_sha256"]
-        file = folder / "facts" / f"{facts}.json"
-        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != facts:
-            wrong.append(f"leaf {number}: its facts are missing or were changed")
+        wrong += [f"leaf {number}: its {each} missing or changed" for each in unlike(folder, json.loads(text))]
     for each in wrong:
         print(each)
-    print(f"{len(leaves)} decisions, {len(wrong)} problems, last hash {before.hex()}")
+    print(f"{decisions} decisions, {len(wrong)} problems, last hash {before.hex()}")
     return 1 if wrong else 0
+
+
+def unlike(folder: pathlib.Path, record: dict) -> list[str]:
+    """What of that which a record names is not beside it, byte for byte."""
+    found = []
+    facts = folder / "facts" / f"{record['facts_sha256']}.json"
+    if not holds(facts, record["facts_sha256"]):
+        found.append("facts are")
+    elif record.get("kind") == "pin":
+        for proposal, sha256, _ in json.loads(facts.read_bytes())["active"]:
+            if not holds(folder / "proposals" / f"{proposal}.json", sha256):
+                found.append(f"proposal {proposal} is")
+    none = hashlib.sha256(b"null").hexdigest()  # what was decided without a policy
+    if record["policy_sha256"] != none and not holds(
+        folder / "policies" / f"{record['policy_hash']}.json", record["policy_sha256"]
+    ):
+        found.append("policy is")
+    return found
+
+
+def holds(file: pathlib.Path, sha256: str) -> bool:
+    return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == sha256
 
 
 def parts(leaf: bytes) -> tuple[bytes, bytes]:

@@ -16,10 +16,13 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
+from broker.compliance import proposals
 from broker.compliance.pinning import Repinner
 from broker.compliance.tables import DecisionRow, FactsRow, Grace, Proposal
 from broker.tables import Policy
-from jobs.tables import Batch
+from jobs.clock import db_now
+from jobs.tables import Batch, OutboxEvent
+from ledger import seal
 from tests.support.wire_agent import Rent, offer, running_batch
 
 DAY_S = 86_400
@@ -388,3 +391,118 @@ async def test_of_two_words_about_a_project_the_one_that_was_given_last_counts(s
     found = await server.call("GET", "/v1/compliance/proposals")
     states_of = {each["id"]: each["state"] for each in found.json["data"]}
     assert [states_of[each] for each in made] == ["active", "superseded"]
+
+
+# -- what was let pass is taken back
+
+
+async def waived(server: Any, **fields: Any) -> str:
+    ann, bob = await officer(server, "ann"), await officer(server, "bob")
+    body = {"policy": "p", "rule": "where", "projects": "default", "until": int(time.time()) + 3600, "reason": "a move"}
+    made = await server.call("POST", "/v1/compliance/waivers", key=ann, json=body | fields)
+    assert made.status == 200, made.raw
+    await server.call("POST", f"/v1/compliance/proposals/{made.json['id']}/approve", key=bob, json={})
+    return str(made.json["id"])
+
+
+async def test_a_waiver_that_is_withdrawn_lets_nothing_pass_any_more_and_running_work_is_asked_anew(
+    server: Any, rent: Rent
+) -> None:
+    """It could only expire: who had waived a rule by mistake had to wait for its end."""
+    await in_force(server, document("FR"))
+    waiver = await waived(server)
+    agent, _ = await lease_under(server, rent)
+    await agent.hello()
+    await agent.heartbeat()
+    lease = (await agent.lease())["lease"]
+    held = {name: lease[name] for name in ("shard_id", "epoch", "nonce")} | {"in_flight": [], "suspects": {}}
+    assert (await agent.heartbeat(leases=[held])).json["lost"] == []
+    path, bob = f"/v1/compliance/proposals/{waiver}/withdraw", await officer(server, "bob")
+    done = await server.call("POST", path, key=bob, json={"reason": "a mistake"})
+    assert (done.status, done.json["state"]) == (200, "withdrawn")
+    assert (await agent.heartbeat(leases=[held])).json["lost"] == [lease["shard_id"]]
+    assert (await server.call("POST", path, key=bob, json={"reason": "again"})).code == "verdict_refused"
+    assert (await states(server))["withdrawal " + waiver + "@None"] == "active"
+    assert (await server.call("GET", "/v1/audit/replay")).json["mismatches"] == []
+
+
+async def test_what_narrows_is_not_taken_back_by_one_person(server: Any) -> None:
+    proposal = await in_force(server, document())
+    path = f"/v1/compliance/proposals/{proposal}/withdraw"
+    refused = await server.call("POST", path, key=await officer(server, "bob"), json={"reason": "in the way"})
+    assert (refused.status, refused.code) == (403, "verdict_refused")
+    assert await states(server) == {"policy p@1": "active"}
+
+
+async def test_a_models_approval_can_be_withdrawn(server: Any) -> None:
+    ann, bob = await officer(server, "ann"), await officer(server, "bob")
+    body = {"model": "tiny", "projects": "default", "until": int(time.time()) + 3600, "reason": "a trial"}
+    made = (await server.call("POST", "/v1/compliance/models", key=ann, json=body)).json["id"]
+    await server.call("POST", f"/v1/compliance/proposals/{made}/approve", key=bob, json={})
+    async with server.services.database.transaction() as session:
+        known = await proposals.in_force(session, await db_now(session))
+    assert known.approved_until_us("tiny", "default")
+    await server.call("POST", f"/v1/compliance/proposals/{made}/withdraw", key=ann, json={"reason": "it is over"})
+    async with server.services.database.transaction() as session:
+        known = await proposals.in_force(session, await db_now(session))
+    assert known.approved_until_us("tiny", "default") is None
+
+
+async def test_a_broken_glass_is_heard_by_webhooks_and_metrics_and_can_be_closed(server: Any) -> None:
+    await in_force(server, document())
+    ann = await officer(server, "ann")
+    body = {"policy": "p", "projects": "default", "hours": 24, "reason": "the region burns"}
+    made = (await server.call("POST", "/v1/compliance/break-glass", key=ann, json=body)).json["id"]
+    for name in ("bob", "cid"):
+        path = f"/v1/compliance/proposals/{made}/approve"
+        await server.call("POST", path, key=await officer(server, name), json={})
+    assert b'broker_break_glass{state="in_force"} 1.0' in (await server.call("GET", "/metrics")).raw
+    await server.call("POST", f"/v1/compliance/proposals/{made}/withdraw", key=ann, json={"reason": "it rained"})
+    assert b'broker_break_glass{state="in_force"} 0.0' in (await server.call("GET", "/metrics")).raw
+    async with server.services.database.transaction() as session:
+        rows = await session.scalars(select(OutboxEvent).where(text("kind = 'compliance.break_glass'")))
+        told = sorted(rows, key=lambda each: each.number)
+    assert [each.payload["state"] for each in told] == ["proposed", "approved", "active", "withdrawn"]
+    assert {each.project for each in told} == {"default"}
+    assert all("burns" not in json.dumps(each.payload) for each in told)
+
+
+async def test_a_flipped_bit_in_a_policy_or_a_proposal_of_an_export_is_noticed(
+    server: Any, rent: Rent, tmp_path: Path
+) -> None:
+    """The verifier looked at leaves and facts: the text of the policy beside them could be anything."""
+    await worked(server, rent)
+    async with (
+        server.services.database.transaction() as session
+    ):  # what else is in the stream is no decision of residency
+        await seal.append(session, "decisions", b'{"kind":"budget.breaker"}')
+    answer = await server.call("GET", "/v1/audit/export")
+    zipfile.ZipFile(io.BytesIO(answer.raw)).extractall(tmp_path)
+    told = await verified(tmp_path)
+    assert told.returncode == 0, told.stdout
+    for folder, word in (("policies", "its policy is missing or changed"), ("proposals", "proposal")):
+        [file, *_] = sorted((tmp_path / folder).glob("*.json"))
+        kept = file.read_bytes()
+        file.write_bytes(bytes([*kept[:9], kept[9] ^ 1, *kept[10:]]))
+        told = await verified(tmp_path)
+        assert told.returncode == 1 and word in told.stdout
+        file.write_bytes(kept)
+    assert (await server.call("GET", "/v1/audit/replay")).json["mismatches"] == []
+
+
+async def test_a_dry_run_judges_a_job_by_its_projects_class_where_it_asks_for_a_lower_one(
+    server: Any, rent: Rent
+) -> None:
+    """A job may only raise its class; the dry run believed the lower one, and told of no refusal."""
+    ann, bob = await officer(server, "ann"), await officer(server, "bob")
+    wish = {"project": "default", "node": "org/team/default", "data_class": "health", "reason": "patients"}
+    made = (await server.call("POST", "/v1/compliance/projects", key=ann, json=wish)).json["id"]
+    await server.call("POST", f"/v1/compliance/proposals/{made}/approve", key=bob, json={})
+    await in_force(server, document("DE"))
+    agent, _ = await lease_under(server, rent, data_class="public")
+    await agent.hello()
+    await agent.heartbeat()
+    assert (await agent.lease())["lease"]
+    rules = "  - {id: no-health, effect: deny, classes: {at_least: health}, when: {country: [DE]}}\n"
+    body = {"text": document("DE", 2, more=rules), "nodes": ["*"]}
+    assert (await server.call("POST", "/v1/compliance/dry-run", json=body)).json["refused"] == 1
