@@ -12,7 +12,7 @@ from sqlalchemy import and_, case, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.compliance.lifecycle import approved_at, standing
+from broker.compliance.lifecycle import approved_at, standing, withdrawals
 from broker.compliance.tables import Proposal, Verdict
 from broker.finance.tables import AnomalyRow
 from broker.metrics.totals import Growing, Spent
@@ -240,16 +240,21 @@ async def _webhooks(session: AsyncSession) -> dict[str, Values]:
 
 async def _break_glass(session: AsyncSession, now_us: int) -> dict[str, Values]:
     """Who watches the house must see when somebody has broken the glass: there are few of these rows, ever."""
-    proposals = (await session.scalars(select(Proposal).where(col(Proposal.kind) == "break_glass"))).all()
+    kinds = ("break_glass", "withdrawal")
+    proposals = (await session.scalars(select(Proposal).where(col(Proposal.kind).in_(kinds)))).all()
+    glasses = {each.id: each for each in proposals if each.kind == "break_glass"}
+    taken_back = withdrawals(proposals)
     verdicts = (
         await session.scalars(select(Verdict).where(col(Verdict.proposal).in_([each.id for each in proposals])))
     ).all()
-    in_force = {name for name, _, _ in standing(proposals, verdicts, now_us).active}
+    in_force = {name for name, _, _ in standing(proposals, verdicts, now_us).active if name in glasses}
     said = {each.id: [word for word in verdicts if word.proposal == each.id] for each in proposals}
     waiting = [
         each
-        for each in proposals
-        if approved_at(each, said[each.id]) is None and not any(word.outcome == "rejected" for word in said[each.id])
+        for each in glasses.values()
+        if each.id not in taken_back
+        and approved_at(each, said[each.id]) is None
+        and not any(word.outcome == "rejected" for word in said[each.id])
     ]
     return {"broker_break_glass": {("in_force",): len(in_force), ("proposed",): len(waiting)}}
 
