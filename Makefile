@@ -56,7 +56,7 @@ aws: .venv/ok
 
 # Residency at length: Cedar as the judge of 10,000 random policies.
 residency: .venv/ok
-	$(RUN) -m pytest -q -n $(WORKERS) -m residency tests/solver/residency tests/broker/api/test_residency_worlds.py
+	$(RUN) -m pytest -q -n $(WORKERS) -m residency tests/solver/residency tests/broker/api/test_residency_worlds.py tests/broker/api/test_many_replays.py
 
 # Other people's programs judge finance's exports: FOCUS validators, beancount, hledger (installed by .ci/finance).
 finance: .venv/ok

@@ -24,6 +24,7 @@ from jobs.part_rows import PartRows
 from jobs.retries import Again
 from jobs.tables import Batch
 from solver.errors import SolverError
+from solver.residency.classes import raised
 
 
 async def retry(call: Call, body: shapes.RetryCreate) -> shapes.RetryBatch:
@@ -88,7 +89,7 @@ def _asked(call: Call, batch: Batch, body: shapes.RetryCreate, now_us: int) -> b
 
 
 def _wishes(batch: Batch, body: shapes.RetryCreate, now_us: int) -> BatchWishes:
-    """The batch's own wishes, each replaced by the one that the body names."""
+    """The batch's own wishes, each replaced by the one that the body names; but the class of its data is raised only."""
     named = {} if body.x_broker is None else body.x_broker.model_dump(mode="json", exclude_unset=True)
     if named.get("project") not in (None, batch.project):
         message = (
@@ -102,7 +103,12 @@ def _wishes(batch: Batch, body: shapes.RetryCreate, now_us: int) -> BatchWishes:
         "priority": batch.priority,
         "deadline": None if deadline_us is None else deadline_us // MICROSECONDS,
     }
-    return BatchWishes.model_validate({**own, **named})
+    wishes = {**own, **named}
+    if own.get("data_class") and wishes.get("data_class") is not None:
+        wishes["data_class"] = raised(own["data_class"], wishes["data_class"])  # the lines are what they were
+    elif own.get("data_class"):
+        wishes["data_class"] = own["data_class"]
+    return BatchWishes.model_validate(wishes)
 
 
 async def _compose(call: Call, plan: FinalPlan, file_id: str, wanted: Again) -> Stored:

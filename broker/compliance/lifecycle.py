@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from broker.compliance.tables import Proposal, Verdict
-from solver.residency.document import Document, read_document
+from solver.residency.document import Document, DocumentRule, read_document
 from solver.residency.effective import Waiver, concerns, refusing
 
 Kind = Literal["policy", "waiver", "break_glass", "project", "model", "withdrawal"]
@@ -236,10 +236,24 @@ def _waivers(
     from_us, until_us = window(proposal, approved_us)
     if until_us is None or proposal.subject not in policies:
         return []
-    rules = [proposal.body["rule"]] if proposal.kind == "waiver" else [
-        rule.id for rule in policies[proposal.subject][0].rules
-    ]  # fmt: skip
+    document = policies[proposal.subject][0]
+    rules = [rule.id for rule in document.rules]
+    if proposal.kind == "waiver":
+        rules = [rule.id for rule in document.rules if rule.id == proposal.body["rule"] and _is_meant(rule, proposal)]
     return [Waiver(proposal.subject, rule, proposal.body["projects"], from_us, until_us) for rule in rules]
+
+
+def _is_meant(rule: DocumentRule, proposal: Proposal) -> bool:
+    """Whether the rule is still what it was when its waiver was proposed: a later version of the document may say something
+    else under the same id, and nobody has waived that. Waivers of before this was kept are of the id."""
+    return proposal.body.get("rule_sha256") in (None, sha256_of_rule(rule))
+
+
+def sha256_of_rule(rule: DocumentRule) -> str:
+    """What a rule asks of whom, whatever its document's version."""
+    clauses = [msgspec.structs.replace(each, layer="") for each in rule.clauses]
+    told = (rule.id, rule.effect, rule.classes, rule.projects, clauses)
+    return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
 
 
 def sha256_of(body: Mapping[str, Any]) -> str:

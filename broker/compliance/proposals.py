@@ -27,6 +27,7 @@ from broker.compliance.lifecycle import (
     VerdictRefused,
     approved_at,
     sha256_of,
+    sha256_of_rule,
     standing,
     state_of,
     withdrawals,
@@ -90,6 +91,9 @@ async def propose(
 ) -> Proposal:
     """Put it up for decision by others. Raises ProposalRefused."""
     await _CHECKS[kind](session, subject, body, now_us)
+    if kind == "waiver":
+        rules = (await in_force(session, now_us)).policies[subject][0].rules
+        body = {**body, "rule_sha256": next(sha256_of_rule(each) for each in rules if each.id == body["rule"])}
     proposal = Proposal(
         id=f"proposal_{ULID()}",
         kind=kind,

@@ -41,7 +41,7 @@ def main(folder: pathlib.Path) -> int:
     return 1 if wrong else 0
 
 
-def unlike(folder: pathlib.Path, record: dict) -> list[str]:
+def unlike(folder: pathlib.Path, record: dict[str, str]) -> list[str]:
     """What of that which a record names is not beside it, byte for byte."""
     found = []
     facts = folder / "facts" / f"{record['facts_sha256']}.json"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,18 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
+from broker.api.result_shapes import RetryCreate
+from broker.api.retry import _wishes
 from broker.compliance import proposals
+from broker.compliance.judging import judge
 from broker.compliance.pinning import Repinner
 from broker.compliance.tables import DecisionRow, FactsRow, Grace, Proposal
+from broker.settings import PathSettings
 from broker.tables import Policy
 from jobs.clock import db_now
 from jobs.tables import Batch, OutboxEvent
 from ledger import seal
+from markets.tables import RentalRow
 from tests.support.wire_agent import Rent, offer, running_batch
 
 DAY_S = 86_400
@@ -506,3 +512,53 @@ async def test_a_dry_run_judges_a_job_by_its_projects_class_where_it_asks_for_a_
     rules = "  - {id: no-health, effect: deny, classes: {at_least: health}, when: {country: [DE]}}\n"
     body = {"text": document("DE", 2, more=rules), "nodes": ["*"]}
     assert (await server.call("POST", "/v1/compliance/dry-run", json=body)).json["refused"] == 1
+
+
+async def test_a_waiver_is_of_the_rule_that_was_looked_at_and_not_of_what_a_later_version_says_under_its_id(
+    server: Any,
+) -> None:
+    """An id is a name: whoever wrote the next version could put anything behind a rule that two people had waived."""
+    more = "  - {id: not-them, effect: deny, when: {operator: [Shady]}}\n"
+    other = "  - {id: not-them, effect: deny, when: {operator: [Good]}}\n"
+    await in_force(server, document(more=more))
+    await waived(server, rule="not-them")
+    for version, rules, count in ((1, more, 1), (2, more, 1), (3, other, 0)):
+        if version > 1:
+            await in_force(server, document(version=version, more=rules))
+        async with server.services.database.transaction() as session:
+            known = await proposals.in_force(session, await db_now(session))
+        assert len(known.waivers) == count, version
+
+
+async def test_a_retry_does_not_lower_the_class_of_what_is_done_again(server: Any) -> None:
+    made = await server.new_batch(lines=1, x_broker={"on_infeasible": "queue", "data_class": "health"})
+    async with server.services.database.transaction() as session:
+        await session.execute(text("UPDATE jobs_batch SET status = 'failed'"))
+        batch = await session.get_one(Batch, made["id"])
+    for asked, expected in (("internal", "health"), ("secret", "secret"), (None, "health")):
+        body = RetryCreate.model_validate({"x_broker": {"data_class": asked}})
+        assert _wishes(batch, body, 0).data_class == expected
+
+
+@pytest.mark.parametrize("path", ["storage", "checkpoint", "log", "registry", "control_plane"])
+async def test_every_data_path_is_judged_when_work_is_handed_out(server: Any, rent: Rent, path: str) -> None:
+    """In the US it is refused, unstated it is refused, in Germany it is allowed: each path for itself."""
+    rule = f"  - {{id: path, effect: require, on: [{path}], when: {{country: [DE]}}}}\n"
+    await in_force(server, document("DE", more=rule))
+    agent, batch_id = await lease_under(server, rent)
+    words = []
+    for country in ("DE", "US", None):
+        stated = PathSettings(country=country, evidence="said so") if country else None
+        settings = server.services.settings
+        place = {"storage": "objects", "checkpoint": "objects"}.get(path)
+        if place:
+            settings = settings.model_copy(update={"objects": settings.objects.model_copy(update={"country": country})})
+        else:
+            settings = settings.model_copy(
+                update={"residency": settings.residency.model_copy(update={path: stated or PathSettings()})}
+            )
+        services = replace(server.services, settings=settings)
+        async with server.services.database.transaction() as session:
+            rental, batch = await session.get_one(RentalRow, agent.rental), await session.get_one(Batch, batch_id)
+            words.append((await judge(session, services, rental, batch, await db_now(session))).decision.outcome)
+    assert words == ["allow", "deny", "deny"]
