@@ -241,7 +241,7 @@ async def _paced(working: list[Agent], served: list[tuple[str, int]], asked: arg
 async def _saturated(working: list[Agent], served: list[tuple[str, int]], seconds: float) -> dict[str, Any]:
     for agent in working:
         agent.commit_s.clear()
-    usage, began = _cpu(served), time.monotonic()
+    usage, began, others = _cpu(served), time.monotonic(), (_own_cpu(), _postgres_cpu())
 
     async def work(agent: Agent) -> None:
         while time.monotonic() < began + seconds and agent.lease.next_seq < PARTS_A_SHARD:
@@ -250,15 +250,29 @@ async def _saturated(working: list[Agent], served: list[tuple[str, int]], second
     await asyncio.gather(*map(work, working))
     spent_s, took_s = _cpu(served) - usage, time.monotonic() - began
     commits = [each for agent in working for each in agent.commit_s]
+    per_commit = 1000 / len(commits)
     return {
         "commits_per_s": round(len(commits) / took_s, 1),
-        "cpu_ms_a_commit_saturated": round(spent_s / len(commits) * 1000, 2),
+        "cpu_ms_a_commit_saturated": round(spent_s * per_commit, 2),
+        "agents_cpu_ms_a_commit": round((_own_cpu() - others[0]) * per_commit, 2),
+        "postgres_cpu_ms_a_commit": round((_postgres_cpu() - others[1]) * per_commit, 2),
     }
 
 
 def _percentiles(seconds: list[float]) -> dict[str, float]:
     cuts = statistics.quantiles(seconds, n=100)
     return {"p50": round(cuts[49] * 1000, 1), "p99": round(cuts[98] * 1000, 1)}
+
+
+def _own_cpu() -> float:
+    times = psutil.Process().cpu_times()
+    return times.user + times.system
+
+
+def _postgres_cpu() -> float:
+    """Of the server's processes that live; connections last as long as what is measured."""
+    found = [each for each in psutil.Process().children(recursive=True) if each.name().startswith("postgres")]
+    return sum(each.cpu_times().user + each.cpu_times().system for each in found)
 
 
 def _cpu(served: list[tuple[str, int]]) -> float:
