@@ -182,7 +182,10 @@ async def _propose(call: Call, kind: Kind, subject: str, body: dict[str, Any], r
 def of_the_house(call: Call) -> None:
     """Policies are of all projects. Raises 404 for a key of one: its compliance speaks for that project alone."""
     if call.caller.project is not None:
-        raise not_found("compliance_not_found", "Policies and their evidence are for keys of all projects.")
+        raise not_found(
+            "compliance_not_found",
+            "Policies and their evidence are for keys of all projects (`broker keys create … --all-projects`).",
+        )
 
 
 async def _decide(call: Call, outcome: proposals.Outcome) -> Proposed:

@@ -447,6 +447,10 @@ class KeyCreate(Own):
         pattern=r"^[a-z0-9][a-z0-9-]*$",
         description="default: the caller's own, for a key of all projects `default`",
     )
+    all_projects: bool = Field(
+        default=False,
+        description="a key of the house, for its compliance, finance and operators; made by such a key only",
+    )
     roles: list[Literal["submitter", "viewer", "compliance", "finance", "operator", "admin"]] = Field(min_length=1)
     expires_in_s: int | None = Field(default=None, gt=0)
 

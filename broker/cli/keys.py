@@ -26,9 +26,15 @@ def create(
     target: Target,
     *,
     lasts: Annotated[str | None, typer.Option(help="Such as 12h or 90d; else until it is revoked.")] = None,
+    all_projects: Annotated[
+        bool,
+        typer.Option("--all-projects", help="A key of the house: its policies, audits and budgets are for such keys."),
+    ] = False,
 ) -> None:
     """Make an API key for a person or a service. It is shown this once. --project PROJECT makes the project, too."""
     body: dict[str, Any] = {"principal": principal, "roles": role}
+    if all_projects:
+        body["all_projects"] = True
     if target.project:
         body["project"] = target.project
     if lasts is not None:

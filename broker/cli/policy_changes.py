@@ -138,7 +138,8 @@ def diff(proposal: ProposalId, target: Target) -> None:
         if target.json:
             document(found)
         else:
-            line(found["diff"] or "no difference")
+            for each in (found["diff"] or "no difference").splitlines():
+                line(each)
         return exits.OK
 
     target.run(work)

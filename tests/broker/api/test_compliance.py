@@ -562,3 +562,18 @@ async def test_every_data_path_is_judged_when_work_is_handed_out(server: Any, re
             rental, batch = await session.get_one(RentalRow, agent.rental), await session.get_one(Batch, batch_id)
             words.append((await judge(session, services, rental, batch, await db_now(session))).decision.outcome)
     assert words == ["allow", "deny", "deny"]
+
+
+async def test_officers_of_the_house_get_their_keys_by_the_api_and_an_administrator_of_one_project_makes_none(
+    server: Any,
+) -> None:
+    """No door made such a key but the first start: nobody could approve what another had proposed."""
+    body = {"principal": "ann", "roles": ["compliance"], "all_projects": True}
+    made = await server.call("POST", "/v1/admin/keys", json=body)
+    assert (made.status, made.json["project"]) == (200, None)
+    listed = await server.call("GET", "/v1/compliance/proposals", key=made.json["key"])
+    assert listed.status == 200
+    both = await server.call("POST", "/v1/admin/keys", json=body | {"project": "default"})
+    assert both.status == 400
+    own = await server.key("admin", project="default", principal="dora")
+    assert (await server.call("POST", "/v1/admin/keys", key=own, json=body)).status == 403
