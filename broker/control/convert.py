@@ -94,7 +94,7 @@ def offer_view(
         timings=Timings(boot_s=boot_s, load_s=load_s),
         domain=f"{offer.market}/{offer.key.region}" if offer.key.region else None,
         sunk=is_sunk,
-        lost_nano=_nano_up(offer.deposit * (1 - offer.refundable_fraction)) if is_usd else 0,
+        lost_nano=lost_deposit_nano(offer),
         ingress_nano_gb=_nano_up(offer.ingress_per_gb) if is_usd else 0,
         egress_nano_gb=_nano_up(offer.egress_per_gb) if is_usd else 0,
         granularity_s=offer.granularity_s,
@@ -109,6 +109,11 @@ def offer_view(
         not_for=tuple(not_for),
     )
     return view, facts
+
+
+def lost_deposit_nano(offer: Offer) -> int:
+    """What of the deposit is not returned, for each machine."""
+    return _nano_up(offer.deposit * (1 - offer.refundable_fraction)) if offer.currency == "USD" else 0
 
 
 def _nano_up(amount: Decimal) -> int:

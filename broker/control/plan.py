@@ -26,6 +26,7 @@ from broker.compliance.pinning import Repinner
 from broker.control.avoided import baselines
 from broker.control.ceiling import going_on
 from broker.control.draining import drain_all
+from broker.control.convert import lost_deposit_nano
 from broker.control.later import LATER, later_of, postponed
 from broker.control.planned_offers import reasons_with_apart
 from broker.control.snapshot import Frozen, freeze
@@ -223,7 +224,8 @@ class Planner:
 
 
 def hold_nano(offer: Offer, start: Start, control: ControlSettings, now_us: int) -> int:
-    """Upper bound of what one instance of `start` costs until its expected end, with the buffer, in whole increments.
+    """Upper bound of what one instance of `start` costs until its expected end, with the buffer, in whole increments, and
+    what of its deposit is not returned.
 
     What passes unseen is part of it: a hold that must be extended at once would be refused at once, and the machine
     rented for nothing.
@@ -233,7 +235,7 @@ def hold_nano(offer: Offer, start: Start, control: ControlSettings, now_us: int)
     expected_s = max(1, -(-(start.until_us - now_us) // SECOND_US))
     seconds = int(expected_s * control.hold_buffer) + control.unseen_s + offer.granularity_s
     seconds = max(offer.minimum_s, -(-seconds // offer.granularity_s) * offer.granularity_s)
-    return max(1, cost_of_seconds(to_nano(offer.price), seconds))
+    return max(1, cost_of_seconds(to_nano(offer.price), seconds) + lost_deposit_nano(offer))
 
 
 def _served(snapshot: Snapshot, plan: Plan, start: Start) -> list[str]:

@@ -49,6 +49,14 @@ async def test_the_snapshot_has_what_moving_data_and_a_lost_deposit_cost(town: A
     assert (work.input_bytes, work.output_bytes) == (4 * work.input_tokens, 4 * work.output_tokens_p50)
 
 
+async def test_the_hold_of_a_machine_covers_the_deposit_that_it_keeps(town: Any) -> None:
+    await town.list_offers(replace(town.offer("keeps", price="0.36"), deposit=Decimal(5)))
+    await town.batch()
+    await Planner(town.services).step()
+    [row] = await town.intents()
+    assert row.purpose["hold_nano"] > 5_000_000_000
+
+
 async def test_a_place_that_keeps_the_deposit_is_not_cheaper_for_a_short_batch(town: Any) -> None:
     keeps = replace(town.offer("keeps", price="1.00"), deposit=Decimal(5))
     await town.list_offers(keeps, town.offer("plain", price="3.60"))
