@@ -25,8 +25,8 @@ from broker.compliance.decisions import seal_planned
 from broker.compliance.pinning import Repinner
 from broker.control.avoided import baselines
 from broker.control.ceiling import going_on
-from broker.control.draining import drain_all
 from broker.control.convert import lost_deposit_nano
+from broker.control.draining import drain_all
 from broker.control.later import LATER, later_of, postponed
 from broker.control.planned_offers import reasons_with_apart
 from broker.control.snapshot import Frozen, freeze
