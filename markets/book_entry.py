@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ledger.money import to_nano
 from markets.instants import micros
 from markets.offer import Offer, price_problem, quarantine
-from markets.offer_record import record_from_offer
+from markets.offer_record import record_from_offer, record_text
 from markets.plausibility import Peers, implausible
 from markets.token_plausibility import TokenGround, implausible_tokens
 
 _ENCODER = msgspec.json.Encoder(decimal_format="string")
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """What the book has of an offer, as far as a poll asks: see `OfferRow`."""
 
     key: str
@@ -40,7 +38,7 @@ class Known:
         }  # fmt: skip
 
 
-KNOWN = tuple(each.name for each in fields(Known))
+KNOWN = Known._fields
 
 
 class Entry:
@@ -115,7 +113,7 @@ class Entry:
         }
 
     def columns(self, now_us: int) -> dict[str, Any]:
-        """The whole row. A country counts only with evidence."""
+        """The whole row, its record as JSON text. A country counts only with evidence."""
         offer = self.offer
         kept = quarantine(offer, self.quarantined) if self.quarantined else offer
         return {
@@ -133,7 +131,7 @@ class Entry:
             "gpu_count": offer.accelerator.count,
             "gpu_nano_hour": self.gpu_nano_hour,
             "fingerprint": self.fingerprint,
-            "record": record_from_offer(kept, self.key),
+            "record": record_text(record_from_offer(kept, self.key)),
         }
 
 
@@ -147,8 +145,9 @@ def fingerprint(offer: Offer) -> str:
 
     Evidence that was seen with the offer counts without its time, too; evidence of another time has it.
     """
+    at = offer.observed_at
     evidence = [
-        (e.kind, e.source, e.ttl.total_seconds(), None if e.observed_at == offer.observed_at else e.observed_at)
+        (e.kind, e.source, e.ttl, None if e.observed_at is at or e.observed_at == at else e.observed_at)
         for e in offer.evidence
     ]
     said = (

@@ -6,15 +6,19 @@ strings, times ISO 8601 with offset, durations whole seconds.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+import msgspec
+
 from markets.errors import BadOffer
 from markets.offer import Accelerator, Evidence, Offer, OfferKey, QuotaShare, TokenEndpoint, TokenPrice
 
 Record = dict[str, Any]
+_ENCODER = msgspec.json.Encoder()
 
 
 def record_from_offer(offer: Offer, key: str | None = None) -> Record:
@@ -77,6 +81,15 @@ def _quota_record(quota: QuotaShare | None) -> Record | None:
     if quota is None:
         return None
     return {"group": quota.group, "units": quota.units, "left": quota.left, "unit": quota.unit}
+
+
+def record_text(record: Record) -> str:
+    """The record as JSON. What the quick encoder cannot write (a number of more than 64 bits in a provider's words) the slow one
+    can."""
+    try:
+        return _ENCODER.encode(record).decode()
+    except (OverflowError, UnicodeEncodeError, TypeError):
+        return json.dumps(record)
 
 
 def _endpoint_record(endpoint: TokenEndpoint | None) -> Record | None:

@@ -6,7 +6,6 @@ offers as they were and they grow stale in the open. What a poll changes is appe
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from markets.book_entry import KNOWN, Entry, Known, entry_of
+from markets.heap import uncollected
 from markets.history import append_changes
 from markets.instants import maybe_moment, micros, moment
 from markets.offer import Offer, encode_part
@@ -25,10 +25,12 @@ from markets.offer_record import offer_from_record
 from markets.own_account import provider_of
 from markets.plausibility import Peers
 from markets.resellers import AGGREGATORS, FRESH_S, cheaper_elsewhere, gathered, is_stood_back
-from markets.tables import OfferRow, PollRow
+from markets.tables import JsonText, OfferRow, PollRow
 from markets.token_book import token_ground
 
 _log = structlog.get_logger("markets.price_book")
+# A record comes as JSON text: the database's own encoder of JSON takes five times as long, a quarter of a cold poll.
+_ENCODED = bindparam("record", type_=JsonText())
 # Rows that one statement is given at a time.
 _AT_ONCE = 2_000
 
@@ -262,7 +264,9 @@ def _listed(row: OfferRow, now_us: int, max_age_s: int, card_until_us: int | Non
 async def _known(session: AsyncSession, market: str) -> dict[str, Known]:
     table = OfferRow.__table__  # type: ignore[attr-defined]
     query = select(*(table.c[name] for name in KNOWN)).where(table.c.market == market)
-    return {row[0]: Known(*tuple(row)) for row in (await session.execute(query)).all()}
+    rows = (await session.execute(query)).all()
+    with uncollected():
+        return {row[0]: Known._make(row) for row in rows}
 
 
 async def _peers(session: AsyncSession, market: str) -> dict[tuple[str, str], Peers]:
@@ -285,6 +289,13 @@ async def _peers(session: AsyncSession, market: str) -> dict[tuple[str, str], Pe
 
 
 def _entries(
+    market: str, offers: Sequence[Offer], known: Mapping[str, Known], peers: Mapping[tuple[str, str], Peers]
+) -> dict[str, Entry]:
+    with uncollected():
+        return _judged(market, offers, known, peers)
+
+
+def _judged(
     market: str, offers: Sequence[Offer], known: Mapping[str, Known], peers: Mapping[tuple[str, str], Peers]
 ) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
@@ -340,25 +351,18 @@ async def _write(
     """Insert what is new, update what is different, and say of the rest that it was seen again. The new and different ones."""
     connection = await session.connection()
     table = OfferRow.__table__  # type: ignore[attr-defined]
-    new: list[Entry] = []
-    different: list[Entry] = []
-    again: list[tuple[str, int]] = []
-    for entry in entries:
-        before = known.get(entry.key)
-        if before is None:
-            new.append(entry)
-        elif entry.observed_us < before.observed_us:
-            again.append((entry.key, before.observed_us))  # an answer that overtook this one is newer
-        elif entry.is_as(before):
-            again.append((entry.key, entry.observed_us))
-        else:
-            different.append(entry)
+    with uncollected():
+        new, different, again = _sorted_out(entries, known)
     await _seen_again(session, market, again, known, now_us)
-    for some in _batches([entry.columns(now_us) for entry in new]):
-        await connection.execute(insert(table), some)
+    for start in range(0, len(new), _AT_ONCE):
+        with uncollected():
+            some = [entry.columns(now_us) for entry in new[start : start + _AT_ONCE]]
+        bound: dict[str, Any] = {name: bindparam(name) for name in some[0]} | {"record": _ENCODED}
+        await connection.execute(insert(table).values(bound), some)
     columns = [{f"b_{name}": value for name, value in entry.columns(now_us).items()} for entry in different]
     if columns:
         values: dict[str, Any] = {name[2:]: bindparam(name) for name in columns[0] if name not in ("b_key", "b_market")}
+        values["record"] = bindparam("b_record", type_=JsonText())
         statement = update(table).where(table.c.key == bindparam("b_key")).values(values)
         for some in _batches(columns):
             await connection.execute(statement, some)
@@ -367,24 +371,44 @@ async def _write(
     return [*new, *different]
 
 
+def _sorted_out(
+    entries: Iterable[Entry], known: Mapping[str, Known]
+) -> tuple[list[Entry], list[Entry], dict[int, list[str]]]:
+    """What is new, what is different, and the keys of what was seen again, by when."""
+    new: list[Entry] = []
+    different: list[Entry] = []
+    again: dict[int, list[str]] = {}
+    for entry in entries:
+        before = known.get(entry.key)
+        if before is None:
+            new.append(entry)
+        elif entry.observed_us < before.observed_us:
+            # an answer that overtook this one is newer
+            again.setdefault(before.observed_us, []).append(entry.key)
+        elif entry.is_as(before):
+            again.setdefault(entry.observed_us, []).append(entry.key)
+        else:
+            different.append(entry)
+    return new, different, again
+
+
 async def _seen_again(
-    session: AsyncSession, market: str, again: Sequence[tuple[str, int]], known: Mapping[str, Known], now_us: int
+    session: AsyncSession, market: str, again: Mapping[int, Sequence[str]], known: Mapping[str, Known], now_us: int
 ) -> None:
     """Most offers of a poll are unchanged and of one moment: one statement for those, one row each for the others."""
     if not again:
         return
     table = OfferRow.__table__  # type: ignore[attr-defined]
     connection = await session.connection()
-    usual_us, count = Counter(at_us for _, at_us in again).most_common(1)[0]
-    others = [(key, at_us) for key, at_us in again if at_us != usual_us]
+    usual_us = max(again, key=lambda at_us: len(again[at_us]))
+    count = len(again[usual_us])
+    others = [(key, at_us) for at_us, keys in again.items() if at_us != usual_us or count == 1 for key in keys]
     if count > 1:
         await connection.execute(
             update(table)
             .where(table.c.market == market, table.c.gone_us.is_(None), table.c.observed_us < usual_us)
             .values(observed_us=usual_us, seen_us=now_us)
         )
-    else:
-        others = list(again)
     rows = [
         {"b_key": key, "b_at": at_us}
         for key, at_us in others

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Index, Integer
+from sqlalchemy.types import UserDefinedType
 from sqlmodel import Field, SQLModel
 
 
@@ -18,6 +19,16 @@ def _big(*, nullable: bool = False, index: bool = False) -> Any:
 
 def _json() -> Any:
     return Field(sa_column=Column(JSON, nullable=False))
+
+
+class JsonText(UserDefinedType[str]):
+    """What is bound to a JSON column as JSON text, by whoever has encoded it already. It goes to the driver as it is: without a
+    type of its own PostgreSQL reads it as the column's."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "JSON"
 
 
 class OfferRow(SQLModel, table=True):
