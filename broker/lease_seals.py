@@ -13,17 +13,29 @@ from typing import Any
 
 from broker.object_keys import part_secret
 from broker.services import Services
+from broker.settings import ObjectSettings
 from broker.tables import Worker
 from broker.worker_objects import input_request
 from jobs.keys import part_key
 from jobs.objects import SignedRequest
 from jobs.types import Lease
+from markets.tables import RentalRow
 from workers.agent.sealing import FORMAT
 
 
 def can_seal(worker: Worker) -> bool:
     """Whether the worker's hello said that it knows our form of sealed objects."""
     return FORMAT in (worker.hello or {}).get("seals", [])
+
+
+def refusal(settings: ObjectSettings, rental: RentalRow, hello: Mapping[str, Any]) -> str | None:
+    """Why a worker that cannot seal may not work here, where the house wants no other; None when it may."""
+    if not settings.workers_must_seal or FORMAT in hello.get("seals", []):
+        return None
+    return (
+        f"rental {rental.id} at {rental.offer_key}: it cannot open sealed objects (is there `cryptography` in the image of "
+        f"{rental.model}?), and objects.workers_must_seal lets the broker open none for it"
+    )
 
 
 async def released(

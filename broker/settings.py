@@ -204,7 +204,8 @@ class ObjectSettings(Section):
     a file of its own, `secret_file` (at Google the service account's JSON). Without any, the instance's identity is used.
 
     `encryption`: what is stored from now on is sealed (AES-256-GCM) with a key for each file and batch, under the vault's
-    key-encryption key; what is stored already stays as it is, and readable (docs/encryption.md).
+    key-encryption key; what is stored already stays as it is, and readable (docs/encryption.md). `workers_must_seal`: machines
+    whose image has no `cryptography` are sent away at their hello, instead of being given what the broker opened.
 
     `country` and the rest are the store's residency facts, `evidence` where they are known from: batches whose policy does
     not allow them are refused. A local folder is where the local market says that this machine is.
@@ -221,6 +222,7 @@ class ObjectSettings(Section):
     allow_http: bool = False
     direct: bool = True
     encryption: bool = True
+    workers_must_seal: bool = False
     access_key_id: str | None = None
     secret_access_key: SecretStr | None = None
     session_token: SecretStr | None = None

@@ -107,6 +107,7 @@ async def hello(call: Call, body: dict[str, Any]) -> dict[str, Any]:
             for each in batches:
                 await seal_seen(session, services, "hello", rental, each.id, what, now_us)
             denied = denied or await refusal(session, services, rental, batches, now_us, "hello")
+            denied = denied or lease_seals.refusal(services.settings.objects, rental, body)
             if denied is None:
                 if services.authority is not None:
                     csr = body.get("csr")

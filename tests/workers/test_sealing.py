@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.agent import sealing
+from workers.agent.machine import machine_facts
 from workers.agent.sealing import (
     HEADER,
     SEGMENT,
@@ -163,3 +164,11 @@ def test_keys_stand_in_no_representation() -> None:
     for shown in (repr(sealer), repr(opener)):
         assert repr(KEY)[2:20] not in shown
         assert "the text" not in shown
+
+
+async def test_a_machine_without_the_library_says_so_at_its_hello(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert (await machine_facts("rental_1", "ab" * 32, tmp_path))["seals"] == [1]
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert (await machine_facts("rental_1", "ab" * 32, tmp_path))["seals"] == []

@@ -189,6 +189,17 @@ async def test_a_machine_that_contradicts_its_offer_at_the_hello_gets_no_key_and
         assert (await session.get_one(Batch, batch)).completed == 0
 
 
+async def test_where_workers_must_seal_one_that_cannot_is_sent_away_at_the_hello(server: Any, rent: Rent) -> None:
+    object.__setattr__(server.services.settings.objects, "workers_must_seal", True)
+    batch = await running_batch(server, offer())
+    agent: Agent = await rent(batches=(batch,))
+    refused = await agent.hello(seals=[])
+    assert refused.status == 403
+    assert "workers_must_seal" in refused.raw.decode()
+    other: Agent = await rent(batches=(batch,))
+    assert (await other.hello(**SEALS)).status == 200
+
+
 async def test_a_lease_that_the_policy_no_longer_allows_releases_no_key(server: Any, rent: Rent) -> None:
     agent, batch = await sealing_agent(server, rent)
     async with server.services.database.transaction() as session:
