@@ -190,7 +190,9 @@ async def test_a_machine_that_contradicts_its_offer_at_the_hello_gets_no_key_and
 
 
 async def test_where_workers_must_seal_one_that_cannot_is_sent_away_at_the_hello(server: Any, rent: Rent) -> None:
-    object.__setattr__(server.services.settings.objects, "workers_must_seal", True)
+    settings = server.services.settings
+    strict = settings.objects.model_copy(update={"workers_must_seal": True})
+    object.__setattr__(server.services, "settings", settings.model_copy(update={"objects": strict}))
     batch = await running_batch(server, offer())
     agent: Agent = await rent(batches=(batch,))
     refused = await agent.hello(seals=[])
