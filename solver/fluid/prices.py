@@ -105,7 +105,8 @@ class Pricing:
         if is_bound:
             horizon = self.horizon[kind]
             share = np.where(start < horizon, start / np.maximum(horizon - start, 1e-12), NEVER)
-            return self.figures.resources.price * (1 + share), self._rents_of(kind, scarcity, edges)[bucket]
+            # a copy: a row that is kept would keep the table of all buckets, a gigabyte for 600 rows at 5,000 offers
+            return self.figures.resources.price * (1 + share), self._rents_of(kind, scarcity, edges)[bucket].copy()
         share = self.steering_share(kind, float(edges[bucket]))
         return self.figures.resources.price * (1 + share), self._steering(scarcity, edges)[bucket] * (1 + share)
 

@@ -24,8 +24,8 @@ from solver.relax import left_for
 from solver.types import Snapshot, Unplaced
 from solver.view import View
 
-# Blocks that are looked at to be dissolved, and when a plan is held: the first bring most.
-MOVES, MOVES_OF_HELD = 4_000, 100
+# Blocks that are looked at to be dissolved, the most wasteful first; when a plan is held, one of so many.
+MOVES, HELD_ONE_OF = 4_000, 10
 # What a move must save when a plan is held, and the part of the queue that what is held must cover to be gone on from. Keeping a
 # plan costs 0.05 % after every price moved by 2 %; without a threshold 9 % of all tokens move, with 3 % of a block and all blocks
 # looked at it was 3.7 %.
@@ -81,7 +81,7 @@ def plan_queue(view: View, *, is_program: bool) -> Queue:
         pieces, scarcity = found
         is_solved = True
     threshold = SWITCH if held else 1e-6
-    moves = MOVES_OF_HELD if held else MOVES if is_solved else 0
+    moves = MOVES if is_solved else 0
     exact = restore(view, pricing, pieces, scarcity, moves=moves, threshold=threshold)
     problem, draft = exact.draft()
     class_bound, bound = _bounds(pricing, scarcity, problem, draft, is_ascent=is_solved and not held)
@@ -130,7 +130,8 @@ def restore(
     """Instances and exact shares from parts of classes."""
     yard = Yard(pricing)
     restoration = Restoration(pricing, yard, scarcity, pricing.classes.edge_low, threshold=threshold)
-    if threshold >= SWITCH:  # what is held stays, however little it is
+    is_held = threshold >= SWITCH
+    if is_held:  # what is held stays, however little it is
         restoration.take(pieces, least=0.0)
     else:
         restoration.take(pieces)
@@ -139,6 +140,8 @@ def restore(
         placed[k] += part
     restoration.left.extend((k, 1 - part) for k, part in enumerate(placed.tolist()) if part < 1 - 1e-6)
     nowhere = restoration.finish()
+    if is_held:
+        moves = min(moves, sum(len(berth.loads) for berth in yard.berths.values()) // HELD_ONE_OF)
     restoration.improve(moves)
     if nowhere:
         restoration.left.extend(restoration.make_room(nowhere))

@@ -15,6 +15,8 @@ from solver.fluid.yard import CRUMB, LEAST_H, Berth, Loads, Yard, least_hours
 
 # Places looked at for one part of a class, and for one that a move would improve.
 PLACES, PLACES_OF_A_MOVE = 12, 4
+# Offers remembered of a class, cheapest first.
+KEPT = 3 * PLACES + 12
 # Offers tried for a part that a move would improve, those that are full included.
 TRIES_OF_A_MOVE = 48
 # A part that fits only to less than this is not split off, unless its hours are worth a place of their own.
@@ -103,8 +105,10 @@ class Restoration:
         for k in order:
             rest = self.insert(k, merged[k], PLACES)
             if rest > CRUMB:  # the cheapest offers are full: look at all of them
-                self._lean[k] = self.cheapest_first(k, len(self.pricing.figures.resources))
+                all_offers = self._lean[k] = self.cheapest_first(k, len(self.pricing.figures.resources))
                 rest = self.insert(k, rest, PLACES)
+                # thousands of such lists were half of the memory
+                self._lean[k] = (all_offers[0][:KEPT], all_offers[1][:KEPT])
             self.yard.log.clear()
             if rest > CRUMB:
                 nowhere.append((k, rest))
@@ -211,7 +215,7 @@ class Restoration:
     def lean(self, k: int) -> tuple[list[int], list[float]]:
         """Offers that may serve the class, by the least that it can cost there: no start-up, scarcity included."""
         if k not in self._lean:
-            self._lean[k] = self.cheapest_first(k, 3 * PLACES + 12)
+            self._lean[k] = self.cheapest_first(k, KEPT)
         return self._lean[k]
 
     def cheapest_first(self, k: int, many: int) -> tuple[list[int], list[float]]:
