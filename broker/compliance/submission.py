@@ -23,7 +23,9 @@ async def seal_store(
     session: AsyncSession, services: Services, batch: str, policy_hash: str, policy: Policy, now_us: int
 ) -> None:
     """Keep whether the batch may lie in the store: from now on the store, the log and the control plane have it."""
-    facts = store_at(services.settings, now_us, data_paths(services.settings, now_us, "store"))
+    # where images come from is a question of the machine that takes one
+    paths = tuple(each for each in data_paths(services.settings, now_us, "store") if each.path != "registry")
+    facts = store_at(services.settings, now_us, paths)
     await record(
         session,
         services.secret,
