@@ -150,7 +150,12 @@ async def fleet(folder: Path, *, markets: int, offers: int, slowest_s: float) ->
     sources = {name: HttpSource(name, f"http://127.0.0.1:{port}") for name in (*waits, "hung", "limited")}
     settings = Settings(data=folder, control=ControlSettings(poll_s=60))
     stand_in = SimpleNamespace(
-        settings=settings, markets=sources, providers=Providers(), database=database, nudge=lambda loop: None
+        settings=settings,
+        markets=sources,
+        providers=Providers(),
+        database=database,
+        nudge=lambda loop: None,
+        market=sources.get,
     )
     committed: dict[str, float] = {}
     began = time.perf_counter()
