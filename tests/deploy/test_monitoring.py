@@ -56,7 +56,7 @@ def test_the_documented_list_is_the_catalogue() -> None:
 
 def test_names_are_nouns_with_a_unit_and_labels_are_no_ids() -> None:
     allowed = {"status", "outcome", "direction", "state", "cause", "market", "stage", "stopped_by", "loop", "method",
-               "route", "version"}  # fmt: skip
+               "route", "version", "rule"}  # fmt: skip
     for family in CATALOGUE:
         assert re.fullmatch(r"broker(_[a-z]+)+", family.name)
         assert family.name.endswith("_total") == (family.kind == "counter"), family.name
