@@ -28,15 +28,17 @@ from schemathesis.specs.openapi.checks import (
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 ANSWER_WITHIN_S = 60
 STREAM_FOR_S = 0.5
+# A part with its commit is our own type of bytes: sent as bytes are.
+schemathesis.serializer.alias("application/vnd.compute-broker.part", "application/octet-stream")
 
 
 @dataclass
 class Fuzz:
     """What to ask, as whom, and about what.
 
-    `real` maps a path parameter or a field of a body to what makes good values of it, asked once for each operation, in
-    this order. `keys` maps a security scheme of the document to what gives a credential that is good. `statuses`
-    collects what each operation answered.
+    `real` maps a path parameter, a query parameter or a field of a body to what makes good values of it, asked once for
+    each operation, in this order. `keys` maps a security scheme of the document to what gives a credential that is good.
+    `statuses` collects what each operation answered.
     """
 
     url: str
@@ -56,8 +58,9 @@ class Fuzz:
             self._ask(operation, key, self._made(operation), self.examples)
 
     def _made(self, operation: Any) -> dict[str, list[Any]]:
-        """Good values for what this operation names: its path parameters, and the fields of its body."""
-        text = json.dumps(operation.definition.raw.get("requestBody", {}))
+        """Good values for what this operation names: its parameters, and the fields of its body."""
+        raw = operation.definition.raw
+        text = json.dumps([raw.get("requestBody", {}), raw.get("parameters", [])])
         for name in re.findall(r'"#/components/schemas/([^"]+)"', text):
             text += json.dumps(self.document["components"]["schemas"][name].get("properties", {}))
         text += operation.path
@@ -111,7 +114,7 @@ class Fuzz:
 def make_real(case: Any, real: Mapping[str, list[Any]], data: st.DataObject) -> None:
     """Put good values into a case: often all of them, so that the call is what somebody might mean."""
     is_meant = data.draw(st.sampled_from([True, True, False]))
-    for where in (case.path_parameters, case.body):
+    for where in (case.path_parameters, case.query, case.body):
         if not isinstance(where, dict):
             continue
         for name in sorted(where.keys() & real.keys()):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tests.conformance.api_fuzz import Fuzz
 
 EXAMPLES, MANY = 1, 25
+POLICY = Path(__file__).resolve().parents[2] / "policies" / "no-community-hosts.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,13 @@ def fuzz(broker: support.RealBroker, examples: int) -> Fuzz:
         "event_types": lambda: [["batch.completed"]],
         "file": lambda: [request_lines(2, bad=9)],
         "data": lambda: [b"1234"],
+        # Proposed only: nobody approves their own, so what these would forbid or allow stays as it is.
+        "text": lambda: [POLICY.read_text()],
+        "until": lambda: [int(time.time()) + 3600],
+        "node": lambda: ["another"],
+        "projects": lambda: ["another"],
+        "proposal_id": lambda: make.inside.rows("SELECT id FROM broker_proposal ORDER BY id DESC LIMIT 1"),
+        "key": lambda: make.inside.rows("SELECT key FROM markets_offer ORDER BY key LIMIT 1"),
     }
     keys = {"api_key": lambda: broker.key, "worker_session": make.session, "worker_bootstrap": lambda: "0" * 64}
     asked = Fuzz(broker.url, json.loads(broker.text("/openapi.json")), real, keys, examples)

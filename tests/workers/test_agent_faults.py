@@ -37,7 +37,7 @@ async def test_a_line_that_kills_the_engine_is_found_and_given_up_after_three_at
     assert failed == [5], "only the poison may fail, and nothing may be missing"
     assert len(broker.done) == 20
     assert error_of(broker, 5)["code"] == "worker_crash"
-    assert broker.usage[5] == [5, "failed", 0, 0, 0, 3, False]
+    assert broker.usage[5] == [5, "failed", 0, 0, 0, 3, False, 0]
     assert executions(log)["POISON"] == 3
     assert len(agent.events("engine.started")) == 4
 

@@ -24,7 +24,7 @@ async def test_every_line_is_answered_once_and_metered(
     line = broker.done[13]["line"]
     assert line["custom_id"] == "c-1-1"
     assert line["response"]["body"]["choices"][0]["message"]["content"] == answer_text("say 1 1")
-    assert broker.usage[13] == [13, "completed", 3, 2, 1, 1, False]
+    assert broker.usage[13] == [13, "completed", 3, 2, 1, 1, False, 0]
     assert set(executions(log).values()) == {1}
     assert broker.goodbyes == [{"reason": "stop", "error": None}]
     assert broker.counters["requests"] == 36
