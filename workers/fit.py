@@ -7,6 +7,7 @@ from functools import cache
 
 from markets.offer import Accelerator
 from workers.engines import SERVERS
+from workers.engines.server import Server
 from workers.profile import ModelProfile
 
 # NVIDIA's compute capability by what offers call an accelerator: the first word that a name contains decides.
@@ -26,6 +27,8 @@ CAPABILITY = (
 QUANTIZATION = {"fp8": (89, 75), "nvfp4": (100, 75), "awq": (75, 75), "gptq": (60, 60)}
 KV_CACHE = {"fp8": 89, "fp8_e4m3": 89, "fp8_e5m2": 80, "nvfp4": 100}
 BATCH_INVARIANT = 80
+# Kinds that an engine runs on in another build than the one for NVIDIA.
+_OTHER_BUILDS = frozenset({"amd", "gaudi"})
 
 
 @cache
@@ -48,6 +51,11 @@ def misfit(profile: ModelProfile, accelerator: Accelerator) -> str | None:
     server = SERVERS.get(profile.engine)
     if server is not None and accelerator.kind not in server.runs_on:
         return f"{profile.id}: {server.title} does not run on {accelerator.kind} ({accelerator.name})"
+    if server and profile.image and accelerator.kind in _OTHER_BUILDS and _is_for_cuda(server, profile.image):
+        return (
+            f"{profile.id}: image {profile.image} is {server.title} built for CUDA and does not run on {accelerator.kind} "
+            f"({accelerator.name}); a profile of its own may name one that is built for it"
+        )
     if options.accelerators > max(1, accelerator.count):
         return (
             f"{profile.id}: needs {options.accelerators} accelerators (tensor_parallel {options.tensor_parallel} × "
@@ -56,6 +64,23 @@ def misfit(profile: ModelProfile, accelerator: Accelerator) -> str | None:
     if server is None or accelerator.kind not in ("nvidia", "amd"):
         return None
     return _lacks(profile, accelerator) if accelerator.kind == "nvidia" else _not_on_amd(profile, accelerator)
+
+
+def _is_for_cuda(server: Server, image: str) -> bool:
+    """Whether the image is the one that the engine's makers publish, or a mirror of it, and does not say that it is another
+    build: vLLM's and SGLang's plain ones are for CUDA. A digest alone says nothing; `NAME:TAG@sha256:…` says both.
+
+    >>> vllm, sglang = SERVERS["vllm"], SERVERS["sglang"]
+    >>> [_is_for_cuda(vllm, image) for image in ("docker.io/vllm/vllm-openai@sha256:0", "vllm/vllm-openai-rocm:v1")]
+    [True, False]
+    >>> [_is_for_cuda(sglang, image) for image in ("lmsysorg/sglang:v0.5-cu129", "lmsysorg/sglang:v0.5-rocm700@sha256:0")]
+    [True, False]
+    """
+    if any(word in image for word in ("rocm", "gaudi", "hpu")):
+        return False
+    head, slash, last = image.partition("@")[0].rpartition("/")
+    plain = f"{head}{slash}{last.partition(':')[0]}"
+    return plain == server.image or plain.endswith(f"/{server.image}")
 
 
 def _lacks(profile: ModelProfile, accelerator: Accelerator) -> str | None:

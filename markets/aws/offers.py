@@ -144,6 +144,8 @@ def _offer(
             f"offer {offer.key}: no country is known for region {facts.region!r}; it is not in markets/aws/regions.py"
         )
         return quarantine(offer, reason)
+    if kind.problem:
+        return quarantine(offer, f"offer {offer.key}: {kind.problem} (source: ec2 DescribeInstanceTypes)")
     problem = price_problem(offer)
     return quarantine(offer, problem) if problem else offer
 

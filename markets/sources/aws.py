@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 MARKET = "aws"
 REACH = Reach("")
 LOGIN = Login(("access_key_id", "secret_access_key"))
-TYPES = ("g4dn.*", "g5.*", "g6.*", "g6e.*", "p3.*", "p3dn.*", "p4d.*", "p4de.*", "p5.*", "p5e.*", "p5en.*", "p6-b200.*")
+TYPES = (
+    "g4dn.*", "g5.*", "g6.*", "g6e.*", "g7.*", "g7e.*", "p3.*", "p3dn.*", "p4d.*", "p4de.*", "p5.*", "p5e.*", "p5en.*",
+    "p6-b200.*", "p6-b300.*", "g4ad.*", "inf1.*", "inf2.*", "trn1.*", "trn1n.*", "trn2.*", "dl1.*", "dl2q.*",
+)  # fmt: skip
 
 
 class AwsPrices:

@@ -1,10 +1,11 @@
-"""Google Cloud: machines with GPUs, priced by their parts, in the zones where the accelerator exists. Unverified against the live
-service.
+"""Google Cloud: machines with GPUs or TPUs, priced by their parts, in the zones where the accelerator exists. Unverified against
+the live service.
 
 Sources: the Cloud Billing Catalog for prices, Compute Engine's lists for shapes and zones. A price list alone is not enough:
 more than half of what its calculator prices is in regions without the accelerator (data of 2026-07). On-demand SKUs exist for
 machines that are not sold on demand; these are listed with the reason. T4, P100 and V100 are attached to N1 machines: one
-shape for each count is listed. TPUs are not read.
+shape for each count is listed. A TPU machine costs its chips: their price has the host's processors and memory in it (Google's
+page of TPU prices). TPU slices of several machines, and v2 to v4, whose prices are of another kind, are not read.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from markets.errors import ShapeDrift, Unsupported
+from markets.facts.accelerators import identify
 from markets.offer import Offer, Pricing
 from markets.provider.api import ProviderApi, Reach
 from markets.provider.listing import Said, distinct, offer
@@ -34,7 +36,10 @@ LOGIN = Login(("service_account",))
 SKUS = "/v1/services/6F81-5844-456A/skus"
 PAGE = "5000"
 FAMILIES = re.compile(r"^(a2|a3|a4|g2|g4)-")
+# Each generation under two spellings: `ct6e-standard-8t` has `ct6e` and `ct6e-standard-8t-tpu` has `tpu-v6e`.
+TPUS = re.compile(r"^(?P<type>ct5lp?|ct5p|ct6e|tpu7x)-\w+-(?P<chips>\d+)t(?:-tpu)?$")
 FILTER = "(name eq a2-.*) OR (name eq a3-.*) OR (name eq a4-.*) OR (name eq g2-.*) OR (name eq g4-.*) OR (name eq n1-standard-.*)"
+FILTER += " OR (name eq ct5.*) OR (name eq ct6e-.*) OR (name eq tpu7x-.*)"
 # Prices change by the day, and the list has some 40,000 rows: read so often, whatever the poll's cadence is.
 SKUS_AGE_S = 6 * 3_600
 MIB_PER_GIB = 1024
@@ -151,6 +156,8 @@ def machines(types: list[tuple[str, Any]], accelerators: set[tuple[str, str]]) -
             continue
         if each.name.startswith("n1-standard-"):
             standard[zone, each.name] = each
+        elif (tpu := TPUS.match(each.name)) is not None:  # the list of machines is by zone, as that of accelerators is
+            yield Machine(each.name, zone, each.guest_cpus, each.memory_mb, tpu["type"], int(tpu["chips"]))
         elif FAMILIES.match(each.name) and each.accelerators:
             chip = each.accelerators[0]
             if (zone, chip.guest_accelerator_type) in accelerators:
@@ -171,7 +178,10 @@ def _of(machine: Machine, prices: PartPrices, at: datetime) -> Iterator[Offer]:
     pricings: tuple[tuple[Pricing, bool], ...] = (("on_demand", False), ("spot", True))
     for pricing, is_spot in pricings:
         parts = _parts(machine, prices, is_spot=is_spot)
-        if parts["gpu"] is None and parts["core"] is None:  # no SKU of it at all there: it is not sold so
+        is_disputed = prices.disputed and ("tpu", _chip(machine), machine.region, is_spot) in prices.disputed
+        if (
+            all(each is None for each in parts.values()) and not is_disputed
+        ):  # no SKU of it at all there: it is not sold so
             continue
         refused = not is_spot and NOT_ON_DEMAND.match(machine.name)
         yield offer(
@@ -207,6 +217,8 @@ def _parts(machine: Machine, prices: PartPrices, *, is_spot: bool) -> dict[str, 
         return None if one is None else one * many
 
     region, family = machine.region, machine.family
+    if TPUS.match(machine.name):
+        return {"tpu": times(prices.of("tpu", _chip(machine), region, is_spot=is_spot), Decimal(machine.count))}
     gib = Decimal(machine.memory_mib) / MIB_PER_GIB
     parts = {
         "gpu": times(prices.of("gpu", machine.accelerator, region, is_spot=is_spot), Decimal(machine.count)),
@@ -216,3 +228,8 @@ def _parts(machine: Machine, prices: PartPrices, *, is_spot: bool) -> dict[str, 
     if machine.ssd_gib:
         parts["ssd"] = times(prices.of("ssd", "local", region, is_spot=is_spot), Decimal(machine.ssd_gib))
     return parts
+
+
+def _chip(machine: Machine) -> str:
+    """Our name of a TPU machine's chip, which is also that of its prices: `ct5lp` and `ct5l` are both a v5e."""
+    return identify(machine.accelerator, count=machine.count).accelerator.name

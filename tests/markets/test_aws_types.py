@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import moto
 import pytest
 
 from markets.aws.machine_types import machine_type, quota_code
@@ -47,20 +50,97 @@ def test_a_machine_type_has_the_accelerator_that_our_models_know(given: Any, nam
     assert (kind.accelerator.name, kind.accelerator.count) == (name, count)
 
 
+def device(name: str, count: int, memory: int, **more: Any) -> dict[str, Any]:
+    return {"Name": name, "Count": count, "MemoryInfo": {"SizeInMiB": memory}} | more
+
+
+def neuron(name: str, count: int, memory: int) -> dict[str, Any]:
+    return {"NeuronDevices": [device(name, count, memory, CoreInfo={"Count": 2, "Version": 2})]}
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "name", "count", "gib"),
+    [
+        # as EC2 answered (moto's record of it)
+        (raw("trn1.2xlarge", NeuronInfo=neuron("Trainium", 1, 32_768)), "trainium", "trainium1", 1, 32),
+        # it says 512 GiB of each
+        (raw("trn2.48xlarge", NeuronInfo=neuron("Trainium2", 16, 524_288)), "trainium", "trainium2", 16, 96),
+        (raw("inf1.xlarge", NeuronInfo=neuron("Inferentia", 1, 8_192)), "trainium", "inferentia1", 1, 8),
+        (raw("inf2.24xlarge", NeuronInfo=neuron("Inferentia2", 6, 32_768),
+             InferenceAcceleratorInfo={"Accelerators": [device("Inferentia2", 6, 32_768, Manufacturer="AWS")]}),
+         "trainium", "inferentia2", 6, 32),
+        # Gaudi is a GPU in EC2's words
+        (raw("dl1.24xlarge", GpuInfo={"Gpus": [device("Gaudi HL-205", 8, 32_768, Manufacturer="Habana")]}),
+         "gaudi", "gaudi1", 8, 32),
+        (raw("g4ad.xlarge", GpuInfo={"Gpus": [device("Radeon Pro V520", 1, 8_192, Manufacturer="AMD")]}), "amd", "v520", 1, 8),
+    ],
+)  # fmt: skip
+def test_trainium_inferentia_gaudi_and_amd_are_listed_with_their_facts(
+    given: Any, kind: str, name: str, count: int, gib: int
+) -> None:
+    found = machine_type(given)
+    assert found is not None and found.problem is None
+    chip = found.accelerator
+    assert (chip.kind, chip.name, chip.count, chip.memory_mib) == (kind, name, count, gib * 1024)
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "said"),
+    [
+        (raw("dl2q.24xlarge", InferenceAcceleratorInfo={"Accelerators": [device("Qualcomm AI100", 8, 16_000)]}),
+         "unknown-qualcomm-ai100", "not in the table"),
+        (raw("g9.xlarge", ("X9", 1, 90_000)), "unknown-x9", "not in the table"),
+        (raw("p9.xlarge", ("H100", 1, 200_000)), "unknown-h100", "none that we know"),
+        (raw("g6f.large", GpuInfo={"Gpus": [device("L4", 0, 2_861, GpuPartitionSize=0.125, LogicalGpuCount=1)]}),
+         "l4", "a slice (0.125)"),
+        (raw("g5g.xlarge", ("T4g", 1, 16_384), ProcessorInfo={"SupportedArchitectures": ["arm64"]}), "t4g", "not x86-64"),
+        (raw("z1.large", ("L4", 1, 22_888), ("T4", 1, 16_384)), "unknown-l4-t4", "not in the table"),
+    ],
+)  # fmt: skip
+def test_what_nobody_knows_or_our_images_cannot_use_is_listed_and_never_chosen(
+    given: Any, name: str, said: str
+) -> None:
+    found = machine_type(given)
+    assert found is not None and found.problem is not None and said in found.problem
+    assert found.accelerator.name == name
+    now = datetime(2026, 11, 27, tzinfo=UTC)
+    facts = RegionFacts("eu-central-1", now, {found.name: found}, {}, {}, {found.name: Decimal(1)}, now)
+    [offer] = region_offers(facts, ("on_demand",))
+    assert said in (offer.quarantined or "") and offer.key.accelerator == name
+
+
 @pytest.mark.parametrize(
     "given",
     [
-        raw("g5g.xlarge", ("T4g", 1, 16_384), ProcessorInfo={"SupportedArchitectures": ["arm64"]}),
-        raw("g6f.large", GpuInfo={"Gpus": [{"Name": "L4", "Manufacturer": "NVIDIA", "Count": 1, "GpuPartitionSize": 0.125,
-                                           "MemoryInfo": {"SizeInMiB": 2_861}}]}),
-        raw("g9.xlarge", ("X9", 1, 90_000)),
-        raw("g4ad.xlarge", GpuInfo={"Gpus": [{"Name": "Radeon Pro V520", "Manufacturer": "AMD", "Count": 1,
-                                             "MemoryInfo": {"SizeInMiB": 8_192}}]}),
-        raw("inf2.xlarge", NeuronInfo={"NeuronDevices": [{"Count": 1}]}),
+        raw("c7g.large", ProcessorInfo={"SupportedArchitectures": ["arm64"]}),
+        raw("f2.6xlarge", FpgaInfo={"Fpgas": [device("Virtex UltraScale+ (VU47P)", 1, 81_920)]}),
+        raw("vt1.3xlarge", MediaAcceleratorInfo={"Accelerators": [device("U30", 1, 24_576)]}),
     ],
-)  # fmt: skip
-def test_what_our_images_cannot_use_is_not_offered(given: Any) -> None:
+)
+def test_what_computes_no_models_is_not_in_the_list(given: Any) -> None:
     assert machine_type(given) is None
+
+
+def test_every_accelerator_that_ec2_lists_is_known_or_told() -> None:
+    """moto's record of DescribeInstanceTypes: 900 types, of which no known one is doubted."""
+    listed = json.loads(
+        gzip.decompress((Path(moto.__file__).parent / "ec2/resources/instance_types.json.gz").read_bytes())
+    )
+    found = {name: machine_type(each) for name, each in listed.items()}
+    with_devices = {name: each for name, each in found.items() if each and (each.accelerator.count or each.problem)}
+    doubted = {name.partition(".")[0] for name, each in with_devices.items() if each.problem}
+    assert doubted == {"g5g", "g6f", "gr6f", "dl2q"}
+    names = {each.accelerator.name for each in with_devices.values() if not each.problem}
+    assert names >= {
+        "trainium1",
+        "trainium2",
+        "inferentia1",
+        "inferentia2",
+        "h200-sxm",
+        "b300-sxm",
+        "rtx-pro-6000",
+        "l4",
+    }
 
 
 @pytest.mark.parametrize(
@@ -71,7 +151,10 @@ def test_what_our_images_cannot_use_is_not_offered(given: Any) -> None:
         ("p4d.24xlarge", "L-417A185B", "L-7212CCBC"),
         ("p5en.48xlarge", "L-417A185B", "L-C4BD4855"),  # spot of P5 is apart
         ("c5.large", "L-1216C47A", "L-34B43A08"),
-        ("inf2.xlarge", None, None),
+        ("inf2.xlarge", "L-1945791B", "L-B5D1601B"),
+        ("trn2.48xlarge", "L-2C3B7624", "L-6B0D517C"),
+        ("dl1.24xlarge", "L-6E869C2A", "L-85EED4F7"),
+        ("hpc7a.96xlarge", None, None),
         ("u-6tb1.metal", None, None),
     ],
 )

@@ -214,5 +214,32 @@ def test_an_offer_that_cannot_compute_a_profile_says_why(
     assert said is None or said in (found or "")
 
 
+@pytest.mark.parametrize(
+    ("engine", "image", "kind", "runs"),
+    [
+        ("vllm", "vllm/vllm-openai@sha256:00", "nvidia", True),
+        ("vllm", "vllm/vllm-openai@sha256:00", "amd", False),
+        ("vllm", "docker.io/vllm/vllm-openai:v0.11", "gaudi", False),
+        ("vllm", "registry.example:5000/vllm/vllm-openai@sha256:00", "amd", False),  # a mirror of it
+        ("vllm", "rocm/vllm@sha256:00", "amd", True),
+        ("vllm", "vllm/vllm-openai-rocm@sha256:00", "amd", True),
+        ("sglang", "lmsysorg/sglang:v0.5-cu129", "amd", False),
+        ("sglang", "lmsysorg/sglang:v0.5-rocm700-mi30x", "amd", True),
+        ("vllm", "vllm/vllm-openai@sha256:00", "trainium", False),
+        ("vllm", "vllm/vllm-openai@sha256:00", "tpu", False),
+        ("vllm-neuron", "public.ecr.aws/neuron/pytorch-inference-vllm-neuronx@sha256:00", "trainium", True),
+        ("vllm-tpu", "vllm/vllm-tpu@sha256:00", "tpu", True),
+        ("vllm-tpu", "vllm/vllm-tpu@sha256:00", "nvidia", False),
+    ],
+)
+def test_an_image_for_cuda_is_not_placed_on_other_makers_accelerators(
+    engine: Any, image: str, kind: AcceleratorKind, runs: bool
+) -> None:
+    """A MI300X by the hour with vLLM's own image boots, pulls 10 GB and fails: hours of the dearest machine for nothing."""
+    given = replace(profile(engine), image=image, image_tag_may_move=True)
+    found = misfit(given, Accelerator(kind=kind, name="mi300x", count=1))
+    assert (found is None) == runs, found
+
+
 def test_every_server_names_its_image_and_what_it_runs_on() -> None:
     assert all(server.image and server.runs_on for server in SERVERS.values())

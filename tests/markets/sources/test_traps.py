@@ -367,6 +367,24 @@ async def test_oracles_memory_of_a_gpu_is_the_tables() -> None:
     assert offer.accelerator.memory_mib == 80 * 1024
 
 
+@pytest.mark.parametrize(
+    ("shape", "gpus", "kind", "name", "gib"),
+    [
+        ("BM.GPU.MI300X.8", 8, "amd", "mi300x", 192),
+        ("BM.GPU.MI355X-v1.8", 8, "amd", "mi355x", 288),
+        ("BM.GPU.GB200.4", 4, "nvidia", "gb200", 186),
+    ],
+)
+async def test_oracles_shapes_have_their_accelerators_facts(
+    shape: str, gpus: int, kind: str, name: str, gib: int
+) -> None:
+    shapes = {"items": [case_oci.shape(shape, gpus, "B98415")]}
+    [offer] = await poll(case_oci.CASE, {f"GET {SHAPES_PATH}": shapes})
+    chip = offer.accelerator
+    assert (chip.kind, chip.name, chip.count, chip.memory_mib) == (kind, name, gpus, gib * 1024)
+    assert offer.price == 10 * gpus and offer.quarantined is None
+
+
 async def test_without_a_region_oracle_has_no_place() -> None:
     shapes = {f"GET {SHAPES_PATH}": {"items": case_oci.SHAPES[:1]}}
     everywhere = {each.country for each in await poll(case_oci.CASE, shapes)}
@@ -400,6 +418,19 @@ async def test_an_azure_size_that_nobody_knows_is_listed_and_never_chosen() -> N
     offers = await poll(case_azure.CASE)
     assert "not in the table" in str(one(offers, sku="Standard_NX96_B900_v9").quarantined)
     assert "a slice" in str(one(offers, sku=case_azure.SLICE).quarantined)
+
+
+async def test_azures_mi300x_is_eight_amd_accelerators() -> None:
+    answer = {
+        f"GET {case_azure.PRICES}": {
+            "Items": [case_azure.item("Standard_ND96isr_MI300X_v5", "eastus", 48.0)],
+            "NextPageLink": None,
+        }
+    }
+    offer, *_ = await poll(case_azure.CASE, answer)
+    chip = offer.accelerator
+    assert (chip.kind, chip.name, chip.count, chip.memory_mib) == ("amd", "mi300x", 8, 192 * 1024)
+    assert offer.quarantined is None and offer.price == 48
 
 
 async def test_azure_asks_one_region_at_a_time_for_gpus_alone() -> None:
@@ -453,6 +484,55 @@ async def test_google_prices_are_those_of_cyclenerds_table() -> None:
         if (row["date"], row["instance"], row["region"]) == ("2025-12-25", "a2-highgpu-1g", "us-central1")
     ]  # fmt: skip
     assert one(await poll(case_gcp.CASE), sku="a2-highgpu-1g").price == Decimal(row["hour_usd"])
+
+
+# Of the catalogue as it was on 2026-06-14: descriptions, regions and amounts are Google's own.
+TPU_SKUS = [
+    case_gcp.sku("TpuV5e running in Delhi", "OnDemand", "us-central1", 1, 441_320_000),
+    case_gcp.sku(
+        "TpuV5e attached to Spot Preemptible VMs running in Singapore", "Preemptible", "us-central1", 0, 780_000_000
+    ),
+    case_gcp.sku("TPU7x running in Americas", "OnDemand", "us-central1", 12, 0),
+    case_gcp.sku("Reserved TpuV5e in Delhi in Calendar Mode", "OnDemand", "us-central1", 1, 0),
+    case_gcp.sku("Commitment v1: TpuV5e running in Netherlands for 3 Years", "Commit3Yr", "us-central1", 1, 0),
+    case_gcp.sku("DWS Defined Duration V5e", "OnDemand", "us-central1", 0, 700_000_000),
+    case_gcp.sku("Tpu-v4 Pod Accelerator USA", "OnDemand", "us-central1", 12, 880_000_000),
+]
+TPU_MACHINES = [
+    case_gcp.machine("ct5lp-hightpu-4t", 112, 192),
+    case_gcp.machine("ct5lp-hightpu-4t-tpu", 112, 192, "tpu-v5e", 4),
+    case_gcp.machine("tpu7x-standard-4t", 224, 960, "tpu7x", 4),
+    case_gcp.machine("ct6e-standard-8t", 360, 1440, "ct6e", 8),  # no SKU of it there
+]
+
+
+async def google_tpus(*more: dict[str, Any]) -> list[Offer]:
+    listed = case_gcp.aggregated("machineTypes", {"us-central1-a": TPU_MACHINES})
+    skus = case_gcp.billing([*case_gcp.SKUS_1, *TPU_SKUS, *more])
+    offers = await poll(case_gcp.CASE, {f"GET {case_gcp.COMPUTE}/machineTypes": listed, f"GET {gcp.SKUS}": skus})
+    return [each for each in offers if each.accelerator.kind == "tpu"]
+
+
+async def test_google_tpus_cost_their_chips_in_the_zones_that_have_them() -> None:
+    """Reserved, committed and flex-start SKUs say the same words with other prices: v5e is 1.44 USD a chip, not 0.70."""
+    offers = await google_tpus()
+    found = {(each.key.sku, each.accelerator.name, each.accelerator.count, each.pricing, each.price) for each in offers}
+    v5e = {("tpu-v5e", 4, "on_demand", Decimal("5.76528")), ("tpu-v5e", 4, "spot", Decimal("3.12"))}
+    skus = ("ct5lp-hightpu-4t", "ct5lp-hightpu-4t-tpu")
+    assert found == {(sku, *each) for sku in skus for each in v5e} | {
+        ("tpu7x-standard-4t", "tpu-7x", 4, "on_demand", Decimal(48))
+    }
+    assert all(each.country == "US" and each.key.zone == "us-central1-a" and not each.quarantined for each in offers)
+    assert {each.accelerator.memory_mib for each in offers} == {16 * 1024, 192 * 1024}
+
+
+async def test_a_tpu_with_two_prices_has_none_and_google_has_all_others() -> None:
+    other = case_gcp.sku("TpuV5e running in Iowa", "OnDemand", "us-central1", 2, 0)
+    offers = {(each.accelerator.name, each.pricing): each for each in await google_tpus(other)}
+    assert offers["tpu-v5e", "on_demand"].price is None and "unknown" in (
+        offers["tpu-v5e", "on_demand"].quarantined or ""
+    )
+    assert offers["tpu-v5e", "spot"].quarantined is None and offers["tpu-7x", "on_demand"].quarantined is None
 
 
 async def test_a_google_machine_that_is_not_sold_on_demand_is_not_chosen_though_it_has_a_price() -> None:
