@@ -68,9 +68,10 @@ ledger: .venv/ok
 	BROKER_LONG_MACHINES=1 $(RUN) -m pytest -q -n 0 --timeout 900 tests/ledger/test_books_machine.py
 	$(RUN) tests/conformance/pymerkle_judge.py $(LEDGER_TOOLS)
 
-# Other people's clients at length: the official Node client (needs node and npm), 300 MB uploads, every operation fuzzed.
+# Other people's clients at length: the official Node client (needs node and npm), 300 MB uploads, every operation fuzzed; and
+# answers that schemathesis makes of providers' official documents (in BROKER_REFERENCE), read by our adapters.
 conformance: .venv/ok $(NODE)/node_modules/.package-lock.json
-	$(RUN) -m pytest -q -n $(WORKERS) -m conformance tests/conformance
+	$(RUN) -m pytest -q -n $(WORKERS) -m conformance tests/conformance tests/markets/sources
 
 # Random queues and markets, each plan checked: SEEDS of them. The last line is JSON: {"worlds", "faults"}.
 worlds: .venv/ok

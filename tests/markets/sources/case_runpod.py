@@ -8,6 +8,7 @@ from aiohttp import web
 
 from markets.sources.runpod import COUNTS, RunPodSource
 from tests.markets.sources.cases import Case
+from tests.markets.sources.document import official
 
 
 def gpu_type(name: str, gib: int, secure: dict[int, tuple[float | None, float | None]], **facts: Any) -> dict[str, Any]:
@@ -50,4 +51,6 @@ CASE = Case(
     offers=3,
     credentials={"api_key": "secret_runpod_key"},
     is_public=True,
+    document=lambda: official("runpod", "rest-v2-openapi.json"),
+    undocumented=frozenset({"POST /graphql"}),
 )

@@ -19,7 +19,7 @@ class Case:
     `looping`: answers whose pages go round; `twice`: answers in which a page comes twice, and the offers are those of the
     good day. Both None for a provider without pages. `by_library`: the provider's own library asks, and
     what it does with redirects and with answers without end is its own. `document` gives the official document; None: there is
-    none that is public.
+    none that is public. `undocumented` are the answers that it says nothing of.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Case:
     twice: Mapping[str, Answer] | None = None
     by_library: bool = False
     document: Callable[[], Document | None] | None = None
+    undocumented: frozenset[str] = frozenset()
 
     def open(
         self, url: str, *, timeout_s: float = 20, max_bytes: int = 1 << 26, anonymous: bool = False

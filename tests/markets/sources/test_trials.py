@@ -56,7 +56,7 @@ async def test_requests_and_answers_are_as_the_official_document_says(case: Case
         source = case.open(api.url)
         offers = await source.offers()
         await source.close()
-    assert api.violations == []
+    assert [each for each in api.violations if not each.startswith(tuple(case.undocumented))] == []
     assert len(offers) == case.offers
 
 
@@ -66,7 +66,7 @@ async def test_the_documents_own_examples_are_read(case: Case) -> None:
     document = case.document() if case.document else None
     if document is None:
         pytest.skip("no official document here")
-    found = {asked: document.example(*asked.split(" ")[:2]) for asked in case.answers}
+    found = {asked: document.example(*asked.split(" ")[:2]) for asked in documented(case)}
     examples = {asked: example for asked, example in found.items() if example is not None}
     assert bool(examples) == (case.name not in WITHOUT_EXAMPLES), "answers made of its schemas stand for them, below"
     async with Loopback({**case.answers, **examples}) as api:
@@ -76,6 +76,8 @@ async def test_the_documents_own_examples_are_read(case: Case) -> None:
     assert all(offer.market == case.name for offer in offers)
 
 
+# A minute of other people's generators: with `make conformance`, not with `make test`.
+@pytest.mark.conformance
 @judged
 @pytest.mark.parametrize("strictly", [False, True], ids=["as the document says", "as services use it"])
 async def test_any_answer_that_the_document_allows_makes_offers_that_hold_or_a_typed_error(
@@ -87,7 +89,7 @@ async def test_any_answer_that_the_document_allows_makes_offers_that_hold_or_a_t
     if document is None:
         pytest.skip("no official document here")
     made: list[Offer] = []
-    for question in case.answers:
+    for question in documented(case):
         schema = document.answer_schema(*question.split(" ")[:2])
         for answer in generated.answers(generated.as_sent(schema) if strictly else schema, 12):
             async with Loopback({**case.answers, question: answer}) as api:
@@ -104,6 +106,10 @@ async def test_any_answer_that_the_document_allows_makes_offers_that_hold_or_a_t
                 holds(case, each)
             made += offers
     assert made or not strictly or case.name in WITHOUT_MEMBERS
+
+
+def documented(case: Case) -> list[str]:
+    return [question for question in case.answers if question not in case.undocumented]
 
 
 def holds(case: Case, offer: Offer) -> None:
