@@ -20,7 +20,7 @@ from jobs.clock import db_now
 from markets import rentals
 from markets.errors import MarketsError, PartialList, RentalNotFound, RentalUnknown, StillReleasing
 from markets.market import Market, Rental
-from markets.own_account import holder_of, owner_mark
+from markets.own_account import holder_of, owner_mark, provider_of
 from markets.price_book import offer_of
 from markets.sweep import Action, Adopt, Alarm, MarkEnded, Memory, Release, Seen, SweepSettings, Verify, sweep
 from markets.tables import OfferRow, RentalRow
@@ -30,6 +30,9 @@ log = structlog.get_logger()
 SECOND_US = 1_000_000
 # How long the pull of an engine's image may take: 10 GB at 17 MB/s. The single-use token of a machine lives 900 s.
 IMAGE_S = 600
+# A spot machine that AWS interrupts within an hour of its start costs nothing; its end comes about two minutes after the notice.
+_FREE_IF_INTERRUPTED_US = 3600 * SECOND_US
+_AFTER_NOTICE_S = 60
 
 
 @dataclass
@@ -223,6 +226,19 @@ def silence(
     if worker.state == "failed":
         return f"its worker failed: {worker.error or 'no reason given'}"
     if worker.state == "gone":
-        return "its worker said goodbye"
+        return None if is_left_to_market(row, worker, now_us) else "its worker said goodbye"
     quiet_us = now_us - max(worker.seen_us or row.created_us, since_us)
     return f"its worker has been silent for {quiet_us // SECOND_US} s" if quiet_us > silent_us else None
+
+
+def is_left_to_market(row: RentalRow, worker: Worker, now_us: int) -> bool:
+    """Whether a machine that its market announced to take is left to it. Pure.
+
+    AWS asks nothing for a spot machine that it interrupts in its first hour, and everything when the customer ends it first
+    (runs-on #365). A notice that nothing follows (a rebalance recommendation) costs a minute more, no longer.
+    """
+    if worker.notice_us is None or row.started_us is None or row.pricing != "spot":
+        return False
+    if provider_of(row.market) != "aws" or worker.notice_us - row.started_us >= _FREE_IF_INTERRUPTED_US:
+        return False
+    return now_us < worker.notice_us + SECOND_US * _AFTER_NOTICE_S
