@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 # Two numbers of one unit; ints stay ints.
@@ -27,12 +27,24 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What a pool asks of an offer. `warm` says of each of its running rentals when it is ready, soonest first."""
+    """What a pool asks of an offer. `warm` says of each of its running rentals when it is ready, soonest first.
+
+    Of the items follow `stair`, the (due, load due by then) of each deadline, `loads` and `latest_end`: a block is placed some
+    ten times in a search, so they are kept.
+    """
 
     pool: int
     start_up: Time
     items: tuple[Item, ...]
     warm: tuple[Time, ...] = ()
+    stair: tuple[tuple[Time, Time], ...] = field(init=False, compare=False)
+    loads: tuple[Time, ...] = field(init=False, compare=False)
+    latest_end: Time = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stair", tuple(_stair(self.items)))
+        object.__setattr__(self, "loads", tuple(item.load for item in self.items))
+        object.__setattr__(self, "latest_end", _latest_end(self.items))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,72 +57,119 @@ class Placed:
     until: Time
     accepted: tuple[Time, ...]
     items: tuple[Item, ...]
+    is_whole: bool = True
 
 
 class Packing(NamedTuple):
-    """Blocks by pool, whether all of every load was accepted, and how many different new instances it takes."""
+    """Blocks by pool, whether all of every load was accepted, and how many different new instances it takes.
+
+    `order` has the blocks as they were placed and `free` when instances were free after each: a packing of the same blocks and
+    one more goes on from where they differ.
+    """
 
     placed: dict[int, Placed]
     is_whole: bool
     instances: int
+    order: tuple[Block, ...] = ()
+    free: tuple[tuple[Time, ...], ...] = ()
 
 
-def pack(capacity: int, blocks: Sequence[Block], *, is_later: bool) -> Packing:
-    """Place the blocks of an offer; `is_later`: on instances that others have left, too.
+def pack(capacity: int, blocks: Sequence[Block], *, is_later: bool, before: Packing | None = None) -> Packing:
+    """Place the blocks of an offer; `is_later`: on instances that others have left, too. `before`: a packing of most of them.
 
     Two orders are tried, by the end of the block that begins as late as it may (on one instance no order is better), and by first
     deadline; the better one counts.
     """
     if len(blocks) == 1:
         return _in_order(capacity, blocks, is_later)
-    by_end = sorted(blocks, key=lambda block: (_latest_end(block), block.pool))
-    found = _in_order(capacity, by_end, is_later)
+    by_end = sorted(blocks, key=_by_end)
+    found = _in_order(capacity, by_end, is_later, before)
     if found.is_whole:
         return found
-    by_due = sorted(blocks, key=lambda block: (block.items[0].due, block.pool))
+    by_due = sorted(blocks, key=_by_due)
     if by_due == by_end:
         return found
-    other = _in_order(capacity, by_due, is_later)
+    other = _in_order(capacity, by_due, is_later, before)
     return other if other.is_whole or _total(other) > _total(found) else found
+
+
+def pack_with(
+    capacity: int, blocks: Sequence[Block], pool: int, *, is_later: bool, before: Packing | None = None
+) -> Packing | None:
+    """As `pack`, where only the block of `pool` may be accepted in part; None where another one would be."""
+    best: Packing | None = None
+    orders: list[list[Block]] = [sorted(blocks, key=_by_end)]
+    if len(blocks) > 1 and (by_due := sorted(blocks, key=_by_due)) != orders[0]:
+        orders.append(by_due)
+    for order in orders:
+        found = _in_order(capacity, order, is_later, before, pool)
+        if found.is_whole:
+            return found
+        is_all = all(placed.is_whole for each, placed in found.placed.items() if each != pool)
+        if is_all and (best is None or _total(found) > _total(best)):
+            best = found
+    return best
+
+
+def _by_end(block: Block) -> tuple[Time, int]:
+    return block.latest_end, block.pool
+
+
+def _by_due(block: Block) -> tuple[Time, int]:
+    return block.items[0].due, block.pool
 
 
 def _total(found: Packing) -> Time:
     return sum(sum(placed.accepted) for placed in found.placed.values())
 
 
-def _latest_end(block: Block) -> Time:
+def _latest_end(items: Sequence[Item]) -> Time:
     """When a block ends that one instance does as late as its deadlines allow."""
     load: Time = 0
-    latest = block.items[0].due
-    for item in block.items:
+    latest = items[0].due
+    for item in items:
         load += item.load
         latest = min(latest, item.due - load)
     return latest + load
 
 
-def _in_order(capacity: int, blocks: Sequence[Block], is_later: bool) -> Packing:
-    free: list[Time] = [0] * capacity
+def _in_order(
+    capacity: int, blocks: Sequence[Block], is_later: bool, before: Packing | None = None, only: int | None = None
+) -> Packing:
+    """Place blocks in this order. Where another pool's than `only` is not accepted whole, it ends there."""
     found: dict[int, Placed] = {}
-    is_whole = True
-    for block in blocks:
+    states: list[tuple[Time, ...]] = []
+    same = 0
+    if before is not None:
+        for block, was in zip(blocks, before.order, strict=False):
+            if block is not was or (only is not None and not before.placed[block.pool].is_whole):
+                break
+            found[block.pool] = before.placed[block.pool]
+            same += 1
+        states.extend(before.free[:same])
+    free: list[Time] = list(states[-1]) if states else [0] * capacity
+    is_whole = all(placed.is_whole for placed in found.values())
+    for block in blocks[same:]:
         placed, used = _place(block, free)
         found[block.pool] = placed
-        is_whole = is_whole and all(
-            accepted >= item.load for accepted, item in zip(placed.accepted, block.items, strict=True)
-        )
+        if not placed.is_whole:
+            is_whole = False
+            if only is not None and block.pool != only:
+                break
         if is_later:
             for number in used:
                 free[number] = placed.until
-            free.sort()
+            if len(free) > 1:
+                free.sort()
         else:
             del free[used.start : used.stop]
-    return Packing(found, is_whole, capacity - sum(1 for each in free if each <= 0))
+        states.append(tuple(free))
+    return Packing(found, is_whole, capacity - sum(1 for each in free if each <= 0), tuple(blocks), tuple(states))
 
 
 def _place(block: Block, free: list[Time]) -> tuple[Placed, range]:
     """The fewest instances that do it all in time, warm ones first, new ones that are free as late as that allows."""
-    stair = _stair(block.items)
-    loads = tuple(item.load for item in block.items)
+    stair, loads = block.stair, block.loads
     for warm in range(1, len(block.warm) + 1):
         ready = block.warm[:warm]
         if _fits(ready, stair):
@@ -153,14 +212,17 @@ def _part(block: Block, free: list[Time]) -> tuple[Placed, range]:
         accepted.append(part)
         total += part
     if total <= 0:
-        return Placed(block.pool, (), 0, 0, tuple(accepted), block.items), range(0)
+        return Placed(block.pool, (), 0, 0, tuple(accepted), block.items, block.stair[-1][1] <= 0), range(0)
     until = max([finish(ready, total), *(begin + block.start_up for begin in usable)])
-    return Placed(block.pool, tuple(usable), len(block.warm), until, tuple(accepted), block.items), range(many)
+    is_whole = all(part >= load for part, load in zip(accepted, block.loads, strict=True))
+    begins = tuple(usable)
+    return Placed(block.pool, begins, len(block.warm), until, tuple(accepted), block.items, is_whole), range(many)
 
 
 def _ready(block: Block, free: list[Time], begin: int, many: int) -> tuple[Time, ...]:
-    new = tuple(each + block.start_up for each in free[begin : begin + many])
-    return tuple(sorted((*block.warm, *new))) if block.warm else new
+    start_up = block.start_up
+    new = [each + start_up for each in free[begin : begin + many]]
+    return tuple(sorted((*block.warm, *new))) if block.warm else tuple(new)
 
 
 def _stair(items: Sequence[Item]) -> list[tuple[Time, Time]]:

@@ -180,37 +180,30 @@ class Restoration:
 
     def _try(self, offer: int, k: int, part: float) -> tuple[Berth, float] | None:
         """The offer with as much of the part as fits, or None."""
-        berth = self.yard.weigh(offer, self.yard.with_part(offer, k, part))
-        if not berth.packing.is_whole:
-            short = self._short(berth)
-            if set(short) != {k}:
-                self._note_full(offer, k, part)
-                return None
-            had = self.yard.berth(offer).loads.get(int(self.pricing.classes.pool[k]), {}).get(k, 0.0)
-            fits = (part + had) * (1 - short[k]) * (1 - 1e-6) - had
-            least = least_hours(float(self.pricing.classes.due[k])) / max(self.yard.hours(k, offer)[1], 1e-12)
-            if fits < min(part, max(LEAST_PART, 0.1 * part), max(least, CRUMB)):
-                self._note_full(offer, k, part)
-                return None
-            part = fits
-            berth = self.yard.weigh(offer, self.yard.with_part(offer, k, part))
-            if not berth.packing.is_whole:
-                return None
-        return (berth, part) if self.yard.is_affordable(offer, berth) else None
+        yard, pool = self.yard, int(self.pricing.classes.pool[k])
+        berth = yard.weigh_with(offer, yard.with_part(offer, k, part), pool)
+        if berth is not None and not berth.packing.is_whole:
+            accepted = self._accepted(berth, pool)
+            if any(share < 1 - 1e-12 for each, share in accepted.items() if each != k):
+                berth = None
+            else:
+                had = yard.berth(offer).loads.get(pool, {}).get(k, 0.0)
+                fits = (part + had) * accepted[k] * (1 - 1e-6) - had
+                least = least_hours(float(self.pricing.classes.due[k])) / max(yard.hours(k, offer)[1], 1e-12)
+                if fits < min(part, max(LEAST_PART, 0.1 * part), max(least, CRUMB)):
+                    berth = None
+                else:
+                    part = fits
+                    berth = yard.weigh_with(offer, yard.with_part(offer, k, part), pool)
+        if berth is None or not berth.packing.is_whole:
+            self._note_full(offer, k, part)
+            return None
+        return (berth, part) if yard.is_affordable(offer, berth) else None
 
     def _note_full(self, offer: int, k: int, part: float) -> None:
         # Small work may still fit beside what is there: only what was small itself proves that the offer is full.
         if part * self.yard.hours(k, offer)[1] <= 2.0:
             self._full[offer] = max(self._full.get(offer, -1), int(self.pricing.classes.bucket[k]))
-
-    def _short(self, berth: Berth) -> dict[int, float]:
-        """By class, the part of what it asked for that was not accepted."""
-        found = {}
-        for pool in berth.loads:
-            for k, share in self._accepted(berth, pool).items():
-                if share < 1 - 1e-12:
-                    found[k] = 1 - share
-        return found
 
     def lean(self, k: int) -> tuple[list[int], list[float]]:
         """Offers that may serve the class, by the least that it can cost there: no start-up, scarcity included."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from solver.fluid.figures import OPEN
-from solver.fluid.packing import Block, Item, Packing, finish, pack
+from solver.fluid.packing import Block, Item, Packing, finish, pack, pack_with
 from solver.fluid.prices import Pricing
 
 # Of the time before a deadline this part, and these hours, stay free: what exact shares of works add to rounded ones.
@@ -35,13 +35,11 @@ class Berth:
     loads: Loads
     packing: Packing
     costs: dict[int, float]
-
-    @property
-    def cost(self) -> float:
-        return sum(self.costs.values())
+    blocks: dict[int, Block]
+    cost: float
 
 
-EMPTY = Berth({}, Packing({}, True, 0), {})
+EMPTY = Berth({}, Packing({}, True, 0), {}, {}, 0.0)
 
 
 @dataclass(slots=True)
@@ -109,19 +107,51 @@ class Yard:
 
     def weigh(self, offer: int, loads: Loads) -> Berth:
         """What the loads would be packed and cost like at the offer."""
-        blocks = [self._block(offer, pool, parts) for pool, parts in loads.items() if parts]
+        before = self.berth(offer)
+        blocks = self._blocks(offer, loads, before)
         if not blocks:
             return EMPTY
+        is_later = self.pricing.figures.view.snapshot.later_starts
+        packing = pack(self._capacity(offer), list(blocks.values()), is_later=is_later, before=before.packing)
+        return self._berth(offer, loads, blocks, packing)
+
+    def weigh_with(self, offer: int, loads: Loads, pool: int) -> Berth | None:
+        """As `weigh`, if all but the pool's own load is accepted whole; else None."""
+        before = self.berth(offer)
+        blocks = self._blocks(offer, loads, before)
+        is_later = self.pricing.figures.view.snapshot.later_starts
+        packing = pack_with(
+            self._capacity(offer), list(blocks.values()), pool, is_later=is_later, before=before.packing
+        )
+        return None if packing is None else self._berth(offer, loads, blocks, packing)
+
+    def _capacity(self, offer: int) -> int:
         figures = self.pricing.figures
-        capacity = int(figures.resources.count[offer]) if figures.renting[offer] == OPEN else 0
-        packing = pack(capacity, blocks, is_later=figures.view.snapshot.later_starts)
-        return Berth(loads, packing, {each.pool: self._cost(offer, each, packing) for each in blocks})
+        return int(figures.resources.count[offer]) if figures.renting[offer] == OPEN else 0
+
+    def _blocks(self, offer: int, loads: Loads, before: Berth) -> dict[int, Block]:
+        """Blocks by pool; those of loads that are there already are not made again."""
+        found = {}
+        for pool, parts in loads.items():
+            if parts:
+                is_same = before.loads.get(pool) is parts
+                found[pool] = before.blocks[pool] if is_same else self._block(offer, pool, parts)
+        return found
+
+    def _berth(self, offer: int, loads: Loads, blocks: dict[int, Block], packing: Packing) -> Berth:
+        before = self.berth(offer)
+        costs = {}
+        for pool, block in blocks.items():
+            is_same = packing.placed[pool] is before.packing.placed.get(pool)
+            costs[pool] = before.costs[pool] if is_same else self._cost(offer, block, packing)
+        return Berth(loads, packing, costs, blocks, sum(costs.values()))
 
     def _block(self, offer: int, pool: int, parts: dict[int, float]) -> Block:
         items = []
+        due, hours = self._due, self.hours
         for k, part in parts.items():
-            expected, long = self.hours(k, offer)
-            items.append(Item(self._due[k], part * long, part * expected, k))
+            expected, long = hours(k, offer)
+            items.append(Item(due[k], part * long, part * expected, k))
         items.sort()
         kind = int(self.pricing.figures.kind_of_pool[pool])
         warm = self.warm.get((offer, pool))
