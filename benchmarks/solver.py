@@ -1,7 +1,7 @@
 """A plan for N works and M offers: what it costs, how far it is from any other, and how much CPU it took.
 
-`python -m benchmarks.solver --jobs N --offers M [--baselines] [--moved] [--json]`. One discrete-event evaluator judges every plan
-(`solver_events`) and knows nothing of how it was made. Baselines run on the same world, in a process of their own each, so that
+`python -m benchmarks.solver --jobs N --offers M [--effort E] [--baselines] [--moved] [--json]`. One discrete-event evaluator
+judges every plan (`solver_events`) and knows nothing of how it was made. Baselines run on the same world, in a process of their own each, so that
 memory is theirs: `per_job` (each work where it is cheapest alone, first come, perfect runtimes), `hourly` (the least price an
 hour, runtimes taken to be equal, as SkyPilot's default does), `naive` (PuLP and CBC, a binary for each pair).
 """
@@ -24,6 +24,7 @@ from benchmarks.solver_baselines import BASELINES
 from benchmarks.solver_events import Judged, judge, runs_of
 from benchmarks.solver_world import world
 from solver.check import check
+from solver.fluid.effort import Effort
 from solver.plan import solve
 from solver.types import Held, Plan, Snapshot
 
@@ -31,7 +32,7 @@ from solver.types import Held, Plan, Snapshot
 NAIVE_PAIRS = 150_000
 
 
-def measured(jobs: int, offers: int, seed: int) -> dict[str, Any]:
+def measured(jobs: int, offers: int, seed: int, effort: Effort) -> dict[str, Any]:
     """Figures of this planner, with repair and checker."""
     snapshot = world(jobs, offers, seed)
     began = time.process_time()
@@ -40,7 +41,7 @@ def measured(jobs: int, offers: int, seed: int) -> dict[str, Any]:
     first_judged = judge(snapshot, runs_of(snapshot, first))
     del first
     began = time.process_time()
-    plan = solve(snapshot)
+    plan = solve(snapshot, effort=effort)
     solve_s = time.process_time() - began
     violations = check(snapshot, plan)
     cpu_s = time.process_time() - began
@@ -51,6 +52,7 @@ def measured(jobs: int, offers: int, seed: int) -> dict[str, Any]:
         "solve_cpu_s": round(solve_s, 2),
         "first_plan_cpu_s": round(first_s, 2),
         "first_plan_cost": round(first_judged.cost, 2),
+        "effort": effort,
         "rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "cost": round(cost, 2),
         "bound": round(plan.bound_nano / 1e9, 2),
@@ -135,10 +137,11 @@ def main() -> None:
     parser.add_argument("--baselines", action="store_true")
     parser.add_argument("--moved", action="store_true", help="plan once more after all prices moved")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--effort", choices=["fast", "normal", "certify"], default="normal")
     arguments = parser.parse_args()
     size = (arguments.jobs, arguments.offers, arguments.seed)
     unit = calibrate()["lp_cpu_s"]
-    found = _apart(measured, *size)
+    found = _apart(measured, *size, arguments.effort)
     found = {
         "jobs": size[0],
         "offers": size[1],

@@ -14,6 +14,7 @@ import msgspec
 
 from solver import explain, greedy, restore
 from solver.eligibility import Verdict, funnel, survey
+from solver.fluid.effort import Effort
 from solver.later import postponed
 from solver.problem import Draft, Problem, bills, overspent, state, unserved
 from solver.schedule import Bill, Site
@@ -33,13 +34,19 @@ class _Found:
     bound_nano: int
 
 
-def solve(snapshot: Snapshot, *, stage: Stage = "program") -> Plan:
+def solve(snapshot: Snapshot, *, stage: Stage = "program", effort: Effort = "normal") -> Plan:
     """The plan for a snapshot. `stage="greedy"` skips the program: the fallback when that was stopped by the clock outside.
+
+    `effort` says how much is done for a large queue (small ones are solved to their gap): `fast` is the greedy stage, `certify`
+    looks longer for a cheaper plan and for the proof of it.
 
     Raises BadSnapshot when the snapshot contradicts itself; nothing else.
     """
     view = View(snapshot)
-    plan = _solve_small(view, stage) if is_small(view) else solve_large(view, is_program=stage == "program")
+    if effort == "fast":
+        stage = "greedy"
+    is_program = stage == "program"
+    plan = _solve_small(view, stage) if is_small(view) else solve_large(view, is_program=is_program, effort=effort)
     return postponed(view, plan)
 
 
@@ -56,12 +63,12 @@ def _solve_small(view: View, stage: Stage) -> Plan:
     return _plan(view, surveys, problem, found)
 
 
-def solve_large(view: View, *, is_program: bool) -> Plan:
+def solve_large(view: View, *, is_program: bool, effort: Effort = "normal") -> Plan:
     """The plan of a queue that is too large for a column per work and offer."""
     # Imported here: HiGHS is for the process that solves, and small queues do without these tables.
     from solver.fluid import queue as fluid  # noqa: PLC0415
 
-    planned = fluid.plan_queue(view, is_program=is_program)
+    planned = fluid.plan_queue(view, is_program=is_program, effort=effort)
     site_bills = bills(planned.problem, planned.draft)
     parts = _parts(view.snapshot, planned.problem, planned.draft, site_bills)
     cost_nano = sum(each.total for each in site_bills.values())

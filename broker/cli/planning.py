@@ -52,6 +52,7 @@ def solve(
     ],
     *,
     stage: Annotated[str, typer.Option(help="`program`, or `greedy`: the first placement alone.")] = "program",
+    effort: Annotated[str, typer.Option(help="For large queues: `fast`, `normal` or `certify` (a minute).")] = "normal",
     json: options.Json = False,
 ) -> None:
     """Plan a snapshot of a file and check the plan, without a broker. Exit 1: a wrong snapshot, or a plan that breaks a rule."""
@@ -59,14 +60,17 @@ def solve(
 
     from solver import check as checker  # noqa: PLC0415 - HiGHS is for commands that solve
     from solver.errors import SolverError  # noqa: PLC0415
+    from solver.fluid.effort import EFFORTS  # noqa: PLC0415
     from solver.plan import decode  # noqa: PLC0415
     from solver.plan import solve as solved  # noqa: PLC0415
 
     if stage not in ("program", "greedy"):
         raise Failure(f"--stage {stage} is neither program nor greedy", USAGE)
+    if effort not in EFFORTS:
+        raise Failure(f"--effort {effort} is none of {', '.join(EFFORTS)}", USAGE)
     try:
         snapshot = decode(_bytes(file))
-        found = solved(snapshot, stage="greedy" if stage == "greedy" else "program")
+        found = solved(snapshot, stage="greedy" if stage == "greedy" else "program", effort=EFFORTS[effort])
     except msgspec.DecodeError as wrong:
         raise Failure(f"{file} is no snapshot: {wrong}", ERROR) from wrong
     except SolverError as wrong:

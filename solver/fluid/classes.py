@@ -16,8 +16,8 @@ from solver.schedule import Pool
 from solver.types import HOUR_US, Work
 
 RATIO = 1.2
-# Small queues are grouped finer: they can afford more classes.
-FINE_RATIO, FINE_WORKS = 1.05, 500
+# Small queues are grouped finer: they can afford more classes (`effort`).
+FINE_RATIO = 1.05
 # Hours before which all deadlines are one bucket: nothing finer than a minute matters.
 LEAST_H = 1 / 60
 
@@ -51,10 +51,10 @@ class Classes:
         return len(self.members)
 
 
-def group(figures: Figures) -> Classes:
-    """The classes of a snapshot's works, in a stable order."""
+def group(figures: Figures, *, fine_works: int = 500) -> Classes:
+    """The classes of a snapshot's works, in a stable order. Up to `fine_works` they are grouped finely."""
     now_us = figures.view.snapshot.now_us
-    ratio = FINE_RATIO if len(figures.works) <= FINE_WORKS else RATIO
+    ratio = FINE_RATIO if len(figures.works) <= fine_works else RATIO
     found: dict[tuple[object, ...], list[int]] = {}
     for number, work in enumerate(figures.works):
         found.setdefault(_key(work, figures, now_us, ratio), []).append(number)

@@ -80,16 +80,20 @@ def penalties(pricing: Pricing, least: Floats) -> Floats:
     return (20.0 * floor + usual + 1e-9) * 4.0**rank
 
 
-def build(pricing: Pricing, columns: Columns, edges: Floats, penalty: Floats) -> Program:
-    """The program over these columns. Rows that the candidates cannot fill are left out."""
+def build(pricing: Pricing, columns: Columns, edges: Floats, penalty: Floats, share: Floats | None = None) -> Program:
+    """The program over these columns. Rows that the candidates cannot fill are left out.
+
+    `share`: start-up hours per busy hour of each column, where another than that of one start until the deadline is known.
+    """
     classes, figures = pricing.classes, pricing.figures
-    cost, long = _columns(pricing, columns, edges)
+    share = steering_shares(pricing, columns, edges) if share is None else share
+    cost, long = _columns(pricing, columns)
+    cost = cost * (1 + share)
     many, k_count = len(columns.k), len(classes)
     matrix = _Matrix(k_count, many + k_count)
     matrix.add(columns.k, np.arange(many), np.ones(many))
     matrix.add(np.arange(k_count), many + np.arange(k_count), np.ones(k_count))
-    due = edges[classes.bucket[columns.k]]
-    busy = long * due / (due - figures.start[classes.kind[columns.k], columns.r])
+    busy = long * (1 + share)
     bucket = classes.bucket[columns.k]
     _capacity_rows(matrix, "capacity", columns.r, bucket, busy / figures.resources.count[columns.r], edges)
     if pricing.quota_names:
@@ -167,23 +171,21 @@ def _capacity_rows(matrix: _Matrix, name: str, place: Ints, bucket: Ints, busy: 
     matrix.upper.extend((1.0 - before / edges[edge]).tolist())
 
 
-def _columns(pricing: Pricing, columns: Columns, edges: Floats) -> tuple[Floats, Floats]:
-    """(price in USD, cautious hours) of the whole class in each column, start-up as it steers included in the price."""
+def steering_shares(pricing: Pricing, columns: Columns, edges: Floats) -> Floats:
+    """Start-up hours per busy hour of each column if a start serves until the deadline."""
+    start = pricing.figures.start[pricing.classes.kind[columns.k], columns.r]
+    found: Floats = start / (edges[pricing.classes.bucket[columns.k]] - start)
+    return found
+
+
+def _columns(pricing: Pricing, columns: Columns) -> tuple[Floats, Floats]:
+    """(price in USD, cautious hours) of the whole class in each column, without start-up."""
     classes, figures = pricing.classes, pricing.figures
-    cost, long = np.empty(len(columns.k)), np.empty(len(columns.k))
-    bounds = np.flatnonzero(np.diff(columns.k, prepend=-1))
-    for begin, end in zip(bounds.tolist(), [*bounds[1:].tolist(), len(columns.k)], strict=True):
-        k = int(columns.k[begin])
-        kind, r = int(classes.kind[k]), columns.r[begin:end]
-        due = float(edges[classes.bucket[k]])
-        start = figures.start[kind, r]
-        accelerator = figures.accelerator[r]
-        base = classes.tokens_in[k] * figures.per_input[kind, accelerator]
-        slow = figures.slow[kind, r]
-        expected = (base + classes.tokens_out[k] * figures.per_output[kind, accelerator]) * slow
-        cautious = slow * figures.caution[kind, accelerator]
-        long[begin:end] = (base + classes.tokens_long[k] * figures.per_output[kind, accelerator]) * cautious
-        cost[begin:end] = expected * figures.resources.price[r] * (1 + start / (due - start))
+    kind, accelerator = classes.kind[columns.k], figures.accelerator[columns.r]
+    base = classes.tokens_in[columns.k] * figures.per_input[kind, accelerator]
+    per_output, slow = figures.per_output[kind, accelerator], figures.slow[kind, columns.r]
+    cost = (base + classes.tokens_out[columns.k] * per_output) * slow * figures.resources.price[columns.r]
+    long = (base + classes.tokens_long[columns.k] * per_output) * slow * figures.caution[kind, accelerator]
     return cost, long
 
 

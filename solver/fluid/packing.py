@@ -29,8 +29,8 @@ class Item(NamedTuple):
 class Block:
     """What a pool asks of an offer. `warm` says of each of its running rentals when it is ready, soonest first.
 
-    Of the items follow `stair`, the (due, load due by then) of each deadline, `loads` and `latest_end`: a block is placed some
-    ten times in a search, so they are kept.
+    Of the items follow `stair`, the (due, load due by then) of each deadline, `loads`, and when one instance must be
+    ready at the latest and then ends: a block is placed some ten times in a search, so they are kept.
     """
 
     pool: int
@@ -40,11 +40,14 @@ class Block:
     stair: tuple[tuple[Time, Time], ...] = field(init=False, compare=False)
     loads: tuple[Time, ...] = field(init=False, compare=False)
     latest_end: Time = field(init=False, compare=False)
+    latest_begin: Time = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stair", tuple(_stair(self.items)))
         object.__setattr__(self, "loads", tuple(item.load for item in self.items))
-        object.__setattr__(self, "latest_end", _latest_end(self.items))
+        latest_begin = min(due - load for due, load in self.stair) if self.stair else 0
+        object.__setattr__(self, "latest_begin", latest_begin)
+        object.__setattr__(self, "latest_end", latest_begin + (self.stair[-1][1] if self.stair else 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +108,7 @@ def pack_with(
         found = _in_order(capacity, order, is_later, before, pool)
         if found.is_whole:
             return found
-        is_all = all(placed.is_whole for each, placed in found.placed.items() if each != pool)
-        if is_all and (best is None or _total(found) > _total(best)):
+        if len(found.placed) == len(order) and (best is None or _total(found) > _total(best)):
             best = found
     return best
 
@@ -121,16 +123,6 @@ def _by_due(block: Block) -> tuple[Time, int]:
 
 def _total(found: Packing) -> Time:
     return sum(sum(placed.accepted) for placed in found.placed.values())
-
-
-def _latest_end(items: Sequence[Item]) -> Time:
-    """When a block ends that one instance does as late as its deadlines allow."""
-    load: Time = 0
-    latest = items[0].due
-    for item in items:
-        load += item.load
-        latest = min(latest, item.due - load)
-    return latest + load
 
 
 def _in_order(
@@ -150,12 +142,13 @@ def _in_order(
     free: list[Time] = list(states[-1]) if states else [0] * capacity
     is_whole = all(placed.is_whole for placed in found.values())
     for block in blocks[same:]:
-        placed, used = _place(block, free)
-        found[block.pool] = placed
-        if not placed.is_whole:
+        whole = _place(block, free)
+        if whole is None and only is not None and block.pool != only:
             is_whole = False
-            if only is not None and block.pool != only:
-                break
+            break
+        placed, used = whole or _part(block, free)
+        found[block.pool] = placed
+        is_whole = is_whole and placed.is_whole
         if is_later:
             for number in used:
                 free[number] = placed.until
@@ -167,8 +160,9 @@ def _in_order(
     return Packing(found, is_whole, capacity - sum(1 for each in free if each <= 0), tuple(blocks), tuple(states))
 
 
-def _place(block: Block, free: list[Time]) -> tuple[Placed, range]:
-    """The fewest instances that do it all in time, warm ones first, new ones that are free as late as that allows."""
+def _place(block: Block, free: list[Time]) -> tuple[Placed, range] | None:
+    """The fewest instances that do it all in time, warm ones first, new ones that are free as late as that allows; None if all
+    of them cannot."""
     stair, loads = block.stair, block.loads
     for warm in range(1, len(block.warm) + 1):
         ready = block.warm[:warm]
@@ -177,27 +171,48 @@ def _place(block: Block, free: list[Time]) -> tuple[Placed, range]:
     room = stair[-1][0] - block.start_up
     least = 1 if block.warm or room <= 0 else max(1, int(stair[-1][1] / room))  # fewer cannot do it
     if least == 1 and not block.warm:
-        latest = min(due - load for due, load in stair) - block.start_up
-        if begin := bisect_right(free, latest):
+        if begin := bisect_right(free, block.latest_begin - block.start_up):
             started = free[begin - 1]
             until = started + block.start_up + stair[-1][1]
             return Placed(block.pool, (started,), 0, until, loads, block.items), range(begin - 1, begin)
         least = 2
-    for many in range(least, len(free) + 1):
-        if not _fits(_ready(block, free, 0, many), stair):
-            continue
-        begin, beyond = 0, len(free) - many + 1  # the last that fits: later ones leave less time
-        while beyond - begin > 1:
-            middle = (begin + beyond) // 2
-            if _fits(_ready(block, free, middle, many), stair):
-                begin = middle
-            else:
-                beyond = middle
-        ready = _ready(block, free, begin, many)
-        until = max(finish(ready, stair[-1][1]), free[begin + many - 1] + block.start_up)
-        begins = tuple(free[begin : begin + many])
-        return Placed(block.pool, begins, len(block.warm), until, loads, block.items), range(begin, begin + many)
-    return _part(block, free)
+    many = _fewest(block, free, least)
+    if many is None:
+        return None
+    begin, beyond = 0, len(free) - many + 1  # the last that fits: later ones leave less time
+    while beyond - begin > 1:
+        middle = (begin + beyond) // 2
+        if _fits(_ready(block, free, middle, many), stair):
+            begin = middle
+        else:
+            beyond = middle
+    ready = _ready(block, free, begin, many)
+    until = max(finish(ready, stair[-1][1]), free[begin + many - 1] + block.start_up)
+    begins = tuple(free[begin : begin + many])
+    return Placed(block.pool, begins, len(block.warm), until, loads, block.items), range(begin, begin + many)
+
+
+def _fewest(block: Block, free: list[Time], least: int) -> int | None:
+    """The fewest of the instances that are free first which do the block in time; None if all of them cannot."""
+    if block.warm:
+        for many in range(least, len(free) + 1):
+            if _fits(_ready(block, free, 0, many), block.stair):
+                return many
+        return None
+    fewest = least
+    for due, load in reversed(block.stair):
+        latest, left, many = due - block.start_up, load, 0
+        for begin in free:
+            if begin >= latest:
+                return None
+            left -= latest - begin
+            many += 1
+            if left <= 0:
+                break
+        else:
+            return None
+        fewest = max(fewest, many)
+    return fewest if fewest <= len(free) else None
 
 
 def _part(block: Block, free: list[Time]) -> tuple[Placed, range]:

@@ -11,11 +11,13 @@ from solver.durations import PPM
 from solver.errors import Unsolved
 from solver.fluid import blocks
 from solver.fluid import classes as grouping
+from solver.fluid.effort import Counts, Effort, counts
 from solver.fluid.figures import NANO_USD, Figures, Floats
 from solver.fluid.fill import fill
 from solver.fluid.masks import Masks
 from solver.fluid.prices import Pricing, Scarcity
 from solver.fluid.reasons import Reasons
+from solver.fluid.renew import Renewal
 from solver.fluid.restore import Restoration
 from solver.fluid.settle import Exact, settle
 from solver.fluid.yard import Yard
@@ -30,8 +32,6 @@ MOVES, HELD_ONE_OF = 4_000, 10
 # plan costs 0.05 % after every price moved by 2 %; without a threshold 9 % of all tokens move, with 3 % of a block and all blocks
 # looked at it was 3.7 %.
 SWITCH, COVERED = 0.05, 0.8
-# Looks for better prices of the bound on plans of classes, and from there of that on all plans.
-LOOKS, LOOKS_AGAIN = 80, 30
 # Above so many classes, where a look takes some hundredths of a second, they are this part of it.
 MANY, FEWER = 2_000, 2
 # What floats may be wrong by, taken off a bound before it leaves as integer money.
@@ -68,10 +68,10 @@ class Queue:
         return self.reasons.unplaced(missing, rest)
 
 
-def plan_queue(view: View, *, is_program: bool) -> Queue:
+def plan_queue(view: View, *, is_program: bool, effort: Effort = "normal") -> Queue:
     """Plan all works of a snapshot that has some. Without `is_program` no program is solved: the first placement, made exact."""
-    figures = Figures(view)
-    classes = grouping.group(figures)
+    figures, much = Figures(view), counts(effort)
+    classes = grouping.group(figures, fine_works=much.fine_works)
     masks = Masks(figures, classes)
     pricing = Pricing(figures, classes, masks)
     held = held_pieces(pricing) if is_program else []
@@ -82,9 +82,10 @@ def plan_queue(view: View, *, is_program: bool) -> Queue:
         is_solved = True
     threshold = SWITCH if held else 1e-6
     moves = MOVES if is_solved else 0
-    exact = restore(view, pricing, pieces, scarcity, moves=moves, threshold=threshold)
+    renewals = min(much.renewals * len(classes), much.most_renewals) if is_solved and not held else 0
+    exact = restore(view, pricing, pieces, scarcity, moves=moves, threshold=threshold, renewals=renewals)
     problem, draft = exact.draft()
-    class_bound, bound = _bounds(pricing, scarcity, problem, draft, is_ascent=is_solved and not held)
+    class_bound, bound = _bounds(pricing, scarcity, problem, draft, much if is_solved and not held else None)
     return Queue(
         problem=problem,
         draft=draft,
@@ -96,12 +97,12 @@ def plan_queue(view: View, *, is_program: bool) -> Queue:
 
 
 def _bounds(
-    pricing: Pricing, scarcity: Scarcity, problem: Problem, draft: Draft, *, is_ascent: bool
+    pricing: Pricing, scarcity: Scarcity, problem: Problem, draft: Draft, much: Counts | None
 ) -> tuple[float, float]:
-    """(the bound on plans of these classes, that on all plans) in USD."""
+    """(the bound on plans of these classes, that on all plans) in USD. Without counts the simple one, for the first placement."""
     low, up = pricing.classes.edge_low, pricing.classes.edge_up
     served = _served(pricing, draft)
-    if not is_ascent:
+    if much is None:
         return pricing.bound(scarcity, low, served), max(
             pricing.bound(each, up, served) for each in (scarcity, pricing.free())
         )
@@ -112,7 +113,7 @@ def _bounds(
     found = []
     prices = blocks.Prices(worth, scarcity)
     fewer = FEWER if len(worth) > MANY else 1
-    for edges, looks in ((low, LOOKS), (up, LOOKS_AGAIN)):
+    for edges, looks in zip((low, up), much.looks, strict=True):
         usd, prices = blocks.bound(pricing, edges, prices, plan_usd=plan_usd, served=served, looks=looks // fewer)
         found.append(usd)
     return found[0], found[1]
@@ -126,6 +127,7 @@ def restore(
     *,
     moves: int,
     threshold: float,
+    renewals: int = 0,
 ) -> Exact:
     """Instances and exact shares from parts of classes."""
     yard = Yard(pricing)
@@ -143,6 +145,7 @@ def restore(
     if is_held:
         moves = min(moves, sum(len(berth.loads) for berth in yard.berths.values()) // HELD_ONE_OF)
     restoration.improve(moves)
+    Renewal(restoration).run(renewals)
     if nowhere:
         restoration.left.extend(restoration.make_room(nowhere))
         restoration.finish()

@@ -205,6 +205,10 @@ class Restoration:
         if part * self.yard.hours(k, offer)[1] <= 2.0:
             self._full[offer] = max(self._full.get(offer, -1), int(self.pricing.classes.bucket[k]))
 
+    def reopen(self, offer: int) -> None:
+        """Forget that an offer was full: something was taken away from it."""
+        self._full.pop(offer, None)
+
     def lean(self, k: int) -> tuple[list[int], list[float]]:
         """Offers that may serve the class, by the least that it can cost there: no start-up, scarcity included."""
         if k not in self._lean:
@@ -304,6 +308,8 @@ class Restoration:
             return False
         mark = len(self.yard.log)
         without = self.yard.weigh(offer, {each: those for each, those in berth.loads.items() if each != pool})
+        if not without.packing.is_whole:  # what begins earlier may stand in the way of another
+            return False
         saved = berth.cost - without.cost
         self.yard.put(offer, without)
         full = self._full.pop(offer, None)

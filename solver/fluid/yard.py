@@ -38,8 +38,12 @@ class Berth:
     blocks: dict[int, Block]
     cost: float
 
+    @staticmethod
+    def empty() -> Berth:
+        return Berth({}, Packing({}, True, 0), {}, {}, 0.0)
 
-EMPTY = Berth({}, Packing({}, True, 0), {}, {}, 0.0)
+
+EMPTY = Berth.empty()
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from solver.check import check
+from solver.fluid.effort import Effort
 from solver.plan import solve, solve_large
 from solver.residency.types import PolicyRule, digest
 from solver.types import Plan, Snapshot
@@ -50,7 +51,8 @@ def faults(town: Any, seed: int) -> list[str]:
         return _broken(snapshot, plan) + waiting
     if seed % 25 == 0:
         snapshot = town().random(seed, works=40, offers=80)
-        plan = solve_large(View(snapshot), is_program=seed % 50 != 0)
+        effort: Effort = "certify" if seed % 100 == 25 else "normal"
+        plan = solve_large(View(snapshot), is_program=seed % 50 != 0, effort=effort)
         return _broken(snapshot, plan)
     if seed % 25 == 1:
         return _brute_force(town(), seed)
