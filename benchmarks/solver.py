@@ -1,9 +1,9 @@
 """A plan for N works and M offers: what it costs, how far it is from any other, and how much CPU it took.
 
 `python -m benchmarks.solver --jobs N --offers M [--effort E] [--baselines] [--moved] [--json]`. One discrete-event evaluator
-judges every plan (`solver_events`) and knows nothing of how it was made. Baselines run on the same world, in a process of their own each, so that
-memory is theirs: `per_job` (each work where it is cheapest alone, first come, perfect runtimes), `hourly` (the least price an
-hour, runtimes taken to be equal, as SkyPilot's default does), `naive` (PuLP and CBC, a binary for each pair).
+judges every plan (`solver_events`) and knows nothing of how it was made. Baselines run on the same world, in a process of their
+own each, so that memory is theirs: `per_job` (each work where it is cheapest alone, first come, perfect runtimes), `hourly` (the
+least price an hour, runtimes taken to be equal, as SkyPilot's default does), `naive` (PuLP and CBC, a binary for each pair).
 """
 
 from __future__ import annotations
