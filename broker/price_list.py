@@ -9,31 +9,71 @@ from decimal import Decimal
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.control.snapshot import listed_offers
+from broker.price_ages import default_max_age_s, max_ages_s
 from broker.services import Services
+from markets import price_book
 from markets.cards import snapshot
 from markets.instants import micros
 from markets.offer import Offer
+from markets.own_account import holder_of
 from markets.price_book import Listed, unlocated
+from markets.price_search import Wanted
 from workers.profile import ModelProfile
 
 MILLION_PER_HOUR = Decimal(3600) / 1_000_000
 
 
 async def price_list(
-    session: AsyncSession, services: Services, *, now_us: int, market: str | None = None, project: str | None = None
+    session: AsyncSession,
+    services: Services,
+    *,
+    now_us: int,
+    wanted: Wanted = price_book.ALL,
+    project: str | None = None,
 ) -> list[Listed]:
-    """Every offer that is known of, also those that cannot be chosen, with the reason; of own accounts, `project`'s."""
-    book = await listed_offers(session, services, now_us=now_us, market=market, project=project)
-    if not services.settings.prices.snapshot:
-        return book
-    asked = {each.offer.market for each in book}
+    """Every wanted offer that is known of, also those that cannot be chosen, with the reason; of own accounts, `project`'s.
+
+    Of the snapshot, which is small, all that its markets have: whoever asks looks at each again.
+    """
+    book = await listed_offers(session, services, now_us=now_us, wanted=wanted, project=project)
+    unasked = await _unasked(session, services)
     shown = [
         _of_snapshot(offer, now_us)
-        for name, offers in snapshot.by_market().items()
-        if name not in asked and market in (None, name)
+        for name, offers in unasked.items()
+        if wanted.market in (None, name)
         for offer in offers
     ]
     return [*book, *shown]
+
+
+async def offer_counts(session: AsyncSession, services: Services, *, project: str | None) -> dict[str, int]:
+    """How many offers `price_list` would have of each market."""
+    counts = await price_book.count_by_market(session)
+    book = {name: count for name, count in counts.items() if holder_of(name) in (None, project)}
+    return book | {name: len(offers) for name, offers in (await _unasked(session, services)).items()}
+
+
+async def choosable(
+    session: AsyncSession, services: Services, wanted: Wanted, *, now_us: int, project: str | None, limit: int
+) -> list[Listed]:
+    """Of what `price_list` would say the cheapest that may be chosen now, without reading it all. Of the snapshot nothing may."""
+    return await price_book.cheapest(
+        session,
+        wanted,
+        now_us=now_us,
+        max_age_s=max_ages_s(services),
+        default_max_age_s=default_max_age_s(services),
+        holder=project,
+        limit=limit,
+    )
+
+
+async def _unasked(session: AsyncSession, services: Services) -> dict[str, Sequence[Offer]]:
+    """The snapshot's offers of markets that the book knows nothing of."""
+    if not services.settings.prices.snapshot:
+        return {}
+    asked = await price_book.count_by_market(session)
+    return {name: offers for name, offers in snapshot.by_market().items() if name not in asked}
 
 
 async def one_listed(

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, case, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -22,8 +22,9 @@ from markets.history import append_changes
 from markets.instants import maybe_moment, micros, moment
 from markets.offer import Offer, encode_part
 from markets.offer_record import offer_from_record
-from markets.own_account import provider_of
+from markets.own_account import holder_of, provider_of
 from markets.plausibility import Peers
+from markets.price_search import Wanted, conditions
 from markets.resellers import AGGREGATORS, FRESH_S, cheaper_elsewhere, gathered, is_stood_back
 from markets.tables import JsonText, OfferRow, PollRow
 from markets.token_book import token_ground
@@ -31,6 +32,9 @@ from markets.token_book import token_ground
 _log = structlog.get_logger("markets.price_book")
 # A record comes as JSON text: the database's own encoder of JSON takes five times as long, a quarter of a cold poll.
 _ENCODED = bindparam("record", type_=JsonText())
+ALL = Wanted()
+# No offer was observed so late.
+_NEVER = 2**62
 # Rows that one statement is given at a time.
 _AT_ONCE = 2_000
 
@@ -121,21 +125,19 @@ async def offers(
     now_us: int,
     max_age_s: Mapping[str, int],
     default_max_age_s: int,
-    market: str | None = None,
+    wanted: Wanted = ALL,
     key: str | None = None,
     listed_at: Collection[str] | None = None,
     also: Collection[str] = (),
 ) -> list[Listed]:
-    """All offers by key, those that are gone or stale too, each with its reason. `max_age_s` is by market name; an account
+    """All wanted offers by key, those that are gone or stale too, each with its reason. `max_age_s` is by market name; an account
     has its market's.
 
     With `listed_at` only those that these markets still list, and whatever is known of the keys `also`.
     """
-    query = select(OfferRow).order_by(col(OfferRow.key))
+    query = select(OfferRow).where(*await conditions(session, wanted)).order_by(col(OfferRow.key))
     if key is not None:
         query = query.where(col(OfferRow.key) == key)
-    if market is not None:
-        query = query.where(col(OfferRow.market) == market)
     if listed_at is not None:
         is_listed = col(OfferRow.market).in_(listed_at) & col(OfferRow.gone_us).is_(None)
         query = query.where(is_listed | col(OfferRow.key).in_(also))
@@ -163,37 +165,44 @@ async def alternatives(session: AsyncSession, accelerator: str, model: str) -> l
 
 async def cheapest(
     session: AsyncSession,
-    accelerators: Sequence[str],
+    wanted: Wanted,
     *,
     now_us: int,
-    max_age_s: int,
-    countries: Sequence[str] = (),
-    pricings: Sequence[str] = (),
-    least_count: int = 0,
+    max_age_s: Mapping[str, int],
+    default_max_age_s: int,
+    holder: str | None = None,
     limit: int = 10,
-) -> list[Offer]:
-    """The offers with the lowest price per device that may be chosen: believed, listed, fresh, not sold out.
+) -> list[Listed]:
+    """The wanted offers that may be chosen now, by the price of the whole machine: believed, listed, fresh, not sold out.
 
-    `accelerators` are names of the table; without `countries` or `pricings` any will do. A country counts with evidence only.
+    As `offers` would say, of a book of 100,000 without reading it. Of own accounts those of `holder`; none without a price.
     """
-    found: list[OfferRow] = []
-    for accelerator in accelerators:
-        query = (
-            select(OfferRow)
-            .where(col(OfferRow.accelerator) == accelerator, col(OfferRow.gpu_nano_hour).is_not(None))
-            .where(col(OfferRow.quarantined).is_(None), col(OfferRow.gone_us).is_(None))
-            .where(col(OfferRow.observed_us) >= now_us - max_age_s * 1_000_000)
-            .where(func.coalesce(col(OfferRow.capacity), 1) > 0, col(OfferRow.gpu_count) >= least_count)
-            .order_by(col(OfferRow.gpu_nano_hour))
-            .limit(limit)
-        )
-        if countries:
-            query = query.where(col(OfferRow.country).in_(countries))
-        if pricings:
-            query = query.where(col(OfferRow.pricing).in_(pricings))
-        found += (await session.scalars(query)).all()
-    found.sort(key=lambda row: (row.gpu_nano_hour, row.key))
-    return [offer_of(row) for row in found[:limit]]
+    valid = {
+        row.market: _valid_from(row, now_us, max_age_s.get(provider_of(row.market), default_max_age_s))
+        for row in await polls(session)
+        if holder_of(row.market) in (None, holder)
+    }
+    if not valid:
+        return []
+    query = (
+        select(OfferRow)
+        .where(*await conditions(session, wanted))
+        .where(col(OfferRow.quarantined).is_(None), col(OfferRow.gone_us).is_(None))
+        .where(col(OfferRow.price_nano_hour).is_not(None), func.coalesce(col(OfferRow.capacity), 1) > 0)
+        # Not also by a list of the markets: SQLite would go by their index, through all of a market's offers.
+        .where(col(OfferRow.observed_us) >= case(valid, value=col(OfferRow.market), else_=_NEVER))
+        .order_by(col(OfferRow.price_nano_hour), col(OfferRow.key))
+        .limit(limit)
+    )
+    rows = (await session.scalars(query)).all()
+    return [_told(row, offer_of(row), now_us, None) for row in rows]
+
+
+def _valid_from(poll: PollRow, now_us: int, max_age_s: int) -> int:
+    """The oldest observation of a market that still counts, in microseconds; a card's prices count until its day."""
+    if poll.card_until_us is not None:
+        return 0 if now_us <= poll.card_until_us else now_us + 1
+    return now_us - (max_age_s + 1) * 1_000_000 + 1
 
 
 async def polls(session: AsyncSession) -> Sequence[PollRow]:
@@ -253,12 +262,13 @@ def unlocated(offer: Offer, *, now_us: int) -> str | None:
 
 def _listed(row: OfferRow, now_us: int, max_age_s: int, card_until_us: int | None) -> Listed:
     offer = offer_of(row)
-    return Listed(
-        offer=offer,
-        seen_at=maybe_moment(row.seen_us) or offer.observed_at,
-        excluded=exclusion(offer, gone_us=row.gone_us, now_us=now_us, max_age_s=max_age_s, card_until_us=card_until_us),
-        unlocated=unlocated(offer, now_us=now_us),
-    )
+    why = exclusion(offer, gone_us=row.gone_us, now_us=now_us, max_age_s=max_age_s, card_until_us=card_until_us)
+    return _told(row, offer, now_us, why)
+
+
+def _told(row: OfferRow, offer: Offer, now_us: int, excluded: str | None) -> Listed:
+    seen_at = maybe_moment(row.seen_us) or offer.observed_at
+    return Listed(offer, seen_at, excluded, unlocated(offer, now_us=now_us))
 
 
 async def _known(session: AsyncSession, market: str) -> dict[str, Known]:

@@ -12,12 +12,13 @@ from broker.api import shapes
 from broker.api.problems import not_found
 from broker.api.registry import EVERYONE, Call, Route, route
 from broker.control.convert import is_known_on
-from broker.price_list import order, price_list, usd_per_million, usd_price
+from broker.price_list import choosable, order, price_list, usd_per_million, usd_price
 from broker.variants import serving
 from jobs.clock import MICROSECONDS, db_now
 from markets.instants import micros
 from markets.offer import LocationTier, Offer, Pricing
 from markets.price_book import Listed
+from markets.price_search import Wanted
 from workers.fit import misfit
 from workers.profile import ModelProfile
 
@@ -61,16 +62,36 @@ async def found_offers(call: Call, query: OfferQuery) -> tuple[list[Listed], dic
     profiles = serving(services.models, query.model or "")
     if query.model is not None and not profiles:
         raise not_found("model_not_found", f"The model {query.model!r} is not served here.")
-    async with services.database.transaction() as session:
-        listed = await price_list(
-            session, services, now_us=await db_now(session), market=query.market, project=call.project
-        )
-    wanted = [each for each in listed if _is_wanted(each, query) and (not profiles or _runs(profiles, each.offer))]
+    wanted = await _wanted(call, query, profiles)
     per_million = None
     if profiles:
         prices = ((str(each.offer.key), usd_per_million(each.offer, profiles)) for each in wanted)
         per_million = {key: price for key, price in prices if price is not None}
     return order(wanted, per_million)[: query.limit], per_million
+
+
+async def _wanted(call: Call, query: OfferQuery, profiles: Sequence[ModelProfile]) -> list[Listed]:
+    """What the database leaves in of the book, looked at once more. The first so many that may be chosen are found by their
+    price; where there are fewer, those without a price of an hour count, too, and all are looked at."""
+    narrowed = Wanted(
+        market=query.market,
+        gpu=query.gpu and query.gpu.lower(),
+        pricing=query.pricing,
+        country=query.country and query.country.upper(),
+        least_count=query.min_gpus,
+    )
+    by_price = query.usable == "true" and not profiles and not (query.region or query.location_tier)
+    async with call.services.database.transaction() as session:
+        now_us = await db_now(session)
+        if by_price and query.limit is not None:
+            first = await choosable(
+                session, call.services, narrowed, now_us=now_us, project=call.project, limit=query.limit
+            )
+            found = [each for each in first if _is_wanted(each, query)]
+            if len(found) == query.limit:
+                return found
+        listed = await price_list(session, call.services, now_us=now_us, wanted=narrowed, project=call.project)
+    return [each for each in listed if _is_wanted(each, query) and (not profiles or _runs(profiles, each.offer))]
 
 
 def _is_wanted(listed: Listed, query: OfferQuery) -> bool:

@@ -9,7 +9,7 @@ from broker.accounts import holders
 from broker.api import market_shapes
 from broker.api.registry import EVERYONE, Call, Route, route
 from broker.market_standing import Facts, standing
-from broker.price_list import price_list
+from broker.price_list import offer_counts
 from broker.provider_set import Standing
 from broker.services import Services
 from jobs.clock import MICROSECONDS, db_now
@@ -28,11 +28,10 @@ async def list_markets(call: Call) -> market_shapes.MarketList:
     async with services.database.transaction() as session:
         now_us = await db_now(session)
         polls = {row.market: row for row in await price_book.polls(session)}
-        listed = await price_list(session, services, now_us=now_us, project=call.project)
+        offers = Counter(await offer_counts(session, services, project=call.project))
         held = await holders(session, list(services.accounts.openers))
     own = {account_name(market, call.project) for market, who in held.items() if call.project in who}
     polls = {name: row for name, row in polls.items() if holder_of(name) is None or name in own}
-    offers = Counter(each.offer.market for each in listed)
     names = [*DIRECTORY, *sorted({*services.markets, *own, *standings, *polls, *offers} - set(DIRECTORY))]
     return market_shapes.MarketList(
         data=[_market(name, services, name in own, standings, polls.get(name), offers[name], now_us) for name in names]

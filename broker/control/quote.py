@@ -31,6 +31,7 @@ from jobs.window import expires_us
 from ledger.money import to_nano
 from markets import history
 from markets.instants import micros
+from markets.price_search import Wanted
 from solver.residency import Facts, Policy, digest
 from solver.types import Work
 from solver.when import Held, begin_later
@@ -108,11 +109,12 @@ async def quote(
         }
         explanation = explanation.model_copy(update=told)
     async with services.database.transaction() as session:
-        listed = await price_list(session, services, now_us=now_us, project=base.project)
+        timed = Wanted(accelerators={name for each in candidates.profiles for name in each.tokens_per_s})
+        listed = await price_list(session, services, now_us=now_us, wanted=timed, project=base.project)
     others = compared(listed, candidates.profiles, input_tokens=left.input_tokens, output_tokens=base.output_tokens_p50)
     chosen = _with_profile(base, best.profile)
     async with services.database.transaction() as session:
-        book = await listed_offers(session, services, now_us=now_us)
+        book = await listed_offers(session, services, now_us=now_us, wanted=Wanted(pricing="token"))
     names = {found.model, best.profile.public_name, best.profile.weights or found.model}
     paths = data_paths(services.settings, now_us, "token_api")
     bought = token_market.beside(book, names, chosen, policy, now_us, paths)

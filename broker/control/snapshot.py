@@ -43,6 +43,7 @@ from markets.offer import Offer
 from markets.offer_record import offer_from_record
 from markets.own_account import holder_of
 from markets.price_book import Listed
+from markets.price_search import Wanted
 from markets.tables import RentalRow
 from solver.residency import Facts, ModelFacts, PathFacts, asks_model
 from solver.residency import Policy as ResidencyPolicy
@@ -136,7 +137,7 @@ async def listed_offers(
     services: Services,
     *,
     now_us: int,
-    market: str | None = None,
+    wanted: Wanted = price_book.ALL,
     key: str | None = None,
     project: str | None = None,
 ) -> list[Listed]:
@@ -147,7 +148,7 @@ async def listed_offers(
         now_us=now_us,
         max_age_s=max_ages_s(services),
         default_max_age_s=default_max_age_s(services),
-        market=market,
+        wanted=wanted,
         key=key,
     )
     return [each for each in found if holder_of(each.offer.market) in (None, project)]

@@ -76,6 +76,7 @@ from markets.cards.rate_card import read_card
 from markets.instants import micros
 from markets.offer import Accelerator, Offer
 from markets.offer_record import offer_from_record, record_from_offer
+from markets.price_search import Wanted
 from markets.provider.listing import Said
 from markets.provider.listing import offer as listed_offer
 from markets.sources.azure import gpus_of
@@ -121,9 +122,11 @@ async def test_spot_above_on_demand_is_believed(book: Database) -> None:
             session, "aws", region_offers(facts, ("on_demand", "spot")), now_us=micros(NOW)
         )
         listed = await price_book.offers(session, now_us=micros(NOW), max_age_s={}, default_max_age_s=60)
-        found = await price_book.cheapest(session, ["h100-sxm"], now_us=micros(NOW), max_age_s=60)
+        found = await price_book.cheapest(
+            session, Wanted(gpu="h100"), now_us=micros(NOW), max_age_s={}, default_max_age_s=60
+        )
     assert stored.quarantined == 0 and [each.excluded for each in listed] == [None, None]
-    assert [(each.pricing, each.price) for each in found] == [("on_demand", on_demand), ("spot", spot)]
+    assert [(each.offer.pricing, each.offer.price) for each in found] == [("on_demand", on_demand), ("spot", spot)]
 
 
 def test_the_providers_own_word_for_a_device_is_kept() -> None:

@@ -23,6 +23,7 @@ from markets.facts.accelerators import chips, identify
 from markets.facts.regions import country_code, regions
 from markets.instants import micros
 from markets.offer import Offer, OfferKey, price_problem
+from markets.price_search import Wanted
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
 REFERENCE = os.environ.get("BROKER_REFERENCE")
@@ -162,7 +163,7 @@ async def test_per_gpu_prices_among_per_instance_ones_are_caught(book: Database)
             await price_book.store_offers(session, market, offers, now_us=micros(NOW))
         await price_book.store_offers(session, "denvr", read.offers, now_us=micros(NOW))
         listed = await price_book.offers(
-            session, now_us=micros(NOW), max_age_s={}, default_max_age_s=10**9, market="denvr"
+            session, now_us=micros(NOW), max_age_s={}, default_max_age_s=10**9, wanted=Wanted(market="denvr")
         )
     doubted = {each.offer.accelerator.name for each in listed if each.excluded and "below a fifth" in each.excluded}
     assert doubted >= {"h100-sxm", "a100-sxm-80"}, "eight at the price of one"

@@ -6,18 +6,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
 from broker.database import Database
 from markets import history, price_book, rentals
 from markets.history import DAY_US, HOUR_US, Change, by_hour, day_of, spans
 from markets.instants import micros
 from markets.offer import Accelerator, Evidence, Offer, OfferKey
-from markets.tables import ChangeRow, OfferRow
+from markets.own_account import holder_of
+from markets.price_search import Wanted
+from markets.tables import ChangeRow, OfferRow, PollRow
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -226,13 +229,59 @@ async def test_the_cheapest_are_those_that_may_be_chosen(book: Database) -> None
     unproved = replace(offer("u", "1.2"), evidence=())
     eight = offer("8", "11.2", count=8)
     await store(book, [sold_out, elsewhere, unproved, eight, offer("a", "1.5"), offer("q", "0")])
+    await store(book, [offer("x", "0.9", market="other~acme")], market="other~acme")
+    wanted = Wanted(gpu="h100", country="DE", pricing="on_demand")
     async with book.transaction() as session:
+        ages: dict[str, Any] = {"max_age_s": {"m": 60}, "default_max_age_s": 60}
+        found = await price_book.cheapest(session, wanted, now_us=micros(NOON), **ages)
+        own = await price_book.cheapest(session, wanted, now_us=micros(NOON), holder="acme", limit=1, **ages)
+        stale = await price_book.cheapest(session, wanted, now_us=micros(NOON + DAY), **ages)
+        others = await price_book.cheapest(session, Wanted(gpu="h200"), now_us=micros(NOON), **ages)
+    assert [each.offer.key.sku for each in found] == ["a", "8"] and not any(each.excluded for each in found)
+    assert [each.offer.key.sku for each in own] == ["x"]
+    assert stale == others == []
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["1", "2", "3", "0"]),
+            st.sampled_from([None, 0, 1]),
+            st.sampled_from([0, 59, 60, 61]),
+            st.sampled_from(["m", "card", "old-card", "n~acme"]),
+        ),
+        max_size=8,
+    ),
+    st.sampled_from([None, "acme"]),
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_the_cheapest_are_the_first_of_all_that_may_be_chosen(
+    book: Database, given_offers: list[tuple[str, int | None, int, str]], holder: str | None
+) -> None:
+    """What the database finds by itself is what all of the book, read and judged one by one, has first."""
+    by_market: dict[str, list[Offer]] = {"m": [], "card": [], "old-card": [], "n~acme": []}
+    for number, (price, room, age, market) in enumerate(given_offers):
+        at = NOON - timedelta(seconds=age)
+        by_market[market].append(offer(f"s{number}", price, at=at, market=market, capacity=room))
+    now_us = micros(NOON)
+    async with book.transaction() as session:
+        await session.execute(delete(OfferRow))
+        for market, offers in by_market.items():
+            await price_book.store_offers(session, market, offers, now_us=now_us)
+        for market, until in (("card", now_us), ("old-card", now_us - 1)):
+            (await session.get_one(PollRow, market)).card_until_us = until
+        await session.flush()
+        every = await price_book.offers(session, now_us=now_us, max_age_s={}, default_max_age_s=60)
         found = await price_book.cheapest(
-            session, ["h100-sxm"], now_us=micros(NOON), max_age_s=60, countries=["DE"], pricings=["on_demand"]
+            session, Wanted(), now_us=now_us, max_age_s={}, default_max_age_s=60, holder=holder, limit=3
         )
-        stale = await price_book.cheapest(session, ["h100-sxm"], now_us=micros(NOON + DAY), max_age_s=60)
-    assert [each.key.sku for each in found] == ["8", "a"]
-    assert stale == []
+    may = [
+        each
+        for each in every
+        if each.excluded is None and each.offer.capacity != 0 and holder_of(each.offer.market) in (None, holder)
+    ]
+    may.sort(key=lambda each: (each.offer.price, str(each.offer.key)))
+    assert found == may[:3]
 
 
 def test_a_pool_is_cheap_at_night_and_an_hour_without_a_price_is_not_free() -> None:

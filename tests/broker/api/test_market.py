@@ -77,6 +77,12 @@ async def test_all_offers_are_listed_cheapest_first_with_reasons(listed: Any) ->
         ("market=sandbox&min_gpus=8", ["gpu"]),
         ("market=sandbox&max_usd=0.2", ["cheap", "sold-out", "old"]),
         ("market=sandbox&usable=true", ["cheap", "dear", "gpu"]),
+        ("usable=true&limit=2", ["cheap", "dear"]),  # by the database alone
+        ("usable=true&limit=3&market=sandbox", ["cheap", "dear", "gpu"]),
+        ("usable=true&limit=9&market=sandbox", ["cheap", "dear", "gpu"]),
+        ("usable=true&limit=1&gpu=H1", ["gpu"]),
+        ("usable=true&limit=1&country=fr", ["dear"]),
+        ("usable=true&limit=2&max_usd=0.2", ["cheap"]),
         ("market=sandbox&limit=1", ["cheap"]),
         ("market=sandbox&pricing=bid", []),
         ("market=nowhere", []),
