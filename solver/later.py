@@ -2,11 +2,14 @@
 
 Two things are waited for: an hour at which the offer itself was cheaper on past days (`when`), and spot that is sold out now
 where on-demand would begin in its stead (`spot.expected_cost`, fitted to what is recorded of it). What waits keeps time for twice
-its cautious run and an hour more, on an offer that is not taken away; then it begins, whatever the prices are.
+its cautious run and an hour more; then it begins, whatever the prices are. Until then its offer may be sold out to others, so
+that the time must do for a cautious run on another offer, too, which is not taken away and has room besides the plan.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,7 +43,8 @@ TAKEN_AWAY = ("spot", "bid")
 class _Site:
     """New starts of one offer and pool that all begin now, with the parts of works that they serve, in queue order.
 
-    `latest_us` is how much later they may begin at most; `awaited` are the spot offers that only being sold out excludes.
+    `latest_us` is how much later they may begin at most, on their offer or on `fallback`; `awaited` are the spot offers that only
+    being sold out excludes.
     """
 
     offer: OfferView
@@ -48,6 +52,7 @@ class _Site:
     starts: tuple[Start, ...]
     parts: tuple[tuple[Work, int], ...]
     latest_us: int
+    fallback: OfferView
     awaited: tuple[OfferView, ...]
 
     @property
@@ -59,10 +64,42 @@ class _Site:
         return max(start.until_us - start.from_us for start in self.starts)
 
 
+class _Room:
+    """What is left to rent of each offer besides the plan's starts and what is waiting already counts on."""
+
+    def __init__(self, view: View, plan: Plan) -> None:
+        self._view = view
+        self._machines: Counter[str] = Counter()
+        self._units: Counter[str] = Counter()
+        for start in plan.starts:
+            self._take(view.offers[start.offer_key], start.count)
+
+    def left(self, offer: OfferView, instead_of: OfferView, machines: int) -> int:
+        """So many machines of `offer` at most could serve instead of those machines."""
+        left = (1 if offer.capacity is None else offer.capacity) - self._machines[offer.key]
+        granted = self._view.quotas.get(offer.quota_group)
+        if granted is None:
+            return left
+        freed = machines * instead_of.quota_units if offer.quota_group == instead_of.quota_group else 0
+        return min(left, (granted - self._units[offer.quota_group] + freed) // offer.quota_units)
+
+    def rely(self, site: _Site, later_us: int) -> None:
+        """The site begins so much later: what its work then needs of its fallback is nobody else's."""
+        choices = range(1, self.left(site.fallback, site.offer, site.machines) + 1)
+        too_few = bisect_left(
+            choices, later_us, key=lambda count: _latest_us(self._view, site.fallback, count, site.parts, 1)
+        )
+        self._take(site.fallback, too_few + 1)
+
+    def _take(self, offer: OfferView, count: int) -> None:
+        self._machines[offer.key] += count
+        self._units[offer.quota_group] += count * offer.quota_units
+
+
 def asked(snapshot: Snapshot, plan: Plan) -> tuple[str, ...]:
     """The offers of which a record would help to decide whether anything waits."""
     view = View(snapshot)
-    sites = list(_sites(view, plan))
+    sites = list(_sites(view, plan, _Room(view, plan)))
     return tuple(sorted({each.key for site in sites for each in (site.offer, *site.awaited)}))
 
 
@@ -71,7 +108,11 @@ def postponed(view: View, plan: Plan) -> Plan:
     snapshot = view.snapshot
     if not snapshot.records and not snapshot.waits:
         return plan
-    found = [later for site in _sites(view, plan) if (later := _held(snapshot, site) or _decided(view, site))]
+    room, found = _Room(view, plan), []
+    for site in _sites(view, plan, room):
+        if later := _held(snapshot, site) or _decided(view, site):
+            room.rely(site, later.begin_us - snapshot.now_us)
+            found.append(later)
     return _moved(view, plan, found)
 
 
@@ -80,7 +121,8 @@ def replanned(snapshot: Snapshot, plan: Plan) -> Plan:
     return postponed(View(snapshot), msgspec.structs.replace(plan, snapshot_sha256=sha256(snapshot)))
 
 
-def _sites(view: View, plan: Plan) -> Iterator[_Site]:
+def _sites(view: View, plan: Plan, room: _Room) -> Iterator[_Site]:
+    """The dearest first. Those that wait take of the room before the next is made."""
     now_us, works = view.snapshot.now_us, {work.id: work for work in view.snapshot.works}
     kept = set(plan.keeps)
     warm = {(each.offer_key, _pool(each)) for each in view.snapshot.running if each.rental_id in kept}
@@ -100,21 +142,23 @@ def _sites(view: View, plan: Plan) -> Iterator[_Site]:
         if _latest_us(view, view.offers[key], sum(start.count for start in those), parts, RUNS) >= HOUR_US:
             could.append((-sum(start.cost_nano for start in those), key, pool, those, parts))
     for _, key, pool, those, parts in sorted(could, key=lambda each: each[:3])[:MOST_SITES]:
-        site = _site(view, view.offers[key], pool, those, parts)
-        if site.latest_us >= HOUR_US:
+        site = _site(view, room, view.offers[key], pool, those, parts)
+        if site is not None:
             yield site
 
 
 def _site(
-    view: View, offer: OfferView, pool: Pool, starts: Sequence[Start], parts: Sequence[tuple[Work, int]]
-) -> _Site:
+    view: View, room: _Room, offer: OfferView, pool: Pool, starts: Sequence[Start], parts: Sequence[tuple[Work, int]]
+) -> _Site | None:
     machines = sum(start.count for start in starts)
     latest_us = _latest_us(view, offer, machines, parts, RUNS)
-    if offer.pricing in TAKEN_AWAY and latest_us >= HOUR_US:
-        latest_us = min(latest_us, _fallback_us(view, parts))
-    is_dear = offer.pricing not in TAKEN_AWAY and bool(offer.price_nano_hour) and latest_us >= HOUR_US
+    fallback, fallback_us = _fallback(view, room, offer, machines, parts, latest_us)
+    latest_us = min(latest_us, fallback_us)
+    if fallback is None or latest_us < HOUR_US:
+        return None
+    is_dear = offer.pricing not in TAKEN_AWAY and bool(offer.price_nano_hour)
     awaited = tuple(_awaited(view, offer, parts)) if is_dear else ()
-    return _Site(offer, pool, tuple(starts), tuple(parts), latest_us, awaited)
+    return _Site(offer, pool, tuple(starts), tuple(parts), latest_us, fallback, awaited)
 
 
 def _latest_us(view: View, offer: OfferView, machines: int, parts: Sequence[tuple[Work, int]], runs: int) -> int:
@@ -130,16 +174,21 @@ def _latest_us(view: View, offer: OfferView, machines: int, parts: Sequence[tupl
     return latest_us - MARGIN_US
 
 
-def _fallback_us(view: View, parts: Sequence[tuple[Work, int]]) -> int:
-    """How much later the work may begin on the offer that leaves most time, of those that are not taken away."""
-    best = 0
+def _fallback(
+    view: View, room: _Room, own: OfferView, machines: int, parts: Sequence[tuple[Work, int]], enough_us: int
+) -> tuple[OfferView | None, int]:
+    """Another offer, not taken away, on which the work may begin `enough_us` later, else the one that leaves most time; and how
+    much it leaves."""
+    best: tuple[OfferView | None, int] = None, 0
     for offer in view.snapshot.offers:
-        if offer.pricing in (*TAKEN_AWAY, "token") or not offer.is_priced or offer.capacity == 0:
+        if offer.key == own.key or offer.pricing in (*TAKEN_AWAY, "token") or not offer.is_priced:
             continue
-        machines = 1 if offer.capacity is None else offer.capacity
-        latest_us = _latest_us(view, offer, machines, parts, 1)
-        if latest_us > best and all(survey_one(work, offer, view).is_eligible for work, _ in parts):
-            best = latest_us
+        left = room.left(offer, own, machines)
+        latest_us = _latest_us(view, offer, left, parts, 1) if left > 0 else 0
+        if latest_us > best[1] and all(survey_one(work, offer, view).is_eligible for work, _ in parts):
+            best = offer, latest_us
+            if latest_us >= enough_us:
+                break
     return best
 
 

@@ -48,7 +48,7 @@ def flapping(now_us: int, hours: float, every: float, price: int, days: int = 7)
 def test_a_batch_with_slack_begins_at_the_cheap_hour_and_one_without_at_once(town: Any) -> None:
     offer = town.offer("x/1", 2.0)
     for within_h, begins in ((24, 6), (7, 0)):
-        snapshot = town.snapshot([town.work("w", 2, within_h=within_h)], [offer])
+        snapshot = town.snapshot([town.work("w", 2, within_h=within_h)], [offer, town.offer("y/1", 9.0)])
         snapshot = with_record(snapshot, "x/1", nightly(snapshot.now_us, 6))
         plan = solve(snapshot)
         assert check(snapshot, plan) == []
@@ -63,7 +63,9 @@ def test_without_a_record_everything_begins_now(town: Any) -> None:
 
 def sold_out_spot(town: Any, within_h: float, up_h: float = 3.0) -> Snapshot:
     spot = town.offer("x/spot", 0.5, pricing="spot", capacity=0, hazard=0.1)
-    snapshot = town.snapshot([town.work("w", 4, within_h=within_h)], [spot, town.offer("x/on-demand", 2.0)])
+    snapshot = town.snapshot(
+        [town.work("w", 4, within_h=within_h)], [town.offer("x/on-demand", 2.0), spot, town.offer("y/dear", 9.0)]
+    )
     return with_record(snapshot, "x/spot", flapping(snapshot.now_us, up_h, 4.0, USD // 2))
 
 
@@ -101,6 +103,33 @@ def test_spot_without_a_machine_that_is_not_taken_away_beside_it_never_waits_for
     assert solve(snapshot).later == ()
     safe = msgspec.structs.replace(snapshot, offers=(town.offer("x/on-demand", 9.0), *snapshot.offers))
     assert [each.kind for each in solve(safe).later] == ["hour"]
+
+
+def on_demand_beside(town: Any, *others: Any, works: int = 1) -> Plan:
+    """A work of each project, and so many fast machines, which are cheaper in six hours."""
+    fast = [town.offer(f"x/{number}", 2.0) for number in range(works)]
+    queue = [town.work(f"w{number}", 2, within_h=24, project=f"p{number}") for number in range(works)]
+    snapshot = town.snapshot(queue, [*fast, *others], speeds={("m", "gpu"): 1000.0, ("m", "slow"): 100.0})
+    for each in fast:
+        snapshot = with_record(snapshot, each.key, nightly(snapshot.now_us, 6))
+    plan = solve(snapshot)
+    assert check(snapshot, plan) == []
+    return plan
+
+
+def test_the_only_machine_that_is_fast_enough_never_waits_for_an_hour_until_others_have_rented_it(town: Any) -> None:
+    """Sold out at the cheap hour, everything else would have been late."""
+    assert on_demand_beside(town).later == ()
+    slow = town.offer("y/slow", 1.9, accelerator="slow")
+    plan = on_demand_beside(town, slow)
+    assert plan.later == ()
+    assert [each.kind for each in on_demand_beside(town, town.offer("y/as-fast", 9.0)).later] == ["hour"]
+
+
+def test_two_that_wait_never_count_on_the_same_machine(town: Any) -> None:
+    for machines, waiting in ((1, 1), (2, 2)):
+        plan = on_demand_beside(town, town.offer("y/dear", 9.0, capacity=machines), works=2)
+        assert len(plan.later) == waiting
 
 
 def test_a_decision_to_wait_holds_for_a_while(town: Any) -> None:

@@ -22,8 +22,13 @@ def spot(town: Any, capacity: int) -> Offer:
     return replace(town.offer("often", price="0.30"), key=key, capacity=capacity)
 
 
+def spare(town: Any) -> Offer:
+    """What is begun on where on-demand is sold out by then."""
+    return town.offer("spare", price="9.00")
+
+
 async def two_offers(town: Any, *, spot_capacity: int = 0) -> tuple[Offer, Offer]:
-    """On-demand, and spot that was there for three of every four hours of the last week."""
+    """On-demand beside something dearer, and spot that was there for three of every four hours of the last week."""
     often, always = spot(town, spot_capacity), town.offer("always", price="3.60")
     async with town.database.transaction() as session:
         now_us = await db_now(session)
@@ -40,7 +45,7 @@ async def two_offers(town: Any, *, spot_capacity: int = 0) -> tuple[Offer, Offer
         ]
         columns = {"input_nano": None, "output_nano": None, "reason": None}
         await history.append_changes(session, [row | columns for row in rows])
-    await town.list_offers(often, always)
+    await town.list_offers(often, always, spare(town))
     return often, always
 
 
@@ -64,7 +69,7 @@ async def test_a_batch_with_a_day_to_spare_does_not_pay_twelve_times_because_spo
     shown = await ask(town.services, None)
     assert [each.awaits for each in shown.plan.later] == [str(often.key)]
     # it comes back: begun at once, and no word of waiting is left
-    await town.list_offers(spot(town, 4), always)
+    await town.list_offers(spot(town, 4), always, spare(town))
     await planner.step()
     assert [row.offer_key for row in await town.intents()] == [str(often.key)]
     assert await town.waiting(batch) is None
