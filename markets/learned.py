@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from ledger.money import to_nano
+from markets.errors import NoCapacity
 from markets.instants import micros
 from markets.offer import LocationTier, Offer
 from markets.tables import RentalRow
@@ -79,15 +80,27 @@ async def learned(session: AsyncSession, *, since_us: int, keys: Sequence[str] =
     return {key: of_rentals(rows) for key, rows in by_key.items()}
 
 
+def is_offers_own(error: str | None) -> bool:
+    """Whether a start that failed with this error (`code: words`, as it is recorded) failed for want of the machine. Pure.
+
+    A refused key, a quota, a price that moved, missing weights or a market that is not configured any more would have failed
+    on any other offer, too, and one day of them must not be held against the offers for a week.
+
+    >>> [is_offers_own(each) for each in ("no_capacity: sold out", "quota_exceeded: 0 vCPU", None)]
+    [True, False, False]
+    """
+    return (error or "").partition(":")[0] == NoCapacity.code
+
+
 def of_rentals(rows: Iterable[RentalRow]) -> Learned:
-    """Pure. A rental that we took back ourselves before it was there is no failure of the offer."""
+    """Pure. A rental that we took back ourselves before it was there is no failure of the offer (nor see `is_offers_own`)."""
     rows = list(rows)
     started = [row for row in rows if row.started_us is not None]
     boots = [max(0, (row.started_us or 0) - row.created_us) // 1_000_000 for row in started]
     return Learned(
         asked=len(rows),
         started=len(started),
-        failed=sum(row.state == "failed" and row.release_us is None for row in rows),
+        failed=sum(row.state == "failed" and row.release_us is None and is_offers_own(row.error) for row in rows),
         interrupted=sum(row.end_reason == "preempted" or row.state == "lost" for row in started),
         ran_s=sum(_ran_us(row) for row in started) // 1_000_000,
         boot_s=round(median(boots)) if boots else None,

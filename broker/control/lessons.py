@@ -22,7 +22,7 @@ from sqlmodel import col
 from broker.control.hazards import SPOT
 from broker.tables import Worker
 from ledger.money import to_nano
-from markets.learned import PRIOR_GOOD, PRIOR_STARTS
+from markets.learned import PRIOR_GOOD, PRIOR_STARTS, is_offers_own
 from markets.tables import RentalRow
 from solver.preemption import Seen, hazard
 from solver.types import OfferView, Timings
@@ -65,7 +65,7 @@ async def lessons(session: AsyncSession, now_us: int) -> Mapping[str, Lesson]:
     """By key, of the offers that were rented in the last seven days."""
     columns = (
         RentalRow.offer_key, RentalRow.state, RentalRow.release_us, RentalRow.started_us, RentalRow.ended_us,
-        RentalRow.end_reason, RentalRow.price_nano_hour, Worker.ready_us, Worker.state,
+        RentalRow.end_reason, RentalRow.error, RentalRow.price_nano_hour, Worker.ready_us, Worker.state,
     )  # fmt: skip
     found = await session.execute(
         select(*(col(each) for each in columns), col(RentalRow.facts)["price"].as_string())
@@ -87,6 +87,7 @@ def outcome(
     started_us: int | None,
     ended_us: int | None,
     end_reason: str | None,
+    error: str | None,
     price_nano: int,
     ready_us: int | None,
     worker: str | None,
@@ -94,10 +95,10 @@ def outcome(
     *,
     now_us: int,
 ) -> Outcome:
-    """What one rental says. Pure. A start that we took back ourselves says nothing; a machine without a worker that ended by
-    itself was a failed start, whatever the market calls it."""
-    by_itself = release_us is None
-    is_bad = by_itself and (state == "failed" or (ready_us is None and end_reason in ("exited", "failed")))
+    """What one rental says. Pure. A start that we took back ourselves says nothing, nor one that failed for what is ours (a
+    refused key, a quota, …); a machine without a worker that ended by itself was a failed start, whatever the market calls it."""
+    is_mute = ready_us is None and end_reason in ("exited", "failed")
+    is_bad = release_us is None and (is_offers_own(error) if state == "failed" else is_mute)
     is_good = True if ready_us is not None else False if is_bad or worker == "failed" else None
     until_us = now_us if ended_us is None else ended_us
     is_lost = started_us is not None and (end_reason == "preempted" or state == "lost")

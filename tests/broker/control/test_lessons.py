@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import select
 
 from broker.control.lessons import Lesson, Outcome, lesson, outcome, taught
+from broker.control.place import Placer
 from broker.control.plan import Planner
 from broker.control.snapshot import freeze
 from broker.tables import Worker
 from jobs.clock import db_now
+from markets.errors import MarketsError, NoCapacity, NotAuthorized, PriceMoved, QuotaExceeded
+from markets.learned import learned
+from markets.market import Intent, Rental
 from markets.offer import Offer
 from markets.tables import RentalRow
 from solver.types import OfferView, Timings
@@ -53,7 +59,7 @@ async def test_an_offer_on_which_starts_fail_is_asked_after_one_that_never_faile
     """Of two at one price the first by name was asked again and again, once its pause was over."""
     first, second = replace(town.offer("a"), boot_s=60), replace(town.offer("b"), boot_s=60)
     await town.list_offers(first, second)
-    await rentals(town, first, 3, state="failed")
+    await rentals(town, first, 3, state="failed", error="no_capacity: sold out")
     assert (await view(town, first)).excluded is None
     assert (await view(town, first)).timings.boot_s > (await view(town, second)).timings.boot_s == 60
     await Planner(town.services).step()
@@ -75,14 +81,53 @@ async def test_a_machine_that_is_no_spot_and_was_lost_is_planned_with_as_one_tha
     assert ((await view(town, one)).hazard or 0) > 0
 
 
+@dataclass
+class Refusing:
+    """A market that creates nothing."""
+
+    error: MarketsError
+
+    async def rent(self, offer: Offer, intent: Intent) -> Rental:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "is_blamed"),
+    [
+        (NoCapacity("none left"), True),
+        (QuotaExceeded("0 vCPU are granted"), False),
+        (NotAuthorized("the key was revoked"), False),
+        (PriceMoved("3.70 is asked"), False),
+        (None, False),  # the model is not configured any more
+    ],
+)
+async def test_a_key_that_was_refused_for_an_hour_did_not_make_every_offer_slow_for_a_week(
+    town: Any, error: MarketsError | None, is_blamed: bool
+) -> None:
+    one = replace(town.offer("a"), boot_s=60)
+    await town.list_offers(one)
+    await town.batch()
+    await Planner(town.services).step()
+    here = {"markets": {"town": Refusing(error)}} if error else {"models": {}}
+    await Placer(replace(town.services, **here), None).step()
+    async with town.database.transaction() as session:
+        [row] = await session.scalars(select(RentalRow))
+        assert (row.state, row.release_us) == ("failed", None)
+        row.created_us -= 2 * HOUR_US  # the pause is over
+    assert (await view(town, one)).timings.boot_s == (75 if is_blamed else 60)
+    async with town.database.transaction() as session:
+        assert (await learned(session, since_us=0))[str(one.key)].failed == is_blamed
+
+
 def test_what_was_never_rented_is_planned_with_as_before() -> None:
     assert taught(VIEW, None) == VIEW == taught(VIEW, Lesson())
 
 
 def test_a_start_that_we_took_back_ourselves_is_no_failure() -> None:
-    ours = outcome("failed", 5, None, None, None, 10, None, "gone", "1e-8", now_us=9)
-    theirs = outcome("failed", None, None, None, None, 10, None, "gone", "1e-8", now_us=9)
-    mute = outcome("ended", None, 1, 2, "exited", 10, None, "gone", None, now_us=9)
+    error = "no_capacity: sold out"
+    ours = outcome("failed", 5, None, None, "failed", error, 10, None, "gone", "1e-8", now_us=9)
+    theirs = outcome("failed", None, None, None, "failed", error, 10, None, "gone", "1e-8", now_us=9)
+    mute = outcome("ended", None, 1, 2, "exited", None, 10, None, "gone", None, now_us=9)
     assert [each.is_good for each in (ours, theirs, mute)] == [None, False, False]
 
 
