@@ -280,7 +280,8 @@ async def _known(session: AsyncSession, market: str) -> dict[str, Known]:
 
 
 async def _peers(session: AsyncSession, market: str) -> dict[tuple[str, str], Peers]:
-    """The other markets' cheapest per device, by accelerator and pricing."""
+    """The other markets' cheapest per device, by accelerator and pricing. Accounts of one provider are one market: its list in
+    three accounts is one opinion, and none of another market about its own."""
     cheapest = (
         select(
             col(OfferRow.accelerator),
@@ -294,7 +295,9 @@ async def _peers(session: AsyncSession, market: str) -> dict[tuple[str, str], Pe
     )
     found: dict[tuple[str, str], dict[str, int]] = {}
     for accelerator, pricing, other, least in (await session.execute(cheapest)).all():
-        found.setdefault((accelerator, pricing), {})[other] = int(least or 0)
+        if (provider := provider_of(other)) != provider_of(market):
+            of_pool = found.setdefault((accelerator, pricing), {})
+            of_pool[provider] = min(int(least or 0), of_pool.get(provider, int(least or 0)))
     return {pool: Peers(cheapest) for pool, cheapest in found.items()}
 
 

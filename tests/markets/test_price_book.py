@@ -129,6 +129,28 @@ async def test_a_key_listed_twice_is_the_adapters_fault_and_is_said_so(book: Dat
         await store(book, offer(), offer())
 
 
+@pytest.mark.parametrize(
+    ("markets", "is_doubted"),
+    [
+        (("aws", "aws~acme", "aws~bravo"), False),
+        (("aws", "aws~acme", "gcp"), False),
+        (("m~acme", "gcp", "aws"), False),  # what is judged is no other market either
+        (("aws", "gcp", "azure"), True),
+    ],
+)
+async def test_a_cheap_seller_was_quarantined_because_one_provider_in_three_accounts_was_three_markets(
+    book: Database, markets: tuple[str, ...], is_doubted: bool
+) -> None:
+    dear = offer(price="9.00")
+    for market in markets:
+        async with book.transaction() as session:
+            listed = replace(dear, key=replace(dear.key, market=market))
+            await price_book.store_offers(session, market, [listed], now_us=NOON_US)
+    await store(book, offer(price="1.50"))
+    excluded = (await book_of(book))["a"].excluded
+    assert ("below a fifth" in (excluded or "")) == is_doubted
+
+
 def test_a_record_that_lacks_a_field_says_which() -> None:
     record = record_from_offer(offer())
     del record["capacity"]
