@@ -274,7 +274,9 @@ async def locked(session: AsyncSession, rental_id: str) -> RentalRow:
 
 
 async def _locked(session: AsyncSession, rental_id: str) -> RentalRow:
+    # Whoever waited for the lock sees what the other wrote: without `populate_existing` the session keeps what it read before.
     query = select(RentalRow).where(col(RentalRow.id) == rental_id).with_for_update()
+    query = query.execution_options(populate_existing=True)
     row = (await session.scalars(query)).one_or_none()
     if row is None:
         raise RentalUnknown(f"rental {rental_id!r} is not in the database")

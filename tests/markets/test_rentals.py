@@ -186,3 +186,22 @@ def test_every_open_state_can_be_released_and_can_end() -> None:
     for at in rentals.OPEN:
         assert TRANSITIONS[at, "release"] == "releasing"
         assert TRANSITIONS[at, "end"] == "ended"
+
+
+async def test_an_ended_rental_stays_ended_for_who_read_it_before_and_locks_it_now(book: Database) -> None:
+    """PostgreSQL waits for the lock and reads the row anew, but the session kept what it had read before: `releasing` was
+    written over an end that was confirmed meanwhile. SQLite has one writer, so there the end comes first."""
+    await intend(book)
+    async with book.transaction() as session:
+        await rentals.confirm(session, SEEN, now_us=NOON_US)
+    if book.engine.dialect.name != "postgresql":
+        async with book.transaction() as session:
+            await rentals.ended(session, OVER_NOW, now_us=NOON_US)
+    async with book.transaction() as session:
+        read = await session.get(RentalRow, "rental_1")  # a session forgets what nobody holds
+        if book.engine.dialect.name == "postgresql":
+            async with book.transaction() as other:
+                await rentals.ended(other, OVER_NOW, now_us=NOON_US)
+        row = await rentals.request_release(session, "rental_1", reason="late", now_us=NOON_US)
+        assert row is read
+        assert (row.state, row.release_us) == ("ended", None)
