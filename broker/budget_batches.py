@@ -99,32 +99,67 @@ async def booked_for(session: AsyncSession, row: BudgetRow, batches: Sequence[st
     return total
 
 
-async def held_for(session: AsyncSession, row: BudgetRow, batches: Sequence[str]) -> int:
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Nano-units: `nano` is set aside for the batches alone, `lent_nano` is what the newest plan expects them to cost on
+    machines whose hold others have. The second is an expectation: it fills a limit, but never passes it."""
+
+    nano: int
+    lent_nano: int = 0
+
+    def within(self, left_nano: int) -> int:
+        """What counts where `left_nano` of the limit is not booked.
+
+        >>> Held(6, 16).within(10), Held(12, 16).within(10), Held(6, 2).within(10)
+        (10, 12, 8)
+        """
+        return self.nano + min(self.lent_nano, max(0, left_nano - self.nano))
+
+
+async def held_for(session: AsyncSession, row: BudgetRow, batches: Sequence[str]) -> Held:
     """What open holds set aside for machines that serve any of the batches.
 
-    Of a machine that was rented for one of them all of it, for any of them may use it; of a machine that was rented for others
-    what the newest plan expects the batches to cost there.
+    Of a machine that was rented for one of them that goes on all of it, for any of them may use it; of a machine that was
+    rented for others, or is kept for others after its own have ended, what the newest plan expects the batches to cost there.
     """
     wanted = set(batches)
     if row.unit != UNIT_USD:
         held = await open_holds(session, project=row.project, unit=row.unit)
-        return sum(each.remaining_nano + each.drawn_nano for each in held if each.batch in wanted)
-    held = await open_holds(session, project=row.project)
-    rows = await _rentals(session, held)
+        return Held(sum(each.remaining_nano + each.drawn_nano for each in held if each.batch in wanted))
     whole, lent = 0, defaultdict[tuple[str, str], int](int)
-    for each in held:
-        rental = rows.get(each.rental or "")
-        if rental is None:
-            continue
-        if wanted.intersection(rental.purpose.get("batches", ())):
+    for each in await _machines(session, row.project):
+        if wanted.intersection(each.owners):
             whole += each.remaining_nano
         else:
-            lent[rental.offer_key, rental.model] += each.remaining_nano
+            lent[each.offer_key, each.model] += each.remaining_nano
     planned = defaultdict[tuple[str, str], int](int)
     for one in await assigned(session, {offer for offer, _ in lent}):
         if one.batch in wanted:
             planned[one.offer_key, one.model] += one.cost_nano
-    return whole + sum(min(nano, lent[key]) for key, nano in planned.items() if key in lent)
+    return Held(whole, sum(min(nano, lent[key]) for key, nano in planned.items() if key in lent))
+
+
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """An open hold of a machine and the batches it was rented for that still need it: all of them where it serves nobody."""
+
+    offer_key: str
+    model: str
+    remaining_nano: int
+    owners: frozenset[str]
+
+
+async def _machines(session: AsyncSession, project: str | None) -> list[_Machine]:
+    held = await open_holds(session, project=project)
+    rows = await _rentals(session, held)
+    served = await served_by(session, list(rows.values()))
+    found: list[_Machine] = []
+    for each in held:
+        rental = rows.get(each.rental or "")
+        if rental is not None:
+            owners = frozenset(served[rental.id]).intersection(rental.purpose.get("batches", ()))
+            found.append(_Machine(rental.offer_key, rental.model, each.remaining_nano, owners))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,21 +229,48 @@ async def shut(session: AsyncSession, project: str, batches: Collection[str]) ->
 async def ceilings(session: AsyncSession, project: str, spent: Mapping[str, int]) -> dict[str, tuple[int, str]]:
     """By batch the most that it may cost in all because of budgets of its own or of its tags, and the scope of the tightest.
 
-    `spent` is what each of the batches that are to be planned has cost so far, in nano-USD.
+    `spent` is what each of the batches that are to be planned has cost so far, in nano-USD. What a tag has left is given once:
+    not to a batch what is set aside for another's machine, nor what an older batch of the tag is planned to cost.
     """
     query = select(BudgetRow).where(
         col(BudgetRow.project) == project, col(BudgetRow.unit) == UNIT_USD, col(BudgetRow.mode) == "enforce"
     )
+    rows = [row for row in await session.scalars(query.order_by(col(BudgetRow.scope))) if is_of_batches(row)]
+    if not rows:
+        return {}
+    machines = await _machines(session, project)
+    planned = await _assignments(session, project)
     found: dict[str, tuple[int, str]] = {}
-    for row in (await session.scalars(query.order_by(col(BudgetRow.scope)))).all():
-        if not is_of_batches(row):
-            continue
+    for row in rows:
         mine = await batches_in(session, row)
         left = 0 if row.state == "open" else max(0, row.limit_nano - await booked_for(session, row, mine))
         for batch in set(mine) & spent.keys():
-            most = (spent[batch] + left, row.scope)
+            room = max(0, left - _taken(batch, frozenset(mine), machines, planned))
+            most = (spent[batch] + room, row.scope)
             found[batch] = min(found.get(batch, most), most)
     return found
+
+
+def _taken(batch: str, mine: frozenset[str], machines: Sequence[_Machine], planned: Sequence[Assigned]) -> int:
+    """What others of `mine` have of a limit before `batch`: their machines' holds, then what the older ones are planned to
+    cost elsewhere. Ids are in the order in which batches were made: two of them never take from each other."""
+    others = [each for each in machines if mine.intersection(each.owners) and batch not in each.owners]
+    theirs = sum(each.remaining_nano for each in others)
+    if any(batch in each.owners for each in machines):
+        return theirs  # its own hold came before what is only planned
+    covered = {(each.offer_key, each.model) for each in others}
+    older = [each for each in planned if each.batch in mine and each.batch < batch]
+    return theirs + sum(each.cost_nano for each in older if (each.offer_key, each.model) not in covered)
+
+
+async def _assignments(session: AsyncSession, project: str) -> list[Assigned]:
+    """What the newest plan expects of the project's batches in progress."""
+    query = (
+        select(col(Assignment.batch), col(Assignment.offer_key), col(Batch.model), col(Assignment.cost_nano))
+        .join(Batch, col(Batch.id) == col(Assignment.batch))
+        .where(col(Batch.project) == project, col(Batch.status) == "in_progress")
+    )
+    return [Assigned(b, o, project, m or "", int(c)) for b, o, m, c in (await session.execute(query)).all()]
 
 
 async def _rentals(session: AsyncSession, held: Sequence[Hold]) -> dict[str, RentalRow]:

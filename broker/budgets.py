@@ -132,7 +132,8 @@ async def use_of(session: AsyncSession, row: BudgetRow, now_us: int, early: Earl
             booked = early.booked[row.id] + await booked_since(session, row, early.seq)
         else:
             booked = await booked_for(session, row, batches)
-        return Use(booked, await held_for(session, row, batches), row.limit_nano)
+        held = await held_for(session, row, batches)
+        return Use(booked, held.within(row.limit_nano - booked), row.limit_nano)
     found = await limits.uses(session, row.scope, row.unit)
     booked = found.get("all" if row.window == "total" else period_of(now_us), 0)
     return Use(booked, found.get("held", 0), row.limit_nano)
@@ -160,14 +161,29 @@ async def projects_in(session: AsyncSession, row: BudgetRow) -> list[str]:
 
 
 async def rentals_in(session: AsyncSession, row: BudgetRow) -> list[RentalRow]:
-    """The open rentals that count against a budget. Of a batch's or a tag's, those that serve nobody else now."""
-    projects = set(await projects_in(session, row))
-    mine = [each for each in await rentals.open_rentals(session) if each.project in projects]
+    """The open rentals that a budget may stop. Of a batch's or a tag's, those that serve nobody else now."""
+    mine = await _rentals_near(session, row)
     if not is_of_batches(row):
         return mine
     batches = set(await batches_in(session, row))
     served = await served_by(session, mine)
     return [each for each in mine if served[each.id] and batches.issuperset(served[each.id])]
+
+
+async def rentals_counted(session: AsyncSession, row: BudgetRow) -> list[RentalRow]:
+    """The open rentals that count against a limit per hour. Of a batch's or a tag's, those that serve any of its batches:
+    two limits may count one machine, and none is passed by sharing."""
+    mine = await _rentals_near(session, row)
+    if not is_of_batches(row):
+        return mine
+    batches = set(await batches_in(session, row))
+    served = await served_by(session, mine)
+    return [each for each in mine if batches.intersection(served[each.id])]
+
+
+async def _rentals_near(session: AsyncSession, row: BudgetRow) -> list[RentalRow]:
+    projects = set(await projects_in(session, row))
+    return [each for each in await rentals.open_rentals(session) if each.project in projects]
 
 
 def account_name(scope: str) -> str:
@@ -194,7 +210,7 @@ async def _refused(
         return why.format(left=in_units(left, row.unit), limit=in_units(use.limit_nano, row.unit), percent=use.percent)
     if row.per_hour_nano is None or placement.price_nano_hour == 0:
         return None
-    running = sum(each.price_nano_hour for each in await rentals_in(session, row))
+    running = sum(each.price_nano_hour for each in await rentals_counted(session, row))
     if running + placement.price_nano_hour > row.per_hour_nano:
         return (
             f"allows {in_units(row.per_hour_nano, row.unit)} an hour, {in_units(running, row.unit)} an hour run already and "

@@ -12,7 +12,7 @@ from broker.api.registry import Call
 from broker.api.worker import _work
 from broker.budget_changes import Wanted, put
 from broker.budget_tables import BudgetRow
-from broker.budgets import use_of
+from broker.budgets import Placement, admit, use_of
 from broker.control.accrue import Accruer
 from broker.control.budget import BudgetKeeper
 from broker.control.plan import Planner
@@ -21,6 +21,7 @@ from broker.tables import Assignment, Worker
 from jobs.clock import db_now
 from jobs.tables import Batch
 from ledger import audit, limits
+from ledger.errors import LimitExceeded
 from ledger.tables import HoldState
 from ledger.units import MTOKEN, NANO_PER_TOKEN
 
@@ -32,9 +33,9 @@ def agent(town: Any, rental: str) -> Call:
     return Call(town.services, make_mocked_request("POST", "/"), "request", None, "", rental)
 
 
-async def budget(town: Any, scope: str, nano: int, unit: str = "USD") -> str:
+async def budget(town: Any, scope: str, nano: int, unit: str = "USD", per_hour_nano: int | None = None) -> str:
     async with town.database.transaction() as session:
-        wanted = Wanted(nano, None, "enforce", "total", ())
+        wanted = Wanted(nano, per_hour_nano, "enforce", "total", ())
         now_us = await db_now(session)
         row, _ = await put(session, scope=scope, unit=unit, project="default", wanted=wanted, by="fin", now_us=now_us)
         return str(row.id)
@@ -66,7 +67,9 @@ async def test_what_a_batch_will_cost_on_anothers_machine_counts_against_its_own
 
 async def test_a_batch_whose_breaker_is_open_gets_no_lease_on_anothers_machine(town: Any) -> None:
     owner, _, rental = await borrowed(town)
-    await budget(town, "tag:default/team=x", DOLLAR // 10)
+    budget_id = await budget(town, "tag:default/team=x", DOLLAR // 10)
+    async with town.database.transaction() as session:
+        (await session.get_one(BudgetRow, budget_id)).state = "open"
     await BudgetKeeper(town.services).step()
     async with town.database.transaction() as session:
         await session.delete(await session.get_one(Assignment, (owner, str(town.offer().key))))
@@ -88,6 +91,71 @@ async def test_the_planner_gives_a_batch_no_more_than_its_budget_or_its_tags_hav
     assert waiting is not None
     assert waiting.waiting_on == "price_ceiling"
     assert await town.assigned(guest) == []
+
+
+async def test_what_is_only_planned_opens_no_breaker_and_is_planned_once(town: Any) -> None:
+    """Two batches of a tag with $10, each planned at $8 on another's machine: $16 committed, nothing spent, and its breaker was
+    open for good. Each of them was given the whole of what was left, too."""
+    _, older, _ = await borrowed(town)
+    newer = await town.batch(lines=5, tags={"team": "x"})
+    async with town.database.transaction() as session:
+        key = str(town.offer().key)
+        (await session.get_one(Assignment, (older, key))).cost_nano = 8 * DOLLAR
+        session.add(Assignment(batch=newer, offer_key=key, plan="p", rank=2, cost_nano=8 * DOLLAR, end_us=0))
+    budget_id = await budget(town, "tag:default/team=x", 10 * DOLLAR)
+    await BudgetKeeper(town.services).step()
+    assert (await town.row(BudgetRow, budget_id)).state == "throttled", (
+        "nothing more is rented for it; what runs goes on"
+    )
+    assert await given(town, older, newer) == [10 * DOLLAR, 2 * DOLLAR]
+    async with town.database.transaction() as session:
+        await session.delete(await session.get_one(Assignment, (newer, key)))
+    await BudgetKeeper(town.services).step()
+    assert (await town.row(BudgetRow, budget_id)).state == "closed"
+
+
+async def test_what_a_tags_machine_has_set_aside_is_given_to_no_other_batch_of_the_tag(town: Any) -> None:
+    of = town.offer()
+    await town.list_offers(of)
+    other, mine = await town.batch(lines=5, tags={"team": "x"}), await town.batch(lines=5, tags={"team": "x"})
+    await town.rental(of, purpose=(mine,))  # its hold: $1000
+    await budget(town, "tag:default/team=x", 1002 * DOLLAR)
+    assert await given(town, other, mine) == [2 * DOLLAR, 1002 * DOLLAR]
+
+
+async def given(town: Any, *batches: str) -> list[int | None]:
+    async with town.database.transaction() as session:
+        frozen = await freeze(session, town.services, now_us=await db_now(session))
+    return [work.max_nano for batch in batches for work in frozen.snapshot.works if work.id == batch]
+
+
+async def test_a_batch_that_ended_has_nothing_held_on_a_machine_that_is_kept_for_others(town: Any) -> None:
+    """The whole hold went on counting for its tag: what others spent there opened the breaker of a tag that is done."""
+    of = town.offer()
+    await town.list_offers(of)
+    ended, other = await town.batch(lines=5, tags={"team": "x"}), await town.batch(lines=5)
+    await town.rental(of, purpose=(ended, other))
+    budget_id = await budget(town, "tag:default/team=x", 2000 * DOLLAR)
+    for status, held in (("in_progress", 1000 * DOLLAR), ("completed", 0)):
+        async with town.database.transaction() as session:
+            (await session.get_one(Batch, ended)).status = status
+            use = await use_of(session, await session.get_one(BudgetRow, budget_id), await db_now(session))
+            assert use.held_nano == held
+
+
+async def test_the_limit_of_an_hour_of_a_tag_counts_machines_that_it_shares(town: Any) -> None:
+    """Shared with one batch that has no tag, a machine counted for no limit of the hour at all."""
+    _, guest, _ = await borrowed(town)  # on a machine of 3.60 $/h
+    await budget(town, "tag:default/team=x", 5000 * DOLLAR, per_hour_nano=7 * DOLLAR)
+    async with town.database.transaction() as session:
+        for nano_hour, is_refused in ((34 * DOLLAR // 10, False), (35 * DOLLAR // 10, True)):
+            asked = Placement("default", (guest,), DOLLAR, price_nano_hour=nano_hour)
+            try:
+                await admit(session, asked, now_us=await db_now(session))
+            except LimitExceeded as refused:
+                assert is_refused, refused
+            else:
+                assert not is_refused
 
 
 async def test_a_guest_that_cannot_pay_leaves_the_machine_to_its_owner(town: Any) -> None:
