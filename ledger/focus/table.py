@@ -75,14 +75,13 @@ def pieces(
 @contextmanager
 def _no_collecting() -> Iterator[None]:
     """A piece is some hundred thousand tuples without a ring among them; to look for rings in them took a third of an export's
-    time. For the moment of one piece alone: the whole process goes without."""
-    was_on = gc.isenabled()
+    time. For the moment of one piece alone: the whole process goes without. It is on afterwards, whatever it was: a thread that
+    found it off within another's block would leave it off for good."""
     gc.disable()
     try:
         yield
     finally:
-        if was_on:
-            gc.enable()
+        gc.enable()
 
 
 def _piece(
