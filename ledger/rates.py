@@ -1,7 +1,7 @@
 """Rates of exchange: what one unit of a currency or coin was worth in another, dated, by whose word. Append-only.
 
-A rate counts from its day on until a later one of the pair is known. Whoever converts says at which time: prices at the
-newest rate, invoices at that of their month's end.
+A rate counts from its day on until a later one of the pair is known; of several for one time the one that was given last, a
+correction. Whoever converts says at which time: prices at the newest rate, invoices at that of their month's end.
 """
 
 from __future__ import annotations
@@ -48,10 +48,13 @@ async def record(session: AsyncSession, rates: Sequence[DatedRate]) -> int:
     for each in rates:
         _check(each)
     before = await _before(session, rates)
+    words: dict[tuple[str, str, int], int] = {}
+    for (unit, quote, at_us, _), row in before.items():
+        words[unit, quote, at_us] = max(words.get((unit, quote, at_us), 0), row.word + 1)
     new: dict[_Key, DatedRate] = {}
     for each in rates:
         key = (each.unit, each.quote, each.at_us, each.source)
-        said = new[key].rate if key in new else before.get(key)
+        said = new[key].rate if key in new else Decimal(before[key].rate) if key in before else None
         if said is None:
             new[key] = each
         elif said != each.rate:
@@ -59,20 +62,21 @@ async def record(session: AsyncSession, rates: Sequence[DatedRate]) -> int:
                 f"{each.source} said {said:f} for {each.unit} in {each.quote} at {each.at_us} before, and now "
                 f"{each.rate:f}; rates are never changed: give the correction a source of its own"
             )
-    session.add_all(
-        Rate(unit=each.unit, quote=each.quote, at_us=each.at_us, source=each.source, rate=f"{each.rate:f}")
-        for each in new.values()
-    )
+    for each in new.values():
+        word = words.get((each.unit, each.quote, each.at_us), 0)
+        words[each.unit, each.quote, each.at_us] = word + 1
+        rate = f"{each.rate:f}"
+        session.add(Rate(unit=each.unit, quote=each.quote, at_us=each.at_us, source=each.source, rate=rate, word=word))
     await session.flush()
     return len(new)
 
 
 async def rate_at(session: AsyncSession, unit: str, *, at_us: int, quote: str = USD) -> DatedRate:
-    """The newest rate that is not after `at_us`. Raises NoRate when there is none."""
+    """The newest rate that is not after `at_us`, the last word of its time. Raises NoRate when there is none."""
     query = (
         select(Rate)
         .where(col(Rate.unit) == unit, col(Rate.quote) == quote, col(Rate.at_us) <= at_us)
-        .order_by(col(Rate.at_us).desc(), col(Rate.source))
+        .order_by(col(Rate.at_us).desc(), col(Rate.word).desc(), col(Rate.source))
         .limit(1)
     )
     row = await session.scalar(query)
@@ -90,21 +94,20 @@ async def newest(session: AsyncSession, *, at_us: int, quote: str = USD) -> dict
 
 async def known(session: AsyncSession, *, unit: str | None = None, limit: int = 100) -> list[DatedRate]:
     """The newest rates first, of one unit or of all."""
-    query = (
-        select(Rate).order_by(col(Rate.at_us).desc(), col(Rate.unit), col(Rate.quote), col(Rate.source)).limit(limit)
-    )
+    newest_first = col(Rate.at_us).desc(), col(Rate.unit), col(Rate.quote), col(Rate.word).desc(), col(Rate.source)
+    query = select(Rate).order_by(*newest_first).limit(limit)
     if unit is not None:
         query = query.where(col(Rate.unit) == unit)
     return [_dated(row) for row in await session.scalars(query)]
 
 
-async def _before(session: AsyncSession, rates: Sequence[DatedRate]) -> dict[_Key, Decimal]:
+async def _before(session: AsyncSession, rates: Sequence[DatedRate]) -> dict[_Key, Rate]:
     """What is known already of the days that `rates` span."""
     if not rates:
         return {}
     days = [each.at_us for each in rates]
     rows = await session.scalars(select(Rate).where(col(Rate.at_us).between(min(days), max(days))))
-    return {(row.unit, row.quote, row.at_us, row.source): Decimal(row.rate) for row in rows}
+    return {(row.unit, row.quote, row.at_us, row.source): row for row in rows}
 
 
 def _dated(row: Rate) -> DatedRate:

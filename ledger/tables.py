@@ -149,7 +149,8 @@ class Lot(SQLModel, table=True):
 
 
 class Rate(SQLModel, table=True):
-    """What one `unit` was worth in `quote` at `at_us`, by whose word. `rate` is a decimal. Never changed."""
+    """What one `unit` was worth in `quote` at `at_us`, by whose word. `rate` is a decimal. Never changed. Of several words about
+    one time the newest counts: the one with the highest `word`."""
 
     __tablename__ = "ledger_rate"
 
@@ -158,6 +159,7 @@ class Rate(SQLModel, table=True):
     at_us: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
     source: str = Field(primary_key=True)
     rate: str
+    word: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, server_default="0"))
 
 
 class ScopeUse(SQLModel, table=True):

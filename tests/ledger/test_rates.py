@@ -40,6 +40,18 @@ async def test_what_a_source_said_is_never_changed(books: Database) -> None:
         assert await rates.record(session, [euro(20, "1.07", "ECB, corrected")]) == 1
 
 
+@pytest.mark.parametrize("name", ["A", "Z"])
+async def test_a_correction_of_the_same_day_counts_whatever_its_source_is_called(books: Database, name: str) -> None:
+    """`ECB, corrected` came after `ECB` in the alphabet, and so the rate that was wrong counted on."""
+    for said in (euro(20, "1.80", "ECB"), euro(20, "1.08", f"{name}: corrected")):
+        async with books.transaction() as session:
+            await rates.record(session, [said])
+            await rates.record(session, [euro(20, "1.80", "ECB")])  # the same file, imported again
+            assert await rates.rate_at(session, "EUR", at_us=day_us(date(2026, 11, 21))) == said
+            assert (await rates.newest(session, at_us=day_us(date(2026, 11, 21))))["EUR"] == said
+            assert (await rates.known(session))[0] == said
+
+
 @pytest.mark.parametrize(
     "bad",
     [
