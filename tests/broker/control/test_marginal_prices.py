@@ -57,6 +57,16 @@ async def test_the_hold_of_a_machine_covers_the_deposit_that_it_keeps(town: Any)
     assert row.purpose["hold_nano"] > 5_000_000_000
 
 
+async def test_the_hold_of_a_machine_covers_the_data_that_its_batches_move(town: Any) -> None:
+    """The plan counted it and the hold left it out: 10 lines bring 40 bytes in and are expected to take 240 out."""
+    dollar = Decimal(10**9)  # a byte, so that little data tells
+    await town.list_offers(replace(town.offer(price="0.36"), egress_per_gb=dollar, ingress_per_gb=dollar))
+    await town.batch()
+    await Planner(town.services).step()
+    [row] = await town.intents()
+    assert 280 * 10**9 < row.purpose["hold_nano"] < 281 * 10**9
+
+
 async def test_a_place_that_keeps_the_deposit_is_not_cheaper_for_a_short_batch(town: Any) -> None:
     keeps = replace(town.offer("keeps", price="1.00"), deposit=Decimal(5))
     await town.list_offers(keeps, town.offer("plain", price="3.60"))
