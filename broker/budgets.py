@@ -110,7 +110,7 @@ async def admit(
 
 
 async def within_own_limits(
-    session: AsyncSession, placement: Placement, now_us: int
+    session: AsyncSession, placement: Placement, now_us: int, early: Early | None = None
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """Those of the placement's batches that no budget of their own or of their tags refuses, and why the others are."""
     refused: dict[str, str] = {}
@@ -118,7 +118,7 @@ async def within_own_limits(
         for row in await budgets_of(session, placement.project, [batch], placement.unit):
             if not is_of_batches(row) or row.mode != "enforce":
                 continue
-            if why := await _refused(session, row, placement, now_us, None):
+            if why := await _refused(session, row, placement, now_us, early):
                 refused[batch] = f"budget of {row.scope} {why}; {in_units(placement.nano, row.unit)} were asked for"
                 break
     return tuple(batch for batch in placement.batches if batch not in refused), refused

@@ -14,8 +14,8 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.budget_batches import served_by
-from broker.budgets import Placement, admit, nodes_above, within_own_limits
+from broker.budget_batches import Early, served_by
+from broker.budgets import Placement, admit, early_for, nodes_above, within_own_limits
 from broker.control.ceiling import stop_at_ceiling
 from broker.control.draining import drain
 from broker.control.settle import ACTOR, meter_of
@@ -97,10 +97,24 @@ class Accruer:
         now_us = await db_now(session)
         assert row.last_seen_us is not None
         meter = meter_of(row, await nodes_above(session, row.project))
+        early = await self._early(session, row)
         await accrue(session, meter, until_us=row.last_seen_us, final=False, actor=ACTOR, recorded_at_us=now_us)
-        return await self._keep_ahead(session, row, now_us)
+        return await self._keep_ahead(session, row, now_us, early)
 
-    async def _keep_ahead(self, session: AsyncSession, row: RentalRow, now_us: int) -> Refused | None:
+    def _margin(self, row: RentalRow) -> int:
+        return cost_of_seconds(row.price_nano_hour, self.services.settings.control.unseen_s + row.granularity_s)
+
+    async def _early(self, session: AsyncSession, row: RentalRow) -> Early | None:
+        """What the batches' budgets have booked, where the hold will soon be extended: accrual locks the head of the books, and
+        behind it all that a tag's batches ever cost must not be added up."""
+        opened = await hold(session, row.id)
+        if opened is None or opened.resolved is not None or opened.remaining_nano >= 2 * self._margin(row):
+            return None
+        return await early_for(session, [(row.project, (await served_by(session, [row]))[row.id])])
+
+    async def _keep_ahead(
+        self, session: AsyncSession, row: RentalRow, now_us: int, early: Early | None
+    ) -> Refused | None:
         """Extend the hold while less than `margin` is left; when the budget refuses, the machine drains: spending stops.
 
         Batches whose own budget, or a tag's, does not cover it any more leave the machine to the others that it serves.
@@ -108,17 +122,17 @@ class Accruer:
         opened = await hold(session, row.id)
         if opened is None or opened.resolved is not None or row.state == "releasing":
             return None
-        margin = cost_of_seconds(row.price_nano_hour, self.services.settings.control.unseen_s + row.granularity_s)
+        margin = self._margin(row)
         if opened.remaining_nano >= margin:
             return None
         sequence = opened.nano  # grows with every extension, so a repeat after a crash is the same extension
         served = (await served_by(session, [row]))[row.id]
         asked = Placement(row.project, served, 4 * margin, is_running=True)
-        covered, why = await within_own_limits(session, asked, now_us)
+        covered, why = await within_own_limits(session, asked, now_us, early)
         if served and not covered:
             return Refused(f"budget: {'; '.join(why.values())}", why)
         try:
-            await admit(session, replace(asked, batches=covered), now_us=now_us)
+            await admit(session, replace(asked, batches=covered), now_us=now_us, early=early)
             await extend_hold(
                 session, hold_id=row.id, add_nano=4 * margin, sequence=sequence, occurred_at_us=now_us, actor=ACTOR
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aiohttp.test_utils import make_mocked_request
-from sqlalchemy import select
+from sqlalchemy import event, select
 from sqlmodel import col
 
 from broker.api.registry import Call
@@ -170,6 +170,28 @@ async def test_a_guest_that_cannot_pay_leaves_the_machine_to_its_owner(town: Any
         )
         assert list(left) == [owner]
     assert (await town.row(Worker, rental)).drain_reason is None
+
+
+async def test_what_a_tags_batches_ever_cost_is_not_added_up_behind_the_head_of_the_books(town: Any) -> None:
+    """Accrual locks the head; then each batch's costs were added up, for each of its budgets, while the whole house waited."""
+    _, guest, rental = await borrowed(town)
+    await budget(town, "tag:default/team=x", 100 * DOLLAR)
+    await spend_hold_down(town, rental)
+    said: list[str] = []
+
+    def hear(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        said.append(statement)
+
+    engine = town.database.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", hear)
+    event.listen(engine, "commit", lambda _: said.append("COMMIT"))
+    await Accruer(town.services).step()
+    event.remove(engine, "before_cursor_execute", hear)
+    first = next(place for place, each in enumerate(said) if each.startswith("INSERT INTO ledger_entry"))
+    behind = said[first : said.index("COMMIT", first)]
+    assert any("hold" in each for each in behind)
+    assert not [each for each in behind if "FROM jobs_part" in each]
+    assert await town.assigned(guest) != []
 
 
 async def spend_hold_down(town: Any, rental: str) -> None:
