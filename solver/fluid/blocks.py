@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from solver.fluid.figures import Flags, Floats, Ints
-from solver.fluid.prices import TOO_DEAR, Pricing, Scarcity
+from solver.fluid.figures import Floats, Ints
+from solver.fluid.prices import NEVER, TOO_DEAR, Pricing, Scarcity
 
 # Resources of each class that the ascent looks at; the bound itself looks at all.
 CANDIDATES = 40
@@ -101,13 +101,13 @@ def _of_kind(
     found_r, found_usd, found_long, found_gain = [], [], [], []
     for k in classes.tolist():
         bucket = int(pricing.classes.bucket[k])
-        usd, long = pricing.whole(k)
-        price = usd + long * rents[bucket]
-        is_open = pricing.masks.could_serve(k) & (start < edges[bucket]) & (price < min(most[k], TOO_DEAR))
-        those = np.flatnonzero(is_open)
+        at = pricing.masks.few(k, is_bound=True)
+        usd, long = pricing.whole(k, at)
+        price = usd + long * rents[bucket, at]
+        those = np.flatnonzero((start[at] < edges[bucket]) & (price < min(most[k], TOO_DEAR)))
         if many is not None and those.size > many:
             those = those[np.argpartition(price[those], many - 1)[:many]]
-        found_r.append(those)
+        found_r.append(at[those])
         found_usd.append(usd[those])
         found_long.append(long[those])
         found_gain.append(most[k] - price[those])
@@ -147,23 +147,65 @@ def _sorted(pricing: Pricing, k: Ints, r: Ints, usd: Floats, long: Floats) -> Pa
     )
 
 
-def look(pricing: Pricing, pairs: Pairs, prices: Prices, edges: Floats, served: Floats | None = None) -> Seen:
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Blocks whose resource or quota has a price, where each block is among them (-1: not), and what one cautious hour takes of
+    the capacity row and of the quota row of each edge."""
+
+    blocks: Ints
+    where: Ints
+    capacity: Floats
+    quota: Floats
+
+    @staticmethod
+    def of(pricing: Pricing, pairs: Pairs, scarcity: Scarcity, edges: Floats) -> Rows:
+        is_priced = scarcity.capacity.any(axis=1)[pairs.block_r]
+        quota = pricing.quota[pairs.block_r]
+        is_granted = bool(pricing.quota_names) and bool(scarcity.quota.any())
+        if is_granted:
+            is_priced = is_priced | (quota >= 0)
+        blocks = np.flatnonzero(is_priced)
+        where = np.full(len(pairs.block_r), -1, dtype=np.int64)
+        where[blocks] = np.arange(blocks.size)
+        r = pairs.block_r[blocks]
+        time = edges[np.newaxis, :] - pairs.start[blocks][:, np.newaxis]
+        room = pricing.figures.resources.count[r][:, np.newaxis] * time
+        granted = np.zeros((0, 0))
+        if is_granted:
+            has_one = (quota[blocks] >= 0)[:, np.newaxis]
+            granted = np.where(has_one, 1.0 / np.maximum(pricing.granted[r][:, np.newaxis] * time, 1e-12), 0.0)
+        return Rows(blocks, where, np.where(room > 1e-12, 1.0 / np.maximum(room, 1e-12), NEVER), granted)
+
+
+def look(
+    pricing: Pricing,
+    pairs: Pairs,
+    prices: Prices,
+    edges: Floats,
+    served: Floats | None = None,
+    rows: Rows | None = None,
+) -> Seen:
     """What the blocks would do at these prices. It is a bound if the pairs are all that are below the classes' prices."""
+    rows = rows or Rows.of(pricing, pairs, prices.scarcity, edges)
     classes = pricing.classes
     parts = np.ones(len(classes)) if served is None else served
-    gain = prices.classes[pairs.k] - pairs.usd - pairs.long * _rents(pricing, pairs, prices.scarcity, edges)
+    gain = prices.classes[pairs.k] - pairs.usd - pairs.long * _rents(pricing, pairs, prices.scarcity, rows)
     x, won = _solve(pairs, np.where(gain > 0, gain, 0.0), classes.bucket[pairs.k], edges)
     bound = float((prices.classes * parts).sum()) - prices.scarcity.rent - won
     return Seen(bound, x)
 
 
-def _rents(pricing: Pricing, pairs: Pairs, scarcity: Scarcity, edges: Floats) -> Floats:
+def _rents(pricing: Pricing, pairs: Pairs, scarcity: Scarcity, rows: Rows) -> Floats:
     """USD of scarcity of a cautious hour of each pair."""
     found = np.zeros(len(pairs.k))
-    kind, bucket = pricing.classes.kind[pairs.k], pricing.classes.bucket[pairs.k]
-    for each in np.unique(kind).tolist():
-        mine = np.flatnonzero(kind == each)
-        found[mine] = pricing.rents(each, scarcity, edges)[bucket[mine], pairs.r[mine]]
+    r = pairs.block_r[rows.blocks]
+    each = scarcity.capacity[r] * rows.capacity
+    if rows.quota.size:
+        each = each + scarcity.quota[pricing.quota[r]] * rows.quota
+    hourly = np.cumsum(each[:, ::-1], axis=1)[:, ::-1]
+    where = rows.where[pairs.block]
+    mine = np.flatnonzero(where >= 0)
+    found[mine] = hourly[where[mine], pricing.classes.bucket[pairs.k[mine]]]
     return found
 
 
@@ -276,14 +318,15 @@ def bound(
 def ascend(pricing: Pricing, pairs: Pairs, first: Prices, edges: Floats, *, plan_usd: float, looks: int) -> Prices:
     """The best prices found in so many looks. `plan_usd` is what a plan costs, which no bound exceeds."""
     classes, resources = pricing.classes, pricing.figures.resources
-    rows = first.scarcity.capacity > 0
+    is_row = first.scarcity.capacity > 0
+    rows = Rows.of(pricing, pairs, first.scarcity, edges)
     weight = first.classes
     row_weight = ROW_WEIGHT * (resources.price * resources.count)[:, np.newaxis] * edges[np.newaxis, :]
-    seen = look(pricing, pairs, first, edges)
+    seen = look(pricing, pairs, first, edges, rows=rows)
     found = _Ascent(first, seen.bound, seen.x)
     for _ in range(looks):
         short = 1.0 - np.bincount(pairs.k, weights=found.mean, minlength=len(classes))
-        over = np.where(rows, _load(pricing, pairs, found.mean, edges, rows) - 1.0, 0.0)
+        over = np.where(is_row, _load(pricing, pairs, found.mean, rows) - 1.0, 0.0)
         norm = float((weight * short * short).sum() + (row_weight * over * over).sum())
         step = found.pace * max(0.0, plan_usd - found.bound) / max(norm, 1e-12)
         tried = Prices(
@@ -293,19 +336,19 @@ def ascend(pricing: Pricing, pairs: Pairs, first: Prices, edges: Floats, *, plan
                 found.prices.scarcity.quota,
             ),
         )
-        found.note(tried, look(pricing, pairs, tried, edges))
+        found.note(tried, look(pricing, pairs, tried, edges, rows=rows))
     return found.prices
 
 
-def _load(pricing: Pricing, pairs: Pairs, x: Floats, edges: Floats, rows: Flags) -> Floats:
-    """What is used of each capacity row, as a part of it, where `rows` says so."""
-    used = np.zeros(rows.shape)
-    scarce: Flags = np.any(rows, axis=1)
-    mine = np.flatnonzero((x > 0) & scarce[pairs.r])
-    r, hours, bucket = pairs.r[mine], pairs.long[mine] * x[mine], pricing.classes.bucket[pairs.k[mine]]
-    start, count = pairs.start[pairs.block[mine]], pricing.figures.resources.count[r]
-    for edge in np.flatnonzero(rows.any(axis=0)).tolist():
-        due = bucket <= edge
-        part = hours[due] / np.maximum(count[due] * (edges[edge] - start[due]), 1e-12)
-        used[:, edge] = np.bincount(r[due], weights=part, minlength=len(scarce))
+def _load(pricing: Pricing, pairs: Pairs, x: Floats, rows: Rows) -> Floats:
+    """What is used of each capacity row, as a part of it, by the blocks of `rows`."""
+    many, edges = len(pricing.figures.resources), rows.capacity.shape[1]
+    where = rows.where[pairs.block]
+    mine = np.flatnonzero((x > 0) & (where >= 0))
+    code = where[mine] * edges + pricing.classes.bucket[pairs.k[mine]]
+    hours = np.bincount(code, weights=pairs.long[mine] * x[mine], minlength=rows.capacity.size)
+    # what has time before no edge takes nothing, as a block it is worth nothing
+    part = np.cumsum(hours.reshape(rows.capacity.shape), axis=1) * np.where(rows.capacity < NEVER, rows.capacity, 0.0)
+    place = pairs.block_r[rows.blocks][:, np.newaxis] * edges + np.arange(edges)[np.newaxis, :]
+    used: Floats = np.bincount(place.ravel(), weights=part.ravel(), minlength=many * edges).reshape(many, edges)
     return used

@@ -120,6 +120,9 @@ class Figures:
                 if 0 < each.cautious < 1:  # as in `durations.busy_both`
                     self.caution[kind, accelerator] = 1 / each.cautious
         self.is_cautious: Flags = np.any(self.caution > 1, axis=1)
+        is_known = np.isfinite(self.per_input)
+        self.known_input: Floats = np.where(is_known, self.per_input, 0.0)
+        self.known_output: Floats = np.where(is_known, self.per_output, 0.0)
 
     def _times(self) -> None:
         """Start-ups and slow-downs (Daly's formula as in `durations.slow_down_ppm`, over arrays)."""

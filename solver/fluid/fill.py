@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from solver.fluid.figures import Floats, Ints
@@ -26,15 +28,13 @@ class Room:
         self.quota = np.ones((pricing.buckets, len(pricing.quota_names)))
 
     def take(self, kind: int, bucket: int, resource: int, hours: float) -> None:
-        for later in range(bucket, len(self.edges)):
-            edge = float(self.edges[later])
-            start = self.pricing.figures.start[kind, resource]
-            used = hours / (self.pricing.figures.resources.count[resource] * (edge - start))
-            self.left[later, resource] = max(0.0, self.left[later, resource] - used)
-            quota = self.pricing.quota[resource]
-            if quota >= 0:
-                used = hours / (self.pricing.granted[resource] * (edge - start))
-                self.quota[later, quota] = max(0.0, self.quota[later, quota] - used)
+        time = self.edges[bucket:] - self.pricing.figures.start[kind, resource]
+        used = hours / (self.pricing.figures.resources.count[resource] * time)
+        self.left[bucket:, resource] = np.maximum(0.0, self.left[bucket:, resource] - used)
+        quota = self.pricing.quota[resource]
+        if quota >= 0:
+            used = hours / (self.pricing.granted[resource] * time)
+            self.quota[bucket:, quota] = np.maximum(0.0, self.quota[bucket:, quota] - used)
 
     def is_idle(self, bucket: int, resource: int) -> bool:
         """Whether nearly all its hours are left: no splinter, however little of a large class it holds."""
@@ -64,39 +64,64 @@ def fill(pricing: Pricing, scarcity: Scarcity | None = None) -> list[tuple[int, 
             continue
         if (kind, bucket) not in hourly:
             hourly[kind, bucket] = pricing.hourly(kind, bucket, scarcity, edges, is_bound=False)
-        price = pricing.of_class(k, *hourly[kind, bucket])
-        pieces.extend(_place(pricing, room, k, price))
+        pieces.extend(_place(pricing, room, k, *pricing.of_class(k, *hourly[kind, bucket])))
     return pieces
 
 
-def _place(pricing: Pricing, room: Room, k: int, price: Floats) -> list[tuple[int, int, float]]:
+def _place(pricing: Pricing, room: Room, k: int, at: Ints, price: Floats) -> list[tuple[int, int, float]]:
     kind, bucket = int(pricing.classes.kind[k]), int(pricing.classes.bucket[k])
-    hours = pricing.masks.hours(k, is_long=True)
-    candidates = _ascending(price)
-    pieces = _pieces(room, (k, kind, bucket), candidates, hours, (1.0, LEAST_PART))
+    hours = pricing.masks.hours(k, at, is_long=True)
+    candidates = _Ascending(at, hours, price)
+    pieces = _pieces(room, (k, kind, bucket), candidates, (1.0, LEAST_PART))
     left = 1.0 - sum(part for _, _, part in pieces)
     if left > 1e-9:  # a large class: smaller parts are worth a place, but only where they must be
         least = least_hours(float(room.edges[bucket])) / max(float(hours.max(initial=0.0)), 1e-12)
         if least < LEAST_PART:
-            pieces += _pieces(room, (k, kind, bucket), candidates, hours, (left, least))
+            pieces += _pieces(room, (k, kind, bucket), candidates, (left, least))
     return pieces
 
 
+class _Ascending:
+    """Resources and the hours of a class there, cheapest first, `TOGETHER` at a time; sorted as far as is looked at."""
+
+    def __init__(self, at: Ints, hours: Floats, price: Floats) -> None:
+        finite = np.isfinite(price)
+        self.at, self.hours, self.price = at[finite], hours[finite], price[finite]
+        self._order: Ints | None = None
+
+    def __iter__(self) -> Iterator[tuple[Ints, Floats]]:
+        many = len(self.at)
+        if many > TOGETHER:
+            first = np.argpartition(self.price, TOGETHER - 1)[:TOGETHER]
+            first = first[np.lexsort((first, self.price[first]))]
+            yield self.at[first], self.hours[first]
+            if self._order is None:
+                rest = np.ones(many, dtype=bool)
+                rest[first] = False
+                others = np.flatnonzero(rest)
+                self._order = others[np.lexsort((others, self.price[others]))]
+        elif self._order is None:
+            self._order = np.lexsort((np.arange(many), self.price))
+        for begin in range(0, len(self._order), TOGETHER):
+            those = self._order[begin : begin + TOGETHER]
+            yield self.at[those], self.hours[those]
+
+
 def _pieces(
-    room: Room, which: tuple[int, int, int], candidates: Ints, hours: Floats, parts: tuple[float, float]
+    room: Room, which: tuple[int, int, int], candidates: _Ascending, parts: tuple[float, float]
 ) -> list[tuple[int, int, float]]:
     """What of a class (number, kind, bucket) fits at the candidates in turn. `parts` of it: what is left, and the least piece."""
     (k, kind, bucket), (left, least) = which, parts
     worth = least_hours(float(room.edges[bucket]))
     pieces: list[tuple[int, int, float]] = []
-    for first in range(0, len(candidates), TOGETHER):
-        together = candidates[first : first + TOGETHER]
-        for resource, fits in zip(together.tolist(), _fits(room, kind, bucket, together).tolist(), strict=True):
-            whole = max(float(hours[resource]), 1e-12)
+    for together, hours in candidates:
+        fitting = _fits(room, kind, bucket, together).tolist()
+        for resource, takes, fits in zip(together.tolist(), hours.tolist(), fitting, strict=True):
+            whole = max(takes, 1e-12)
             part = min(left, min(fits, _granted(room, kind, bucket, resource)) / whole)
             if part < min(least, left) and not (room.is_idle(bucket, resource) and part * whole >= worth):
                 continue
-            room.take(kind, bucket, resource, part * float(hours[resource]))
+            room.take(kind, bucket, resource, part * takes)
             pieces.append((k, resource, part))
             left -= part
             if left <= 1e-9:
@@ -118,8 +143,3 @@ def _granted(room: Room, kind: int, bucket: int, resource: int) -> float:
         return np.inf
     time = room.edges[bucket:] - float(room.pricing.figures.start[kind, resource])
     return float((room.quota[bucket:, quota] * time).min()) * float(room.pricing.granted[resource])
-
-
-def _ascending(price: Floats) -> Ints:
-    finite = np.flatnonzero(np.isfinite(price))
-    return finite[np.lexsort((finite, price[finite]))]

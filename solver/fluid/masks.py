@@ -103,16 +103,24 @@ class Masks:
         cost: Floats = np.where(is_known, resources.price * (start + self.hours(k) * part), np.inf)
         return cost
 
-    def hours(self, k: int, *, is_long: bool = False) -> Floats:
-        """Instance hours of the whole class on each resource, 0 where nobody knows; `is_long`: cautious, with long outputs."""
+    def few(self, k: int, *, is_bound: bool = False) -> Ints:
+        """The resources of `open_to`, or `could_serve`, by number: a fifth of all is usual, so what is asked of a class is asked
+        of these alone."""
+        found: Ints = np.flatnonzero(self.could_serve(k) if is_bound else self.open_to(k))
+        return found
+
+    def hours(self, k: int, at: Ints | None = None, *, is_long: bool = False) -> Floats:
+        """Instance hours of the whole class on each resource (or on these), 0 where nobody knows; `is_long`: cautious, with long
+        outputs."""
         figures, kind = self.figures, self.classes.kind[k]
         out = self.classes.tokens_long[k] if is_long else self.classes.tokens_out[k]
-        is_known = np.isfinite(figures.per_input[kind])
-        by_accelerator = self.classes.tokens_in[k] * np.where(is_known, figures.per_input[kind], 0.0)
-        by_accelerator += out * np.where(is_known, figures.per_output[kind], 0.0)
+        by_accelerator = self.classes.tokens_in[k] * figures.known_input[kind] + out * figures.known_output[kind]
         if is_long:
             by_accelerator *= figures.caution[kind]
-        hours: Floats = by_accelerator[figures.accelerator] * figures.slow[kind]
+        if at is None:
+            every: Floats = by_accelerator[figures.accelerator] * figures.slow[kind]
+            return every
+        hours: Floats = by_accelerator[figures.accelerator[at]] * figures.slow[kind, at]
         return hours
 
     def offer_codes(self, k: int) -> Ints:

@@ -143,12 +143,17 @@ class Pricing:
             found += np.cumsum(each[::-1], axis=0)[::-1]
         return found
 
-    def whole(self, k: int) -> tuple[Floats, Floats]:
-        """(USD without start-up, cautious hours) of the whole class on each resource."""
-        hours = self.masks.hours(k)
+    def whole(self, k: int, at: Ints) -> tuple[Floats, Floats]:
+        """(USD without start-up, cautious hours) of the whole class on these resources."""
+        hours = self.masks.hours(k, at)
+        return hours * self.figures.resources.price[at], hours if self._is_sure(k) else self.masks.hours(
+            k, at, is_long=True
+        )
+
+    def _is_sure(self, k: int) -> bool:
+        """Whether its cautious hours are the expected ones."""
         is_cautious = bool(self.figures.is_cautious[self.classes.kind[k]])
-        is_same = self.classes.tokens_long[k] == self.classes.tokens_out[k] and not is_cautious
-        return hours * self.figures.resources.price, hours if is_same else self.masks.hours(k, is_long=True)
+        return bool(self.classes.tokens_long[k] == self.classes.tokens_out[k]) and not is_cautious
 
     def cheapest(
         self, scarcity: Scarcity, edges: Floats, *, is_bound: bool, many: int = 0
@@ -163,7 +168,7 @@ class Pricing:
             if group != before:
                 busy, long = self.hourly(*group, scarcity, edges, is_bound=is_bound)
                 before = group
-            price = self.of_class(k, busy, long, is_bound=is_bound)
+            at, price = self.of_class(k, busy, long, is_bound=is_bound)
             if not price.size:
                 continue
             least[k] = price.min()
@@ -171,20 +176,19 @@ class Pricing:
                 few = min(many, price.size)
                 found = np.argpartition(price, few - 1)[:few] if few < price.size else np.arange(price.size)
                 found = found[np.isfinite(price[found])]
-                best[k] = found[np.lexsort((found, price[found]))]
+                best[k] = at[found[np.lexsort((found, price[found]))]]
         return least, best
 
-    def of_class(self, k: int, busy: Floats, long: Floats, *, is_bound: bool = False) -> Floats:
-        """USD of the whole class on each resource, infinite where it may not run."""
-        hours = self.masks.hours(k)
-        is_cautious = bool(self.figures.is_cautious[self.classes.kind[k]])
-        if self.classes.tokens_long[k] == self.classes.tokens_out[k] and not is_cautious:
-            price = hours * (busy + long)
+    def of_class(self, k: int, busy: Floats, long: Floats, *, is_bound: bool = False) -> tuple[Ints, Floats]:
+        """(resources where it may run, USD of the whole class there), infinite where it would be too dear."""
+        at = self.masks.few(k, is_bound=is_bound)
+        hours = self.masks.hours(k, at)
+        if self._is_sure(k):
+            price = hours * (busy[at] + long[at])
         else:
-            price = hours * busy + self.masks.hours(k, is_long=True) * long
-        price[~(self.masks.could_serve(k) if is_bound else self.masks.open_to(k))] = np.inf
+            price = hours * busy[at] + self.masks.hours(k, at, is_long=True) * long[at]
         price[price > TOO_DEAR] = np.inf
-        return price
+        return at, price
 
     def bound(self, scarcity: Scarcity, edges: Floats, served: Floats | None = None) -> float:
         """No plan that serves these parts of the classes and keeps the rows of `edges` costs less (USD)."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from solver.fluid.figures import Floats
+from solver.fluid.figures import Floats, Ints
 from solver.fluid.prices import NEVER, Pricing, Scarcity
 from solver.fluid.yard import CRUMB, LEAST_H, Berth, Loads, Yard, least_hours
 
@@ -217,17 +217,19 @@ class Restoration:
 
     def cheapest_first(self, k: int, many: int) -> tuple[list[int], list[float]]:
         """As `lean`, of so many resources."""
-        price = self._price(k)
+        at, price = self._price(k)
         few = np.flatnonzero(np.isfinite(price))
         if few.size > many:
             few = few[np.argpartition(price[few], many - 1)[:many]]
         few = few[np.lexsort((few, price[few]))]
         offers: dict[int, float] = {}
-        for r in few.tolist():
-            offers.setdefault(int(self.pricing.figures.resources.offer[r]), float(price[r]))
+        for offer, each in zip(
+            self.pricing.figures.resources.offer[at[few]].tolist(), price[few].tolist(), strict=True
+        ):
+            offers.setdefault(offer, each)
         return list(offers), list(offers.values())
 
-    def _price(self, k: int) -> Floats:
+    def _price(self, k: int) -> tuple[Ints, Floats]:
         kind, bucket = int(self.pricing.classes.kind[k]), int(self.pricing.classes.bucket[k])
         if (kind, bucket) not in self._hourly:
             _, scarce = self.pricing.hourly(kind, bucket, self.scarcity, self.edges, is_bound=True)
