@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from solver.fluid.figures import Floats, Ints
+from solver.fluid.figures import Flags, Floats, Ints
 from solver.fluid.prices import NEVER, TOO_DEAR, Pricing, Scarcity
 
 # Resources of each class that the ascent looks at; the bound itself looks at all.
@@ -159,7 +159,8 @@ class Rows:
 
     @staticmethod
     def of(pricing: Pricing, pairs: Pairs, scarcity: Scarcity, edges: Floats) -> Rows:
-        is_priced = scarcity.capacity.any(axis=1)[pairs.block_r]
+        is_scarce: Flags = np.any(scarcity.capacity, axis=1)
+        is_priced = is_scarce[pairs.block_r]
         quota = pricing.quota[pairs.block_r]
         is_granted = bool(pricing.quota_names) and bool(scarcity.quota.any())
         if is_granted:
@@ -350,5 +351,5 @@ def _load(pricing: Pricing, pairs: Pairs, x: Floats, rows: Rows) -> Floats:
     # what has time before no edge takes nothing, as a block it is worth nothing
     part = np.cumsum(hours.reshape(rows.capacity.shape), axis=1) * np.where(rows.capacity < NEVER, rows.capacity, 0.0)
     place = pairs.block_r[rows.blocks][:, np.newaxis] * edges + np.arange(edges)[np.newaxis, :]
-    used: Floats = np.bincount(place.ravel(), weights=part.ravel(), minlength=many * edges).reshape(many, edges)
-    return used
+    used: Floats = np.bincount(place.ravel(), weights=part.ravel(), minlength=many * edges).astype(np.float64)
+    return used.reshape(many, edges)
