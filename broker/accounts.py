@@ -7,6 +7,7 @@ for such a project: its spending is meant to be on its own bill.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,22 +33,31 @@ Opener = Callable[[Values, str], Awaitable[Market]]
 
 @dataclass
 class Accounts:
-    """`openers` by market: where projects can rent by themselves. `opened` by the account's name is what `refresh` left."""
+    """`openers` by market: where projects can rent by themselves. `opened` by the account's name is what `refresh` left.
+
+    Several loops refresh: one at a time, and an account is never without an adapter while its credentials change, for without
+    one its machines would be taken for those of a market that nobody has configured.
+    """
 
     credentials: Credentials | None = None
     owner: str = ""
     openers: Mapping[str, Opener] = field(default_factory=dict)
     opened: dict[str, Market] = field(default_factory=dict)
     _versions: dict[str, int] = field(default_factory=dict)
+    _refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def refresh(self) -> None:
         """Open what is new, anew what has other credentials now, and close what was given up. Not inside a transaction."""
         if self.credentials is None or not self.openers:
             return
+        async with self._refreshing:
+            await self._refresh(self.credentials)
+
+    async def _refresh(self, credentials: Credentials) -> None:
         wanted = {
             account_name(kept.market, kept.project): kept
             for market in self.openers
-            for kept in await self.credentials.at_market(market)
+            for kept in await credentials.at_market(market)
         }
         for name in [name for name in self.opened if name not in wanted]:
             await self._close(name)
@@ -55,9 +65,11 @@ class Accounts:
             if self._versions.get(name) == kept.version:
                 continue
             inner = await self._open(kept.market, kept.project)
-            await self._close(name)
+            replaced = self.opened.get(name)
             self.opened[name] = AccountMarket(name, owner_mark(self.owner, kept.project), inner)
             self._versions[name] = kept.version
+            if replaced is not None:
+                await replaced.close()
             log.info("account.opened", market=kept.market, project=kept.project, version=kept.version)
 
     async def close(self) -> None:

@@ -96,10 +96,13 @@ class Loops:
         task.add_done_callback(lambda done: self._ended(name, done))
 
     def _ended(self, name: str, task: asyncio.Task[None]) -> None:
-        """A task ends by itself only through a defect: show it, then go on at the loop's next tick."""
-        if self._stopping or task.cancelled():
+        """A task ends by itself only through a defect: show it, then go on at the loop's next tick.
+
+        One that was cancelled, and not by `stop`, is a defect, too: what it awaited was cancelled under it.
+        """
+        if self._stopping:
             return
-        defect = task.exception()
+        defect = asyncio.CancelledError("cancelled from within") if task.cancelled() else task.exception()
         self.states[name].defects += 1
         self.states[name].last_error = repr(defect)
         log.error("loop.defect", loop=name, exc_info=defect)

@@ -73,6 +73,7 @@ class Account:
         self._session: boto3.Session | None = None
         self._clients: dict[tuple[str, str, bool], Any] = {}
         self._opening = asyncio.Lock()
+        self._is_closed = False
 
     async def ask(
         self, region: str, operation: str, *, service: str = "ec2", may_create: bool = False, **request: Any
@@ -117,10 +118,20 @@ class Account:
             seen.add(token)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """In the account's own pool."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        """In the account's own pool. Raises Unavailable when the account was closed before it came to that: a caller that is
+        in the middle of something (another loop, while a key is rotated) is told so, and is not itself cancelled."""
+        if self._is_closed:
+            raise _closed()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if self._is_closed and caller is not None and not caller.cancelling():
+                raise _closed() from None  # it waited in the pool, and never ran
+            raise
 
     async def close(self) -> None:
+        self._is_closed = True
         for client in self._clients.values():
             client.close()
         self._clients.clear()
@@ -160,6 +171,10 @@ class BrokenOff(Unavailable):
         super().__init__(message)
         self.found = found
         self.at = at
+
+
+def _closed() -> Unavailable:
+    return Unavailable("the AWS account was closed, because it has other credentials now or none; nothing was asked")
 
 
 def _session(keys: AwsKeys | None, loader: Loader | None) -> boto3.Session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from broker.settings import Settings
 from jobs.clock import db_now
 from ledger.tables import Entry
 from markets import rentals
+from markets.errors import MarketsError, PartialList
 from markets.tables import PollRow, RentalRow
 from tests.markets.aws_rig import PARAMETER, REGION, Aws, account, client, moto
 from workers.profile import ModelProfile
@@ -198,6 +200,38 @@ async def test_new_keys_are_used_at_once_and_those_taken_away_never_again(world:
     await world.services.credentials.forget("acme", "aws")
     await world.services.accounts.refresh()
     assert world.services.market("aws~acme") is None
+
+
+async def test_a_key_rotated_while_machines_are_listed_ends_no_loop_and_leaves_no_moment_without_an_account(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adapter that another loop was using was closed under it: its queued calls were cancelled, and the loop with them.
+    Meanwhile the name stood for nothing, so that the account's machines were drained as those of an unknown market."""
+    await world.keep("acme")
+    accounts = world.services.accounts
+    await asyncio.gather(*(accounts.refresh() for _ in range(3)))  # as three loops do at the start
+    used = accounts.opened["aws~acme"]
+    is_there: list[bool] = []
+    close = type(used).close
+
+    async def watched(self: Any) -> None:
+        is_there.append(world.services.market("aws~acme") is not None)
+        await close(self)
+
+    monkeypatch.setattr(type(used), "close", watched)
+    listing = [asyncio.create_task(used.rentals()) for _ in range(12)]  # more than the account has threads
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await world.keep("acme")
+    await asyncio.gather(*(accounts.refresh() for _ in range(3)))
+    assert is_there == [True], "it is opened once anew, and closed when the next one is there"
+    for found in await asyncio.gather(*listing, return_exceptions=True):
+        assert isinstance(found, list | MarketsError | PartialList), (
+            "a call under way ends with an answer or is told that it is over"
+        )
+    with pytest.raises(PartialList, match="closed") as cut:  # which nobody takes for all that there is
+        await used.rentals()
+    assert cut.value.found == []
 
 
 async def test_offers_seen_with_a_projects_keys_are_that_projects_alone(world: World) -> None:
