@@ -18,6 +18,11 @@ from jobs.types import LineUsage
 from markets.offer_record import offer_from_record
 from markets.tables import RentalRow
 
+# More than any model reads or writes for one line, and than a part waits for its commit: what is told beyond is not believed,
+# for one such number would be the speed that all later plans go by.
+_MOST_TOKENS = 10_000_000
+_MOST_BUSY_MS = 86_400_000
+
 SUMS = ("prompt_tokens", "completion_tokens", "busy_ms", "loads", "load_ms")
 
 
@@ -43,9 +48,9 @@ async def measured_load(session: AsyncSession, rental: RentalRow, load_ms: int) 
 def work_of(usage: Sequence[LineUsage], counters: Mapping[str, int]) -> Counter[str]:
     """Committed lines and the engine time they took. Wasted tokens are left out: the plan needs useful speed."""
     return Counter(
-        prompt_tokens=sum(line.prompt_tokens for line in usage),
-        completion_tokens=sum(line.completion_tokens for line in usage),
-        busy_ms=counters.get("busy_ms", 0),
+        prompt_tokens=sum(min(line.prompt_tokens, _MOST_TOKENS) for line in usage),
+        completion_tokens=sum(min(line.completion_tokens, _MOST_TOKENS) for line in usage),
+        busy_ms=min(counters.get("busy_ms", 0), _MOST_BUSY_MS),
     )
 
 

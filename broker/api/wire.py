@@ -19,19 +19,22 @@ from jobs.types import Commit, LineUsage
 
 _SUFFIX = ".json"
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+# What a column of 32 bits holds, or is added up in one of 64: an epoch, a seq, a line's tokens, a part's milliseconds (24
+# days). One number near 2^63 in a sum that all workers share would let no commit of anybody count any more.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
 class Metered(LineUsage, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """A row of `usage` as the wire has it: nothing may be left out, nothing may be negative."""
 
-    idx: _Number
+    idx: _Count
     status: Literal["completed", "failed"]
-    prompt_tokens: _Number
-    completion_tokens: _Number
-    cached_tokens: _Number
-    attempts: _Number
+    prompt_tokens: _Count
+    completion_tokens: _Count
+    cached_tokens: _Count
+    attempts: _Count
     estimated: bool
-    reasoning_tokens: _Number = 0  # agents of before tell none
+    reasoning_tokens: _Count = 0  # agents of before tell none
 
 
 # `usage` of commit.request, as its schema has it.
@@ -41,14 +44,14 @@ _Usage = list[Metered]
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`delivery.request`, as its schema has it."""
 
-    epoch: _Number
+    epoch: _Count
     nonce: str
-    seq: _Number
+    seq: _Count
     size: _Number
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     lines: tuple[tuple[_Number, _Number], ...]
     usage: tuple[Metered, ...]
-    counters: dict[str, _Number]
+    counters: dict[str, _Count]
     sealed: bool = False
 
     def commit(self, shard_id: str, key: str) -> Commit:

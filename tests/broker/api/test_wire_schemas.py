@@ -32,6 +32,8 @@ def commit(usage: Any) -> dict[str, Any]:
 @example(at=0, value=True)
 @example(at=6, value=0)
 @example(at=3, value=1.0)
+@example(at=3, value=2**31)
+@example(at=0, value=2**31 - 1)
 def test_a_row_with_one_other_value_is_taken_by_both_or_by_neither(at: int, value: Any) -> None:
     row = [*ROW[:at], value, *ROW[at + 1 :]]
     assert has_plain_usage(commit([row])) == schema_takes([row])

@@ -69,6 +69,53 @@ async def test_a_commit_that_the_database_cannot_hold_fails_alone(server: Any, r
     assert (measured.prompt_tokens, measured.completion_tokens) == (2, 2)
 
 
+BEYOND = 2**31
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"usage": [[0, "completed", BEYOND, 5, 0, 1, False]]},
+        {"usage": [[0, "completed", 7, BEYOND, 0, 1, False]]},
+        {"usage": [[0, "completed", 7, 5, 0, BEYOND, False]]},
+        {"counters": {"busy_ms": BEYOND}},
+        {"seq": BEYOND},  # 32 bits in the database: it failed the transaction of all commits that came with it
+        {"epoch": BEYOND},
+    ],
+    ids=["prompt tokens", "completion tokens", "attempts", "busy_ms", "seq", "epoch"],
+)
+async def test_numbers_that_would_overflow_the_sums_that_all_workers_share_are_400(
+    ready: tuple[Agent, str], changes: dict[str, Any]
+) -> None:
+    """One worker's count near 2^63 in broker_measured was 500 for every later commit of the model, of all projects."""
+    agent, _ = ready
+    lease = (await agent.lease())["lease"]
+    content = part_bytes(range(0, 1))
+    target = (await agent.part(lease, content)).json
+    await agent.put(target, content)
+    for refused in (
+        await agent.commit(lease, target, content, range(0, 1), **changes),
+        await agent.deliver(lease, content, range(0, 1), **changes),
+    ):
+        assert (refused.status, refused.code) == (400, "wire_violation")
+    assert (await agent.commit(lease, target, content, range(0, 1))).json["outcome"] == "committed"
+
+
+async def test_one_absurd_number_is_not_the_speed_that_all_later_plans_go_by(
+    server: Any, ready: tuple[Agent, str]
+) -> None:
+    agent, _ = ready
+    lease = (await agent.lease())["lease"]
+    usage = [[0, "completed", BEYOND - 1, BEYOND - 1, 0, 1, False]]
+    content = part_bytes(range(0, 1))
+    told = await agent.deliver(lease, content, range(0, 1), usage=usage, counters={"busy_ms": BEYOND - 1})
+    assert told.json["outcome"] == "committed"
+    async with server.services.database.transaction() as session:
+        measured = (await session.scalars(select(Measured))).one()
+    assert max(measured.prompt_tokens, measured.completion_tokens) <= 10_000_000
+    assert measured.busy_ms <= 86_400_000
+
+
 async def test_a_heartbeat_and_a_commit_of_one_worker_do_not_wait_for_each_other(
     server: Any, ready: tuple[Agent, str]
 ) -> None:
