@@ -219,6 +219,7 @@ async def heartbeat(call: Call, body: dict[str, Any]) -> dict[str, Any]:
         named = {(each["shard_id"], each["epoch"]) for each in body["leases"]}
         await leases.lock_held(session, placement_id=call.rental, shard_ids={shard_id for shard_id, _ in named})
         worker, rental = await _both(session, call.rental)
+        claims = _still_on(services, worker, token, now_us)
         what = seen(rental.facts, worker.hello, observed)
         if (denied := _against(what)) is not None:
             await _expelled(session, services, worker, rental, what, denied, now_us, "heartbeat")
@@ -238,9 +239,8 @@ async def heartbeat(call: Call, body: dict[str, Any]) -> dict[str, Any]:
     if denied is not None:
         services.nudge("reconcile")
         raise Problem(403, "residency_forbidden", denied)
-    claims = worker_sessions.read(services.secret, token, now_us)
     ttl_s = services.settings.control.token_ttl_s
-    successor = worker_sessions.renewed(claims, now_us, ttl_s) if claims else None
+    successor = worker_sessions.renewed(claims, now_us, ttl_s)
     if body["state"] == "failed":
         services.nudge("reconcile")
     return {
@@ -272,6 +272,15 @@ async def _both(session: AsyncSession, rental_id: str) -> tuple[Worker, RentalRo
     if worker is None or rental is None:
         raise Problem(401, "session_ended", f"Rental {rental_id} is not known any more; stop.")
     return worker, rental
+
+
+def _still_on(services: Services, worker: Worker, token: str, now_us: int) -> worker_sessions.Session:
+    """What the caller's token says, asked again of the worker's locked row: between the check of the token and the lock its
+    session may have been ended, and a revocation must not be undone by a call that was under way. Raises 401."""
+    claims = worker_sessions.read(services.secret, token, now_us)
+    if claims is None or worker.session != claims.number or worker.state == "gone":
+        raise Problem(401, "session_ended", f"The session of rental {worker.rental} was ended; stop.")
+    return claims
 
 
 async def _expelled(
@@ -337,7 +346,8 @@ def plain(text: str, where: str) -> str:
 async def _note(session: AsyncSession, worker: Worker, rental: RentalRow, body: dict[str, Any], now_us: int) -> None:
     if body["state"] != worker.state:
         log.info(f"worker.{body['state']}", rental=rental.id, before=worker.state, error=body["error"])
-    worker.state = body["state"]
+    if worker.state != "failed":  # a failure is final, whatever an answer that was late makes of it
+        worker.state = body["state"]
     worker.seen_us = now_us
     worker.metrics = dict(body["metrics"])
     worker.error = body["error"] or worker.error
@@ -349,10 +359,39 @@ async def _note(session: AsyncSession, worker: Worker, rental: RentalRow, body: 
     session.add(worker)
 
 
+class _Elsewhere(Exception):
+    """The machine calls from where its offer is not; `what` was seen, `reason` is what stands against it."""
+
+    def __init__(self, what: Seen, reason: str) -> None:
+        super().__init__(reason)
+        self.what, self.reason = what, reason
+
+
 async def _work(call: Call) -> dict[str, Any]:
     """One look: a lease, nothing yet, or nothing more ever."""
+    observed = await observed_country(call.services, call.request.remote)
+    try:
+        return await _looked(call, observed)
+    except _Elsewhere as moved:
+        await _expel(call, moved)
+        return {"lease": None, "stop": True}
+
+
+async def _expel(call: Call, moved: _Elsewhere) -> None:
+    """Its shards are locked before its worker, as by everybody: not in the transaction that has locked that already."""
     services = call.services
-    observed = await observed_country(services, call.request.remote)
+    async with services.database.transaction() as session:
+        now_us = await db_now(session)
+        await leases.release(session, placement_id=call.rental)
+        worker, rental = await _both(session, call.rental)
+        if worker.state in ("failed", "gone"):
+            return
+        await _expelled(session, services, worker, rental, moved.what, moved.reason, now_us, "lease")
+    services.nudge("reconcile")
+
+
+async def _looked(call: Call, observed: str | None) -> dict[str, Any]:
+    services = call.services
     async with services.database.transaction() as session:
         now_us = await db_now(session)
         worker, rental = await _both(session, call.rental)
@@ -360,9 +399,7 @@ async def _work(call: Call) -> dict[str, Any]:
             return {"lease": None, "stop": True}
         what = seen(rental.facts, worker.hello, observed)
         if (denied := _against(what)) is not None:
-            await _expelled(session, services, worker, rental, what, denied, now_us, "lease")
-            services.nudge("reconcile")
-            return {"lease": None, "stop": True}
+            raise _Elsewhere(what, denied)
         batches, forbidden = await candidates(session, services, rental, now_us)
         try:
             granted = await leases.lease(
@@ -426,9 +463,11 @@ async def goodbye(call: Call, body: dict[str, Any]) -> None:
         now_us = await db_now(session)
         await leases.lock_held(session, placement_id=call.rental)
         worker, rental = await _both(session, call.rental)
+        _still_on(call.services, worker, bearer(call.request), now_us)
         freed = await leases.release(session, placement_id=rental.id)
         # a failure stays one after the goodbye: the planner holds back offers on which starting fails
-        worker.state, worker.gone_us = ("failed" if body["reason"] == "failed" else "gone"), now_us
+        has_failed = "failed" in (body["reason"], worker.state)
+        worker.state, worker.gone_us = ("failed" if has_failed else "gone"), now_us
         worker.error = body["error"] or worker.error
         worker.session += 1
         session.add(worker)

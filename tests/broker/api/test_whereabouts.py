@@ -12,11 +12,13 @@ from sqlalchemy import select, text
 from broker.compliance.networks import Networks
 from broker.compliance.tables import DecisionRow
 from jobs.clock import db_now
+from jobs.tables import Shard
 from markets import price_book
 from tests.broker.api.test_compliance import document, in_force, repin
 from tests.support.house import House
 from tests.support.line_worker import LineWorker
-from tests.support.wire_agent import Agent, Rent, offer, running_batch
+from tests.support.lock_watch import watch_locks
+from tests.support.wire_agent import Agent, Rent, offer, running_batch, worker_row
 
 SECOND_US = 1_000_000
 
@@ -121,6 +123,26 @@ async def test_a_machine_that_asks_for_work_from_another_country_gets_none(
 
     monkeypatch.setattr("broker.api.worker.observed_country", observed)
     assert await agent.lease() == {"lease": None, "stop": True}
+
+
+async def test_a_machine_that_asks_for_more_work_from_elsewhere_loses_what_it_holds_in_the_order_of_locks(
+    server: Any, rent: Rent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker was locked first, then the head of the decisions, then its shards: a ring with whoever commits."""
+    calls_from = "DE"
+
+    async def observed(*_: Any) -> str:
+        return calls_from
+
+    monkeypatch.setattr("broker.api.worker.observed_country", observed)
+    _, agent, held = await at_work(server, rent)
+    calls_from = "RU"
+    with watch_locks(server.services.database.engine):
+        assert await agent.lease() == {"lease": None, "stop": True}
+    async with server.services.database.transaction() as session:
+        assert (await session.get_one(Shard, held["shard_id"])).state == "pending"
+    assert (await worker_row(server, agent)).state == "failed"
+    assert (await agent.heartbeat()).status == 401
 
 
 async def test_submission_pinning_anew_and_deletion_are_sealed_and_made_again(server: Any, rent: Rent) -> None:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from sqlalchemy import select, update
 from sqlmodel import col
 
+from broker.api import binding
 from broker.api.app import build_app
 from broker.authority import BadCsr, checked_csr, open_authority, revoke
 from broker.tls import server_context
@@ -232,6 +233,47 @@ async def test_an_operator_cuts_a_worker_off(
     with pytest.raises(Dismissed, match="worker_over"):
         await hello(agent, http, tls.url, tls.ca, known.identity)
     assert server.services.wake["reconcile"].is_set(), "its machine is given back"
+
+
+@pytest.mark.parametrize("late", ["heartbeat", "goodbye"])
+async def test_a_call_that_was_under_way_undoes_no_revocation(
+    server: Any,
+    tls: TlsServer,
+    rent: Rent,
+    http: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+    late: str,
+) -> None:
+    """Its token was checked before, its rows locked after: the worker was ready again, with a new certificate."""
+    agent = await rented(server, rent)
+    known = await hello(agent, http, tls.url, tls.ca, Identity(wants_certificate=True, broker_ca=tls.ca))
+    await known.heartbeat()
+    renewal = make_request()
+    assert renewal is not None
+    identify = binding.identify
+
+    async def then_revoked(*given: Any) -> Any:
+        call = await identify(*given)
+        if call.rental:
+            assert (await server.call("POST", f"/v1/admin/workers/{agent.rental}/revoke")).status == 200
+        return call
+
+    monkeypatch.setattr(binding, "identify", then_revoked)
+    with pytest.raises(Dismissed, match="session_ended"):
+        await (known.heartbeat(csr=renewal.csr) if late == "heartbeat" else known.wire.goodbye("drain", None))
+    worker = await worker_row(server, agent)
+    assert (worker.state, worker.error) == ("failed", "revoked by admin")
+    assert [each.revoked_reason for each in await tls.certificates()] == ["by admin"], "and no other was given out"
+
+
+async def test_a_worker_that_failed_is_not_ready_again_nor_merely_gone(server: Any, rent: Rent) -> None:
+    agent = await rented(server, rent)
+    await agent.hello()
+    await agent.heartbeat("failed", error="the engine died")
+    await agent.heartbeat("ready")
+    assert (await worker_row(server, agent)).state == "failed"
+    assert (await agent.post("goodbye", {"reason": "drain", "error": None})).status == 204
+    assert (await worker_row(server, agent)).state == "failed"
 
 
 async def test_what_a_revoked_worker_had_leased_is_anothers_at_once(server: Any, rent: Rent) -> None:
