@@ -2,7 +2,7 @@
 database, is as much for a hundred of them as for one, and those of a batch would wait for its row anyway.
 
 Each has an answer of its own (jobs/commits.py). A transaction that fails takes nobody with it: its commits are tried again
-one by one, and one that was written after all is a replay then.
+in halves, and one that was written after all is a replay then. When the database is away, all hear that, and ask again.
 """
 
 from __future__ import annotations

@@ -11,14 +11,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
 
+from broker.database import UNAVAILABLE
+
 Q = TypeVar("Q")
 A = TypeVar("A")
 
 
 class Together(Generic[Q, A]):
     """Calls of one kind. `ask` is given up to `most` questions and returns their answers in the same order; an answer that is
-    an exception is raised to its asker. When `ask` raises, each question of the round is asked again by itself: what is
-    wrong with one is not the others' trouble. So it must be safe to ask twice.
+    an exception is raised to its asker. When `ask` raises, the round is asked again in halves, one after the other, until what
+    is wrong with one question is nobody else's trouble. So it must be safe to ask twice. A database that is away is everybody's
+    trouble, and asking it more would be a storm: all get that error.
 
     One round is under way at a time. A caller that is cancelled leaves; the round goes on for the others.
     """
@@ -60,13 +63,13 @@ class Together(Generic[Q, A]):
     async def _answers(self, questions: Sequence[Q]) -> Sequence[A | Exception]:
         try:
             return await self._ask(questions)
+        except UNAVAILABLE as error:
+            return [error] * len(questions)
         except Exception as error:  # noqa: BLE001 - whatever it is, each who asked gets it, or an answer after all
             if len(questions) == 1:
                 return [error]
-        return await asyncio.gather(*map(self._alone, questions))
-
-    async def _alone(self, question: Q) -> A | Exception:
-        return (await self._answers([question]))[0]
+        half = len(questions) // 2
+        return [*await self._answers(questions[:half]), *await self._answers(questions[half:])]
 
 
 def _hand_over(waiting: asyncio.Future[A], answer: A | Exception) -> None:

@@ -53,6 +53,13 @@ async def part_request(
     sealed, so that nothing lies in a store in clear. Raises StoreFailed, KeyDestroyed."""
     if services.store.direct is not None and (is_sealed_there or not await is_sealed(services, key)):
         return await services.store.direct.signed_put(key, size, sha256, OBJECT_TTL_S)
+    return put_here(services, key, size, sha256, now_us, is_sealed_there=is_sealed_there)
+
+
+def put_here(
+    services: Services, key: str, size: int, sha256: str, now_us: int, *, is_sealed_there: bool = False
+) -> SignedRequest:
+    """The same, through the broker whatever the store can do."""
     facts: dict[str, str | int] = {"size": size, "sha256": sha256, "as_stored": int(is_sealed_there)}
     token = sign(services.secret, "PUT", key, _until(now_us), facts)
     return SignedRequest(url=f"/worker/v1/objects/{token}", headers={"Content-Type": PART_TYPE})

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from broker.api.auth import MOST_TOGETHER
@@ -24,7 +25,7 @@ from broker.compliance.hello import observed_country, seen
 from broker.services import Services
 from broker.tables import Worker
 from broker.together import Together
-from broker.worker_objects import DELIVERED_BYTES, DELIVERY_TYPE, PART_TYPE, is_sealed, part_request, stored
+from broker.worker_objects import DELIVERED_BYTES, DELIVERY_TYPE, PART_TYPE, is_sealed, part_request, put_here, stored
 from broker.worker_pool import may_read
 from jobs import commits, leases
 from jobs.clock import db_now
@@ -37,6 +38,8 @@ from jobs.signing import Permission, verify
 from jobs.tables import Batch, Shard
 from jobs.types import Commit, CommitAnswer
 from markets.tables import RentalRow
+
+log = structlog.get_logger()
 
 # Far above what parts are cut at: one line with many long choices may be larger than a whole usual part.
 MAX_PART_BYTES = 64 * 1024 * 1024
@@ -99,12 +102,15 @@ class PartWire:
             raise _differs(asked.size, asked.sha256, content)
         claim = await self._claims(_held(call, asked.epoch, asked.nonce))
         commit = asked.commit(claim.shard_id, _key(claim, asked.seq, asked.sha256))
-        is_sealed_there = await _is_sealed_there(self._services, claim, commit.key, asked.sealed)
-        store = stored(self._services) if is_sealed_there else self._services.store
         try:
+            is_sealed_there = await _is_sealed_there(self._services, claim, commit.key, asked.sealed)
+            store = stored(self._services) if is_sealed_there else self._services.store
             await store.put(commit.key, content)
         except ObjectExists:  # it was delivered before; that its bytes are these is not taken on trust
             await _seen(self._services.store, commit)
+        except KeyDestroyed:
+            # Its batch has ended, and that is what the worker is to hear: one that is refused three times in a row stops.
+            log.info("part.key_destroyed", batch=claim.batch_id, shard=claim.shard_id)
         return await self._decided(call, claim.batch_id, commit)
 
     async def _target(self, call: Call, body: dict[str, Any]) -> dict[str, Any]:
@@ -113,14 +119,12 @@ class PartWire:
         claim = await self._claims(_held(call, body["epoch"], body["nonce"]))
         key = _key(claim, body["seq"], body["sha256"])
         now_us = self._services.database.process_now_us()
-        target = await part_request(
-            self._services,
-            key,
-            body["size"],
-            body["sha256"],
-            now_us,
-            is_sealed_there=await _is_sealed_there(self._services, claim, key, body.get("sealed", False)),
-        )
+        services, size, sha256 = self._services, body["size"], body["sha256"]
+        try:
+            is_there = await _is_sealed_there(services, claim, key, body.get("sealed", False))
+            target = await part_request(services, key, size, sha256, now_us, is_sealed_there=is_there)
+        except KeyDestroyed:  # as above: the commit tells that the batch has ended, and the PUT here stores nothing
+            target = put_here(services, key, size, sha256, now_us)
         return {"key": key, "put_url": target.url, "headers": target.headers}
 
     async def _committed(self, call: Call, body: dict[str, Any]) -> CommitAnswer:
@@ -210,7 +214,10 @@ async def _may_still_read(call: Call, permission: Permission) -> bool:
 
 
 async def object_put(call: Call) -> web.StreamResponse:
-    """Store a part, create-only: 201, or 412 when it is already there (the same name means the same bytes)."""
+    """Store a part, create-only: 201, or 412 when it is already there (the same name means the same bytes).
+
+    Of a batch that has ended and whose key is destroyed nothing is stored any more: 201 all the same, and its commit is told.
+    """
     permission = await _permission(call, "PUT")
     content = await _exact_body(call.request, int(permission.extra["size"]), str(permission.extra["sha256"]))
     try:
@@ -218,6 +225,8 @@ async def object_put(call: Call) -> web.StreamResponse:
         await store.put(permission.key, content)
     except ObjectExists as error:
         raise Problem(412, error.code, str(error)) from error
+    except KeyDestroyed:
+        log.info("part.key_destroyed", key=permission.key)
     return web.Response(status=201)
 
 

@@ -6,6 +6,8 @@ Rows speak first. What is removed here was already unreachable, so a crash at an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -17,6 +19,7 @@ from broker.compliance.deletion import seal_file_deletion
 from broker.services import Services
 from jobs import answers, files, uploads, views
 from jobs.clock import MICROSECONDS, db_now
+from jobs.errors import JobsError
 from jobs.keys import upload_prefix
 from jobs.tables import File
 
@@ -24,29 +27,45 @@ log = structlog.get_logger()
 DAY_US = 86_400 * MICROSECONDS
 
 
+@contextmanager
+def _told(failures: list[JobsError | OSError], what: str) -> Iterator[None]:
+    try:
+        yield
+    except (JobsError, OSError) as failure:
+        log.warning("collect.failed", what=what, error=f"{type(failure).__name__}: {failure}")
+        failures.append(failure)
+
+
 @dataclass
 class Collector:
     services: Services
 
     async def step(self) -> None:
+        """What cannot be removed is told, and keeps nothing else from it: rows that only time ends go first."""
         async with self.services.database.transaction() as session:
-            over = await uploads.leftovers(session)
-            expired = await files.expired(session)
             now_us = await db_now(session)
-        if abandoned := await self.services.store.remove_abandoned(now_us):
-            log.info("objects.abandoned", removed=abandoned)
-        for upload in over:
-            async with self.services.claimed("collect", upload.id) as mine:
-                if mine is not None:
-                    await Collector(mine)._collect(upload.project, upload.id)
-        for file in expired:
-            async with self.services.claimed("collect", file.id) as mine:
-                if mine is not None:
-                    await Collector(mine)._remove(file, now_us)
-        async with self.services.database.transaction() as session:
             await used_proofs.forget(session, now_us)
             if self.services.claims is not None:
                 await forget_old(session, now_us - DAY_US)
+        async with self.services.database.transaction() as session:
+            over = await uploads.leftovers(session)
+            expired = await files.expired(session)
+        failures: list[JobsError | OSError] = []
+        with _told(failures, "what streams left over"):
+            if abandoned := await self.services.store.remove_abandoned(now_us):
+                log.info("objects.abandoned", removed=abandoned)
+        for upload in over:
+            with _told(failures, upload.id):
+                async with self.services.claimed("collect", upload.id) as mine:
+                    if mine is not None:
+                        await Collector(mine)._collect(upload.project, upload.id)
+        for file in expired:
+            with _told(failures, file.id):
+                async with self.services.claimed("collect", file.id) as mine:
+                    if mine is not None:
+                        await Collector(mine)._remove(file, now_us)
+        if failures:
+            raise failures[0]  # /readyz and the metrics are to know
 
     async def _remove(self, file: File, now_us: int) -> None:
         await self.services.store.delete(file.object_key)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from broker.together import Together
 
@@ -51,6 +52,37 @@ async def test_what_is_wrong_with_one_question_is_not_the_others_trouble() -> No
     tenth: Together[int, int] = Together(ask, most=9)
     answers = await asyncio.gather(*map(tenth, (5, 0, 2)), return_exceptions=True)
     assert answers[0] == 2 and isinstance(answers[1], ZeroDivisionError) and answers[2] == 5
+
+
+async def test_a_database_that_is_away_is_asked_once_and_not_by_each_of_a_hundred() -> None:
+    """The fallback began a transaction for each question at once: in an outage, or after one deadlock, all connections."""
+    rounds: list[int] = []
+
+    async def ask(questions: Sequence[int]) -> list[int | Exception]:
+        rounds.append(len(questions))
+        raise OperationalError("SELECT 1", {}, Exception("the connection was lost"))
+
+    away: Together[int, int] = Together(ask, most=100)
+    answers = await asyncio.gather(*map(away, range(100)), return_exceptions=True)
+    assert rounds == [100]
+    assert all(isinstance(each, OperationalError) for each in answers)
+
+
+async def test_a_wrong_question_among_many_is_found_with_one_transaction_at_a_time() -> None:
+    under_way, most_at_once, rounds = 0, 0, 0
+
+    async def ask(questions: Sequence[int]) -> list[int | Exception]:
+        nonlocal under_way, most_at_once, rounds
+        under_way, rounds = under_way + 1, rounds + 1
+        most_at_once = max(most_at_once, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        return [10 // each for each in questions]
+
+    tenth: Together[int, int] = Together(ask, most=100)
+    answers = await asyncio.gather(*(tenth(0 if n == 37 else 5) for n in range(100)), return_exceptions=True)
+    assert [n for n, each in enumerate(answers) if each != 2] == [37]
+    assert most_at_once == 1 and rounds <= 15, "by halves: 2 log n questions, not n"
 
 
 async def test_an_asker_who_leaves_takes_nobody_along() -> None:

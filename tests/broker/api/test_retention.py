@@ -6,10 +6,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from broker.control.collect import Collector
 from broker.control.garbage import GarbageCollector
+from broker.tables import UsedProof
 from jobs.clock import db_now
+from jobs.errors import StoreFailed
+from jobs.tables import File
 from markets import price_book
 from tests.support.house import House
 from tests.support.line_worker import LineWorker
@@ -37,6 +41,33 @@ async def later(house: House, days: float) -> None:
     house.services.database.clock_offset_us += int(days * DAY_S) * 1_000_000
     await Collector(house.services).step()
     await GarbageCollector(house.services).step()
+
+
+async def test_one_file_that_the_store_will_not_delete_keeps_nothing_else_from_being_collected(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended every step there: later files stayed, and the table of used proofs grew for ever."""
+    kept, gone = [await house.server.upload(b"{}") for _ in range(2)]
+    services = house.services
+    async with services.database.transaction() as session:
+        rows = [await session.get_one(File, file) for file in (kept, gone)]
+        for n, row in enumerate(rows):
+            row.expires_us = n + 1  # the locked one is the first of the list
+        session.add(UsedProof(proof="old", until_us=1))
+    locked, delete = rows[0].object_key, type(services.store).delete
+
+    async def refused(store: Any, key: str) -> None:
+        if key == locked:
+            raise StoreFailed("the object is under a legal hold")
+        await delete(store, key)
+
+    monkeypatch.setattr(type(services.store), "delete", refused)
+    with pytest.raises(StoreFailed, match="legal hold"):  # the loop shows it
+        await Collector(services).step()
+    async with services.database.transaction() as session:
+        assert (await session.get_one(File, kept)).deleted_us is None
+        assert (await session.get_one(File, gone)).deleted_us is not None
+        assert (await session.scalars(select(UsedProof))).all() == []
 
 
 async def test_a_projects_results_and_all_that_serves_them_go_when_its_time_is_over(house: House) -> None:
