@@ -22,7 +22,7 @@ ALLOW = Decision(outcome="allow", reasons=(Reason(rule_id="-", field="-", wanted
 WORLDS = int(os.environ.get("RESIDENCY_WORLDS", "1"))
 ACTIONS = 100
 # A world goes on until the point that is gone would have been needed; so many acts without that prove nothing.
-MOST_ACTIONS = 600
+MOST_ACTIONS = 2400
 
 
 class Gone:
