@@ -13,6 +13,8 @@ import hashlib
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from sqlalchemy import select
@@ -20,11 +22,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from broker.database import Database
-from broker.envelope import new_key
+from broker.envelope import Unopenable, new_key
 from broker.vault import DataKey, Vault
 from broker.vault_tables import ObjectKeyRow
 from jobs.clock import db_now
-from jobs.errors import KeyDestroyed
+from jobs.errors import KeyDestroyed, KeyUnreadable
 from jobs.keys import ObjectName
 from workers.agent.sealing import hkdf
 
@@ -74,10 +76,11 @@ class ObjectKeys:
         self._known: OrderedDict[str, tuple[bytes | None, float]] = OrderedDict()
 
     async def of_project(self, project: str) -> ProjectKey | None:
-        """To add keys with; None where new objects are not sealed. May ask a KMS: not inside a transaction. Raises Unopenable."""
+        """To add keys with; None where new ones are not sealed. May ask a KMS: not inside a transaction. Raises KeyUnreadable."""
         if not self._seals_new:
             return None
-        return ProjectKey(project, await self._vault.data_key(f"objects/{project}"))
+        with _told_as_unreadable():
+            return ProjectKey(project, await self._vault.data_key(f"objects/{project}"))
 
     async def begin(self, project: str, owner: str) -> None:
         """Make the key of a new owner, before its first object is written."""
@@ -91,7 +94,7 @@ class ObjectKeys:
         self._known.pop(owner, None)
 
     async def secret_of(self, name: ObjectName, key: str) -> ObjectSecret | None:
-        """What the object under `key` is sealed with; None when it is not. Raises KeyDestroyed and Unopenable."""
+        """What the object under `key` is sealed with; None when it is not. Raises KeyDestroyed and KeyUnreadable."""
         root = await self._root(name)
         if root is None:
             return None
@@ -100,7 +103,7 @@ class ObjectKeys:
         return ObjectSecret(root, key)
 
     async def root_of_batch(self, project: str, batch_id: str) -> bytes | None:
-        """The key of a batch; None when it is not sealed. Raises KeyDestroyed and Unopenable."""
+        """The key of a batch; None when it is not sealed. Raises KeyDestroyed and KeyUnreadable."""
         return await self._root(ObjectName(project, batch_id, "parts"))
 
     async def _root(self, name: ObjectName) -> bytes | None:
@@ -122,9 +125,19 @@ class ObjectKeys:
             return None
         if row.sealed is None:
             return b""
-        data_key = await self._vault.data_key(f"objects/{row.project}")
-        # opened by the project in the object's name: another tenant's name does not open it
-        return data_key.open(row.sealed, _where(name.project, row.owner))
+        with _told_as_unreadable():
+            data_key = await self._vault.data_key(f"objects/{row.project}")
+            # opened by the project in the object's name: another tenant's name does not open it
+            return data_key.open(row.sealed, _where(name.project, row.owner))
+
+
+@contextmanager
+def _told_as_unreadable() -> Iterator[None]:
+    """Raises KeyUnreadable for Unopenable: the trouble of one project's objects, which stops no loop for the others."""
+    try:
+        yield
+    except Unopenable as closed:
+        raise KeyUnreadable(str(closed)) from closed
 
 
 def part_secret(root: bytes, key: str) -> ObjectSecret:

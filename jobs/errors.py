@@ -31,6 +31,12 @@ class FileGone(JobsError):
     code = "file_gone"
 
 
+class UploadTooLate(JobsError):
+    """The upload took so long that the key of its bytes was destroyed as nobody's: they are lost, send them again."""
+
+    code = "upload_too_late"
+
+
 class FileTooLarge(JobsError):
     """The file is larger than this project's limit."""
 
@@ -131,6 +137,12 @@ class StoreFailed(JobsError):
     """The object store did not answer, or refused us; nothing is known about the object. Asking again may help."""
 
     code = "store_failed"
+
+
+class KeyUnreadable(StoreFailed):
+    """The key of a stored object does not open: what wrapped it is not here. Nothing is lost; with that key it is read again."""
+
+    code = "key_unreadable"
 
 
 class StoreUnfit(JobsError):

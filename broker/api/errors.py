@@ -31,6 +31,7 @@ STATUS: Mapping[type[Exception], int] = MappingProxyType(
         jobs.BadCursor: 400,
         jobs.FileGone: 404,  # not 410: the stock clients have a typed NotFoundError and nothing for 410
         jobs.FileTooLarge: 413,
+        jobs.UploadTooLate: 422,
         jobs.UploadNotFound: 404,
         jobs.BadUpload: 400,
         jobs.BatchNotFound: 404,
@@ -48,6 +49,7 @@ STATUS: Mapping[type[Exception], int] = MappingProxyType(
         jobs.KeyDestroyed: 404,  # as a deleted file
         jobs.ObjectTampered: 500,
         jobs.StoreFailed: 503,
+        jobs.KeyUnreadable: 503,  # an operator gives the key back; the log says which
         jobs.StoreUnfit: 500,
         jobs.CountsDisagree: 500,
         jobs.JobsError: 500,

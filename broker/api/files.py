@@ -74,6 +74,7 @@ async def _record(call: Call, file_id: str, form: Form, stored: Stored) -> File:
     require_batch(purpose)
     lifetime_s = await _lifetime_s(call, form.fields)
     async with call.services.database.transaction() as session:
+        await destruction.require_key(session, file_id)
         now_us = await db_now(session)
         return await files.create(
             session,
@@ -278,7 +279,8 @@ def file_shape(file: File) -> shapes.File:
 
 
 ROUTES: tuple[Route, ...] = (
-    route("POST", "/v1/files", upload_file, tag="files", roles=("submitter",), consumes="multipart/form-data"),
+    route("POST", "/v1/files", upload_file, tag="files", roles=("submitter",), consumes="multipart/form-data",
+          errors=(422,)),
     route("GET", "/v1/files", list_files, tag="files", roles=("submitter", "viewer")),
     route("GET", "/v1/files/{file_id}", get_file, tag="files", roles=("submitter", "viewer")),
     route("DELETE", "/v1/files/{file_id}", delete_file, tag="files", roles=("submitter",), errors=(422,)),

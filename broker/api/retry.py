@@ -13,6 +13,7 @@ from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
 from broker.api.shapes import Batch as BatchShape
 from broker.api.shapes import BatchWishes
+from broker.compliance import destruction
 from broker.compliance.pinning import pin_for, seal_pin, store_policy
 from jobs import batches, files, ids, retries
 from jobs.clock import MICROSECONDS, db_now
@@ -126,6 +127,7 @@ async def _create(call: Call, batch: Batch, new: batches.NewBatch, stored: Store
         earlier = await batches.repeated(session, new)
         if earlier is not None:
             return _shape(await whole_batch(session, earlier), wanted)
+        await destruction.require_key(session, new.input_file_id)
         now_us = await db_now(session)
         await files.create(
             session,

@@ -19,6 +19,7 @@ from sqlmodel import col
 from broker.compliance.decisions import record
 from broker.vault_tables import ObjectKeyRow
 from jobs.clock import db_now
+from jobs.errors import UploadTooLate
 from jobs.tables import AnswerRow, Batch, File, UploadRow
 from jobs.types import TERMINAL
 from solver.residency import Decision, Reason
@@ -59,6 +60,17 @@ async def retire(session: AsyncSession, secret: bytes, owners: Sequence[str], wh
                 await _destroy(session, secret, row, why)
                 gone.append(row.owner)
     return tuple(gone)
+
+
+async def require_key(session: AsyncSession, owner: str) -> None:
+    """That the key of what was written is there yet, and stays until this transaction ends: to be asked in the one that makes
+    the row which needs it. Raises UploadTooLate: no row spoke of an upload under way, so `retire` took it for left over."""
+    mine = select(col(ObjectKeyRow.destroyed_us)).where(col(ObjectKeyRow.owner) == owner).with_for_update()
+    if any(destroyed_us is not None for destroyed_us in await session.scalars(mine)):
+        raise UploadTooLate(
+            f"the upload of {owner} took longer than control.orphan_grace_s, so the key of its bytes was destroyed as nobody's; "
+            "send it again, large files in parts (/v1/uploads)"
+        )
 
 
 async def _destroy(session: AsyncSession, secret: bytes, row: ObjectKeyRow, why: Why) -> None:

@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from broker.compliance import decisions
 from broker.compliance.decisions import Point, judged
 from broker.compliance.hello import Seen, word_on
+from broker.compliance.lifecycle import Standing
 from broker.compliance.paths import data_paths
-from broker.compliance.pinning import change_of, model_facts, store_policy
+from broker.compliance.pinning import change_of, model_facts, store_policy, stored_policy
 from broker.compliance.proposals import in_force_once
 from broker.compliance.tables import Grace, Whereabouts
 from broker.control.convert import facts_of
@@ -67,11 +68,27 @@ async def may_go_on(session: AsyncSession, services: Services, rental: RentalRow
 
 async def _grace(session: AsyncSession, services: Services, batch: Batch, now_us: int) -> tuple[str, int]:
     """The policy that what runs may still go by, and until when: also of a change that the batch is not pinned to yet."""
-    change = await change_of(session, services.settings, batch, await in_force_once(session, now_us))
+    known = await in_force_once(session, now_us)
+    change = await change_of(session, services.settings, batch, known)
     if change is not None:
-        return batch.policy_hash, change.drain_by_us
-    grace = await session.get(Grace, batch.id)
-    return (batch.policy_hash, 0) if grace is None else (grace.policy_hash, grace.until_us)
+        earlier, until_us = batch.policy_hash, change.drain_by_us
+    elif (grace := await session.get(Grace, batch.id)) is not None:
+        earlier, until_us = grace.policy_hash, grace.until_us
+    else:
+        return batch.policy_hash, 0
+    policy = await stored_policy(session, earlier)
+    # what was withdrawn lets nothing pass at once, whatever time a change of policy gives
+    return earlier, 0 if policy is None or holds_withdrawn(policy, known) else until_us
+
+
+def holds_withdrawn(policy: ResidencyPolicy, known: Standing) -> bool:
+    """Whether the policy lets something pass by a waiver or a broken glass that was withdrawn since it was put together. Pure."""
+    windows = {
+        (clause.layer.partition("@")[0], each.from_us, each.until_us)
+        for clause in policy.clauses
+        for each in (*clause.waived, clause)
+    }
+    return not known.withdrawn.isdisjoint(windows)
 
 
 async def _judge(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -25,6 +25,8 @@ HOUR_US = 3_600_000_000
 MAX_BREAK_GLASS_US = 24 * HOUR_US
 # What can be taken back: what lets more pass than the policies say. A policy or a project's class is superseded instead.
 WITHDRAWABLE: tuple[Kind, ...] = ("waiver", "break_glass", "model")
+# Of these one proposal of a subject is in force; of the others all are, side by side.
+SUPERSEDED: tuple[Kind, ...] = ("policy", "project")
 # How many others must approve. Break-glass opens what was closed for everybody's good reasons: two look. Taking back what let
 # more pass narrows, and waits for nobody.
 APPROVERS: Mapping[str, int] = MappingProxyType(
@@ -73,7 +75,8 @@ class Standing:
     """What is in force at one moment. `mark` names it: another mark, and running work is judged anew.
 
     `nodes` is where projects are in the tree of organisations and teams; what was approved of a project (`subjects`) counts more.
-    `active` are the proposals that it is made of: id, sha256 of the body, when it was approved.
+    `active` are the proposals that it is made of: id, sha256 of the body, when it was approved. `withdrawn` are the windows
+    of what was let pass and taken back: policy, from when, until when.
     """
 
     policies: Mapping[str, tuple[Document, tuple[str, ...]]] = field(default_factory=dict)
@@ -84,6 +87,7 @@ class Standing:
     nodes: Mapping[str, str] = field(default_factory=dict)
     mark: str = ""
     active: tuple[tuple[str, str, int], ...] = ()
+    withdrawn: frozenset[tuple[str, int, int]] = frozenset()
 
     def documents(self, node: str, named: Iterable[str] = ()) -> list[Document]:
         """The policies of a project by its place in the tree, and those that a job names besides."""
@@ -112,13 +116,10 @@ def state_of(
         return "rejected"
     if withdrawn_us is not None and at_us >= withdrawn_us:
         return "withdrawn"
-    return _going(proposal, verdicts, rivals, at_us)
+    return _going(proposal, approved_at(proposal, verdicts), rivals, at_us)
 
 
-def _going(
-    proposal: Proposal, verdicts: Sequence[Verdict], rivals: Sequence[tuple[Proposal, int]], at_us: int
-) -> State:
-    approved_us = approved_at(proposal, verdicts)
+def _going(proposal: Proposal, approved_us: int | None, rivals: Sequence[tuple[Proposal, int]], at_us: int) -> State:
     if approved_us is None or at_us < approved_us:
         return "proposed"
     from_us, until_us = window(proposal, approved_us)
@@ -126,7 +127,7 @@ def _going(
         return "approved"
     if until_us is not None and at_us >= until_us:
         return "expired"
-    if proposal.kind in ("policy", "project") and any(
+    if proposal.kind in SUPERSEDED and any(
         each.id != proposal.id and _since(each) <= at_us and _order(each, when) > _order(proposal, approved_us)
         for each, when in rivals
     ):
@@ -176,23 +177,36 @@ def standing(proposals: Sequence[Proposal], verdicts: Iterable[Verdict], at_us: 
     for word in verdicts:
         by_proposal.setdefault(word.proposal, []).append(word)
     taken_back = withdrawals(proposals)
-    approved = [
-        each
-        for each in proposals
-        if taken_back.get(each.id, at_us + 1) > at_us
-        and not any(one.outcome == "rejected" for one in by_proposal.get(each.id, []))
-        and (approved_at(each, by_proposal.get(each.id, [])) or at_us + 1) <= at_us
+    approved: list[tuple[Proposal, int]] = []
+    withdrawn: list[tuple[Proposal, int]] = []
+    for each in proposals:
+        words = by_proposal.get(each.id, [])
+        approved_us = approved_at(each, words)
+        if approved_us is None or approved_us > at_us or any(one.outcome == "rejected" for one in words):
+            continue
+        is_withdrawn = taken_back.get(each.id, at_us + 1) <= at_us
+        (withdrawn if is_withdrawn else approved).append((each, approved_us))
+    # asked at every lease, heartbeat and input, and proposals are kept for ever: nothing here may compare each with each
+    rivals: dict[tuple[str, str], list[tuple[Proposal, int]]] = {}
+    for each, approved_us in approved:
+        if each.kind in SUPERSEDED:
+            rivals.setdefault((each.kind, each.subject), []).append((each, approved_us))
+    active = [
+        (each, approved_us)
+        for each, approved_us in approved
+        if _going(each, approved_us, rivals.get((each.kind, each.subject), ()), at_us) == "active"
     ]
-    active: list[tuple[Proposal, int]] = []
-    for each in approved:
-        rivals = [
-            (one, approved_at(one, by_proposal.get(one.id, [])) or at_us)
-            for one in approved
-            if (one.kind, one.subject) == (each.kind, each.subject)
-        ]
-        if state_of(each, by_proposal.get(each.id, []), rivals, at_us) == "active":
-            active.append((each, approved_at(each, by_proposal.get(each.id, [])) or at_us))
-    return put_together(active)
+    return replace(put_together(active), withdrawn=_windows(withdrawn))
+
+
+def _windows(proposals: Sequence[tuple[Proposal, int]]) -> frozenset[tuple[str, int, int]]:
+    """Of which policy and from when until when waivers and broken glass would hold that were withdrawn."""
+    found = set[tuple[str, int, int]]()
+    for each, approved_us in proposals:
+        from_us, until_us = window(each, approved_us)
+        if each.kind in ("waiver", "break_glass") and until_us is not None:
+            found.add((each.subject, from_us, until_us))
+    return frozenset(found)
 
 
 def put_together(active: Sequence[tuple[Proposal, int]]) -> Standing:

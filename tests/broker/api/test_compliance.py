@@ -432,6 +432,39 @@ async def test_a_waiver_that_is_withdrawn_lets_nothing_pass_any_more_and_running
     assert (await server.call("GET", "/v1/audit/replay")).json["mismatches"] == []
 
 
+@pytest.mark.parametrize("first", ["withdrawn", "changed"])
+async def test_a_waiver_that_is_withdrawn_lives_on_in_no_change_of_policy_that_gives_time(
+    server: Any, rent: Rent, first: str
+) -> None:
+    """Until its deadline a change lets go on what the earlier policy allowed: also what only the waiver had let pass."""
+    await in_force(server, document("FR"))
+    waiver = await waived(server)
+    agent, _ = await lease_under(server, rent)
+    await agent.hello()
+    await agent.heartbeat()
+    lease = (await agent.lease())["lease"]
+    held = {name: lease[name] for name in ("shard_id", "epoch", "nonce")} | {"in_flight": [], "suspects": {}}
+    bob, path = await officer(server, "bob"), f"/v1/compliance/proposals/{waiver}/withdraw"
+
+    async def change() -> None:
+        await in_force(server, document("PL", 2), drain_by=int(time.time()) + DAY_S)
+
+    async def withdraw() -> None:
+        done = await server.call("POST", path, key=bob, json={"reason": "a mistake"})
+        assert done.status == 200, done.raw
+
+    if first == "changed":
+        await change()
+        assert (await agent.heartbeat(leases=[held])).json["lost"] == [], "until the deadline it may finish"
+        await withdraw()
+    else:
+        await withdraw()
+        await change()
+    assert (await server.call("GET", lease["input_get"], key=None)).code == "object_gone"
+    assert (await agent.heartbeat(leases=[held])).json["lost"] == [lease["shard_id"]]
+    assert (await server.call("GET", "/v1/audit/replay")).json["mismatches"] == []
+
+
 async def test_what_narrows_is_not_taken_back_by_one_person(server: Any) -> None:
     proposal = await in_force(server, document())
     path = f"/v1/compliance/proposals/{proposal}/withdraw"

@@ -3,22 +3,27 @@ when a key is destroyed."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
+from broker.api import retry
 from broker.compliance.destruction import Receipt
 from broker.control.collect import Collector
 from broker.control.finalise import Finaliser
 from broker.control.garbage import GarbageCollector
+from broker.control.validate import Validator
 from broker.vault_tables import DataKeyRow, ObjectKeyRow
 from broker.worker_objects import stored
 from jobs.clock import MICROSECONDS
@@ -405,3 +410,85 @@ async def test_erasing_a_project_destroys_all_of_its_keys_but_that_of_an_upload_
     for owner in (batch, input_file):
         assert (await key_row(server, owner)).sealed is None
     assert (await key_row(server, "file-01ARZ3NDEKTSV4RRFFQ69G5FAV")).sealed is not None, "it would be unreadable"
+
+
+async def left_alone_too_long(server: Any) -> None:
+    """The garbage loop comes by when what is under way is older than orphan_grace_s."""
+    server.services.database.clock_offset_us += int(timedelta(days=2) / timedelta(microseconds=1))
+    await GarbageCollector(server.services).step()
+
+
+async def test_an_upload_that_outlives_its_key_is_refused_and_not_answered_with_a_file_that_nobody_can_read(
+    server: Any, input_lines: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was answered with 200, and every reading of the file with key_destroyed."""
+    content, is_begun = input_lines(3000), asyncio.Event()
+    keys = server.services.object_keys
+    secret_of = keys.secret_of
+
+    async def told(*args: Any) -> Any:
+        found = await secret_of(*args)
+        is_begun.set()
+        return found
+
+    monkeypatch.setattr(keys, "secret_of", told)
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="in.jsonl"\r\n\r\n' + content[:400_000]
+        await is_begun.wait()  # it is being sealed
+        await left_alone_too_long(server)
+        yield content[400_000:] + b"\r\n--b--\r\n"
+
+    assert len(content) > 400_000
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    refused = await server.call("POST", "/v1/files", data=slow(), headers=headers)
+    assert (refused.status, refused.code) == (422, "upload_too_late"), refused.raw
+    assert (await server.call("GET", "/v1/files")).json["data"] == []
+    assert [key for key in await objects_of(server) if "/files/" in key] == []
+    again = await server.upload(content)
+    await GarbageCollector(server.services).step()
+    assert (await server.call("GET", f"/v1/files/{again}/content")).raw == content
+
+
+async def test_a_retry_whose_input_outlives_its_key_is_refused(
+    server: Any, rent: Rent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = await running_batch(server, offer())
+    assert (await server.call("POST", f"/v1/batches/{batch}/cancel")).status == 200
+    server.services.database.clock_offset_us += 5 * 60 * MICROSECONDS
+    await Finaliser(server.services).step()
+    compose = retry._compose
+
+    async def slowly(*args: Any) -> Any:
+        stored_file = await compose(*args)
+        await left_alone_too_long(server)
+        return stored_file
+
+    monkeypatch.setattr(retry, "_compose", slowly)
+    refused = await server.call("POST", f"/v1/batches/{batch}/retry", json={})
+    assert (refused.status, refused.code) == (422, "upload_too_late"), refused.raw
+    monkeypatch.undo()
+    assert (await server.call("POST", f"/v1/batches/{batch}/retry", json={})).status == 200
+
+
+async def test_one_projects_key_that_does_not_open_stops_no_other_projects_batches(server: Any, rent: Rent) -> None:
+    """Its data key was wrapped by a KEK that left the settings: the finalise loop ended at the first such batch, for all."""
+    agent, batch = await sealing_agent(server, rent)
+    await work_sealed(agent, (await agent.lease())["lease"], range(4))
+    closed = await server.key("submitter", project="closed")
+    stuck = (await server.new_batch(key=closed))["id"]
+    async with server.services.database.transaction() as session:
+        mine = col(DataKeyRow.owner) == "objects/closed"
+        await session.execute(update(DataKeyRow).where(mine).values(kek="none-of-these"))
+    server.services.object_keys._known.clear()
+    server.services.vault._unwrapped.clear()
+    await Validator(server.services).step()
+    await Finaliser(server.services).step()
+    assert (await server.call("GET", f"/v1/batches/{batch}")).json["status"] == "completed"
+    assert (await server.call("GET", f"/v1/batches/{stuck}", key=closed)).json["status"] == "validating"
+    form = aiohttp.FormData()
+    form.add_field("purpose", "batch")
+    form.add_field("file", b"{}", filename="in.jsonl")
+    refused = await server.call("POST", "/v1/files", key=closed, data=form)
+    assert (refused.status, refused.code) == (503, "key_unreadable")
