@@ -154,7 +154,7 @@ class DryRunRequest(Own):
     """A document to be held against the last days' placements and the offers of now."""
 
     text: str = Field(max_length=MAX_TEXT)
-    nodes: list[str] = Field(default=["*"], max_length=100)
+    nodes: list[str] = Field(default=["*"], min_length=1, max_length=100)
     days: int = Field(default=30, ge=1, le=366)
 
 

@@ -84,9 +84,12 @@ async def _grace(session: AsyncSession, services: Services, batch: Batch, now_us
 def holds_withdrawn(policy: ResidencyPolicy, known: Standing) -> bool:
     """Whether the policy lets something pass by a waiver or a broken glass that was withdrawn since it was put together. Pure."""
     windows = {
-        (clause.layer.partition("@")[0], each.from_us, each.until_us)
+        (clause.layer.partition("@")[0], from_us, until_us)
         for clause in policy.clauses
-        for each in (*clause.waived, clause)
+        for from_us, until_us in (
+            *((each.from_us, each.until_us) for each in clause.waived),
+            (clause.from_us, clause.until_us),
+        )
     }
     return not known.withdrawn.isdisjoint(windows)
 
