@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
+from broker import worker_sessions
 from broker.api.registry import Call
 from broker.api.worker import _work, heartbeat
 from broker.tables import Worker
@@ -29,8 +30,11 @@ async def at_work(town: Any) -> tuple[str, str]:
     return batch, rental
 
 
-def call(town: Any, rental: str) -> Call:
-    request = make_mocked_request("POST", "/", headers={"Authorization": "Bearer wrk_x.y"})
+async def call(town: Any, rental: str) -> Call:
+    async with town.database.transaction() as session:
+        number, now_us = (await session.get_one(Worker, rental)).session, await db_now(session)
+    token = worker_sessions.issue(town.services.secret, worker_sessions.fresh(rental, number, now_us, 600))
+    request = make_mocked_request("POST", "/", headers={"Authorization": f"Bearer {token}"})
     return Call(town.services, request, "request", None, "", rental)
 
 
@@ -49,7 +53,7 @@ async def lease(town: Any, batch: str, rental: str) -> dict[str, Any]:
 
 async def beat(town: Any, rental: str, held: dict[str, Any]) -> list[str]:
     body: dict[str, Any] = {"state": "ready", "leases": [held], "metrics": {}, "notice_in_s": None, "error": None}
-    lost: list[str] = (await heartbeat(call(town, rental), body))["lost"]
+    lost: list[str] = (await heartbeat(await call(town, rental), body))["lost"]
     return lost
 
 
@@ -83,9 +87,9 @@ async def test_a_machine_whose_evidence_has_expired_is_ended_not_kept_idle(town:
     """The plan kept it by fresh facts, the lease was refused by the old ones: it cost money for ever and did nothing."""
     _, rental = at_work
     town.database.clock_offset_us = DAY_US - 3600 * 1_000_000
-    assert (await _work(call(town, rental)))["lease"] is not None
+    assert (await _work(await call(town, rental)))["lease"] is not None
     async with town.database.transaction() as session:
         await leases.release(session, placement_id=rental)
     town.database.clock_offset_us = DAY_US + 1_000_000
-    assert await _work(call(town, rental)) == {"lease": None, "stop": True}
+    assert await _work(await call(town, rental)) == {"lease": None, "stop": True}
     assert "residency" in (await town.row(Worker, rental)).drain_reason
