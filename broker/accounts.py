@@ -12,28 +12,34 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
+from pydantic import SecretStr
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.credentials import Credentials
+from broker.credentials import Credentials, Kept
 from broker.envelope import Unopenable
 from broker.vault_tables import CredentialRow
-from markets.errors import NotAuthorized
+from markets.errors import MarketsError, NotAuthorized
 from markets.market import Market
 from markets.own_account import AccountMarket, account_name, owner_mark
 
 log = structlog.get_logger()
+# Somebody waits for the answer at the other end of a request.
+TELL_S = 15.0
 
 # Gives a project's values whenever the adapter logs in anew. NotAuthorized: there are none, or they cannot be opened.
 Values = Callable[[], Awaitable[Mapping[str, str]]]
 # Makes a market's adapter for the login that `Values` gives, with this mark on its machines.
 Opener = Callable[[Values, str], Awaitable[Market]]
+# Asks a provider what it calls the account of this login. Raises MarketsError.
+Teller = Callable[[Mapping[str, str]], Awaitable[str]]
 
 
 @dataclass
 class Accounts:
-    """`openers` by market: where projects can rent by themselves. `opened` by the account's name is what `refresh` left.
+    """`openers` by market: where projects can rent by themselves; `tellers` say whose login is whose. `opened` by the account's
+    name is what `refresh` left.
 
     Several loops refresh: one at a time, and an account is never without an adapter while its credentials change, for without
     one its machines would be taken for those of a market that nobody has configured.
@@ -42,9 +48,11 @@ class Accounts:
     credentials: Credentials | None = None
     owner: str = ""
     openers: Mapping[str, Opener] = field(default_factory=dict)
+    tellers: Mapping[str, Teller] = field(default_factory=dict)
     opened: dict[str, Market] = field(default_factory=dict)
     _versions: dict[str, int] = field(default_factory=dict)
     _refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _answered: dict[str, int] = field(default_factory=dict)
 
     async def refresh(self) -> None:
         """Open what is new, anew what has other credentials now, and close what was given up. Not inside a transaction."""
@@ -71,6 +79,47 @@ class Accounts:
             if replaced is not None:
                 await replaced.close()
             log.info("account.opened", market=kept.market, project=kept.project, version=kept.version)
+
+    async def told(self, market: str, values: Mapping[str, SecretStr]) -> tuple[str | None, str | None]:
+        """The provider's account that this login is of, or why that is not known. Not inside a transaction."""
+        teller = self.tellers.get(market)
+        if teller is None:
+            return None, f"this broker does not rent at {market}"
+        try:
+            async with asyncio.timeout(TELL_S):
+                return await teller({name: value.get_secret_value() for name, value in values.items()}), None
+        except MarketsError as failure:
+            return None, f"{failure.code}: {failure}"
+        except TimeoutError:
+            return None, f"no answer within {TELL_S:g} s"
+
+    async def learn(self, only: str | None = None) -> None:
+        """Write down the provider's account of what was kept without it. Each login is asked for once while the broker runs, and
+        again for `only` that project, which is about to change it. Not inside a transaction.
+        """
+        credentials = self.credentials
+        if credentials is None:
+            return
+        for market in self.tellers:
+            for kept in await credentials.at_market(market):
+                name = account_name(market, kept.project)
+                is_due = self._answered.get(name) != kept.version if only is None else only == kept.project
+                if kept.account is None and is_due:
+                    await self._learn(credentials, kept)
+                    self._answered[name] = kept.version
+
+    async def _learn(self, credentials: Credentials, kept: Kept) -> None:
+        try:
+            values = await credentials.for_project(kept.project, kept.market)
+        except Unopenable as closed:
+            account, doubt = None, str(closed)
+        else:
+            account, doubt = await self.told(kept.market, values or {})
+        if account is None:
+            log.warning("account.unknown", market=kept.market, project=kept.project, reason=doubt)
+            return
+        await credentials.learnt(kept, account)
+        log.info("account.learnt", market=kept.market, project=kept.project, account=account)
 
     async def close(self) -> None:
         for name in list(self.opened):

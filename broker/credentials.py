@@ -18,6 +18,12 @@ from broker.database import Database
 from broker.vault import Vault
 from broker.vault_tables import CredentialRow
 from jobs.clock import db_now
+from markets import rentals
+from markets.own_account import account_name
+
+
+class MachinesRun(Exception):
+    """Machines run in the account whose credentials these would replace, and these are not known to be of that account."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,7 @@ class Kept:
     created_us: int
     updated_us: int
     updated_by: str
+    account: str | None
 
 
 @dataclass(frozen=True)
@@ -53,13 +60,30 @@ class Credentials:
         plain = json.loads(key.open(row.sealed, _context(row.project, row.market, row.version)))
         return {name: SecretStr(value) for name, value in plain.items()}
 
-    async def keep(self, project: str, market: str, values: Mapping[str, SecretStr], *, by: str) -> Kept:
-        """Replace all that the project had there. `by` is the principal who did it."""
+    async def keep(
+        self,
+        project: str,
+        market: str,
+        values: Mapping[str, SecretStr],
+        *,
+        by: str,
+        account: str | None = None,
+        doubt: str | None = None,
+    ) -> Kept:
+        """Replace all that the project had there. `by` is the principal who did it, `account` the provider's account that they
+        are of; `doubt` says why it is not known.
+
+        Raises MachinesRun: the list of another account would be complete and without the machines that run in this one, and
+        they would be written off as lost while they cost on.
+        """
         key = await self.vault.data_key(_owner(project))
         plain = json.dumps({name: value.get_secret_value() for name, value in sorted(values.items())}).encode()
         async with self.database.transaction() as session:
             now_us = await db_now(session)
             row = await _locked(session, project, market)
+            rented = len(await rentals.open_rentals(session, account_name(market, project)))
+            if rented:
+                _same_account(row, account, doubt, f"{rented} machines of {account_name(market, project)} run")
             version = 1 if row is None else row.version + 1
             merged = await session.merge(
                 CredentialRow(
@@ -72,9 +96,17 @@ class Credentials:
                     created_us=now_us if row is None else row.created_us,
                     updated_us=now_us,
                     updated_by=by,
+                    account=account,
                 )
             )
             return _kept(merged)
+
+    async def learnt(self, kept: Kept, account: str) -> None:
+        """Write down of which account these are; nothing when others were kept meanwhile."""
+        async with self.database.transaction() as session:
+            row = await _locked(session, kept.project, kept.market)
+            if row is not None and row.version == kept.version:
+                row.account = account
 
     async def of_project(self, project: str) -> Sequence[Kept]:
         """What the project has, by market."""
@@ -112,8 +144,28 @@ async def _locked(session: AsyncSession, project: str, market: str) -> Credentia
     return await session.get(CredentialRow, (project, market), with_for_update=True)
 
 
+def _same_account(row: CredentialRow | None, account: str | None, doubt: str | None, rented: str) -> None:
+    """Raises MachinesRun. Where the account before is not known, as with a key of an older broker's that is refused now, any
+    that is known will do: such a key must be replaceable."""
+    if account is None:
+        raise MachinesRun(
+            f"{rented}, and of which account the new credentials are is not known: {doubt or 'not asked'}"
+        )
+    if row is not None and row.account is not None and row.account != account:
+        raise MachinesRun(f"{rented} in the account {row.account}, and the new credentials are of {account}")
+
+
 def _kept(row: CredentialRow) -> Kept:
-    return Kept(row.project, row.market, tuple(row.names), row.version, row.created_us, row.updated_us, row.updated_by)
+    return Kept(
+        project=row.project,
+        market=row.market,
+        names=tuple(row.names),
+        version=row.version,
+        created_us=row.created_us,
+        updated_us=row.updated_us,
+        updated_by=row.updated_by,
+        account=row.account,
+    )
 
 
 def _owner(project: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from broker.accounts import Accounts, Opener, Values
+from broker.accounts import Accounts, Opener, Teller, Values
 from broker.credentials import Credentials
 from broker.market_settings import OwnHost as OwnHostSettings
 from broker.secret_files import kept
@@ -19,6 +19,7 @@ from markets.sandbox.client import SandboxMarket
 from markets.sandbox.process import SandboxHandle, ensure_running
 
 if TYPE_CHECKING:
+    from markets.aws.account import AwsKeys
     from markets.aws.market import AwsOptions
     from markets.hosts import HostsMarket, OwnHost
     from markets.ssh import Authority
@@ -60,6 +61,7 @@ async def _open(name: str, settings: Settings, owner: str) -> Market:
 def open_accounts(settings: Settings, credentials: Credentials, *, owner: str, stack: AsyncExitStack) -> Accounts:
     """The markets of the settings at which projects may rent with their own credentials; none is opened yet."""
     openers: dict[str, Opener] = {}
+    tellers: dict[str, Teller] = {}
     if "aws" in settings.markets:
         loader: list[
             Any
@@ -68,8 +70,15 @@ def open_accounts(settings: Settings, credentials: Credentials, *, owner: str, s
         async def aws(values: Values, mark: str) -> Market:
             return await asyncio.to_thread(_aws_of, settings, values, mark, loader)
 
-        openers["aws"] = aws
-    accounts = Accounts(credentials, owner, openers)
+        async def aws_account(values: Mapping[str, str]) -> str:
+            from markets.aws.identity import account_id  # noqa: PLC0415
+
+            options = await asyncio.to_thread(_aws_options, settings)
+            keys = _aws_keys(values)
+            return await account_id(keys, options.regions[0], options.endpoint_url, _loader(loader))
+
+        openers["aws"], tellers["aws"] = aws, aws_account
+    accounts = Accounts(credentials, owner, openers, tellers)
     stack.push_async_callback(accounts.close)
     return accounts
 
@@ -91,23 +100,31 @@ def _aws(settings: Settings, owner: str) -> Market:
 def _aws_of(settings: Settings, values: Values, owner: str, loader: list[Any]) -> Market:
     """EC2 with a project's login, by the house's terms."""
     options = _aws_options(settings)
-    from botocore.loaders import Loader  # noqa: PLC0415
-
-    from markets.aws.account import AwsKeys  # noqa: PLC0415
     from markets.aws.market import AwsMarket  # noqa: PLC0415
 
-    if not loader:
-        loader.append(Loader(include_default_search_paths=True))
-
     async def keys() -> AwsKeys:
-        kept = await values()
-        missing = [name for name in ("access_key_id", "secret_access_key") if not kept.get(name)]
-        if missing:
-            # never boto3's own chain: that would be the house's login
-            raise NotAuthorized(f"aws: the project's credentials lack {', '.join(missing)}; set them anew")
-        return AwsKeys(kept["access_key_id"], kept["secret_access_key"], kept.get("session_token"))
+        return _aws_keys(await values())
 
-    return AwsMarket(options, credentials=keys, owner=owner, cache=settings.cache / "prices", loader=loader[0])
+    cache = settings.cache / "prices"
+    return AwsMarket(options, credentials=keys, owner=owner, cache=cache, loader=_loader(loader))
+
+
+def _aws_keys(kept: Mapping[str, str]) -> AwsKeys:
+    """Raises NotAuthorized when one is missing: never boto3's own chain, which would be the house's login."""
+    from markets.aws.account import AwsKeys  # noqa: PLC0415
+
+    missing = [name for name in ("access_key_id", "secret_access_key") if not kept.get(name)]
+    if missing:
+        raise NotAuthorized(f"aws: the project's credentials lack {', '.join(missing)}; set them anew")
+    return AwsKeys(kept["access_key_id"], kept["secret_access_key"], kept.get("session_token"))
+
+
+def _loader(shared: list[Any]) -> Any:
+    from botocore.loaders import Loader  # noqa: PLC0415
+
+    if not shared:
+        shared.append(Loader(include_default_search_paths=True))
+    return shared[0]
 
 
 def _aws_options(settings: Settings) -> AwsOptions:

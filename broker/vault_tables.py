@@ -21,7 +21,8 @@ class DataKeyRow(SQLModel, table=True):
 
 
 class CredentialRow(SQLModel, table=True):
-    """What a project logs in with at a market. `names` are the names of the values; the values are sealed together."""
+    """What a project logs in with at a market. `names` are the names of the values; the values are sealed together.
+    `account` is what the provider calls the account that they are of; None: not asked yet, or it did not say."""
 
     __tablename__ = "broker_credential"
     project: str = Field(primary_key=True)
@@ -33,6 +34,7 @@ class CredentialRow(SQLModel, table=True):
     created_us: int = micros()
     updated_us: int = micros()
     updated_by: str
+    account: str | None = None
 
 
 class AuthorityRow(SQLModel, table=True):

@@ -11,7 +11,7 @@ from broker.api.problems import conflict, not_found
 from broker.api.registry import Call, Route, route
 from broker.api.shapes import Confidential
 from broker.control.poll import ACCOUNTS
-from broker.credentials import Kept
+from broker.credentials import Kept, MachinesRun
 from broker.envelope import Unopenable
 from broker.keys import Role
 from jobs.clock import MICROSECONDS
@@ -51,6 +51,7 @@ class Credential(BaseModel):
     created_at: int
     updated_at: int
     updated_by: str
+    account: str | None = Field(default=None, description="what the provider calls the account, where it was asked")
 
 
 class CredentialList(BaseModel):
@@ -80,9 +81,20 @@ class VaultStanding(BaseModel):
 
 
 async def set_credential(call: Call, body: CredentialValues) -> Credential:
-    """Keep what the project logs in with at a market; it replaces what was kept before, and is not shown again."""
-    market = call.path("market")
-    kept = await call.services.credentials.keep(call.project, market, body.values, by=call.caller.name)
+    """Keep what the project logs in with at a market; it replaces what was kept before, and is not shown again.
+
+    While machines run on what was kept before, only another login of the same account will do."""
+    market, services = call.path("market"), call.services
+    await services.accounts.learn(only=call.project)  # of an older broker's, while they can still be asked
+    account, doubt = await services.accounts.told(market, body.values)
+    try:
+        kept = await services.credentials.keep(
+            call.project, market, body.values, by=call.caller.name, account=account, doubt=doubt
+        )
+    except MachinesRun as refused:
+        raise conflict(
+            "credentials_in_use", f"{refused}; cancel or pause what they do, and change the credentials then"
+        ) from refused
     call.services.nudge(ACCOUNTS)
     log.info("credential.kept", project=call.project, market=market, version=kept.version, by=call.caller.key_id)
     return _shape(kept)
@@ -146,6 +158,7 @@ def _shape(kept: Kept) -> Credential:
         created_at=kept.created_us // MICROSECONDS,
         updated_at=kept.updated_us // MICROSECONDS,
         updated_by=kept.updated_by,
+        account=kept.account,
     )
 
 

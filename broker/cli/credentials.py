@@ -14,7 +14,7 @@ from broker.cli.option_groups import declare
 from broker.cli.options import Target
 from broker.cli.output import document, line, moment, table
 
-COLUMNS = ("market", "project", "names", "version", "changed", "by")
+COLUMNS = ("market", "project", "account", "names", "version", "changed", "by")
 KEK_COLUMNS = ("key", "data keys", "current", "here")
 
 Market = Annotated[str, typer.Argument(help="A market, such as aws.")]
@@ -55,6 +55,7 @@ def show(target: Target) -> None:
             (
                 e["market"],
                 e["project"],
+                e["account"] or "-",
                 ",".join(e["names"]),
                 str(e["version"]),
                 moment(e["updated_at"]),

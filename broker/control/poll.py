@@ -121,6 +121,7 @@ class AccountPoller:
 
     async def step(self) -> None:
         await self.services.accounts.refresh()
+        await self.services.accounts.learn()
         opened = self.services.accounts.opened
         await asyncio.gather(*(MarketPoll(self.services, name, market).step() for name, market in list(opened.items())))
 

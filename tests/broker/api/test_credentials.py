@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from jobs.clock import db_now
 from markets import price_book, rentals
+from markets.errors import NotAuthorized
 from markets.offer import Accelerator, Offer, OfferKey
 
 VALUES = {"access_key_id": "AKIA-canary-8c1f", "secret_access_key": "canary-wJalr-77aa"}
@@ -68,8 +70,7 @@ async def test_the_vault_is_for_administrators_of_all_projects(server: Any) -> N
     assert (await server.call("POST", "/v1/admin/vault/rewrap", key=admin)).status == 404
 
 
-async def test_keys_that_machines_run_on_cannot_be_removed(server: Any) -> None:
-    await server.call("POST", "/v1/credentials/aws", json={"values": VALUES})
+async def _rented_with_own_keys(server: Any) -> None:
     offer = Offer(
         key=OfferKey("aws~default", "eu-central-1", None, "g5.xlarge", "a10g", 1, "spot"),
         launch="vm",
@@ -84,11 +85,47 @@ async def test_keys_that_machines_run_on_cannot_be_removed(server: Any) -> None:
         await rentals.record_intent(
             session, rental_id="rental_1", offer=offer, project="default", model="m", precision="auto", purpose={}, now_us=1
         )  # fmt: skip
+
+
+async def test_keys_that_machines_run_on_cannot_be_removed(server: Any) -> None:
+    await server.call("POST", "/v1/credentials/aws", json={"values": VALUES})
+    await _rented_with_own_keys(server)
     refused = await server.call("DELETE", "/v1/credentials/aws")
     assert (refused.status, refused.json["error"]["code"]) == (422, "credentials_in_use")
     async with server.services.database.transaction() as session:
         await rentals.failed(session, "rental_1", error="never made", now_us=2)
     assert (await server.call("DELETE", "/v1/credentials/aws")).status == 200
+
+
+async def test_keys_that_machines_run_on_are_replaced_only_by_the_same_accounts(server: Any) -> None:
+    """A project's key of another AWS account made its running machines look lost: they were written off, and cost on."""
+
+    async def teller(values: Mapping[str, str]) -> str:
+        if values["access_key_id"] == "refused":
+            raise NotAuthorized("InvalidClientTokenId")
+        return values["access_key_id"].partition("-")[0]
+
+    async def keep(key: str) -> tuple[int, Any]:
+        values = {"access_key_id": key, "secret_access_key": "canary-77aa"}
+        answer = await server.call("POST", "/v1/credentials/aws", json={"values": values})
+        assert b"canary" not in answer.raw
+        return answer.status, answer.json
+
+    assert (await keep("111-old"))[1]["account"] is None  # where nobody can be asked
+    server.services.accounts.credentials = server.services.credentials
+    server.services.accounts.tellers = {"aws": teller}
+    await _rented_with_own_keys(server)
+    status, refused = await keep("222-new")
+    assert (status, refused["error"]["code"]) == (422, "credentials_in_use")
+    assert "1 machines of aws~default run in the account 111, and the new credentials are of 222" in str(refused)
+    status, refused = await keep("refused")
+    assert (status, "InvalidClientTokenId" in str(refused)) == (422, True)
+    status, kept = await keep("111-new")
+    assert (status, kept["account"], kept["version"]) == (200, "111", 2)
+    async with server.services.database.transaction() as session:
+        await rentals.failed(session, "rental_1", error="never made", now_us=2)
+    assert (await keep("222-new"))[1]["account"] == "222", "no machine runs there any more"
+    assert (await keep("refused"))[0] == 200, "and then any may be kept; the doctor says what is wrong with them"
 
 
 async def test_offers_of_a_projects_own_account_are_shown_to_nobody_else(server: Any) -> None:

@@ -21,6 +21,7 @@ from broker.control.planned_offers import planned_offers
 from broker.control.poll import Poller
 from broker.control.reconcile import Reconciler
 from broker.control.snapshot import listed_offers
+from broker.credentials import MachinesRun
 from broker.market_set import open_accounts, open_markets
 from broker.market_settings import AwsSettings
 from broker.services import Services
@@ -231,6 +232,38 @@ async def test_a_key_rotated_while_machines_are_listed_ends_no_loop_and_leaves_n
         )
     with pytest.raises(PartialList, match="closed"):  # which nobody takes for all that there is
         await used.rentals()
+
+
+async def test_a_key_of_another_account_replaces_none_that_machines_run_on(world: World) -> None:
+    """The other account's list was complete and empty: two sweeps later the machines were `lost`, and cost on."""
+    await world.keep("acme")
+    (row,) = (await world.rent_for("acme")).values()
+    accounts, credentials = world.services.accounts, world.services.credentials
+    (kept,) = await credentials.of_project("acme")
+    assert kept.account == ACME, "what was kept without it is learnt"
+    theirs = {name: SecretStr(value) for name, value in world.keys["bravo"].items()}
+    number, doubt = await accounts.told("aws", theirs)
+    assert (number, doubt) == (BRAVO, None)
+    with pytest.raises(MachinesRun, match=f"1 machines of aws~acme run in the account {ACME}.* are of {BRAVO}"):
+        await credentials.keep("acme", "aws", theirs, by="ada", account=number, doubt=doubt)
+    world.aws.faults["GetCallerIdentity"] = [(403, "InvalidClientTokenId")]
+    number, doubt = await accounts.told("aws", theirs)
+    assert number is None
+    with pytest.raises(MachinesRun, match=r"not known: not_authorized.*InvalidClientTokenId"):
+        await credentials.keep("acme", "aws", theirs, by="ada", account=number, doubt=doubt)
+    await world.sweep(3)
+    assert [each.state for each in await world.town.rows(RentalRow)] == ["running"]
+    again = account(world.aws.moto, ACME)
+    assert again["access_key_id"] != world.keys["acme"]["access_key_id"]
+    mine = {name: SecretStr(value) for name, value in again.items()}
+    number, doubt = await accounts.told("aws", mine)
+    await credentials.keep("acme", "aws", mine, by="ada", account=number, doubt=doubt)
+    await world.sweep(3)
+    assert [each.state for each in await world.town.rows(RentalRow)] == ["running"], "the same account sees them still"
+    async with world.town.database.transaction() as session:
+        await rentals.request_release(session, row.id, reason="test", now_us=await db_now(session))
+    await world.sweep(2)
+    await credentials.keep("acme", "aws", theirs, by="ada", account=BRAVO)
 
 
 async def test_offers_seen_with_a_projects_keys_are_that_projects_alone(world: World) -> None:
