@@ -110,11 +110,11 @@ class Accounts:
 
     async def _learn(self, credentials: Credentials, kept: Kept) -> None:
         try:
-            values = await credentials.for_project(kept.project, kept.market)
+            account, doubt = await self.told(
+                kept.market, await credentials.for_project(kept.project, kept.market) or {}
+            )
         except Unopenable as closed:
             account, doubt = None, str(closed)
-        else:
-            account, doubt = await self.told(kept.market, values or {})
         if account is None:
             log.warning("account.unknown", market=kept.market, project=kept.project, reason=doubt)
             return
