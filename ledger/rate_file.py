@@ -94,15 +94,17 @@ def _of_list(header: list[str], rows: list[list[str]], source: str | None) -> It
         if not any(cells.values()):
             continue
         day, rate = _day(cells.get("dated", "")), _number(cells.get("rate", ""))
-        by = cells.get("source") or source
+        unit, by = cells.get("unit", ""), cells.get("source") or source  # a line may be shorter than the header
         if day is None:
             yield BadLine(number, f"dated {cells.get('dated')!r} is no date; write YYYY-MM-DD")
         elif rate is None:
             yield BadLine(number, f"rate {cells.get('rate')!r} is no positive number")
+        elif not unit:
+            yield BadLine(number, "has no unit; write the code of a currency or coin, such as EUR")
         elif not by:
             yield BadLine(number, "has no source; add the column, or say it for all (--source)")
         else:
-            yield DatedRate(cells["unit"].upper(), (cells.get("quote") or USD).upper(), day_us(day), by, rate)
+            yield DatedRate(unit.upper(), (cells.get("quote") or USD).upper(), day_us(day), by, rate)
 
 
 def _day(text: str) -> date | None:

@@ -32,8 +32,9 @@ HELD_US = 600 * SECOND_US
 MOST_WORKS, MOST_SITES = 50, 20
 TICK_S = 300
 HISTORY_US, LEAST_HISTORY_US = 7 * 24 * HOUR_US, 24 * HOUR_US
-# So many pools of spot are looked at together: the table of the expected cost grows with each.
-MOST_POOLS = 2
+# So many pools of spot are looked at together: the table of the expected cost grows with each. Those of the cheapest that have a
+# record; it is read of so many.
+MOST_POOLS, MOST_AWAITED = 2, 6
 # Less than this part of the cost is not worth any waiting.
 WORTH = 0.02
 TAKEN_AWAY = ("spot", "bid")
@@ -97,10 +98,15 @@ class _Room:
 
 
 def asked(snapshot: Snapshot, plan: Plan) -> tuple[str, ...]:
-    """The offers of which a record would help to decide whether anything waits."""
+    """The offers of which a record would help to decide whether anything waits: none of sites where `waits` still hold."""
     view = View(snapshot)
-    sites = list(_sites(view, plan, _Room(view, plan)))
-    return tuple(sorted({each.key for site in sites for each in (site.offer, *site.awaited)}))
+    room, keys = _Room(view, plan), set[str]()
+    for site in _sites(view, plan, room):
+        if later := _held(snapshot, site):
+            room.rely(site, later.begin_us - snapshot.now_us)
+        else:
+            keys |= {each.key for each in (site.offer, *site.awaited)}
+    return tuple(sorted(keys))
 
 
 def postponed(view: View, plan: Plan) -> Plan:
@@ -193,7 +199,7 @@ def _fallback(
 
 
 def _awaited(view: View, offer: OfferView, parts: Sequence[tuple[Work, int]]) -> list[OfferView]:
-    """Spot that would serve the same works for less, and that nothing but being sold out excludes; the cheapest first."""
+    """Spot that would serve the same works for less, and that nothing but being sold out excludes; the cheapest few, in order."""
     found = []
     for each in view.snapshot.offers:
         if each.pricing not in TAKEN_AWAY or not each.price_nano_hour or each.capacity != 0:
@@ -203,7 +209,7 @@ def _awaited(view: View, offer: OfferView, parts: Sequence[tuple[Work, int]]) ->
             continue
         if all({broken.rule for broken in survey_one(work, each, view).broken} == {"sold_out"} for work, _ in parts):
             found.append((each.price_nano_hour * ratio, each.key, each))
-    return [each for *_, each in sorted(found, key=lambda each: each[:2])]
+    return [each for *_, each in sorted(found, key=lambda each: each[:2])[:MOST_AWAITED]]
 
 
 def _ratio(view: View, one: OfferView, other: OfferView, parts: Sequence[tuple[Work, int]]) -> float | None:

@@ -132,12 +132,13 @@ def _beside(snapshot: Snapshot, plan: Plan, work: Work) -> Snapshot:
     capacity: Counter[str] = Counter()
     quota: Counter[str] = Counter()
     budget: Counter[str] = Counter()
-    market = {each.key: each.market for each in snapshot.offers}
+    offers = {each.key: each for each in snapshot.offers}
     places = {(key, *pool) for key, pool in others}
     for start in plan.starts:
         if (start.offer_key, start.project, start.model, start.precision) in places:
             capacity[start.offer_key] += start.count
-            quota[market[start.offer_key]] += start.count
+            offer = offers[start.offer_key]
+            quota[offer.quota_group] += start.count * offer.quota_units
             budget[start.project] += start.cost_nano
     kept = set(plan.keeps)
     return msgspec.structs.replace(

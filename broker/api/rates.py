@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import date
 from decimal import Decimal
 from typing import Literal
@@ -97,7 +98,8 @@ async def add_rates(call: Call, body: RatesIn) -> RatesTaken:
     """
     if call.caller.project is not None:
         raise not_found("books_not_found", "The whole books are for keys of all projects.")
-    given = [*_given(body), *_of_file(body)]
+    # a file of 2 MB takes a second
+    given = [*_given(body), *await asyncio.to_thread(_of_file, body)]
     if not given:
         raise bad_request("no_rates", "Neither `rates` nor `text` holds a rate; give one of them.", "rates")
     async with call.services.database.transaction() as session:

@@ -42,12 +42,11 @@ async def postponed(
     nothing could wait, or where the settings want everything at once (`control.begin_later`)."""
     if not services.settings.control.begin_later or not plan.starts:
         return snapshot, plan
-    keys = await asyncio.to_thread(later.asked, snapshot, plan)
-    if not keys:
+    waiting = msgspec.structs.replace(snapshot, waits=tuple(waits))
+    keys = await asyncio.to_thread(later.asked, waiting, plan)
+    if not keys and not waits:
         return snapshot, plan
-    recorded = msgspec.structs.replace(
-        snapshot, records=await _records(services, keys, snapshot.now_us), waits=tuple(waits)
-    )
+    recorded = msgspec.structs.replace(waiting, records=await _records(services, keys, snapshot.now_us))
     moved = await asyncio.to_thread(later.replanned, recorded, plan)
     if found := check(recorded, moved):
         log.error("plan.later_refused", violations=[f"{each.rule}: {each.message}" for each in found[:5]])

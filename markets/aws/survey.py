@@ -104,17 +104,26 @@ class Survey:
         return (prices.by_type, prices.checked_at) if prices else None
 
     async def _quotas(self, region: str, types: Mapping[str, MachineType]) -> dict[str, int]:
-        """vCPUs that the account may still start, by quota code; those that cannot be read are left out, and told once."""
+        """vCPUs that the account may still start, by quota code: by the latest answers where the newest question failed. Those
+        that were never read are left out, and told once."""
         codes = {quota_code(name, is_spot=is_spot) for name in types for is_spot in (False, True)} - {None}
         try:
             limits: Mapping[str, int] = await self._seldom(
                 region, "quotas", lambda: self._limits(region, sorted(filter(None, codes)))
             )
-            used = await self._used(region)
         except MarketsError as error:
             self._tell("aws.quotas_unknown", region, error)
-            self._kept.setdefault((region, "quotas"), (time.monotonic(), {}))  # asked again in an hour, not every poll
-            return {}
+            limits = self._kept.get((region, "quotas"), (0.0, {}))[1]
+            self._kept[region, "quotas"] = (time.monotonic(), limits)  # asked again in an hour, not every poll
+        try:
+            used = await self._used(region)
+            self._kept[region, "used"] = (time.monotonic(), used)
+        except MarketsError as error:
+            # one list that fails must not make the quota of every offer unknown: what ran a moment ago mostly still runs
+            self._tell("aws.use_unknown", region, error)
+            seen_s, used = self._kept.get((region, "used"), (0.0, None))
+            if used is None or time.monotonic() - seen_s > _SELDOM_S:
+                return {}
         return {code: max(0, limit - used.get(code, 0)) for code, limit in limits.items()}
 
     async def _limits(self, region: str, codes: Sequence[str]) -> dict[str, int]:

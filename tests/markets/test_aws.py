@@ -337,6 +337,23 @@ async def test_all_types_and_zones_of_a_family_share_one_quota_and_it_is_unknown
     assert {each.capacity for each in offers} == {None}, "what EC2 has of a type it never says"
 
 
+async def test_one_list_of_machines_that_failed_made_the_quota_of_every_offer_unknown(
+    shop: Shop, tmp_path: Path
+) -> None:
+    shop.aws.quotas = {
+        quota_code(name, is_spot=spot) or "": 9 for name in ("c5.large", "g5.xlarge") for spot in (True, False)
+    }
+    market = shop.aws.market(tmp_path, owner=shop.owner)
+    try:
+        before = {str(each.key): each.quota for each in await market.offers()}
+        shop.aws.is_cut = True
+        after = {str(each.key): each.quota for each in await market.offers()}
+    finally:
+        shop.aws.is_cut = False
+        await market.close()
+    assert any(before.values()) and after == before
+
+
 async def test_offers_are_of_linux_in_the_regions_own_zones_and_say_where_they_are(shop: Shop) -> None:
     offers = await shop.market.offers()
     spot = [each for each in offers if each.key.pricing == "spot"]

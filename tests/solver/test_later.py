@@ -141,6 +141,23 @@ def test_a_decision_to_wait_holds_for_a_while(town: Any) -> None:
     assert solve(much_later).later == ()
 
 
+def test_no_records_are_read_of_every_pool_that_is_sold_out_nor_of_what_waits_already(town: Any) -> None:
+    """Two weeks of changes of each were read with every plan, for a policy that looks at two pools."""
+    spot = [town.offer(f"x/spot{number}", 0.5 + number / 100, pricing="spot", capacity=0) for number in range(30)]
+    offers = [town.offer("x/on-demand", 2.0), town.offer("y/dear", 9.0), *spot]
+    snapshot = town.snapshot([town.work("w", 4, within_h=24)], offers)
+    keys = asked(snapshot, solve(snapshot))
+    assert keys == ("x/on-demand", *(f"x/spot{number}" for number in range(6)))
+    for key in keys[1:]:
+        snapshot = with_record(snapshot, key, flapping(snapshot.now_us, 3.0, 4.0, USD // 2))
+    waits = solve(snapshot).later
+    assert [each.awaits for each in waits] == ["x/spot0"]
+    bare = msgspec.structs.replace(snapshot, now_us=snapshot.now_us + 5_000_000, records=())
+    held = msgspec.structs.replace(bare, waits=waits)
+    assert asked(held, solve(bare)) == ()
+    assert replanned(held, solve(bare)).later == waits
+
+
 def test_a_plan_that_moves_a_start_without_saying_so_is_refused(town: Any) -> None:
     snapshot = sold_out_spot(town, 24)
     plan = solve(snapshot)

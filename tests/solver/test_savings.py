@@ -13,6 +13,7 @@ from solver.plan import solve
 from solver.relax import alone
 from solver.residency import compile_countries
 from solver.savings import savings
+from solver.types import Quota
 
 USD = 1_000_000_000
 
@@ -51,6 +52,20 @@ def test_what_other_work_takes_is_no_saving(town: Any) -> None:
     plan = solve(snapshot)
     assert {each.work_id: each.offer_key for each in plan.assignments} == {"other": "a/cheap", "w": "b/dear"}
     assert "deadline_us" not in {each.field for each in savings(snapshot, plan, "w")}
+
+
+def test_a_saving_was_told_for_which_the_quota_of_the_family_was_used_up(town: Any) -> None:
+    """It counted instances of the market, where what is granted are vCPUs of a family of machine types."""
+    more = {"quota": "aws/g", "quota_units": 48}
+    offers = [
+        town.offer("aws/one", 1.0, **more), town.offer("aws/sooner", 1.0, start_s=18_000, **more),
+        town.offer("b/dear", 3.0, capacity=5),
+    ]  # fmt: skip
+    works = [town.work("other", 9, project="q", within_h=10), town.work("w", 6, within_h=10)]
+    snapshot = town.snapshot(works, offers, quotas=[Quota(market="aws/g", remaining=48)])
+    plan = solve(snapshot)
+    assert {each.work_id: each.offer_key for each in plan.assignments} == {"other": "aws/one", "w": "b/dear"}
+    assert savings(snapshot, plan, "w") == ()
 
 
 def test_a_work_in_the_best_place_is_told_nothing(town: Any) -> None:

@@ -29,6 +29,12 @@ async def test_a_bad_rate_is_refused_with_what_is_wrong_and_nothing_is_recorded(
     assert (await server.call("GET", RATES)).json["data"] == []
 
 
+async def test_a_line_that_ends_before_its_unit_was_an_error_of_the_broker(server: Any) -> None:
+    answer = await server.call("POST", RATES, json={"text": "rate,dated,source,unit\n1.1,2026-11-26,own\n"})
+    assert (answer.status, answer.code) == (400, "bad_rates"), answer.raw
+    assert "line 2: has no unit" in answer.json["error"]["message"]
+
+
 async def test_a_source_cannot_say_otherwise_of_the_same_day(server: Any) -> None:
     row = {"unit": "EUR", "rate": "1.1", "dated": "2026-11-26", "source": "ECB"}
     assert (await server.call("POST", RATES, json={"rates": [row]})).status == 200

@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from broker.control.explain import explanation
+from broker.control.later import postponed
 from broker.control.plan import Planner
+from broker.control.snapshot import freeze
 from broker.control.waiting import Facts, expected_end
 from broker.control.what_if import ask
 from jobs.clock import db_now
@@ -73,6 +75,20 @@ async def test_a_batch_with_a_day_to_spare_does_not_pay_twelve_times_because_spo
     await planner.step()
     assert [row.offer_key for row in await town.intents()] == [str(often.key)]
     assert await town.waiting(batch) is None
+
+
+async def test_two_weeks_of_records_were_read_again_with_every_plan_while_the_decision_to_wait_held(town: Any) -> None:
+    await two_offers(town)
+    await town.batch(lines=10_000)
+    planner = Planner(town.services)
+    await planner.step()
+    assert planner.plan is not None
+    async with town.database.transaction() as session:
+        snapshot = (await freeze(session, town.services, now_us=await db_now(session))).snapshot
+    plan = await town.services.solver.solve(snapshot)
+    recorded, moved = await postponed(town.services, snapshot, plan, planner.plan.later)
+    assert moved.later == planner.plan.later
+    assert (recorded.waits, recorded.records) == (planner.plan.later, ())
 
 
 async def test_where_the_settings_want_everything_at_once_nothing_waits(town: Any) -> None:
