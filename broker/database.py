@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from broker.settings import DatabaseSettings
 
 Guard = Callable[[AsyncSession], Awaitable[None]]
+_AT_THE_END = "acts at the transaction's end"
 # The database is away, restarting, or has no connection to spare; it may have committed what was under way, or not.
 # PostgreSQL reports a transaction that it ended for its silence, or a server that only reads, as internal errors.
 UNAVAILABLE = (OperationalError, InterfaceError, InternalError, NoConnection)
@@ -55,6 +56,17 @@ async def as_of_now(session: AsyncSession) -> None:
         await session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
 
 
+def at_the_end(session: AsyncSession, name: str, act: Guard) -> None:
+    """Have `act` done when the block of this session's `transaction` is over, before it is committed; once for each `name`.
+
+    For what locks a row that everybody queues at: rows of one's own come first (broker/lock_order.py).
+    """
+    acts: dict[str, Guard] = session.info[
+        _AT_THE_END
+    ]  # KeyError: nobody would do it, the session is not of `transaction`
+    acts[name] = act
+
+
 class Database:
     """An engine and its sessions. `clock_offset_us` shifts `jobs.clock.db_now` in tests; it is 0 in life.
 
@@ -74,11 +86,14 @@ class Database:
     async def transaction(self) -> AsyncIterator[AsyncSession]:
         """One transaction: committed when the block ends, rolled back when it raises."""
         async with self._sessions() as session:
-            session.info["clock_offset_us"] = self.clock_offset_us
+            acts: dict[str, Guard] = {}
+            session.info.update({"clock_offset_us": self.clock_offset_us, _AT_THE_END: acts})
             async with session.begin():
                 if self._guard is not None:
                     await self._guard(session)
                 yield session
+                for at_end in acts.values():
+                    await at_end(session)
             for act in self.after_commit:
                 act(session)
 

@@ -17,18 +17,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from broker.compliance.tables import DecisionRow, FactsRow
+from broker.database import at_the_end
 from ledger import seal
 from solver.residency import Decision, Facts, evaluate, of_job
 from solver.residency import Policy as ResidencyPolicy
@@ -40,6 +42,7 @@ Point = Literal["submit", "plan", "launch", "hello", "lease", "heartbeat", "poli
 Kind = Literal["evaluation", "store", "pin", "address", "deletion", "key"]
 VERSION = 2  # of records; 1 had evaluations only
 AT_ONCE = 500  # hashes in one question to the database
+_WAITING = "decisions to be sealed"
 _PURPOSE = b"broker decision signatures v1"
 
 
@@ -99,8 +102,12 @@ async def record(
     decision: Decision,
     at_us: int,
     kind: Kind = "evaluation",
-) -> int:
-    """Seal one decision, in the caller's transaction; its number in the stream. Lock order: see ledger/seal.py."""
+    told: Callable[[int], None] | None = None,
+) -> None:
+    """Have one decision sealed with the caller's transaction, at its end; `told` is called with its number in the stream.
+
+    At the end, for whoever has the stream's head keeps all others waiting, and who judges many batches judges for long.
+    """
     body = msgspec.json.encode(facts)
     made = Record(
         version=VERSION,
@@ -119,43 +126,70 @@ async def record(
         reasons=tuple((each.rule_id, each.field, each.code) for each in decision.reasons),
         decision_sha256=sha256_of(decision),
     )
-    await _keep(session, made.facts_sha256, body)
     text, key = msgspec.json.encode(made), signing_key(secret)
     signed = Signed(
         record=msgspec.Raw(text),
         key=key_id(key.public_key()),
         signature=base64.b64encode(key.sign(text)).decode(),
     )
-    sealed = await seal.append(session, "decisions", msgspec.json.encode(signed))
-    session.add(
-        DecisionRow(
-            seq=sealed.seq,
-            at_us=at_us,
-            kind=kind,
-            point=point,
-            batch=batch,
-            rental=rental,
-            offer_key=offer_key,
-            outcome=decision.outcome,
-            policy_hash=policy_hash,
-            facts_hash=made.facts_sha256,
+    waiting: list[_Waiting] = session.info.setdefault(_WAITING, [])
+    waiting.append(_Waiting(made, body, offer_key, msgspec.json.encode(signed), told))
+    at_the_end(session, _WAITING, _seal_waiting)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A decision of a transaction that has not ended: its record, facts and leaf."""
+
+    record: Record
+    facts: bytes
+    offer_key: str | None
+    leaf: bytes
+    told: Callable[[int], None] | None
+
+
+async def _seal_waiting(session: AsyncSession) -> None:
+    """Seal the transaction's decisions in their order. All else is written before the head is locked; and facts are written
+    before it and in one order, for two transactions that add the same ones wait for each other."""
+    waiting: list[_Waiting] = session.info.pop(_WAITING)
+    await session.flush()
+    await _keep(session, {each.record.facts_sha256: each.facts for each in waiting})
+    sealed = await seal.append_many(session, "decisions", [each.leaf for each in waiting])
+    for each, leaf in zip(waiting, sealed, strict=True):
+        made = each.record
+        session.add(
+            DecisionRow(
+                seq=leaf.seq,
+                at_us=made.at_us,
+                kind=made.kind,
+                point=made.point,
+                batch=made.batch,
+                rental=made.rental,
+                offer_key=each.offer_key,
+                outcome=made.outcome,
+                policy_hash=made.policy_hash,
+                facts_hash=made.facts_sha256,
+            )
         )
-    )
-    return sealed.seq
+        if each.told is not None:
+            each.told(leaf.seq)
+
+
+async def _keep(session: AsyncSession, facts: Mapping[str, bytes]) -> None:
+    """Store facts that are not yet; same hash, same facts."""
+    hashes = sorted(facts)
+    known = set[str]()
+    for start in range(0, len(hashes), AT_ONCE):
+        some = hashes[start : start + AT_ONCE]
+        known |= set(await session.scalars(select(col(FactsRow.hash)).where(col(FactsRow.hash).in_(some))))
+    rows = [{"hash": each, "body": facts[each]} for each in hashes if each not in known]
+    if rows:
+        insert = (sqlite if session.get_bind().dialect.name == "sqlite" else postgresql).insert
+        await session.execute(insert(FactsRow).on_conflict_do_nothing(), rows)
 
 
 def sha256_of(value: ResidencyPolicy | Decision | None) -> str:
     return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
-
-
-async def _keep(session: AsyncSession, digest: str, body: bytes) -> None:
-    if await session.get(FactsRow, digest) is not None:
-        return
-    try:
-        async with session.begin_nested():
-            session.add(FactsRow(hash=digest, body=body))
-    except IntegrityError:
-        return  # somebody stored the same facts since we looked; same hash, same facts
 
 
 def judged(policy: ResidencyPolicy | None, facts: Facts, at_us: int) -> Decision:

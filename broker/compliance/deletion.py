@@ -35,9 +35,9 @@ def word_on(gone: Deleted) -> Decision:
     return Decision(outcome="allow", reasons=(reason,))
 
 
-async def seal_deletion(session: AsyncSession, secret: bytes, batch: Batch, gone: Deleted, now_us: int) -> int:
+async def seal_deletion(session: AsyncSession, secret: bytes, batch: Batch, gone: Deleted, now_us: int) -> None:
     """Keep that it was deleted, in the transaction in which it is; whoever destroys the batch's key names it in `gone`."""
-    return await record(
+    await record(
         session,
         secret,
         point="deletion",

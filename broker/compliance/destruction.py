@@ -79,7 +79,12 @@ async def _destroy(session: AsyncSession, secret: bytes, row: ObjectKeyRow, why:
         owner=row.owner, key_sha256=row.key_sha256, created_us=row.created_us, destroyed_us=now_us, why=why
     )
     row.sealed, row.destroyed_us = None, now_us
-    row.decision = await record(
+
+    def told(seq: int) -> None:
+        row.decision = seq
+        log.info("key.destroyed", owner=row.owner, why=why, decision=seq)
+
+    await record(
         session,
         secret,
         point="deletion",
@@ -92,8 +97,8 @@ async def _destroy(session: AsyncSession, secret: bytes, row: ObjectKeyRow, why:
         facts=receipt,
         decision=word_on(receipt),
         at_us=now_us,
+        told=told,
     )
-    log.info("key.destroyed", owner=row.owner, why=why, decision=row.decision)
 
 
 def word_on(receipt: Receipt) -> Decision:

@@ -197,6 +197,7 @@ async def test_what_a_destroyed_key_sealed_is_missing_wherever_it_still_lies(
     async with database.transaction() as session:
         assert await retire(session, b"s" * 32, [owner], "unneeded") == (owner,)
         assert await retire(session, b"s" * 32, [owner], "unneeded") == (), "a key is destroyed once"
+    async with database.transaction() as session:
         row = await session.get_one(ObjectKeyRow, owner)
         assert (row.sealed, row.decision) == (None, 1)
         assert row.destroyed_us is not None
