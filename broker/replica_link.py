@@ -47,6 +47,16 @@ FORGET = """
     WHERE seen_us < CAST(extract(epoch FROM clock_timestamp() - interval '1 day') * 1000000 AS bigint)
 """
 
+# A session that has begun something and whose broker has sent nothing more of it for too long: paused, or cut off. Between
+# two messages of a pipeline (psycopg's executemany) `idle_in_transaction_session_timeout` is not running, and a broker
+# that was stopped just there kept its locks, its term among them, for as long as it stood still (2026-11).
+END_SILENT = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND usename = current_user AND application_name = 'broker'
+        AND state IN ('active', 'idle in transaction', 'idle in transaction (aborted)') AND wait_event = 'ClientRead'
+        AND greatest(state_change, query_start) < clock_timestamp() - make_interval(secs => %(silence_s)s)
+"""
+
 
 @dataclass
 class ReplicaLink:
@@ -100,7 +110,10 @@ class ReplicaLink:
         silence_ms = math.ceil(self.patience_s * 1000)
         plain = make_url(self.database.url).set(drivername="postgresql").render_as_string(hide_password=False)
         told = make_conninfo(
-            plain, **LIVELINESS, options=f"-c idle_session_timeout={silence_ms}", application_name="broker leader"
+            plain,
+            **LIVELINESS,
+            options=f"-c idle_session_timeout={silence_ms} -c lock_timeout={silence_ms}",
+            application_name="broker leader",
         )
         return await psycopg.AsyncConnection.connect(told, autocommit=True)
 
@@ -111,6 +124,7 @@ class ReplicaLink:
         while True:
             async with asyncio.timeout(self.patience_s):
                 await connection.execute(SHOW, shown)
+                await self._end_silent(connection)
             await self._stand(connection)
             async for told in connection.notifies(timeout=self.patience_s / BEATS):
                 self.nudged(told.payload)
@@ -125,9 +139,23 @@ class ReplicaLink:
         if not is_ours:
             self.leadership.hear(Passed())
             return
-        # Waits for what the term before has begun; the server ends that when nothing is said in it for `patience_s`.
-        raised = await connection.execute(RAISE_TERM, {"holder": self.holder, "url": self.url, "id": THE_TERM})
+        self.leadership.hear(Elected(await self._raised(connection)))
+
+    async def _raised(self, connection: psycopg.AsyncConnection) -> int:
+        """The new term. Waits for what the term before has begun, which ends when nothing is said in it for `patience_s`."""
+        while True:
+            try:
+                raised = await connection.execute(RAISE_TERM, {"holder": self.holder, "url": self.url, "id": THE_TERM})
+                break
+            except psycopg.errors.LockNotAvailable:
+                log.info("leader.waiting_for_the_term_before", patience_s=self.patience_s)
+                await self._end_silent(connection)
         (term,) = await raised.fetchone() or (None,)
         if term is None:
             raise psycopg.DataError(f"broker_term has no row {THE_TERM}; run the migrations")
-        self.leadership.hear(Elected(term))
+        return int(term)
+
+    async def _end_silent(self, connection: psycopg.AsyncConnection) -> None:
+        ended = await connection.execute(END_SILENT, {"silence_s": self.patience_s})
+        if ended.rowcount:
+            log.warning("session.ended_for_silence", sessions=ended.rowcount, patience_s=self.patience_s)

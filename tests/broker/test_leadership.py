@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
+import psycopg
 import pytest
 from sqlalchemy import select, text
+from sqlalchemy.engine import make_url
 
 from broker.agreed import agreed, agreed_secret
 from broker.database import Database
@@ -137,6 +139,26 @@ async def test_the_database_ends_the_leadership_of_a_broker_that_says_nothing(br
     with pytest.raises(Deposed, match="term 1, now it is term 2"):
         async with silent.database.guarded(fence(1)).transaction():
             pass
+
+
+async def test_a_broker_that_stopped_between_two_messages_of_a_pipeline_keeps_its_term_from_nobody(
+    brokers: Brokers,
+) -> None:
+    """PostgreSQL's `idle_in_transaction_session_timeout` is not running there: a paused broker was never succeeded."""
+    plain = make_url(brokers.url).set(drivername="postgresql").render_as_string(hide_password=False)
+    silent = await psycopg.AsyncConnection.connect(
+        plain, application_name="broker", options=f"-c idle_in_transaction_session_timeout={PATIENCE_S * 1000:.0f}"
+    )
+    try:
+        await silent.execute("SELECT term FROM broker_term FOR SHARE")
+        silent.pgconn.enter_pipeline_mode()
+        silent.pgconn.send_query_params(b"SELECT 1", None)
+        silent.pgconn.send_flush_request()
+        silent.pgconn.flush()
+        link, _ = brokers.join()
+        await until(lambda: link.leadership.leads)
+    finally:
+        await silent.close()
 
 
 async def test_what_a_deposed_leader_decides_is_not_written(brokers: Brokers) -> None:

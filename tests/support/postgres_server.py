@@ -78,6 +78,18 @@ class PostgresServer:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait()
 
+    def sessions(self) -> str:
+        """What each session of the server does now and whom it waits for: the words of a test that waited in vain."""
+        asked = (
+            "SELECT pid, application_name, state, wait_event_type, wait_event, now() - state_change, pg_blocking_pids(pid),"
+            " left(query, 200) FROM pg_stat_activity WHERE backend_type = 'client backend' ORDER BY state_change"
+        )
+        try:
+            with psycopg.connect(self.url(), connect_timeout=5) as connection:
+                return "\n".join(map(str, connection.execute(asked).fetchall()))
+        except psycopg.Error as failure:
+            return f"the server tells nothing of its sessions: {failure}"
+
     def _spawn(self) -> subprocess.Popen[bytes]:
         arguments = ["-D", str(self._data), "-h", "127.0.0.1", "-p", str(self.port), "-k", ""]
         for setting in SETTINGS:

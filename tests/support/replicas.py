@@ -204,7 +204,7 @@ class Replicas:
                 return found
             time.sleep(0.05)
         words = "\n".join(f"{each.folder.name}: {each.log.read_text()[-2500:]}" for each in self.replicas)
-        raise AssertionError(f"not within {within_s} s: {what}\n{words}")
+        raise AssertionError(f"not within {within_s} s: {what}\n{words}\n{self.database.sessions()}")
 
     def submit(self, lines: int) -> str:
         requests = [
