@@ -8,19 +8,25 @@ lines come along, at most 64 KiB each. The key for parts is of one lease: shard 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
+
+import structlog
 
 from broker.object_keys import part_secret
 from broker.services import Services
 from broker.settings import ObjectSettings
 from broker.tables import Worker
 from broker.worker_objects import input_request
+from jobs import leases
 from jobs.keys import part_key
 from jobs.objects import SignedRequest
 from jobs.types import Lease
 from markets.tables import RentalRow
 from workers.agent.sealing import FORMAT
+
+log = structlog.get_logger()
 
 
 def can_seal(worker: Worker) -> bool:
@@ -65,6 +71,21 @@ async def released(
     }
     source = await input_request(services, key, span.at, span.until, now_us, is_opened=False, of=of)
     return source, {"input": shard, "part": part}
+
+
+@asynccontextmanager
+async def taken_back_on_failure(services: Services, granted: Lease, rental: str) -> AsyncIterator[None]:
+    """For what comes between the granting of a lease and its answer: when it fails, the shard is free at once. Else it would
+    be with a machine that never heard of it until the lease runs out, and another with each call that the machine repeats."""
+    is_done = False
+    try:
+        yield
+        is_done = True
+    finally:
+        if not is_done:
+            log.warning("lease.not_given_out", rental=rental, shard=granted.shard_id, epoch=granted.epoch)
+            async with services.database.transaction() as session:
+                await leases.release(session, placement_id=rental, shard_id=granted.shard_id)
 
 
 async def _part(services: Services, granted: Lease, project: str) -> dict[str, Any] | None:

@@ -100,6 +100,7 @@ async def hello(call: Call, body: dict[str, Any]) -> dict[str, Any]:
         async with services.database.transaction() as session:
             now_us = await db_now(session)
             worker = await worker_sessions.bind_bootstrap(session, rental_id, text, body["pubkey"], now_us)
+            now_us = await db_now(session)  # the lock may have been waited for
             rental = await _confirmed(session, rental_id)
             batches = await pool(session, rental)
             what = seen(rental.facts, body, observed)
@@ -215,10 +216,10 @@ async def heartbeat(call: Call, body: dict[str, Any]) -> dict[str, Any]:
     services, token = call.services, bearer(call.request)
     observed = await observed_country(services, call.request.remote)
     async with services.database.transaction() as session:
-        now_us = await db_now(session)
         named = {(each["shard_id"], each["epoch"]) for each in body["leases"]}
         await leases.lock_held(session, placement_id=call.rental, shard_ids={shard_id for shard_id, _ in named})
         worker, rental = await _both(session, call.rental)
+        now_us = await db_now(session)  # behind the locks: what was withdrawn while they were waited for counts
         claims = _still_on(services, worker, token, now_us)
         what = seen(rental.facts, worker.hello, observed)
         if (denied := _against(what)) is not None:
@@ -381,9 +382,9 @@ async def _expel(call: Call, moved: _Elsewhere) -> None:
     """Its shards are locked before its worker, as by everybody: not in the transaction that has locked that already."""
     services = call.services
     async with services.database.transaction() as session:
-        now_us = await db_now(session)
         await leases.release(session, placement_id=call.rental)
         worker, rental = await _both(session, call.rental)
+        now_us = await db_now(session)
         if worker.state in ("failed", "gone"):
             return
         await _expelled(session, services, worker, rental, moved.what, moved.reason, now_us, "lease")
@@ -393,8 +394,8 @@ async def _expel(call: Call, moved: _Elsewhere) -> None:
 async def _looked(call: Call, observed: str | None) -> dict[str, Any]:
     services = call.services
     async with services.database.transaction() as session:
-        now_us = await db_now(session)
         worker, rental = await _both(session, call.rental)
+        now_us = await db_now(session)
         if rental.state != "running" or worker.drain_reason is not None or worker.state in ("failed", "gone"):
             return {"lease": None, "stop": True}
         what = seen(rental.facts, worker.hello, observed)
@@ -423,9 +424,10 @@ async def _looked(call: Call, observed: str | None) -> dict[str, Any]:
         if not await released(session, services, rental, batch, now_us, what):
             await leases.release(session, placement_id=rental.id, shard_id=shard.id)
             return {"lease": None, "stop": True}
-    services.counters.leased()
     of: dict[str, str | int] = {"rental": rental.id, "shard": granted.shard_id, "epoch": granted.epoch}
-    source, seal = await lease_seals.released(services, worker, granted, batch.project, now_us, of)
+    async with lease_seals.taken_back_on_failure(services, granted, rental.id):
+        source, seal = await lease_seals.released(services, worker, granted, batch.project, now_us, of)
+    services.counters.leased()
     found = _lease(services, granted, batch, shard.sha256, source)
     return {"lease": found if seal is None else found | {"seal": seal}, "stop": False}
 
@@ -460,9 +462,9 @@ def _engines_name(services: Services, batch: Batch) -> str | None:
 async def goodbye(call: Call, body: dict[str, Any]) -> None:
     """The worker has committed what it had and stops; its leases are free at once."""
     async with call.services.database.transaction() as session:
-        now_us = await db_now(session)
         await leases.lock_held(session, placement_id=call.rental)
         worker, rental = await _both(session, call.rental)
+        now_us = await db_now(session)
         _still_on(call.services, worker, bearer(call.request), now_us)
         freed = await leases.release(session, placement_id=rental.id)
         # a failure stays one after the goodbye: the planner holds back offers on which starting fails

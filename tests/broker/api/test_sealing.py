@@ -27,7 +27,7 @@ from broker.control.validate import Validator
 from broker.vault_tables import DataKeyRow, ObjectKeyRow
 from broker.worker_objects import stored
 from jobs.clock import MICROSECONDS
-from jobs.tables import Batch, File, Part
+from jobs.tables import Batch, File, Part, Shard
 from tests.support.object_stores import keys_of
 from tests.support.wire_agent import Agent, Rent, conforms, offer, part_bytes, running_batch
 from workers.agent import sealing
@@ -214,6 +214,24 @@ async def test_a_lease_that_the_policy_no_longer_allows_releases_no_key(server: 
         await session.execute(update(Batch).where(col(Batch.id) == batch).values(policy_hash="0" * 64))
     answer = await agent.lease()
     assert answer["lease"] is None
+
+
+async def test_a_lease_whose_keys_cannot_be_had_is_free_at_once(server: Any, rent: Rent) -> None:
+    """The KEK was away when the keys were to go out: the shard stayed with a machine that had got an error, until the lease ran
+    out, and each of its further calls took another shard."""
+    agent, batch = await sealing_agent(server, rent)
+    async with server.services.database.transaction() as session:
+        mine = col(DataKeyRow.owner) == "objects/default"
+        kek = await session.scalar(select(col(DataKeyRow.kek)).where(mine))
+        await session.execute(update(DataKeyRow).where(mine).values(kek="none-of-these"))
+    server.services.object_keys._known.clear()
+    server.services.vault._unwrapped.clear()
+    failed = await agent.post("leases", {"wait_s": 0})
+    assert (failed.status, failed.code) == (503, "key_unreadable")
+    async with server.services.database.transaction() as session:
+        assert [each.placement_id for each in await session.scalars(select(Shard))] == [None]
+        await session.execute(update(DataKeyRow).where(mine).values(kek=kek))
+    assert (await agent.lease())["lease"]["batch_id"] == batch
 
 
 async def test_keys_stand_in_no_log_and_no_row(server: Any, rent: Rent, capfd: pytest.CaptureFixture[str]) -> None:
