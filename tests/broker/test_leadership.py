@@ -162,8 +162,9 @@ async def test_a_broker_that_stopped_between_two_messages_of_a_pipeline_keeps_it
 
 
 async def test_what_a_deposed_leader_decides_is_not_written(brokers: Brokers) -> None:
-    database = brokers.join()[0].database
-    await lead(database)
+    link, _ = brokers.join()
+    await until(lambda: link.leadership.leads)
+    database = link.database
     fenced = database.guarded(fence(await current(database)))
     async with fenced.transaction() as session:
         session.add(Project(id="a", name="a", created_us=0))
