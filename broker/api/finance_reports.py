@@ -16,10 +16,12 @@ from broker.api.registry import Call, Route, route
 from broker.control.convert import usd
 from broker.finance import review
 from broker.finance.anomaly_watch import anomalies, labels, shown
+from broker.finance.open_positions import positions
 from broker.finance.report import Report, as_csv, as_html
 from broker.finance.spend import DAY_US, UnknownKey, cells, check_keys, facts_of, grouped, usd_sums
 from broker.finance.tables import AnomalyLabel
 from jobs.clock import db_now
+from ledger.errors import LotsExhausted
 from ledger.focus.table import period_bounds
 
 DAY = r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
@@ -71,6 +73,15 @@ class WeeklyQuery(ReportQuery):
 
 class ChargebackQuery(ReportQuery):
     period: str = Field(pattern=PERIOD, description="a UTC month")
+
+
+class PositionsQuery(shapes.Own):
+    """`at`: the last UTC day that counts; until now without it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    form: Literal["json", "csv", "html"] = "json"
+    at: str | None = Field(default=None, pattern=DAY)
 
 
 class SectionShape(BaseModel):
@@ -179,6 +190,20 @@ async def chargeback(call: Call, query: ChargebackQuery) -> web.StreamResponse:
     return _answer(found, query.form, f"chargeback-{query.period}")
 
 
+async def open_positions(call: Call, query: PositionsQuery) -> web.StreamResponse:
+    """What is held and owed in other currencies and coins, by lot and account, at a day's rates, with unrealised gains."""
+    if call.caller.project is not None:
+        raise conflict("all_projects_only", "Currencies are the whole house's; this key is of one project.")
+    async with call.services.database.transaction() as session:
+        now_us = await db_now(session)
+        until_us = now_us + 1 if query.at is None else min(now_us + 1, _day_us(query.at, "at") + DAY_US)
+        try:
+            found = await positions(session, until_us=until_us)
+        except LotsExhausted as earlier:
+            raise conflict(earlier.code, f"Before that time more was spent than bought: {earlier}", "at") from earlier
+    return _answer(found, query.form, "open-positions")
+
+
 def _answer(report: Report, form: str, name: str) -> web.Response:
     if form == "html":
         # a page of ours that loads nothing and runs nothing
@@ -258,6 +283,9 @@ ROUTES: tuple[Route, ...] = (
     route("GET", "/v1/spend", spend, tag="finance", roles=("finance",)),
     route("GET", "/v1/reports/weekly", weekly, tag="finance", roles=("finance",), produces=FORMS),
     route("GET", "/v1/reports/chargeback", chargeback, tag="finance", roles=("finance",), produces=FORMS),
+    route(
+        "GET", "/v1/reports/positions", open_positions, tag="finance", roles=("finance",), produces=FORMS, errors=(422,)
+    ),
     route("GET", "/v1/ledger/anomalies", list_anomalies, tag="finance", roles=("finance",)),
     route(
         "PUT",

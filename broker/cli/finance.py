@@ -65,6 +65,19 @@ def chargeback(
     _report("/v1/reports/chargeback", {"period": period}, form, out, target)
 
 
+def positions(
+    target: Target,
+    *,
+    at: Annotated[
+        str | None, typer.Option(help="The last UTC day that counts, YYYY-MM-DD; until now without it.")
+    ] = None,
+    form: Form = "table",
+    out: Out = None,
+) -> None:
+    """What is held and owed in other currencies and coins, at a day's rates: lots, balances, unrealised gains."""
+    _report("/v1/reports/positions", {"at": at}, form, out, target)
+
+
 def _report(path: str, query: dict[str, str | None], form: str, out: Path | None, target: Target) -> None:
     form = "json" if target.json else form
     if form not in ("table", "json", "csv", "html"):
@@ -194,7 +207,7 @@ def sizing(file: Inputs, target: Target) -> None:
 
 reports = declare(
     typer.Typer(no_args_is_help=True, help="What finance reads on Mondays and bills at the month's end."),
-    {"weekly": weekly, "chargeback": chargeback},
+    {"weekly": weekly, "chargeback": chargeback, "positions": positions},
 )
 anomalies = declare(
     typer.Typer(no_args_is_help=True, help="Spend that is out of the ordinary."),

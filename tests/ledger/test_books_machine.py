@@ -340,7 +340,7 @@ def test_the_machine_knows_every_kind_of_event() -> None:
 
 TEMPLATE: list[Path] = []
 Books.TestCase.settings = settings(
-    max_examples=200 if LONG else 8,
+    max_examples=150 if LONG else 8,
     stateful_step_count=60 if LONG else 20,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -82,6 +82,8 @@ def test_spend_and_reports_sum_to_the_books(spent: Path, tmp_path: Path) -> None
         "reports", "chargeback", "--period", month(), "--format", "html", "-o", str(page), "--data", str(spent)
     )
     assert written.returncode == 0 and page.read_text().startswith("<!doctype html>")
+    held = quick("reports", "positions", "--at", f"{month()}-01", "--data", str(spent))
+    assert held.returncode == 0 and "unrealised gain USD" in held.stdout
     assert quick("ledger", "anomalies", "list", "--data", str(spent)).returncode == 0
     assert quick("ledger", "exceptions", "list", "--data", str(spent)).returncode == 0
 
