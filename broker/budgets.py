@@ -139,14 +139,15 @@ async def use_of(session: AsyncSession, row: BudgetRow, now_us: int, early: Earl
     return Use(booked, found.get("held", 0), row.limit_nano)
 
 
-async def headroom(session: AsyncSession, project: str, now_us: int) -> int | None:
-    """Nano-USD that the nodes at and above a project leave it; None without a budget that is enforced."""
-    left: list[int] = []
+async def headroom(session: AsyncSession, project: str, now_us: int) -> tuple[int, str] | None:
+    """Nano-USD that the nodes at and above a project leave it, and the scope of the tightest; None without a budget that is
+    enforced."""
+    left: list[tuple[int, str]] = []
     for row in await budgets_of(session, project, (), UNIT_USD):
         if row.mode == "enforce":
             use = await use_of(session, row, now_us)
             is_shut = row.state in ("open", "throttled")
-            left.append(0 if is_shut else max(0, use.limit_nano - use.committed_nano))
+            left.append((0 if is_shut else max(0, use.limit_nano - use.committed_nano), row.scope))
     return min(left, default=None)
 
 

@@ -7,7 +7,7 @@ the intents in the database: a crash between the two leaves intents, and intents
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -128,7 +128,7 @@ class Planner:
         now_us = await db_now(session)
         going = await going_on(session, [work.id for work in frozen.snapshot.works])
         plan_id = await self._store(session, frozen, plan, now_us)
-        await _assign(session, plan, frozen.snapshot, going, plan_id, now_us)
+        await _assign(session, plan, frozen, going, plan_id, now_us)
         await _drain(session, self.services, plan, now_us)
         started, refused = 0, dict[str, str]()
         due = [each for each in plan.starts if each.from_us <= now_us]  # later ones when their time has come
@@ -274,7 +274,7 @@ def _decisions(plan: Plan) -> bytes:
 
 
 async def _assign(
-    session: AsyncSession, plan: Plan, snapshot: Snapshot, going: Collection[str], plan_id: str, now_us: int
+    session: AsyncSession, plan: Plan, frozen: Frozen, going: Collection[str], plan_id: str, now_us: int
 ) -> None:
     """The newest plan's word replaces the last one's for every work that it mentions; ended batches keep theirs."""
     mentioned = {a.work_id for a in plan.assignments} | {u.work_id for u in plan.unplaced}
@@ -294,17 +294,35 @@ async def _assign(
     before = {row.batch: row for row in await session.scalars(select(Waiting))}
     waiting = {u.work_id: u for u in plan.unplaced if u.work_id in going}
     later = {
-        batch: those for batch, those in later_of(snapshot, plan).items() if batch in going and batch not in waiting
+        batch: those
+        for batch, those in later_of(frozen.snapshot, plan).items()
+        if batch in going and batch not in waiting
     }
     for batch, row in before.items():
         if batch not in waiting and row.plan != STOPPED and batch not in later:
             await session.delete(row)
+    projects = {work.id: work.project for work in frozen.snapshot.works}
     for batch, unplaced in waiting.items():
         relaxations = [msgspec.to_builtins(r) for r in unplaced.relaxations]
-        reasons = reasons_with_apart(unplaced.reasons, snapshot.apart)
-        await _wait(session, batch, plan_id, unplaced.waiting_on, reasons, relaxations, now_us)
+        waiting_on, budget = named_budget(unplaced.waiting_on, frozen.binding, batch, projects[batch])
+        reasons = [*budget, *reasons_with_apart(unplaced.reasons, frozen.snapshot.apart)]
+        await _wait(session, batch, plan_id, waiting_on, reasons, relaxations, now_us)
     for batch, those in later.items():
         await _wait(session, batch, plan_id, LATER, [each.sentence for each in those], [], now_us)
+
+
+def named_budget(waiting_on: str, binding: Mapping[str, str], batch: str, project: str) -> tuple[str, list[str]]:
+    """What a batch waits on, and which budget it is. Pure: the planner knows of no budgets but what they leave.
+
+    >>> named_budget("price_ceiling", {"b": "tag:p/team=x"}, "b", "p")
+    ('budget', ['budget: tag:p/team=x is what limits it (`broker budget limits`)'])
+    >>> named_budget("price_ceiling", {"p": "team:ml"}, "b", "p"), named_budget("budget", {}, "b", "p")
+    (('price_ceiling', []), ('budget', []))
+    """
+    scope = binding.get({"price_ceiling": batch, "budget": project}.get(waiting_on, ""))
+    if scope is None:
+        return waiting_on, []
+    return "budget", [f"budget: {scope} is what limits it (`broker budget limits`)"]
 
 
 async def _wait(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -70,10 +70,12 @@ ENOUGH_BUSY_MS = 5_000
 
 @dataclass(frozen=True)
 class Frozen:
-    """A snapshot and the offers behind its views, by key."""
+    """A snapshot and the offers behind its views, by key. `binding` is the scope of the budget that limits a work more than its
+    own `max_usd`, by work, or a project more than its grants, by project."""
 
     snapshot: Snapshot
     offers: Mapping[str, Offer]
+    binding: Mapping[str, str] = field(default_factory=dict)
 
 
 async def freeze(
@@ -87,7 +89,8 @@ async def freeze(
 ) -> Frozen:
     """The queue, the price book, what runs, and the limits, at `now_us`. `extra` are works of a dry run, `held` the assignments
     of the plan before."""
-    works = [*await _works(session, services), *extra]
+    queued, binding = await _works(session, services)
+    works = [*queued, *extra]
     open_rentals = await rentals.open_rentals(session)
     of_rentals = {row.offer_key for row in open_rentals}
     planned = await planned_offers(
@@ -112,13 +115,14 @@ async def freeze(
     ]
     policies = await _policies(session, works)
     policies.update(extra_policies or {})
+    budgets, above = await _budgets(session, works, now_us)
     snapshot = Snapshot(
         now_us=now_us,
         works=tuple(sorted(works, key=lambda work: work.id)),
         offers=tuple(sorted(views, key=lambda view: view.key)),
         quotas=quotas_left(listed, open_rentals),
         running=tuple(sorted(await _running(session, services, known, now_us), key=lambda each: each.rental_id)),
-        budgets=await _budgets(session, works, now_us),
+        budgets=budgets,
         policies=policies,
         facts=facts,
         models=await _models(session, services, works, policies, now_us),
@@ -129,7 +133,7 @@ async def freeze(
         fetched_bytes=_fetched(services, works),
         later_starts=False,  # while an offer is in use it is listed as sold out: a start planned for later would never come due
     )
-    return Frozen(snapshot, {str(each.offer.key): each.offer for each in listed})
+    return Frozen(snapshot, {str(each.offer.key): each.offer for each in listed}, binding | above)
 
 
 async def listed_offers(
@@ -159,35 +163,38 @@ def max_age_s(services: Services) -> int:
     return default_max_age_s(services)
 
 
-async def _works(session: AsyncSession, services: Services) -> list[Work]:
-    """What is in progress, except batches that are paused or stopped at their limit and batches that nobody can plan."""
+async def _works(session: AsyncSession, services: Services) -> tuple[list[Work], dict[str, str]]:
+    """What is in progress, except batches that are paused or stopped at their limit and batches that nobody can plan; and by
+    batch the budget that limits it more than its `max_usd`."""
     active = await batches.active_batches(session, ["in_progress"])
     going = [b for b in active if starts_lines(b.status, b.ending, b.paused_us)]
     out = await stopped(session) | await _without_policy(session, going)
     active = [b for b in going if b.id not in out]
     costs = await batch_costs(session, [b.id for b in active])
     limits = await _ceilings(session, active, costs)
-    works = []
+    works, binding = [], dict[str, str]()
     for batch in active:
         left = await batches.remaining(session, batch.id)
         if left.lines:
             profile = services.models.get(batch.model or "")
             precision = profile.precision if profile else "auto"
             work = work_of(batch, left, precision=precision, spent_nano=costs[batch.id].nano)
-            if (most := limits.get(batch.id)) is not None:
-                work = msgspec.structs.replace(
-                    work, max_nano=most if work.max_nano is None else min(most, work.max_nano)
-                )
+            if (limit := limits.get(batch.id)) is not None and (work.max_nano is None or limit[0] < work.max_nano):
+                work = msgspec.structs.replace(work, max_nano=limit[0])
+                binding[batch.id] = limit[1]
             works.append(work)
-    return works
+    return works, binding
 
 
-async def _ceilings(session: AsyncSession, active: Sequence[Batch], costs: Mapping[str, BatchCost]) -> dict[str, int]:
-    """What budgets of batches and of tags let each batch cost in all: as if it were its `max_usd`, on whoever's machine."""
-    found: dict[str, int] = {}
+async def _ceilings(
+    session: AsyncSession, active: Sequence[Batch], costs: Mapping[str, BatchCost]
+) -> dict[str, tuple[int, str]]:
+    """What budgets of batches and of tags let each batch cost in all: as if it were its `max_usd`, on whoever's machine; and
+    the tightest one's scope."""
+    found: dict[str, tuple[int, str]] = {}
     for project in sorted({batch.project for batch in active}):
         spent = {batch.id: costs[batch.id].nano for batch in active if batch.project == project}
-        found.update({batch: nano for batch, (nano, _) in (await ceilings(session, project, spent)).items()})
+        found |= await ceilings(session, project, spent)
     return found
 
 
@@ -380,14 +387,18 @@ def _fetched(services: Services, works: Sequence[Work]) -> dict[str, int]:
     return found
 
 
-async def _budgets(session: AsyncSession, works: Sequence[Work], now_us: int) -> tuple[Budget, ...]:
-    found = []
+async def _budgets(
+    session: AsyncSession, works: Sequence[Work], now_us: int
+) -> tuple[tuple[Budget, ...], dict[str, str]]:
+    """What each project has left, and the scope of the limit where that, not its grants, is what leaves the least."""
+    found, binding = [], dict[str, str]()
     for project in sorted({work.project for work in works}):
         own, above = await positions.remaining(session, project), await headroom(session, project, now_us)
-        limits = [each for each in (own, above) if each is not None]
-        if (remaining := min(limits, default=None)) is not None:
-            found.append(Budget(project=project, remaining_nano=max(0, remaining)))
-    return tuple(found)
+        if above is not None and (own is None or above[0] < own):
+            own, binding[project] = above
+        if own is not None:
+            found.append(Budget(project=project, remaining_nano=max(0, own)))
+    return tuple(found), binding
 
 
 async def _policies(session: AsyncSession, works: Sequence[Work]) -> dict[str, ResidencyPolicy]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from aiohttp.test_utils import make_mocked_request
 from sqlalchemy import event, select
 from sqlmodel import col
@@ -89,7 +90,8 @@ async def test_the_planner_gives_a_batch_no_more_than_its_budget_or_its_tags_hav
     await Planner(town.services).step()
     waiting = await town.waiting(guest)
     assert waiting is not None
-    assert waiting.waiting_on == "price_ceiling"
+    assert waiting.waiting_on == "budget"
+    assert waiting.reasons[0] == f"budget: batch:{guest} is what limits it (`broker budget limits`)"
     assert await town.assigned(guest) == []
 
 
@@ -156,6 +158,32 @@ async def test_the_limit_of_an_hour_of_a_tag_counts_machines_that_it_shares(town
                 assert is_refused, refused
             else:
                 assert not is_refused
+
+
+@pytest.mark.parametrize("scope", ["tag:default/team=x", "project:default"])
+async def test_a_batch_that_a_budget_stops_says_which_also_in_a_project_without_a_team(town: Any, scope: str) -> None:
+    """It said `price_ceiling`, as if its own max_usd were too low, and the owner raised that in vain."""
+    await town.list_offers(town.offer())
+    await budget(town, scope, DOLLAR // 10_000)
+    batch = await town.batch(lines=5, tags={"team": "x"}, max_usd="5")
+    await Planner(town.services).step()
+    waiting = await town.waiting(batch)
+    assert waiting is not None
+    assert (waiting.waiting_on, waiting.reasons[0]) == (
+        "budget",
+        f"budget: {scope} is what limits it (`broker budget limits`)",
+    )
+
+
+async def test_a_batch_that_its_own_max_usd_stops_blames_no_budget(town: Any) -> None:
+    await town.list_offers(town.offer())
+    await budget(town, "project:default", DOLLAR)
+    batch = await town.batch(lines=5, max_usd="0.0001")
+    await Planner(town.services).step()
+    waiting = await town.waiting(batch)
+    assert waiting is not None
+    assert waiting.waiting_on == "price_ceiling"
+    assert "budget:" not in waiting.reasons[0]
 
 
 async def test_a_guest_that_cannot_pay_leaves_the_machine_to_its_owner(town: Any) -> None:
