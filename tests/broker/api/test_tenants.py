@@ -176,6 +176,7 @@ OF_THE_HOUSE = {
     "/v1/admin/vault": 404,
     "/v1/ledger/sealed.zip": 404,
     "/v1/ledger/invoices": 422,
+    "/v1/reports/positions": 422,
     "/v1/ledger/exceptions": 422,
     "/v1/ledger/accounts": 404,
     "/v1/teams/moves": 404,
