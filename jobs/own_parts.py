@@ -51,7 +51,8 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
 class OwnPart(msgspec.Struct, frozen=True, kw_only=True):
     """A part of the broker's own, ready to be stored and committed.
 
-    `kind` invalid: all of its lines failed; reused: all completed. `seq` is unique among the shard's own parts.
+    `kind` invalid: all of its lines failed; reused: all completed. `seq` is unique among the shard's own parts. `sources`
+    are the other batches whose answers these are, each with how many lines.
     """
 
     batch_id: str
@@ -63,6 +64,7 @@ class OwnPart(msgspec.Struct, frozen=True, kw_only=True):
     lines: Ranges
     kind: Kind
     saved: Saved = Saved()
+    sources: tuple[tuple[str, int], ...] = ()
 
 
 class ShardName(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +78,13 @@ class ShardName(msgspec.Struct, frozen=True, kw_only=True):
     withdrawn: int = 0
 
 
-def cut(shard: ShardName, answers: Sequence[PartLine], kind: Kind, saved: Saved | None = None) -> tuple[OwnPart, bytes]:
+def cut(
+    shard: ShardName,
+    answers: Sequence[PartLine],
+    kind: Kind,
+    saved: Saved | None = None,
+    sources: tuple[tuple[str, int], ...] = (),
+) -> tuple[OwnPart, bytes]:
     """The part of these answers, which are sorted by line, and the bytes of its object. Pure.
 
     Own parts of a shard share no line, so the first one tells them apart; a part that is cut anew because its object
@@ -96,6 +104,7 @@ def cut(shard: ShardName, answers: Sequence[PartLine], kind: Kind, saved: Saved 
         lines=ranges.from_lines(line.idx for line in answers),
         kind=kind,
         saved=saved or Saved(),
+        sources=sources,
     )
     return part, content
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from aiohttp import web
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.api.compliance import of_the_house
 from broker.api.policy_shapes import Replayed, ReplayQuery, Where
@@ -12,6 +15,7 @@ from broker.api.registry import Call, Route, route
 from broker.compliance import decisions, replaying
 from broker.compliance.audit_export import export as exported
 from broker.compliance.destruction import key_states
+from broker.compliance.reuse import sources_of
 from broker.compliance.whereabouts import told
 from broker.keys import Role
 from jobs.tables import Batch
@@ -23,17 +27,29 @@ ZIP_TYPE = "application/zip"
 
 
 async def where(call: Call) -> Where:
-    """Which machines, countries and operators ever held a batch's input, checkpoints or output, on what evidence."""
+    """Which machines, countries and operators ever held a batch's input, checkpoints or output, on what evidence; also those
+    that computed answers for other batches which this one was given again."""
     async with call.services.database.transaction() as session:
         batch = await session.get(Batch, call.path("batch_id"))
         if batch is None or call.caller.project not in (None, batch.project):
             raise not_found("batch_not_found", f"No batch {call.path('batch_id')!r}.")
-        rows = await decisions.of_batch(session, batch.id)
-        bodies = await decisions.bodies_by_hash(session, sorted({row.facts_hash for row in rows}))
-        ids = {row.rental for row in rows if row.rental is not None}
         keys = [msgspec.to_builtins(each) for each in await key_states(session, batch)]
-        machines = {rental: row for rental in sorted(ids) if (row := await session.get(RentalRow, rental)) is not None}
-    return Where(batch=batch.id, keys=keys, **told(rows, bodies, machines))
+        found = await _told(session, batch.id)
+        reused = [
+            {"batch": each, "lines": lines, **await _told(session, each)}
+            for each, lines in (await sources_of(session, batch.id)).items()
+        ]
+    for name in ("countries", "operators"):
+        found[name] = sorted({*found[name], *(one for each in reused for one in each[name])})
+    return Where(batch=batch.id, keys=keys, reused=reused, **found)
+
+
+async def _told(session: AsyncSession, batch: str) -> dict[str, Any]:
+    rows = await decisions.of_batch(session, batch)
+    bodies = await decisions.bodies_by_hash(session, sorted({row.facts_hash for row in rows}))
+    ids = {row.rental for row in rows if row.rental is not None}
+    machines = {rental: row for rental in sorted(ids) if (row := await session.get(RentalRow, rental)) is not None}
+    return told(rows, bodies, machines)
 
 
 async def replay(call: Call, query: ReplayQuery) -> Replayed:

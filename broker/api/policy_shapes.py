@@ -170,6 +170,9 @@ class Where(Own):
     refused: list[dict[str, Any]]
     deleted: list[dict[str, Any]]
     keys: list[dict[str, Any]]
+    reused: list[dict[str, Any]] = Field(
+        default=[], description="batches whose answers this one was given, with their own machines and places"
+    )
 
 
 class ReplayQuery(Own):

@@ -45,6 +45,10 @@ def where(
         line(
             f"countries: {', '.join(found['countries']) or 'none'}; operators: {', '.join(found['operators']) or 'none'}"
         )
+        for each in found["reused"]:
+            who = ", ".join(one["rental"] for one in each["machines"]) or "none of its own"
+            places = f"{', '.join(each['countries']) or 'none'}; operators: {', '.join(each['operators']) or 'none'}"
+            line(f"{each['lines']} answers are those of {each['batch']}, computed by {who}; countries: {places}")
         line(f"refused {len(found['refused'])} times")
         for each in found["deleted"]:
             keys = f"; keys destroyed: {' '.join(each['keys_destroyed'])}" if each["keys_destroyed"] else ""

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from broker.compliance.decisions import record
+from broker.compliance.destruction import key_states
 from jobs.tables import Batch, File
 from solver.residency import Decision, Reason
 
@@ -69,7 +70,9 @@ async def seal_file_deletion(
             batch.output_file_id: "output",
             batch.input_file_id: "input",
         }
-        gone = Deleted(what=parts[file.id], file=file.id, objects=1, why=why, keys_destroyed=keys_destroyed)
+        # what has expired was removed before its row; what somebody asks to delete is removed when this is committed
+        objects = 1 if why == "expired" else None
+        gone = Deleted(what=parts[file.id], file=file.id, objects=objects, why=why, keys_destroyed=keys_destroyed)
         await seal_deletion(session, secret, batch, gone, now_us)
 
 
@@ -87,9 +90,12 @@ async def _of_file(session: AsyncSession, file_id: str) -> Sequence[Batch]:
 async def seal_project_erasure(
     session: AsyncSession, secret: bytes, project: str, now_us: int, *, after: str = "", limit: int = 500
 ) -> str | None:
-    """The same for the batches of an erased project, `limit` at a time; where to go on, None at the end."""
+    """The same for the batches of an erased project, `limit` at a time, when their keys are destroyed. Where to go on, None at
+    the end."""
     statement = select(Batch).where(col(Batch.project) == project, col(Batch.id) > after).order_by(col(Batch.id))
     page = (await session.scalars(statement.limit(limit))).all()
     for batch in page:
-        await seal_deletion(session, secret, batch, Deleted(what="everything", why="project_erased"), now_us)
+        keys = tuple(each.owner for each in await key_states(session, batch) if each.state == "destroyed")
+        gone = Deleted(what="everything", why="project_erased", keys_destroyed=keys)
+        await seal_deletion(session, secret, batch, gone, now_us)
     return page[-1].id if len(page) == limit else None

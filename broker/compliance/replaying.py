@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -14,7 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.compliance import deletion, destruction, hello, pinning
+from broker.compliance import deletion, destruction, hello, pinning, reuse
 from broker.compliance.decisions import VERSION, Record, Signed, bodies_by_hash, sha256_of, signing_key
 from broker.compliance.lifecycle import Standing, put_together
 from broker.compliance.lifecycle import sha256_of as sha256_of_body
@@ -114,25 +116,33 @@ def _body(kept: _Kept, made: Record) -> bytes:
     body = kept.facts.get(made.facts_sha256)
     if body is None or hashlib.sha256(body).hexdigest() != made.facts_sha256:
         raise Unlike("its facts are not kept, or were changed")
-    policy = kept.policies.get(made.policy_hash) if made.kind not in ("address", "deletion", "key") else None
+    policy = kept.policies.get(made.policy_hash) if made.kind not in _FOUND else None
     if sha256_of(policy) != made.policy_sha256:
         raise Unlike("its policy is not kept, or was changed")
     return body
 
 
+# What is not asked of a policy: the word follows from what was found alone.
+_FOUND: Mapping[str, tuple[type, Callable[[Any], Decision]]] = MappingProxyType(
+    {
+        "address": (hello.Seen, hello.word_on),
+        "deletion": (deletion.Deleted, deletion.word_on),
+        "key": (destruction.Receipt, destruction.word_on),
+        "reuse": (reuse.Reused, reuse.word_on),
+    }
+)
+
+
 def _again(kept: _Kept, made: Record, body: bytes) -> Decision:
+    if made.kind in _FOUND:
+        shape, word_on = _FOUND[made.kind]
+        return word_on(msgspec.json.decode(body, type=shape))
     match made.kind:
         case "evaluation":
             return kept.evaluator(made.policy_hash).decide(msgspec.json.decode(body, type=Facts), made.at_us)
         case "store":
             policy = kept.policies.get(made.policy_hash) or ResidencyPolicy(name="none-stored")
             return word_on_store(policy, msgspec.json.decode(body, type=Facts), made.at_us)
-        case "address":
-            return hello.word_on(msgspec.json.decode(body, type=hello.Seen))
-        case "deletion":
-            return deletion.word_on(msgspec.json.decode(body, type=deletion.Deleted))
-        case "key":
-            return destruction.word_on(msgspec.json.decode(body, type=destruction.Receipt))
         case "pin":
             return _pinned(kept, made, msgspec.json.decode(body, type=pinning.Asked))
     raise Unlike(f"a record of kind {made.kind!r}; replay it with the release that made it")

@@ -145,7 +145,7 @@ class Answerer:
         for part in parts:
             self.services.failpoints.reached("answer.before_txn")
             async with self.services.database.transaction() as session:
-                await saving.commit(session, batch.project, part)
+                await saving.commit(session, self.services.secret, batch.project, part)
             self.services.failpoints.reached("answer.after_txn")
         if parts:
             self.services.nudge("finalise")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -12,6 +12,7 @@ import structlog
 from broker.control.saving import Price
 from jobs import own_parts
 from jobs.answers import Known
+from jobs.keys import name_of
 from jobs.objects import ObjectStore
 from jobs.own_parts import Kind, OwnPart, Saved, ShardName
 from jobs.part_objects import AnswerError, AnswerLine, Damaged, InputSlice, PartLine, custom_ids, read_object
@@ -94,7 +95,9 @@ class OwnPartMaker:
         while answers:
             count = self._count_that_fits(answers)
             now, answers = answers[:count], answers[count:]
-            part, content = await asyncio.to_thread(own_parts.cut, shard, now, kind, self._saved(now, known))
+            mine = [known[answer.idx] for answer in now if answer.idx in known]
+            sources = sources_of(mine, shard.batch_id)
+            part, content = await asyncio.to_thread(own_parts.cut, shard, now, kind, self._saved(mine), sources)
             await own_parts.store(self.store, part, content)
             parts.append(part)
         return parts
@@ -107,7 +110,12 @@ class OwnPartMaker:
                 return max(1, count)
         return len(answers)
 
-    def _saved(self, answers: list[PartLine], known: Mapping[int, Known]) -> Saved:
-        mine = [known[answer.idx] for answer in answers if answer.idx in known]
+    def _saved(self, mine: Sequence[Known]) -> Saved:
         prompt, completion = sum(k.prompt_tokens for k in mine), sum(k.completion_tokens for k in mine)
         return Saved(input_tokens=prompt, output_tokens=completion, nano=self.price.of(prompt + completion))
+
+
+def sources_of(answers: Iterable[Known], batch_id: str) -> tuple[tuple[str, int], ...]:
+    """Which other batches' parts these answers lie in, each with how many lines. Pure."""
+    owners = (name.owner for each in answers if (name := name_of(each.part_key)) is not None)
+    return tuple(sorted(Counter(owner for owner in owners if owner != batch_id).items()))

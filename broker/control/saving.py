@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from broker.compliance.reuse import seal_reuse
 from broker.tables import Quote
 from jobs import own_parts
 from jobs.clock import db_now
@@ -56,10 +57,12 @@ async def quoted_price(session: AsyncSession, batch_id: str) -> Price:
     return Price() if quote is None else price_of(quote.body)
 
 
-async def commit(session: AsyncSession, project: str, part: OwnPart) -> bool:
-    """Make an own part count and book what it saved, in the caller's transaction; False when it does not count (again)."""
+async def commit(session: AsyncSession, secret: bytes, project: str, part: OwnPart) -> bool:
+    """Make an own part count, book what it saved and seal from where its answers are, in the caller's transaction; False when it
+    does not count (again)."""
     if await own_parts.commit(session, part) != "committed":
         return False
+    await seal_reuse(session, secret, part)
     if part.saved.nano:
         await savings.save(
             session,

@@ -194,7 +194,7 @@ class Validator:
                     await seal_store(session, self.services, begun.id, begun.policy_hash, policy, now_us)
                 tag_rows.record(session, batch.id, found.tags)
                 for part in prepared.parts:
-                    await saving.commit(session, batch.project, part)
+                    await saving.commit(session, self.services.secret, batch.project, part)
 
     async def _may_begin(
         self, session: AsyncSession, batch: Batch, explanation: quote_shapes.Explanation, now_us: int

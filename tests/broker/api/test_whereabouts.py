@@ -11,6 +11,7 @@ from sqlalchemy import select, text
 
 from broker.compliance.networks import Networks
 from broker.compliance.tables import DecisionRow
+from broker.tables import Assignment
 from jobs.clock import db_now
 from jobs.tables import Shard
 from markets import price_book
@@ -159,7 +160,8 @@ async def test_submission_pinning_anew_and_deletion_are_sealed_and_made_again(se
     gone = await server.call("DELETE", f"/v1/files/{shown['input_file_id']}")
     assert gone.status == 200, gone.raw
     assert ("deletion", "deletion", "allow") in await points(server, batch)
-    assert (await where(server, batch))["deleted"][0]["what"] == "input"
+    [deleted] = (await where(server, batch))["deleted"]
+    assert (deleted["what"], deleted["objects"]) == ("input", None), "it is sealed before the object is removed"
     told = await replayed(server)
     assert told["replayed"] >= 5 and told["mismatches"] == []
 
@@ -186,6 +188,9 @@ async def test_erasing_a_project_leaves_a_record_for_each_of_its_batches(server:
     assert erased.status == 200, erased.raw
     [gone] = (await where(server, batch))["deleted"]
     assert (gone["what"], gone["why"]) == ("everything", "project_erased")
+    keys = (await where(server, batch))["keys"]
+    assert [each["state"] for each in keys] == ["destroyed", "destroyed"]
+    assert gone["keys_destroyed"] == [each["owner"] for each in keys], "the record says nothing of the keys"
 
 
 async def test_a_table_of_networks_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
@@ -233,3 +238,28 @@ async def test_an_input_whose_permission_was_given_out_is_not_readable_once_the_
     await in_force(server, document("FR", 2))
     assert (await server.call("GET", lease["input_get"], key=None)).status == 404
     assert (await replayed(server))["mismatches"] == []
+
+
+async def test_answers_that_were_reused_are_told_with_the_machines_that_computed_them(house: House, rent: Rent) -> None:
+    """Nothing was sealed of a copied answer: a batch of reused answers had been nowhere."""
+    first = await house.submit("same", "other", reuse=True)
+    async with house.services.database.transaction() as session:
+        session.add(Assignment(batch=first, offer_key=str(offer().key), plan="p", rank=0, cost_nano=0, end_us=1))
+    agent = await rent()
+    assert (await agent.hello()).status == 200
+    await agent.heartbeat()
+    await agent.work((await agent.lease())["lease"], range(2))
+    await house.step()
+    second = await house.submit("same", "new", reuse=True)
+    assert await house.run(second) == [1]
+    third = await house.submit("same", "other", "same", reuse=True)
+    assert await house.run(third) == []
+    found = await where(house.server, third)
+    assert found["machines"] == []
+    [source] = found["reused"]
+    assert (source["batch"], source["lines"]) == (first, 3)
+    assert [each["rental"] for each in source["machines"]] == [agent.rental]
+    assert "DE" in found["countries"]
+    assert ("reuse", "reuse", "allow") in await points(house.server, third)
+    assert (await where(house.server, first))["reused"] == []
+    assert (await replayed(house.server))["mismatches"] == []
