@@ -7,7 +7,8 @@ Real accounts, `<P>` the market (`<C>` a commitment's id, `<U>` a unit); debits 
 
     Expenses:Compute:<class>:<P>   instance time and tokens that were of use; a rental's waste is moved out of it
     Expenses:Startup|Idle|Retried|Zombie:<P>, Expenses:Lost:<why>:<P>, Expenses:Unused:<C>   what was paid for in vain
-    Expenses:Storage|Egress:<P>, Expenses:Fees:Gas|Broker:<P>, Expenses:Forfeited:<P>   what else providers take
+    Expenses:Storage|Egress:<P>, Expenses:Fees:Gas|Broker:<P>, Expenses:Forfeited:<P>   what else providers take: Egress is
+                                   for data in either direction, Forfeited what of a deposit is not returned
     Expenses:Variance:<P>          invoiced beyond what was accrued (negative: below)
     Liabilities:Accrued:<P>        used, not yet invoiced (a credit balance)
     Liabilities:Payable:<P>        invoiced, not yet paid

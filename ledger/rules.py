@@ -36,7 +36,7 @@ _TOUCHES: Mapping[str, tuple[str, ...]] = {
     "credit.apply": ("Assets:Credits:", "Liabilities:Accrued:", "Liabilities:Payable:"),
     "prepaid.fund": _PAYS,
     "deposit.pay": ("Assets:Deposit:", *_PAYS),
-    "deposit.return": ("Assets:Deposit:", "Expenses:Forfeited:", *_PAYS),
+    "deposit.return": ("Assets:Deposit:", "Expenses:Forfeited:", "Liabilities:Accrued:", *_PAYS),
     "escrow.fund": ("Assets:Escrow:", "Assets:Wallet:", "Expenses:Fees:Gas:"),
     "escrow.return": ("Assets:Escrow:", "Assets:Wallet:", "Expenses:Fees:Gas:"),
     "escrow.spend": (

@@ -16,6 +16,7 @@ from sqlmodel import col
 
 from broker.budget_batches import Early, served_by
 from broker.budgets import Placement, admit, early_for, nodes_above, within_own_limits
+from broker.control.besides import set_aside_nano, terms_of
 from broker.control.ceiling import stop_at_ceiling
 from broker.control.draining import drain
 from broker.control.settle import ACTOR, meter_of
@@ -102,13 +103,18 @@ class Accruer:
         return await self._keep_ahead(session, row, now_us, early)
 
     def _margin(self, row: RentalRow) -> int:
+        """What passes unseen. What the machine costs besides its time is set aside beside it, until its end."""
         return cost_of_seconds(row.price_nano_hour, self.services.settings.control.unseen_s + row.granularity_s)
 
     async def _early(self, session: AsyncSession, row: RentalRow) -> Early | None:
         """What the batches' budgets have booked, where the hold will soon be extended: accrual locks the head of the books, and
         behind it all that a tag's batches ever cost must not be added up."""
         opened = await hold(session, row.id)
-        if opened is None or opened.resolved is not None or opened.remaining_nano >= 2 * self._margin(row):
+        if (
+            opened is None
+            or opened.resolved is not None
+            or opened.remaining_nano >= 2 * self._margin(row) + set_aside_nano(terms_of(row))
+        ):
             return None
         return await early_for(session, [(row.project, (await served_by(session, [row]))[row.id])])
 
@@ -123,7 +129,7 @@ class Accruer:
         if opened is None or opened.resolved is not None or row.state == "releasing":
             return None
         margin = self._margin(row)
-        if opened.remaining_nano >= margin:
+        if opened.remaining_nano >= margin + set_aside_nano(terms_of(row)):
             return None
         sequence = opened.nano  # grows with every extension, so a repeat after a crash is the same extension
         served = (await served_by(session, [row]))[row.id]

@@ -67,8 +67,11 @@ def api_nano(tokens: Tokens, price: Sequence[int]) -> int:
     )
 
 
-async def book_avoided(session: AsyncSession, row: RentalRow, *, now_us: int) -> None:
-    """Book both savings of a rental whose end is booked; nothing for what was not known when it was chosen."""
+async def book_avoided(session: AsyncSession, row: RentalRow, *, besides_nano: int = 0, now_us: int) -> None:
+    """Book both savings of a rental whose end is booked; nothing for what was not known when it was chosen.
+
+    `besides_nano` is what it cost besides its time: the machine on demand would have cost that too, an API would not.
+    """
     reading = await read_meter(session, row.id)
     found: dict[str, int] = {}
     if (price := row.purpose.get("on_demand_nano_hour")) is not None:
@@ -82,7 +85,7 @@ async def book_avoided(session: AsyncSession, row: RentalRow, *, now_us: int) ->
         ).where(col(Part.placement_id) == row.id, col(Part.counted).is_(True))
         prompt, cached, completion, reasoning = (await session.execute(query)).one()
         tokens = tokens_of(prompt=int(prompt), cached=int(cached), completion=int(completion), reasoning=int(reasoning))
-        found["Api"] = api_nano(tokens, api) - reading.nano
+        found["Api"] = api_nano(tokens, api) - reading.nano - besides_nano
     for against, nano in found.items():
         await avoid(
             session,

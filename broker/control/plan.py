@@ -24,8 +24,8 @@ from broker.budgets import Placement, admit, early_for
 from broker.compliance.decisions import seal_planned
 from broker.compliance.pinning import Repinner
 from broker.control.avoided import baselines
+from broker.control.besides import agreed, set_aside_nano
 from broker.control.ceiling import going_on
-from broker.control.convert import lost_deposit_nano
 from broker.control.draining import drain_all
 from broker.control.later import LATER, later_of, postponed
 from broker.control.planned_offers import reasons_with_apart
@@ -42,7 +42,6 @@ from markets.offer import Offer
 from markets.tables import RentalRow
 from solver import types
 from solver.check import check
-from solver.data_costs import moving_nano, once_nano
 from solver.plan import solve
 from solver.types import Held, Plan, Snapshot, Start
 
@@ -185,8 +184,8 @@ class Planner:
         """One intent with its hold. Raises HoldExceeded when the budget does not cover it."""
         offer = frozen.offers[start.offer_key]
         rental_id = f"rental_{ULID()}"
-        data_nano = _data_nano(frozen.snapshot, start, served)
-        nano = hold_nano(offer, start, self.services.settings.control, now_us, data_nano)
+        besides = agreed(offer, frozen.snapshot, start, served)
+        nano = hold_nano(offer, start, self.services.settings.control, now_us, set_aside_nano(besides))
         asked = Placement(start.project, tuple(served), nano, price_nano_hour=to_nano(offer.price or Decimal(0)))
         scopes = await admit(session, asked, now_us=now_us, early=early)
         await open_hold(
@@ -212,6 +211,7 @@ class Planner:
                 "batches": served,
                 "plan": plan_id,
                 "hold_nano": nano,
+                **({"besides": besides} if besides else {}),
                 **await self._baselines(session, offer, start),
             },
             now_us=now_us,
@@ -225,9 +225,9 @@ class Planner:
         return baselines(offer, await price_book.alternatives(session, offer.accelerator.name, model), model)
 
 
-def hold_nano(offer: Offer, start: Start, control: ControlSettings, now_us: int, data_nano: int = 0) -> int:
-    """Upper bound of what one instance of `start` costs until its expected end, with the buffer, in whole increments, what
-    of its deposit is not returned, and `data_nano` for what it moves.
+def hold_nano(offer: Offer, start: Start, control: ControlSettings, now_us: int, besides_nano: int = 0) -> int:
+    """Upper bound of what one instance of `start` costs until its expected end, with the buffer, in whole increments, and
+    `besides_nano` for what of its deposit is not returned and for what it moves.
 
     What passes unseen is part of it: a hold that must be extended at once would be refused at once, and the machine
     rented for nothing.
@@ -237,15 +237,7 @@ def hold_nano(offer: Offer, start: Start, control: ControlSettings, now_us: int,
     expected_s = max(1, -(-(start.until_us - now_us) // SECOND_US))
     seconds = int(expected_s * control.hold_buffer) + control.unseen_s + offer.granularity_s
     seconds = max(offer.minimum_s, -(-seconds // offer.granularity_s) * offer.granularity_s)
-    return max(1, cost_of_seconds(to_nano(offer.price), seconds) + lost_deposit_nano(offer) + data_nano)
-
-
-def _data_nano(snapshot: Snapshot, start: Start, served: Collection[str]) -> int:
-    """What one instance of `start` pays for data, as the plan counts it: the download of its model, and its part of what its
-    batches bring in and take out."""
-    view = next(each for each in snapshot.offers if each.key == start.offer_key)
-    moved = sum(moving_nano(work, view) for work in snapshot.works if work.id in served)
-    return once_nano(view, start.model, snapshot.fetched_bytes) - view.lost_nano - (-moved // start.count)
+    return max(1, cost_of_seconds(to_nano(offer.price), seconds) + besides_nano)
 
 
 def _served(snapshot: Snapshot, plan: Plan, start: Start) -> list[str]:

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.budgets import nodes_above
 from broker.control.avoided import book_avoided
+from broker.control.besides import book_besides
 from broker.control.lives import life_of
 from broker.services import Services
 from broker.tables import Worker
@@ -71,7 +72,7 @@ class Settler:
 
 
 async def settle(session: AsyncSession, rental_id: str, *, now_us: int) -> None:
-    """Final accrual by the market's own end, hold voided, leases abandoned, worker gone.
+    """Final accrual by the market's own end, what was agreed besides, hold voided, leases abandoned, worker gone.
 
     For an intent that never became a machine there is nothing to book; its hold goes back at once.
     """
@@ -87,7 +88,8 @@ async def settle(session: AsyncSession, rental_id: str, *, now_us: int) -> None:
         life = await life_of(session, row)
         at_us = max(row.ended_us, row.started_us)
         await split(session, meter, life, occurred_at_us=at_us, actor=ACTOR, recorded_at_us=now_us)
-        await book_avoided(session, row, now_us=now_us)
+        besides = await book_besides(session, row, meter, occurred_at_us=at_us, actor=actor, now_us=now_us)
+        await book_avoided(session, row, besides_nano=besides, now_us=now_us)
     await _void(session, rental_id, now_us)
     await rentals.settle(session, rental_id)
     log.info("rental.settled", rental=rental_id, state=row.state, reason=row.end_reason, exit_status=row.exit_status)
