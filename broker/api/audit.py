@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,6 +11,7 @@ from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.api.compliance import of_the_house
+from broker.api.ledger_exports import send_packed
 from broker.api.policy_shapes import Replayed, ReplayQuery, Where
 from broker.api.problems import not_found
 from broker.api.registry import Call, Route, route
@@ -66,13 +69,13 @@ async def replay(call: Call, query: ReplayQuery) -> Replayed:
     )
 
 
-async def export(call: Call) -> web.Response:
+async def export(call: Call) -> web.StreamResponse:
     """All sealed decisions with their policies and facts, as a zip that verifies without our software."""
     of_the_house(call)
-    async with call.services.database.transaction() as session:
-        body = await exported(session, call.services.secret)
-    headers = {"Content-Disposition": 'attachment; filename="decisions.zip"'}
-    return web.Response(body=body, content_type=ZIP_TYPE, headers=headers)
+    with tempfile.TemporaryDirectory(prefix="broker-export-") as scratch:
+        packed = Path(scratch) / "decisions.zip"
+        await exported(call.services.database, call.services.secret, packed)
+        return await send_packed(call, packed, "decisions.zip")
 
 
 ROUTES: tuple[Route, ...] = (

@@ -100,7 +100,7 @@ async def export_zip(call: Call, query: ExportWanted) -> web.StreamResponse:
             raise conflict(refused.code, str(refused)) from refused
         await asyncio.to_thread(_pack, folder, packed)
         log.info("ledger.exported", format=query.format, mode=query.mode, period=query.period, by=call.caller.key_id)
-        return await _send(call, packed, f"ledger-{query.format}-{query.period or 'all'}.zip")
+        return await send_packed(call, packed, f"ledger-{query.format}-{query.period or 'all'}.zip")
 
 
 def _pack(folder: Path, packed: Path) -> None:
@@ -110,7 +110,8 @@ def _pack(folder: Path, packed: Path) -> None:
                 archive.write(path, path.relative_to(folder).as_posix())
 
 
-async def _send(call: Call, packed: Path, name: str) -> web.StreamResponse:
+async def send_packed(call: Call, packed: Path, name: str) -> web.StreamResponse:
+    """Answer with a zip that lies in a file, chunk by chunk."""
     answer = web.StreamResponse(
         headers={"Content-Type": "application/zip", "Content-Disposition": f'attachment; filename="{name}"'}
     )

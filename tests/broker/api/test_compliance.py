@@ -292,16 +292,35 @@ async def test_an_export_verifies_without_our_software_and_a_flipped_byte_does_n
     await worked(server, rent)
     answer = await server.call("GET", "/v1/audit/export")
     zipfile.ZipFile(io.BytesIO(answer.raw)).extractall(tmp_path)
-    assert (await verified(tmp_path)).returncode == 0
+    for options in ([], ["--openssl"]):
+        told = await verified(tmp_path, *options)
+        assert told.returncode == 0, told.stdout
     leaves = tmp_path / "decisions.jsonl"
     leaves.write_bytes(leaves.read_bytes().replace(b'"allow"', b'"a11ow"', 1))
+    for options in ([], ["--openssl"]):
+        told = await verified(tmp_path, *options)
+        assert told.returncode == 1
+        assert "leaf 1 does not follow" in told.stdout and "leaf 1 is not signed" in told.stdout
+
+
+async def test_an_export_is_read_by_pages_and_whole(
+    server: Any, rent: Rent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was put together in memory, in one transaction, while the event loop stood still."""
+    monkeypatch.setattr("broker.compliance.audit_export.PAGE", 2)
+    await worked(server, rent)
+    answer = await server.call("GET", "/v1/audit/export")
+    zipfile.ZipFile(io.BytesIO(answer.raw)).extractall(tmp_path)
     told = await verified(tmp_path)
-    assert told.returncode == 1
-    assert "leaf 1" in told.stdout
+    assert told.returncode == 0, told.stdout
+    async with server.services.database.transaction() as session:
+        count = (await seal.head(session, "decisions")).seq
+    assert count > 2 and len((tmp_path / "decisions.jsonl").read_bytes().splitlines()) == count
+    assert (await server.call("GET", "/v1/audit/export")).raw == answer.raw, "equal content, equal zip"
 
 
-async def verified(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-I", str(folder / "verify.py"), str(folder)]
+async def verified(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", str(folder / "verify.py"), str(folder), *options]
     return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
 
 
