@@ -310,14 +310,22 @@ def bound(
     those of the classes about what each is worth; `served` the part of each class that counts."""
     most = first.classes * MOST
     pairs = pairs_below(pricing, edges, first.scarcity, most, CANDIDATES)
-    prices = ascend(pricing, pairs, first, edges, plan_usd=plan_usd, looks=looks)
-    # the ascent looked at the likely pairs: what counts is all that are below these prices
+    prices, _ = ascend(pricing, pairs, first, edges, plan_usd=plan_usd, looks=looks)
+    return proven(pricing, edges, prices, served), prices
+
+
+def proven(pricing: Pricing, edges: Floats, prices: Prices, served: Floats) -> float:
+    """USD that no plan of these edges costs less than, by these prices. An ascent looks at the likely pairs: what counts is all
+    that are below the prices."""
     every = pairs_below(pricing, edges, prices.scarcity, prices.classes)
-    return look(pricing, every, prices, edges, served).bound, prices
+    return look(pricing, every, prices, edges, served).bound
 
 
-def ascend(pricing: Pricing, pairs: Pairs, first: Prices, edges: Floats, *, plan_usd: float, looks: int) -> Prices:
-    """The best prices found in so many looks. `plan_usd` is what a plan costs, which no bound exceeds."""
+def ascend(
+    pricing: Pricing, pairs: Pairs, first: Prices, edges: Floats, *, plan_usd: float, looks: int
+) -> tuple[Prices, Floats]:
+    """(the best prices found in so many looks, the mean part of each pair that the blocks did). `plan_usd` is about what a plan
+    costs, which no bound exceeds."""
     classes, resources = pricing.classes, pricing.figures.resources
     is_row = first.scarcity.capacity > 0
     rows = Rows.of(pricing, pairs, first.scarcity, edges)
@@ -338,7 +346,7 @@ def ascend(pricing: Pricing, pairs: Pairs, first: Prices, edges: Floats, *, plan
             ),
         )
         found.note(tried, look(pricing, pairs, tried, edges, rows=rows))
-    return found.prices
+    return found.prices, found.mean
 
 
 def _load(pricing: Pricing, pairs: Pairs, x: Floats, rows: Rows) -> Floats:

@@ -14,6 +14,7 @@ from solver.fluid import classes as grouping
 from solver.fluid.effort import Counts, Effort, counts
 from solver.fluid.figures import NANO_USD, Figures, Floats
 from solver.fluid.fill import fill
+from solver.fluid.guide import Pieces, by_placement, by_program, first_prices, is_guided
 from solver.fluid.masks import Masks
 from solver.fluid.prices import Pricing, Scarcity
 from solver.fluid.reasons import Reasons
@@ -32,8 +33,10 @@ MOVES, HELD_ONE_OF = 4_000, 10
 # plan costs 0.05 % after every price moved by 2 %; without a threshold 9 % of all tokens move, with 3 % of a block and all blocks
 # looked at it was 3.7 %.
 SWITCH, COVERED = 0.05, 0.8
-# Above so many classes, where a look takes some hundredths of a second, they are this part of it.
+# Above so many classes, where a look takes some hundredths of a second, the second ones are this part of it.
 MANY, FEWER = 2_000, 2
+# Above so many classes prices are searched for from the first placement, which is faster than the program.
+PROGRAM_CLASSES = 10_000
 # What floats may be wrong by, taken off a bound before it leaves as integer money.
 BOUND_SLACK = 1e-6
 
@@ -76,16 +79,19 @@ def plan_queue(view: View, *, is_program: bool, effort: Effort = "normal") -> Qu
     pricing = Pricing(figures, classes, masks)
     held = held_pieces(pricing) if is_program else []
     pieces = held or fill(pricing)
-    scarcity, is_solved = pricing.free(), bool(held)
-    if is_program and not held and (found := _by_program(pricing, pieces)):
-        pieces, scarcity = found
+    scarcity, is_solved, prices = pricing.free(), bool(held), None
+    if is_program and not held and (found := _guided(pricing, pieces, much)):
+        pieces, scarcity, prices = found
         is_solved = True
     threshold = SWITCH if held else 1e-6
     moves = MOVES if is_solved else 0
     renewals = min(much.renewals * len(classes), much.most_renewals) if is_solved and not held else 0
     exact = restore(view, pricing, pieces, scarcity, moves=moves, threshold=threshold, renewals=renewals)
     problem, draft = exact.draft()
-    class_bound, bound = _bounds(pricing, scarcity, problem, draft, much if is_solved and not held else None)
+    if prices is None:
+        class_bound, bound = _bounds(pricing, scarcity, problem, draft, much if is_solved and not held else None)
+    else:
+        class_bound, bound = _bounds_by(pricing, prices, problem, draft, much)
     return Queue(
         problem=problem,
         draft=draft,
@@ -106,17 +112,41 @@ def _bounds(
         return pricing.bound(scarcity, low, served), max(
             pricing.bound(each, up, served) for each in (scarcity, pricing.free())
         )
-    least, _ = pricing.cheapest(scarcity, low, is_bound=False)
-    worth = np.where(np.isfinite(least), least, 0.0)
+    usd, prices = blocks.bound(
+        pricing,
+        low,
+        first_prices(pricing, low, scarcity),
+        plan_usd=_plan_usd(pricing, scarcity, problem, draft, served),
+        served=served,
+        looks=_looks(pricing, much)[0],
+    )
+    return usd, _bounds_by(pricing, prices, problem, draft, much)[1]
+
+
+def _bounds_by(
+    pricing: Pricing, prices: blocks.Prices, problem: Problem, draft: Draft, much: Counts
+) -> tuple[float, float]:
+    """The same from prices that a search found for plans of these classes."""
+    low, up = pricing.classes.edge_low, pricing.classes.edge_up
+    served = _served(pricing, draft)
+    plan_usd = _plan_usd(pricing, prices.scarcity, problem, draft, served)
+    looks = _looks(pricing, much)[1]
+    usd, _ = blocks.bound(pricing, up, prices, plan_usd=plan_usd, served=served, looks=looks)
+    return blocks.proven(pricing, low, prices, served), usd
+
+
+def _plan_usd(pricing: Pricing, scarcity: Scarcity, problem: Problem, draft: Draft, served: Floats) -> float:
+    """What the plan costs, and what is not served would cost something, too."""
     cost = sum(each.total for each in bills(problem, draft).values()) / NANO_USD
-    plan_usd = cost + float(worth[served < 1].sum())  # what is not served would cost something, too
-    found = []
-    prices = blocks.Prices(worth, scarcity)
-    fewer = FEWER if len(worth) > MANY else 1
-    for edges, looks in zip((low, up), much.looks, strict=True):
-        usd, prices = blocks.bound(pricing, edges, prices, plan_usd=plan_usd, served=served, looks=looks // fewer)
-        found.append(usd)
-    return found[0], found[1]
+    if (served >= 1).all():
+        return cost
+    least, _ = pricing.cheapest(scarcity, pricing.classes.edge_low, is_bound=False)
+    return cost + float(np.where(np.isfinite(least), least, 0.0)[served < 1].sum())
+
+
+def _looks(pricing: Pricing, much: Counts) -> tuple[int, int]:
+    first, more = much.looks
+    return first, more // FEWER if len(pricing.classes) > MANY else more
 
 
 def restore(
@@ -185,10 +215,13 @@ def held_pieces(pricing: Pricing) -> list[tuple[int, int, float]]:
     return pieces
 
 
-def _by_program(
-    pricing: Pricing, first: list[tuple[int, int, float]]
-) -> tuple[list[tuple[int, int, float]], Scarcity] | None:
-    """The program's parts and prices; None when HiGHS failed: the plan's stage then says that it is the first placement."""
+def _guided(pricing: Pricing, first: Pieces, much: Counts) -> tuple[Pieces, Scarcity, blocks.Prices | None] | None:
+    """(parts, prices of capacity, and what else proves a bound with them) to restore a plan from; None when HiGHS failed: the
+    plan's stage then says that it is the first placement."""
+    looks = _looks(pricing, much)[0]
+    if is_guided(pricing) and len(pricing.classes) > PROGRAM_CLASSES:
+        guide = by_placement(pricing, first, [2 * looks // 3] * 2)
+        return guide.pieces, guide.prices.scarcity, guide.prices
     # Imported here: HiGHS is for the process that solves. The broker's own fallback does without it.
     from solver.fluid.generate import generate  # noqa: PLC0415
 
@@ -196,9 +229,12 @@ def _by_program(
         fluid = generate(pricing, pricing.classes.edge_low, first=first)
     except Unsolved:
         return None
+    if is_guided(pricing):
+        guide = by_program(pricing, fluid.scarcity, fluid.objective, looks)
+        return guide.pieces, guide.prices.scarcity, guide.prices
     used = np.flatnonzero(fluid.x > 1e-6)
     parts = [(int(fluid.columns.k[each]), int(fluid.columns.r[each]), float(fluid.x[each])) for each in used]
-    return parts, fluid.scarcity
+    return parts, fluid.scarcity, None
 
 
 def _served(pricing: Pricing, draft: Draft) -> Floats:

@@ -285,7 +285,7 @@ class Restoration:
     def improve(self, moves: int) -> int:
         """Try to empty the blocks that cost most beyond the price of their work; at most `moves` are looked at."""
         done = 0
-        for _, offer, pool in self._wasteful()[:moves]:
+        for _, offer, pool in self._wasteful()[:moves] if moves else ():
             done += self._dissolve(offer, pool)
             self.yard.log.clear()
         return done
