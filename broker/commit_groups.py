@@ -64,11 +64,12 @@ class CommitGroups:
     async def _note(self, session: AsyncSession, counted: Sequence[Asked]) -> None:
         """When these workers last brought something, and how fast they are."""
         workers = {each.placement_id for each in counted}
-        # the rows are locked by id, as by everybody who locks several; a bare UPDATE takes them as it finds them
+        # the rows are locked by id, as by everybody who locks several; a bare UPDATE takes them as it finds them. One that is
+        # locked is left out: it is a worker that leases just now, maybe waiting for others, and a lane of commits with it
         in_order = select(col(Worker.rental)).where(col(Worker.rental).in_(workers)).order_by(col(Worker.rental))
         await session.execute(
             update(Worker)
-            .where(col(Worker.rental).in_(in_order.with_for_update()))
+            .where(col(Worker.rental).in_(in_order.with_for_update(skip_locked=True)))
             .values(work_us=await db_now(session))
             .execution_options(synchronize_session=False)
         )

@@ -7,7 +7,9 @@ unknown (no policy stored, no facts) is a no.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import structlog
 from sqlalchemy import select
@@ -17,7 +19,7 @@ from sqlmodel import col
 from broker.budget_batches import shut
 from broker.compliance.decisions import Point
 from broker.compliance.hello import Seen, word_on
-from broker.compliance.judging import Judged, is_elsewhere, judge, may_go_on, missing_policy, seal, seal_seen
+from broker.compliance.judging import Judged, forget, is_elsewhere, judge, may_go_on, missing_policy, seal, seal_seen
 from broker.services import Services
 from broker.tables import Assignment
 from jobs.tables import Batch
@@ -26,11 +28,40 @@ from markets.tables import RentalRow
 log = structlog.get_logger()
 
 
-async def candidates(
-    session: AsyncSession, services: Services, rental: RentalRow, now_us: int
-) -> tuple[list[Batch], list[Batch]]:
-    """The batches that this rental's worker may lease from, in the plan's order, and those that the plan put there and
+@dataclass
+class Candidates:
+    """The batches that a rental's worker may lease from, in the plan's order: their ids, each judged when it is asked for, so
+    that a lease costs the judgement of the batches up to its own. `forbidden` are those that were asked for and that
     residency forbids now (evidence has expired since it was rented). Batches whose own budget is stopped are neither."""
+
+    session: AsyncSession
+    services: Services
+    rental: RentalRow
+    now_us: int
+    stopped: Mapping[str, str]
+    left: deque[Batch]
+    forbidden: list[Batch] = field(default_factory=list)
+
+    def __aiter__(self) -> Candidates:
+        return self
+
+    async def __anext__(self) -> str:
+        while self.left:
+            batch = self.left.popleft()
+            if batch.id in self.stopped:
+                # whoever the machine was rented for: a budget that is used up buys nothing more on it
+                log.warning("lease.over_budget", rental=self.rental.id, batch=batch.id, budget=self.stopped[batch.id])
+                continue
+            word = await judge(self.session, self.services, self.rental, batch, self.now_us)
+            if word.is_allowed:
+                return batch.id
+            self.forbidden.append(batch)
+            _forbidden(self.rental, batch, word)
+        raise StopAsyncIteration
+
+
+async def candidates(session: AsyncSession, services: Services, rental: RentalRow, now_us: int) -> Candidates:
+    """Of the batches that the plan put on this rental's offer; none is judged yet."""
     statement = (
         select(Batch)
         .join(Assignment, col(Assignment.batch) == col(Batch.id))
@@ -46,19 +77,7 @@ async def candidates(
     )
     assigned = (await session.scalars(statement)).all()
     stopped = await shut(session, rental.project, [batch.id for batch in assigned])
-    permitted, forbidden = [], []
-    for batch in assigned:
-        if batch.id in stopped:
-            # whoever the machine was rented for: a budget that is used up buys nothing more on it
-            log.warning("lease.over_budget", rental=rental.id, batch=batch.id, budget=stopped[batch.id])
-            continue
-        word = await judge(session, services, rental, batch, now_us)
-        if word.is_allowed:
-            permitted.append(batch)
-        else:
-            forbidden.append(batch)
-            _forbidden(rental, batch, word)
-    return permitted, forbidden
+    return Candidates(session, services, rental, now_us, stopped, deque(assigned))
 
 
 async def pool(session: AsyncSession, rental: RentalRow) -> Sequence[Batch]:
@@ -125,6 +144,7 @@ async def released(
     if word_on(what).outcome == "deny":
         await seal_seen(session, services, "lease", rental, batch.id, what, now_us)
         return False
+    forget(session)  # what was read for the candidates: it may have changed since
     word = await judge(session, services, rental, batch, now_us)
     await seal(session, services, "lease", rental, batch, word, now_us)
     if not word.is_allowed:

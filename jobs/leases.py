@@ -8,7 +8,8 @@ Being leased again, given back, abandoned, revoked or closed ends it for good.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing
 
 import msgspec
 import structlog
@@ -44,9 +45,11 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
 
 
-async def lease(session: AsyncSession, *, placement_id: str, batch_ids: Sequence[str], ttl_s: float) -> Lease | None:
+async def lease(
+    session: AsyncSession, *, placement_id: str, batch_ids: Sequence[str] | AsyncIterable[str], ttl_s: float
+) -> Lease | None:
     """The next free shard of the given batches, in the given order; None when there is none. Of a batch's shards one whose
-    prefix the placement keeps warm comes first (jobs/affinity.py).
+    prefix the placement keeps warm comes first (jobs/affinity.py). No batch is asked for that comes after the one leased.
 
     Free is: pending, or leased and expired, with an open line that is not reserved. A placement may hold several
     leases. Raises LeaseLost for a revoked placement.
@@ -54,16 +57,26 @@ async def lease(session: AsyncSession, *, placement_id: str, batch_ids: Sequence
     if await is_revoked(session, placement_id):
         raise LeaseLost(f"placement {placement_id} was revoked; it gets no more work")
     now_us = await db_now(session)
-    for batch_id in batch_ids:
-        batch = await session.get(Batch, batch_id)
-        if batch is None or batch.expires_us <= now_us:
-            continue
-        if not starts_lines(batch.status, batch.ending, batch.paused_us):
-            continue
-        shard = await _next_shard(session, placement_id, batch_id, now_us)
-        if shard is not None:
-            return await _grant(session, batch, shard, placement_id=placement_id, ttl_s=ttl_s, now_us=now_us)
+    async with aclosing(_each(batch_ids)) as in_order:
+        async for batch_id in in_order:
+            batch = await session.get(Batch, batch_id)
+            if batch is None or batch.expires_us <= now_us:
+                continue
+            if not starts_lines(batch.status, batch.ending, batch.paused_us):
+                continue
+            shard = await _next_shard(session, placement_id, batch_id, now_us)
+            if shard is not None:
+                return await _grant(session, batch, shard, placement_id=placement_id, ttl_s=ttl_s, now_us=now_us)
     return None
+
+
+async def _each(batch_ids: Sequence[str] | AsyncIterable[str]) -> AsyncGenerator[str]:
+    if isinstance(batch_ids, AsyncIterable):
+        async for batch_id in batch_ids:
+            yield batch_id
+    else:
+        for batch_id in batch_ids:
+            yield batch_id
 
 
 async def _next_shard(session: AsyncSession, placement_id: str, batch_id: str, now_us: int) -> Shard | None:

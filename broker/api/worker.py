@@ -44,7 +44,9 @@ from workers.errors import UnknownModel, WorkersError
 
 log = structlog.get_logger()
 
-POLL_S = 0.25
+# How often a long poll looks: at first soon, for work that comes right after other work, and then more seldom, because a look
+# costs some twenty questions to the database and many agents may wait.
+POLL_S, MOST_POLL_S = 0.25, 1.0
 
 
 @dataclass(frozen=True)
@@ -70,17 +72,17 @@ class WorkerWire:
         )  # fmt: skip
 
     async def _next_work(self, call: Call, wait_s: float) -> dict[str, Any]:
-        give_up = time.monotonic() + wait_s
+        give_up, poll_s = time.monotonic() + wait_s, POLL_S
         while True:
             answer = await _work(call)
             left_s = give_up - time.monotonic()
             if answer["lease"] or answer["stop"] or left_s <= 0 or self.stopping.is_set() or _hung_up(call):
                 return answer
             try:
-                async with asyncio.timeout(min(POLL_S, left_s)):
+                async with asyncio.timeout(min(poll_s, left_s)):
                     await self.stopping.wait()
             except TimeoutError:
-                continue
+                poll_s = min(poll_s * 2, MOST_POLL_S)
 
 
 def _hung_up(call: Call) -> bool:
@@ -401,21 +403,21 @@ async def _looked(call: Call, observed: str | None) -> dict[str, Any]:
         what = seen(rental.facts, worker.hello, observed)
         if (denied := _against(what)) is not None:
             raise _Elsewhere(what, denied)
-        batches, forbidden = await candidates(session, services, rental, now_us)
+        batches = await candidates(session, services, rental, now_us)
         try:
             granted = await leases.lease(
                 session,
                 placement_id=rental.id,
-                batch_ids=[batch.id for batch in batches],
+                batch_ids=batches,
                 ttl_s=services.settings.jobs.lease_ttl_s,
             )
         except LeaseLost:
             return {"lease": None, "stop": True}
         if granted is None:
-            is_over = bool(forbidden) and not await leases.held(session, rental.id)
+            is_over = bool(batches.forbidden) and not await leases.held(session, rental.id)
             if is_over:
                 # Its facts are those of the day it was rented; a machine rented anew has fresh evidence, or is refused.
-                worker.drain_reason = f"residency no longer allows {len(forbidden)} of its batches here"
+                worker.drain_reason = f"residency no longer allows {len(batches.forbidden)} of its batches here"
                 session.add(worker)
             return {"lease": None, "stop": is_over}
         shard = await session.get_one(Shard, granted.shard_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import msgspec
@@ -14,12 +14,11 @@ from broker.compliance.decisions import Point, judged
 from broker.compliance.hello import Seen, word_on
 from broker.compliance.lifecycle import Standing
 from broker.compliance.paths import data_paths
-from broker.compliance.pinning import change_of, model_facts, store_policy, stored_policy
+from broker.compliance.pinning import Change, change_of, model_facts, store_policy, stored_policy
 from broker.compliance.proposals import in_force_once
 from broker.compliance.tables import Grace, Whereabouts
 from broker.control.convert import facts_of
 from broker.services import Services
-from broker.tables import Policy
 from jobs.tables import Batch
 from markets.offer import Evidence, Offer
 from markets.offer_record import offer_from_record
@@ -27,6 +26,8 @@ from markets.price_book import offer_of
 from markets.tables import OfferRow, RentalRow
 from solver.residency import Decision, Facts, Reason, asks_model, evaluate, of_job
 from solver.residency import Policy as ResidencyPolicy
+
+_READ, _POLICIES = "compliance.read", "compliance.policies"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ async def judge(session: AsyncSession, services: Services, rental: RentalRow, ba
     that turns out to lie elsewhere takes the permission back, and a new one cannot give it to an old machine. By what is in
     force at this moment, also where the batch is not pinned to it yet.
     """
-    change = await change_of(session, services.settings, batch, await in_force_once(session, now_us))
+    change = await _change(session, services, batch, await in_force_once(session, now_us))
     policy_hash = batch.policy_hash if change is None else await store_policy(session, change.pin.policy, now_us)
     return await _judge(session, services, rental, batch, policy_hash, now_us)
 
@@ -69,7 +70,7 @@ async def may_go_on(session: AsyncSession, services: Services, rental: RentalRow
 async def _grace(session: AsyncSession, services: Services, batch: Batch, now_us: int) -> tuple[str, int]:
     """The policy that what runs may still go by, and until when: also of a change that the batch is not pinned to yet."""
     known = await in_force_once(session, now_us)
-    change = await change_of(session, services.settings, batch, known)
+    change = await _change(session, services, batch, known)
     if change is not None:
         earlier, until_us = batch.policy_hash, change.drain_by_us
     elif (grace := await session.get(Grace, batch.id)) is not None:
@@ -97,13 +98,8 @@ def holds_withdrawn(policy: ResidencyPolicy, known: Standing) -> bool:
 async def _judge(
     session: AsyncSession, services: Services, rental: RentalRow, batch: Batch, policy_hash: str, now_us: int
 ) -> Judged:
-    row = await session.get(Policy, policy_hash)
-    policy = None if row is None else msgspec.convert(row.body, ResidencyPolicy)
-    listed = await session.get(OfferRow, rental.offer_key)
-    # not its record: of an offer said unchanged only `observed_us` moves, and the record's evidence would run out here
-    # while the plan, which reads the offer, goes on placing there
-    offer = None if listed is None or listed.gone_us is not None else offer_of(listed)
-    rented = _renewed(offer_from_record(rental.facts), offer)
+    policy = await _policy(session, policy_hash)
+    rented, offer = await _place(session, rental)
     then = await _facts(session, services, rented, batch, policy, now_us)
     if policy is None:
         return Judged(policy_hash, None, then, judged(None, then, now_us))
@@ -112,6 +108,58 @@ async def _judge(
         return Judged(policy_hash, policy, then, decision)
     now = await _facts(session, services, offer, batch, policy, now_us)
     return Judged(policy_hash, policy, now, evaluate(policy, now, now_us), None if now == then else (then, decision))
+
+
+@dataclass
+class _Read:
+    """What judgements of one transaction have read: ten batches on one machine ask for the same ten times. `places` by rental:
+    what was rented, and what is listed now. `changes` by all of a batch that its policy is made of."""
+
+    places: dict[str, tuple[Offer, Offer | None]] = field(default_factory=dict)
+    changes: dict[tuple[str, ...], Change | None] = field(default_factory=dict)
+
+
+def forget(session: AsyncSession) -> None:
+    """The next judgement in this transaction reads offers and projects' own rules anew."""
+    session.info.pop(_READ, None)
+
+
+def _read(session: AsyncSession) -> _Read:
+    found: _Read = session.info.setdefault(_READ, _Read())
+    return found
+
+
+async def _policy(session: AsyncSession, policy_hash: str) -> ResidencyPolicy | None:
+    """The stored policy of this hash, decoded once a transaction: what a hash names never changes."""
+    kept: dict[str, ResidencyPolicy] = session.info.setdefault(_POLICIES, {})
+    if policy_hash not in kept:
+        found = await stored_policy(session, policy_hash)
+        if found is None:
+            return None
+        kept[policy_hash] = found
+    return kept[policy_hash]
+
+
+async def _place(session: AsyncSession, rental: RentalRow) -> tuple[Offer, Offer | None]:
+    """What was known of the place when it was rented, and what its market lists there now."""
+    places = _read(session).places
+    if rental.id not in places:
+        listed = await session.get(OfferRow, rental.offer_key)
+        # not its record: of an offer said unchanged only `observed_us` moves, and the record's evidence would run out here
+        # while the plan, which reads the offer, goes on placing there
+        offer = None if listed is None or listed.gone_us is not None else offer_of(listed)
+        places[rental.id] = _renewed(offer_from_record(rental.facts), offer), offer
+    return places[rental.id]
+
+
+async def _change(session: AsyncSession, services: Services, batch: Batch, known: Standing) -> Change | None:
+    wishes = batch.wishes or {}
+    asks = [wishes.get(name) for name in ("data_class", "residency", "confidentiality")]
+    made_of = (known.mark, batch.project, batch.policy_hash, msgspec.json.encode(asks).decode())
+    changes = _read(session).changes
+    if made_of not in changes:
+        changes[made_of] = await change_of(session, services.settings, batch, known)
+    return changes[made_of]
 
 
 def _renewed(rented: Offer, listed: Offer | None) -> Offer:

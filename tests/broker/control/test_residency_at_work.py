@@ -7,14 +7,18 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from broker import worker_sessions
+from broker import worker_pool, worker_sessions
+from broker.api.batches import store_policy
 from broker.api.registry import Call
 from broker.api.worker import _work, heartbeat
 from broker.tables import Worker
 from broker.worker_pool import candidates
 from jobs import leases
 from jobs.clock import db_now
+from jobs.tables import Batch
+from markets import price_book
 from markets.tables import RentalRow
+from solver.residency import compile_countries
 
 DAY_US = 86_400 * 1_000_000
 
@@ -72,8 +76,9 @@ async def test_a_lease_ends_when_its_market_says_that_the_offer_lies_elsewhere(
     assert await beat(town, rental, held) == [held["shard_id"]]
     async with town.database.transaction() as session:
         row = await session.get_one(RentalRow, rental)
-        allowed, forbidden = await candidates(session, town.services, row, await db_now(session))
-    assert (allowed, [each.id for each in forbidden]) == ([], [batch])
+        found = await candidates(session, town.services, row, await db_now(session))
+        allowed = [each async for each in found]
+    assert (allowed, [each.id for each in found.forbidden]) == ([], [batch])
 
 
 async def test_a_lease_ends_with_its_evidence(town: Any, at_work: tuple[str, str]) -> None:
@@ -93,3 +98,69 @@ async def test_a_machine_whose_evidence_has_expired_is_ended_not_kept_idle(town:
     town.database.clock_offset_us = DAY_US + 1_000_000
     assert await _work(await call(town, rental)) == {"lease": None, "stop": True}
     assert "residency" in (await town.row(Worker, rental)).drain_reason
+
+
+@pytest.fixture
+async def ten_more(town: Any, at_work: tuple[str, str]) -> list[str]:
+    """The plan put ten batches more on the machine."""
+    batches = [await town.batch() for _ in range(10)]
+    for each in batches:
+        await town.assign(each, town.offer())
+    return batches
+
+
+async def for_the_us_only(town: Any, batch: str) -> None:
+    async with town.database.transaction() as session:
+        policy = await store_policy(session, compile_countries(["US"]), await db_now(session))
+        (await session.get_one(Batch, batch)).policy_hash = policy
+
+
+async def test_a_lease_judges_no_batch_after_its_own(
+    town: Any, at_work: tuple[str, str], ten_more: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each lease judged every batch of the machine: with fifty agents and ten batches that took three seconds."""
+    first, rental = at_work
+    asked: list[str] = []
+    real = worker_pool.judge
+
+    async def counted(session: Any, services: Any, of: Any, batch: Batch, now_us: int) -> Any:
+        asked.append(batch.id)
+        return await real(session, services, of, batch, now_us)
+
+    monkeypatch.setattr(worker_pool, "judge", counted)
+    granted = (await _work(await call(town, rental)))["lease"]
+    assert granted["batch_id"] == first
+    assert asked == [first, first], "once to be chosen, and once more before it goes out"
+
+
+async def test_what_is_forbidden_is_passed_over_and_a_machine_with_nothing_else_is_ended(
+    town: Any, at_work: tuple[str, str], ten_more: list[str]
+) -> None:
+    first, rental = at_work
+    for each in (first, *ten_more[:-1]):
+        await for_the_us_only(town, each)
+    granted = (await _work(await call(town, rental)))["lease"]
+    assert granted["batch_id"] == ten_more[-1], "the only one that Germany is allowed for"
+    assert await _work(await call(town, rental)) == {"lease": None, "stop": False}, "it has that to do"
+    async with town.database.transaction() as session:
+        await leases.release(session, placement_id=rental)
+    await for_the_us_only(town, ten_more[-1])
+    assert await _work(await call(town, rental)) == {"lease": None, "stop": True}
+    assert "11 of its batches" in (await town.row(Worker, rental)).drain_reason
+
+
+async def test_a_listing_that_moves_between_choice_and_release_gives_nothing_out(
+    town: Any, at_work: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What judgements of one transaction have read is read anew before a lease goes out."""
+    batch, rental = at_work
+    real = leases.lease
+
+    async def meanwhile(session: Any, **asked: Any) -> Any:
+        granted = await real(session, **asked)
+        await price_book.store_offers(session, "town", [town.offer(country="US")], now_us=await db_now(session))
+        return granted
+
+    monkeypatch.setattr(leases, "lease", meanwhile)
+    assert await _work(await call(town, rental)) == {"lease": None, "stop": True}
+    assert await lease(town, batch, rental), "its shard is free again"
