@@ -10,6 +10,7 @@ import pytest
 
 from jobs.clock import db_now
 from markets import price_book
+from tests.support.open_door import Unasked
 from tests.support.wire_agent import Agent, Rent, offer, running_batch
 
 # Before input is given out, whatever is disabled: another point. An existing lease has its heartbeat alone.
@@ -30,7 +31,7 @@ def disable(monkeypatch: pytest.MonkeyPatch, point: str, server: Any) -> None:
     async def everything(session: Any, services: Any, rental: Any, now_us: int) -> Any:
         from broker.worker_pool import pool  # noqa: PLC0415
 
-        return list(await pool(session, rental)), []
+        return Unasked(each.id for each in await pool(session, rental))
 
     async def yes(*_: Any) -> bool:
         return True

@@ -16,6 +16,7 @@ from broker.api import worker, worker_parts
 from broker.control import place, plan
 from solver.residency import Decision, Reason
 from solver.view import View
+from tests.support.open_door import Unasked
 from tests.support.residency_world import World, lived
 
 ALLOW = Decision(outcome="allow", reasons=(Reason(rule_id="-", field="-", wanted="-", found="-", code="allowed"),))
@@ -79,9 +80,10 @@ class Gone:
         original = worker.candidates
 
         async def everything(*args: Any) -> Any:
-            permitted, forbidden = await original(*args)
-            self.note(bool(forbidden))
-            return [*permitted, *forbidden], []
+            found = await original(*args)
+            permitted = [each async for each in found]
+            self.note(bool(found.forbidden))
+            return Unasked([*permitted, *(each.id for each in found.forbidden)])
 
         self.patch.setattr(worker, "candidates", everything)
 
