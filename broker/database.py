@@ -23,6 +23,7 @@ from broker.settings import DatabaseSettings
 
 Guard = Callable[[AsyncSession], Awaitable[None]]
 _AT_THE_END = "acts at the transaction's end"
+_REMEMBERED = "what is remembered beyond the transaction"
 # The database is away, restarting, or has no connection to spare; it may have committed what was under way, or not.
 # PostgreSQL reports a transaction that it ended for its silence, or a server that only reads, as internal errors.
 UNAVAILABLE = (OperationalError, InterfaceError, InternalError, NoConnection)
@@ -67,6 +68,15 @@ def at_the_end(session: AsyncSession, name: str, act: Guard) -> None:
     acts[name] = act
 
 
+def remembered(session: AsyncSession) -> dict[str, Any]:
+    """What this process remembers of the session's database beyond the transaction, by the name of what it is.
+
+    Another process may have changed what it was made of: whoever uses it asks the database in each transaction whether it holds.
+    """
+    known: dict[str, Any] = session.info[_REMEMBERED]
+    return known
+
+
 class Database:
     """An engine and its sessions. `clock_offset_us` shifts `jobs.clock.db_now` in tests; it is 0 in life.
 
@@ -79,6 +89,7 @@ class Database:
         self.clock_offset_us = clock_offset_us
         self.engine = _engine(self.url, settings)
         self._guard: Guard | None = None
+        self._remembered: dict[str, Any] = {}
         self.after_commit: list[Callable[[AsyncSession], None]] = []
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
 
@@ -87,7 +98,8 @@ class Database:
         """One transaction: committed when the block ends, rolled back when it raises."""
         async with self._sessions() as session:
             acts: dict[str, Guard] = {}
-            session.info.update({"clock_offset_us": self.clock_offset_us, _AT_THE_END: acts})
+            mine = {"clock_offset_us": self.clock_offset_us, _AT_THE_END: acts, _REMEMBERED: self._remembered}
+            session.info.update(mine)
             async with session.begin():
                 if self._guard is not None:
                     await self._guard(session)

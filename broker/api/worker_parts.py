@@ -38,6 +38,7 @@ from jobs.signing import Permission, verify
 from jobs.tables import Batch, Shard
 from jobs.types import Commit, CommitAnswer
 from markets.tables import RentalRow
+from workers.agent.sealing import looks_sealed
 
 log = structlog.get_logger()
 
@@ -104,6 +105,8 @@ class PartWire:
         commit = asked.commit(claim.shard_id, _key(claim, asked.seq, asked.sha256))
         try:
             is_sealed_there = await _is_sealed_there(self._services, claim, commit.key, asked.sealed)
+            if is_sealed_there:
+                require_seal(content)
             store = stored(self._services) if is_sealed_there else self._services.store
             await store.put(commit.key, content)
         except ObjectExists:  # it was delivered before; that its bytes are these is not taken on trust
@@ -176,6 +179,17 @@ async def _is_sealed_there(services: Services, claim: Claim, key: str, says_so: 
     return True
 
 
+def require_seal(content: bytes) -> None:
+    """What is said to be sealed lies in the store as it comes: a faulty worker's plaintext must not. Raises Problem 422.
+
+    Where workers write to the store themselves it is noticed when the part is read, and the part withdrawn.
+    """
+    if not looks_sealed(content):
+        raise conflict(
+            "part_not_sealed", "The part is said to be sealed, and does not have the form of that.", "sealed"
+        )
+
+
 def too_large(size: int, most: int) -> Problem:
     return Problem(413, "part_too_large", f"A part of {size} bytes; at most {most} are taken.", param="size")
 
@@ -221,6 +235,8 @@ async def object_put(call: Call) -> web.StreamResponse:
     permission = await _permission(call, "PUT")
     content = await _exact_body(call.request, int(permission.extra["size"]), str(permission.extra["sha256"]))
     try:
+        if permission.extra.get("as_stored"):
+            require_seal(content)
         store = stored(call.services) if permission.extra.get("as_stored") else call.services.store
         await store.put(permission.key, content)
     except ObjectExists as error:

@@ -199,6 +199,19 @@ def standing(proposals: Sequence[Proposal], verdicts: Iterable[Verdict], at_us: 
     return replace(put_together(active), withdrawn=_windows(withdrawn))
 
 
+def steady(proposals: Sequence[Proposal], verdicts: Iterable[Verdict], at_us: int) -> tuple[int, int | None]:
+    """From when until when, around `at_us`, what is in force stays what it is if nobody proposes or decides anything. Pure."""
+    times = {each.decided_us for each in verdicts} | {each.proposed_us for each in proposals}
+    for each in proposals:
+        times |= {int(each.body.get(name) or 0) for name in ("from_us", "until_us")}
+    for_us = {int(each.body["for_us"]) for each in proposals if each.kind == "break_glass"}
+    # a broken glass ends so long after one of its verdicts; which one it is does not matter here, too many bounds do no harm
+    opened = {word.decided_us for word in verdicts} if for_us else set()
+    times |= {when + min(each, MAX_BREAK_GLASS_US) for when in opened for each in for_us}
+    later = [each for each in times if each > at_us]
+    return max((each for each in times if each <= at_us), default=0), min(later, default=None)
+
+
 def _windows(proposals: Sequence[tuple[Proposal, int]]) -> frozenset[tuple[str, int, int]]:
     """Of which policy and from when until when waivers and broken glass would hold that were withdrawn."""
     found = set[tuple[str, int, int]]()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 from ulid import ULID
@@ -18,6 +18,7 @@ from broker.budget_tables import Team, TeamOfProject
 from broker.compliance.lifecycle import (
     HOUR_US,
     MAX_BREAK_GLASS_US,
+    SUPERSEDED,
     WITHDRAWABLE,
     Kind,
     ProposalNotFound,
@@ -30,10 +31,12 @@ from broker.compliance.lifecycle import (
     sha256_of_rule,
     standing,
     state_of,
+    steady,
     withdrawals,
 )
 from broker.compliance.loudness import tell_of_break_glass
 from broker.compliance.tables import Proposal, Verdict
+from broker.database import remembered
 from solver.residency.classes import DATA_CLASSES
 from solver.residency.document import read_document
 
@@ -41,6 +44,7 @@ log = structlog.get_logger()
 Outcome = Literal["approved", "rejected"]
 Body = Mapping[str, Any]
 _IN_FORCE = "compliance.in_force"
+_SAID_HERE = "compliance.said_here"
 
 
 async def everything(session: AsyncSession) -> tuple[Sequence[Proposal], Sequence[Verdict]]:
@@ -51,13 +55,58 @@ async def everything(session: AsyncSession) -> tuple[Sequence[Proposal], Sequenc
 
 async def in_force(session: AsyncSession, at_us: int) -> Standing:
     """What is in force at `at_us`, with where projects are in the tree."""
-    known = standing(*await everything(session), at_us)
+    known = await _standing(session, at_us)
     query = select(col(TeamOfProject.project), col(Team.org), col(Team.name)).join(
         Team, col(TeamOfProject.team) == col(Team.name)
     )
     nodes = {project: f"{org}/{team}/{project}" for project, org, team in (await session.execute(query)).all()}
     mark = sha256_of({"in_force": known.mark, "nodes": nodes})[:16]
     return replace(known, nodes=nodes, mark=mark)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What was in force of these proposals and verdicts, from when until when; `until_us` None: until something is said."""
+
+    said: tuple[Any, ...]
+    from_us: int
+    until_us: int | None
+    standing: Standing
+
+
+async def _standing(session: AsyncSession, at_us: int) -> Standing:
+    """What is in force, put together again only when somebody has said something since, or a moment has come.
+
+    Whether anybody has is asked each time: what is approved or withdrawn at one broker holds at the others with their next
+    question. Proposals and verdicts are never edited, so how many there are and which is the last names them.
+    """
+    if session.info.get(_SAID_HERE):  # not committed yet, perhaps never: for this transaction alone
+        return standing(*await everything(session), at_us)
+    said = await _said(session)
+    kept: _Kept | None = remembered(session).get(_IN_FORCE)
+    if (
+        kept is None
+        or kept.said != said
+        or at_us < kept.from_us
+        or (kept.until_us is not None and at_us >= kept.until_us)
+    ):
+        proposals, verdicts = await everything(session)
+        if await _said(session) != said:
+            return standing(proposals, verdicts, at_us)  # somebody's word came in between; the next question keeps it
+        from_us, until_us = steady(proposals, verdicts, at_us)
+        kept = _Kept(said, from_us, until_us, standing(proposals, verdicts, at_us))
+        remembered(session)[_IN_FORCE] = kept
+    return kept.standing
+
+
+async def _said(session: AsyncSession) -> tuple[Any, ...]:
+    query = select(
+        select(func.count()).select_from(Proposal).scalar_subquery(),
+        select(func.max(col(Proposal.id))).scalar_subquery(),
+        select(func.count()).select_from(Verdict).scalar_subquery(),
+        select(func.max(col(Verdict.id))).scalar_subquery(),
+    )
+    return tuple((await session.execute(query)).one())
 
 
 async def in_force_once(session: AsyncSession, at_us: int) -> Standing:
@@ -71,18 +120,20 @@ async def in_force_once(session: AsyncSession, at_us: int) -> Standing:
 async def states(session: AsyncSession, at_us: int) -> list[tuple[Proposal, State, list[Verdict]]]:
     """Each proposal with how far it is and who said what."""
     proposals, verdicts = await everything(session)
-    mine = {each.id: [one for one in verdicts if one.proposal == each.id] for each in proposals}
+    mine: dict[str, list[Verdict]] = {each.id: [] for each in proposals}
+    for word in verdicts:
+        mine[word.proposal].append(word)
+    rivals: dict[tuple[str, str], list[tuple[Proposal, int]]] = {}
+    for each in proposals:
+        when = approved_at(each, mine[each.id])
+        is_rejected = any(word.outcome == "rejected" for word in mine[each.id])
+        if each.kind in SUPERSEDED and when is not None and when <= at_us and not is_rejected:
+            rivals.setdefault((each.kind, each.subject), []).append((each, when))
     taken_back = withdrawals(proposals)
     told = []
     for each in proposals:
-        rivals = [
-            (one, when)
-            for one in proposals
-            if (one.kind, one.subject) == (each.kind, each.subject)
-            and (when := approved_at(one, mine[one.id]) or at_us + 1) <= at_us
-            and not any(word.outcome == "rejected" for word in mine[one.id])
-        ]
-        told.append((each, state_of(each, mine[each.id], rivals, at_us, taken_back.get(each.id)), mine[each.id]))
+        others = rivals.get((each.kind, each.subject), ())
+        told.append((each, state_of(each, mine[each.id], others, at_us, taken_back.get(each.id)), mine[each.id]))
     return told
 
 
@@ -104,6 +155,7 @@ async def propose(
         proposer=by,
         proposed_us=now_us,
     )
+    session.info[_SAID_HERE] = True
     session.add(proposal)
     await session.flush()
     level = log.error if kind == "break_glass" else log.info
@@ -149,6 +201,7 @@ async def decide(session: AsyncSession, proposal_id: str, outcome: Outcome, *, b
         raise VerdictRefused(f"proposal {proposal_id}: {by!r} has approved it already; another principal must as well")
     if outcome == "approved":
         await _CHECKS[proposal.kind](session, proposal.subject, proposal.body, now_us)
+    session.info[_SAID_HERE] = True
     session.add(Verdict(id=f"verdict_{ULID()}", proposal=proposal_id, outcome=outcome, principal=by, decided_us=now_us))
     await session.flush()
     if proposal.kind == "break_glass":

@@ -100,6 +100,15 @@ def plain_size(size: int) -> int:
     return plain
 
 
+def looks_sealed(content: bytes) -> bool:
+    """Whether this has the form of a sealed object; what it holds, and under which key, only opening it tells."""
+    try:
+        plain_size(len(content))
+    except SealBroken:
+        return False
+    return content.startswith(_MAGIC)
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """Where plaintext [start, stop) lies in a sealed object: whole segments `first` to `last`, its bytes [at, until), of which

@@ -277,6 +277,19 @@ async def test_a_part_under_another_leases_key_is_withdrawn_and_its_lines_run_ag
     assert (await server.call("GET", f"/v1/batches/{batch}")).json["status"] == "completed"
 
 
+async def test_plaintext_that_is_said_to_be_sealed_reaches_no_store(server: Any, rent: Rent) -> None:
+    """A faulty worker's `sealed: true` was believed, and its plaintext lay in the store until results were composed."""
+    agent, batch = await sealing_agent(server, rent)
+    lease = (await agent.lease())["lease"]
+    for content in (part_bytes(range(4)), b"brkseal\x01 cut short"):
+        refused = await commit_sealed(agent, lease, content, range(4))
+        assert (refused.status, refused.code) == (422, "part_not_sealed"), refused.raw
+        refused = await agent.deliver(lease, content, range(4), sealed=True)
+        assert (refused.status, refused.code) == (422, "part_not_sealed"), refused.raw
+    assert await objects_of(server, f"default/{batch}/parts") == {}
+    assert (await work_sealed(agent, lease, range(4))).status == 200
+
+
 async def test_a_sealed_part_for_a_batch_that_is_not_sealed_is_refused(server: Any, rent: Rent) -> None:
     """A batch of before the upgrade, and a worker of after: nobody could open what it would write."""
     batch = await running_batch(server, offer())
