@@ -346,6 +346,9 @@ async def test_a_dry_run_tells_what_a_document_would_have_refused(server: Any, r
     assert (told["placements"], told["refused"]) == (1, 1)
     assert told["refusals"][0]["field"] == "country"
     assert "would have refused 1" in told["sentence"]
+    for nobody in ([], [""] * 101):  # for whom, or it means nothing; without a name it was an internal error
+        answer = await server.call("POST", "/v1/compliance/dry-run", json={**body, "nodes": nobody})
+        assert answer.status == 400 and b"nodes" in answer.raw, answer.raw
     async with server.services.database.transaction() as session:
         assert len((await session.scalars(select(Proposal))).all()) == 1  # nothing was proposed
 
