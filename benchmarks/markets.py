@@ -3,9 +3,9 @@
 `poll`: 100,000 offers of one market stored into a fresh book (cold) and once more unchanged, with their history, on SQLite;
 CPU-seconds raw and calibrated by the JSON loop of `benchmarks.calibrate` (C17: what it would be on the machine whose loop takes
 0.278 s). `cheapest`: the ten cheapest offers that may be chosen of what `broker offers --gpu h100
---country DE --pricing spot --usable --limit 10` asks, of the same book, milliseconds. `fleet`: markets polled over HTTP from a
-slow loopback server, one of which never answers and one says Retry-After; how long after the slowest healthy answer the last
-healthy one was committed, as a ratio.
+--country DE --pricing spot --usable --limit 10` asks, of the same book, milliseconds; `cheapest_of_all` the same of any device
+and place. `fleet`: markets polled over HTTP from a slow loopback server, one of which never answers and one says Retry-After; how
+long after the slowest healthy answer the last healthy one was committed, as a ratio.
 """
 
 from __future__ import annotations
@@ -86,12 +86,13 @@ async def book(count: int, folder: Path, calibration: dict[str, float]) -> dict[
         found[f"{name}_cpu_s"] = round(spent, 2)
         found[f"{name}_calibrated_s"] = round(spent * scale, 2)
         found[f"{name}_changes"] = stored.changes
-    found["cheapest_ms"] = await _cheapest(database)
+    found["cheapest_ms"] = await _cheapest(database, Wanted(gpu="h100", country="DE", pricing="spot"))
+    found["cheapest_of_all_ms"] = await _cheapest(database, Wanted())
     await database.close()
     return found
 
 
-async def _cheapest(database: Database) -> dict[str, float]:
+async def _cheapest(database: Database, wanted: Wanted) -> dict[str, float]:
     wall, cpu = [], []
     now_us = micros(NOON + timedelta(minutes=5))
     for _ in range(QUERIES):
@@ -99,7 +100,7 @@ async def _cheapest(database: Database) -> dict[str, float]:
             began, spent = time.perf_counter(), time.process_time()
             found = await price_book.cheapest(
                 session,
-                Wanted(gpu="h100", country="DE", pricing="spot"),
+                wanted,
                 now_us=now_us,
                 max_age_s={},
                 default_max_age_s=900,

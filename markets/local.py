@@ -62,6 +62,7 @@ class LocalMarket:
                 observed_at=now,
                 source="setting local.usd_per_hour",
                 raw_sha256=raw_digest(stated),
+                raw={"price": f"{self._price} USD per hour and process (setting local.usd_per_hour)"},
                 capacity=max(0, self._slots - len(await asyncio.to_thread(self._live))),
                 granularity_s=GRANULARITY_S,
                 interruption_per_hour=Decimal(0),

@@ -186,7 +186,7 @@ async def cheapest(
         return []
     query = (
         select(OfferRow)
-        .where(*await conditions(session, wanted))
+        .where(*await conditions(session, wanted, by_price=True))
         .where(col(OfferRow.quarantined).is_(None), col(OfferRow.gone_us).is_(None))
         .where(col(OfferRow.price_nano_hour).is_not(None), func.coalesce(col(OfferRow.capacity), 1) > 0)
         # Not also by a list of the markets: SQLite would go by their index, through all of a market's offers.

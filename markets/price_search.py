@@ -27,14 +27,17 @@ class Wanted:
     least_count: int | None = None
 
 
-async def conditions(session: AsyncSession, wanted: Wanted) -> list[ColumnElement[bool]]:
+async def conditions(session: AsyncSession, wanted: Wanted, *, by_price: bool = False) -> list[ColumnElement[bool]]:
     """What rows must fulfil. The names that begin so are looked up first: by a list of names the index finds them, by the
-    beginning of a name no index that every database has."""
+    beginning of a name no index that every database has.
+
+    Whoever wants the first few `by_price` does not want the index of the markets: SQLite would go through all of a market's.
+    """
     names = wanted.accelerators
     if wanted.gpu is not None:
         begin_so = {name for name in await accelerators(session) if name.startswith(wanted.gpu)}
         names = begin_so if names is None else begin_so & set(names)
-    return list(_conditions(wanted, names))
+    return list(_conditions(wanted, names, by_price))
 
 
 async def accelerators(session: AsyncSession) -> list[str]:
@@ -46,9 +49,10 @@ async def accelerators(session: AsyncSession) -> list[str]:
     return list(await session.scalars(select(steps.c.name).where(steps.c.name.is_not(None))))
 
 
-def _conditions(wanted: Wanted, names: Collection[str] | None) -> Iterator[ColumnElement[bool]]:
+def _conditions(wanted: Wanted, names: Collection[str] | None, by_price: bool) -> Iterator[ColumnElement[bool]]:
     if wanted.market is not None:
-        yield col(OfferRow.market) == wanted.market
+        market = func.coalesce(col(OfferRow.market), "") if by_price else col(OfferRow.market)
+        yield market == wanted.market
     if names is not None:
         yield col(OfferRow.accelerator).in_(sorted(names))
     if wanted.pricing is not None:

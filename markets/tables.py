@@ -42,7 +42,11 @@ class OfferRow(SQLModel, table=True):
     """
 
     __tablename__ = "markets_offer"
-    __table_args__ = (Index("ix_markets_offer_cheapest", "accelerator", "gpu_nano_hour"),)
+    # The last is wide: whoever wants a country that nobody has, or a market's biggest machines, is answered by the index alone.
+    __table_args__ = (
+        Index("ix_markets_offer_cheapest", "accelerator", "gpu_nano_hour"),
+        Index("ix_markets_offer_price", "price_nano_hour", "market", "pricing", "country", "gpu_count"),
+    )
     key: str = Field(primary_key=True)
     market: str = Field(index=True)
     accelerator: str

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
+from pydantic_core import ErrorDetails, from_json
 
 from broker.api.auth import WorkerSessions, identify
 from broker.api.problems import Problem, bad_request
@@ -101,7 +101,7 @@ def parse_body(model: type[M], document: Any) -> M:
     except ValidationError as error:
         if issubclass(model, Confidential):
             raise _confidentially_invalid(error) from None
-        raise _invalid(error) from error
+        raise _invalid(error, model) from error
 
 
 def parse_query(model: type[M], request: web.Request) -> M:
@@ -114,17 +114,26 @@ def parse_query(model: type[M], request: web.Request) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise _invalid(error) from error
+        raise _invalid(error, model) from error
 
 
-def _invalid(error: ValidationError) -> Problem:
+def _invalid(error: ValidationError, model: type[BaseModel]) -> Problem:
     found = error.errors(include_url=False, include_context=False)
     first = found[0]
     param = ".".join(str(part) for part in first["loc"]) or None
     more = f" ({len(found) - 1} more problems)" if len(found) > 1 else ""
     value = "" if first["type"] == "missing" else f", got {json.dumps(first['input'], default=str)[:100]}"
     where = f"{param}: " if param else ""
-    return bad_request(CODES.get(first["type"], "invalid_value"), f"{where}{first['msg']}{value}{more}", param)
+    wanted = _in_words(first, model) or first["msg"]
+    return bad_request(CODES.get(first["type"], "invalid_value"), f"{where}{wanted}{value}{more}", param)
+
+
+def _in_words(found: ErrorDetails, model: type[BaseModel]) -> str | None:
+    """What a field should be, as its description says, where pydantic would show a regular expression."""
+    if found["type"] != "string_pattern_mismatch" or len(found["loc"]) != 1:
+        return None
+    field = model.model_fields.get(str(found["loc"][0]))
+    return f"Input should be: {field.description}" if field and field.description else None
 
 
 def _confidentially_invalid(error: ValidationError) -> Problem:

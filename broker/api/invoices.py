@@ -141,7 +141,14 @@ async def import_invoice(call: Call, query: InvoiceQuery) -> ReconciliationShape
         )
         async with call.services.database.transaction() as session:
             await as_of_now(session)
-            asked = await reconciliation.ask(session, bill, text, rate=Decimal(query.rate) if query.rate else None)
+            asked = await reconciliation.ask(
+                session,
+                bill,
+                text,
+                rate=Decimal(query.rate) if query.rate else None,
+                now_us=await db_now(session),
+                most_days=call.services.settings.prices.fx_max_age_days,
+            )
         result = await asyncio.to_thread(asked.matched)
         async with call.services.database.transaction() as session:
             found = await reconciliation.import_invoice(

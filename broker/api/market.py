@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from broker.api import shapes
 from broker.api.problems import not_found
@@ -15,6 +16,7 @@ from broker.control.convert import is_known_on
 from broker.price_list import choosable, order, price_list, usd_per_million, usd_price
 from broker.variants import serving
 from jobs.clock import MICROSECONDS, db_now
+from markets.facts.regions import country_code
 from markets.instants import micros
 from markets.offer import LocationTier, Offer, Pricing
 from markets.price_book import Listed
@@ -23,13 +25,31 @@ from workers.fit import misfit
 from workers.profile import ModelProfile
 
 
+def _as_country(given: str) -> str:
+    """The ISO 3166 code in capitals. An unknown one would find nothing, and look as if there were no offers."""
+    code = country_code(given)
+    if code is not None and code == given.upper():
+        return code
+    mend = "such as DE" if code is None else f"write {code}"
+    raise PydanticCustomError(
+        "country", "Input should be the ISO 3166 code of a country, two letters: {mend}", {"mend": mend}
+    )
+
+
+Country = Annotated[
+    str,
+    AfterValidator(_as_country),
+    Field(max_length=100, description="ISO 3166 alpha-2, such as DE", json_schema_extra={"pattern": "^[A-Za-z]{2}$"}),
+]
+
+
 class OfferQuery(shapes.Own):
     """Filters; all given ones must hold."""
 
     model_config = ConfigDict(extra="forbid")
 
     market: str | None = Field(default=None, max_length=64)
-    country: str | None = Field(default=None, pattern=r"^[A-Za-z]{2}$")
+    country: Country | None = None
     region: str | None = Field(default=None, max_length=100)
     model: str | None = Field(default=None, max_length=200, description="only offers on which this model could run")
     gpu: str | None = Field(
@@ -77,7 +97,7 @@ async def _wanted(call: Call, query: OfferQuery, profiles: Sequence[ModelProfile
         market=query.market,
         gpu=query.gpu and query.gpu.lower(),
         pricing=query.pricing,
-        country=query.country and query.country.upper(),
+        country=query.country,
         least_count=query.min_gpus,
     )
     by_price = query.usable == "true" and not profiles and not (query.region or query.location_tier)
@@ -98,7 +118,7 @@ def _is_wanted(listed: Listed, query: OfferQuery) -> bool:
     offer = listed.offer
     price = usd_price(offer)
     return (
-        (query.country is None or offer.country == query.country.upper())
+        (query.country is None or offer.country == query.country)
         and (query.region is None or offer.key.region == query.region)
         and (query.gpu is None or offer.accelerator.name.startswith(query.gpu.lower()))
         and (query.pricing is None or offer.pricing == query.pricing)

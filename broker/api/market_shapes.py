@@ -149,7 +149,9 @@ class Explained(BaseModel):
 class CardImport(Own):
     """A rate card: `text` is its CSV. `market` names it, and its offers; `provider` is whose region names it uses."""
 
-    market: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    market: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="a name of small letters, digits and dashes, such as my-card"
+    )
     text: str = Field(max_length=8_000_000)
     source: str = Field(default="rate card", min_length=1, max_length=500)
     provider: str | None = Field(default=None, max_length=64)

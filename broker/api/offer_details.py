@@ -164,6 +164,12 @@ async def pool_profile(call: Call, query: PoolQuery) -> market_shapes.Pool:
         offers = [
             (await history.changes(session, key, from_us=from_us, to_us=to_us), count) for key, count in rows.all()
         ]
+    if not offers:
+        raise not_found(
+            "pool_not_found",
+            f"The book has no {query.pricing} offer of {query.gpu!r} at {query.market!r}; "
+            f"`broker offers --market {query.market}` lists what it has.",
+        )
     return market_shapes.Pool(
         market=query.market,
         gpu=query.gpu,

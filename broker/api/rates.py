@@ -19,6 +19,7 @@ from ledger.rates import DatedRate
 from markets.instants import moment
 
 _UNIT = r"^[A-Z][A-Z0-9]{1,9}$"
+_UNIT_WORDS = "the code of a currency or coin in capitals, such as EUR"
 # What the ECB publishes since 1999 is 800 kB and 270,000 rates; nobody counts by those of before this product.
 _MOST_CHARS = 2_000_000
 _MOST_AT_ONCE = 20_000
@@ -29,8 +30,10 @@ class NewRate(shapes.Own):
 
     model_config = ConfigDict(extra="forbid")
 
-    unit: str = Field(pattern=_UNIT)
-    rate: str = Field(pattern=r"^[0-9]{1,12}(\.[0-9]{1,18})?$")
+    unit: str = Field(pattern=_UNIT, description=_UNIT_WORDS)
+    rate: str = Field(
+        pattern=r"^[0-9]{1,12}(\.[0-9]{1,18})?$", description="US dollars for one unit, a decimal such as 1.08"
+    )
     dated: shapes.SaidDay
     source: str = Field(min_length=1, max_length=120)
 
@@ -49,7 +52,7 @@ class RatesIn(shapes.Own):
 class RateQuery(shapes.Own):
     model_config = ConfigDict(extra="forbid")
 
-    unit: str | None = Field(default=None, pattern=_UNIT)
+    unit: str | None = Field(default=None, pattern=_UNIT, description=_UNIT_WORDS)
     limit: int = Field(default=100, ge=1, le=1000)
 
 

@@ -31,6 +31,8 @@ from ledger.reconcile.bill import BadBill, Bill
 from ledger.reconcile.match import Accrued, Paid, Reconciliation, Variance, reconcile
 from ledger.standing import closed_periods
 from ledger.tables import Entry, Posting
+from markets.history import DAY_US
+from markets.instants import moment
 from markets.tables import OfferRow, RentalRow
 
 log = structlog.get_logger()
@@ -41,6 +43,12 @@ class InvoiceRefused(Exception):
     """The invoice was not imported, nothing was posted: why, and what to do."""
 
     code = "invoice_refused"
+
+
+class RateTooOld(InvoiceRefused):
+    """The newest rate of the bill's currency is older than rates may be when the bill was due."""
+
+    code = "invoice_rate_too_old"
 
 
 class ExceptionUnknown(Exception):
@@ -85,11 +93,16 @@ class Asked:
         return reconcile(self.bill, self.accrued, names=self.names, rate=self.rate, paid_before=self.before)
 
 
-async def ask(session: AsyncSession, bill: Bill, text: bytes, *, rate: Decimal | None = None) -> Asked:
-    """Read the books for an invoice. Raises InvoiceRefused (imported before, closed month, no rate)."""
+async def ask(
+    session: AsyncSession, bill: Bill, text: bytes, *, rate: Decimal | None = None, now_us: int, most_days: int
+) -> Asked:
+    """Read the books for an invoice. A rate of the books may be `most_days` old at the month's end (or now, before that).
+
+    Raises InvoiceRefused (imported before, closed month, no rate; RateTooOld).
+    """
     digest = hashlib.sha256(text).hexdigest()
     await _refuse(session, bill, digest)
-    known = await _rate(session, bill, rate)
+    known = await _rate(session, bill, rate, now_us, most_days)
     rentals = {row.id: row for row in await session.scalars(_rentals(bill.provider))}
     accrued = await _accrued(session, bill, rentals)
     earlier = (await session.scalars(_earlier(bill))).all()
@@ -161,19 +174,28 @@ async def _refuse_repeats(session: AsyncSession, bill: Bill, digest: str) -> Non
         raise InvoiceRefused(f"{what} of {bill.provider} was imported before, as {found.id} by {found.imported_by}")
 
 
-async def _rate(session: AsyncSession, bill: Bill, told: Decimal | None) -> Decimal:
-    """USD for one of the bill's currency: what was told, else the newest that the books know for the month's end."""
+async def _rate(session: AsyncSession, bill: Bill, told: Decimal | None, now_us: int, most_days: int) -> Decimal:
+    """USD for one of the bill's currency: what was told, else the newest that the books know for the month's end. One of months
+    ago would book the move of the currency as what the provider charged too much."""
     if bill.currency == "USD":
         return Decimal(1)
     if told is not None:
         return told
-    until = period_bounds(bill.period)[1] * 1_000_000
+    until = min(period_bounds(bill.period)[1] * 1_000_000 - 1, now_us)
     try:
-        return (await rate_at(session, bill.currency, at_us=until - 1)).rate
+        found = await rate_at(session, bill.currency, at_us=until)
     except NoRate as unknown:
         raise InvoiceRefused(
             f"the bill is in {bill.currency} and no rate to USD is known for {bill.period}; give --rate"
         ) from unknown
+    age_days = until // DAY_US - found.at_us // DAY_US
+    if age_days > most_days:
+        raise RateTooOld(
+            f"the newest rate of {bill.currency} to USD for {bill.period} is {found.rate:f} of {moment(found.at_us).date()} "
+            f"({found.source}), {age_days} days before {moment(until).date()}; {most_days} are the most allowed "
+            "(prices.fx_max_age_days): give the rate of those days (`broker ledger rates add`) or --rate"
+        )
+    return found.rate
 
 
 def _paid(bodies: Sequence[Mapping[str, Any]], accrued: Mapping[str, Accrued]) -> dict[str, Paid]:
@@ -381,4 +403,14 @@ async def open_exceptions(session: AsyncSession) -> int:
     return int(await session.scalar(query) or 0)
 
 
-__all__ = ["Asked", "BadBill", "Imported", "InvoiceRefused", "ask", "decide", "exceptions", "import_invoice"]
+__all__ = [
+    "Asked",
+    "BadBill",
+    "Imported",
+    "InvoiceRefused",
+    "RateTooOld",
+    "ask",
+    "decide",
+    "exceptions",
+    "import_invoice",
+]

@@ -294,6 +294,7 @@ def _mapped(raw: Json, seen_at: datetime, market: str) -> Offer:
         observed_at=seen_at,
         source="sandbox /v1/offers",
         raw_sha256=raw_digest(raw),
+        raw={"price": f"{raw['price']} {raw['currency']} per hour and instance"},
         capacity=raw["available"],
         granularity_s=raw["granularity_s"],
         minimum_s=raw["minimum_s"],

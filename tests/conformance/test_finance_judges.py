@@ -75,7 +75,7 @@ async def books(database: Database) -> Database:
     )
     async with database.transaction() as session:
         read = read_bill(bill, provider="aws", form="focus")
-        asked = await ask(session, read, bill)
+        asked = await ask(session, read, bill, now_us=NOW, most_days=7)
         await import_invoice(session, asked, asked.matched(), now_us=NOW, by="ada")
     return database
 

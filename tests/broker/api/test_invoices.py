@@ -278,3 +278,20 @@ async def test_matching_a_bill_keeps_nobody_from_posting_and_two_of_one_month_ar
     assert meanwhile[0].status == 200, "posted while the other was matched"
     assert (late.status, late.code) == (422, "invoice_refused")
     assert "in the same moment" in late.json["error"]["message"]
+
+
+@pytest.mark.parametrize(("dated", "status"), [("2026-10-31", 422), ("2026-11-18", 422), ("2026-11-26", 200)])
+async def test_a_bill_is_not_counted_by_a_rate_that_is_older_than_prices_may_be(
+    booked: Any, dated: str, status: int
+) -> None:
+    """The newest that the books had counted, were it of last year: the move of the currency was booked as a dispute."""
+    rate = {"unit": "EUR", "rate": "1.25", "dated": dated, "source": "ECB"}
+    assert (await booked.call("POST", "/v1/ledger/rates", json={"rates": [rate]})).status == 200
+    text = (await own_bill(booked, "aws")).replace(b"USD", b"EUR")
+    count = await entries(booked)
+    answer = await send(booked, text)
+    assert answer.status == status, answer.raw
+    if status == 422:
+        assert answer.code == "invoice_rate_too_old" and await entries(booked) == count
+        assert f"1.25 of {dated} (ECB)" in answer.json["error"]["message"]
+        assert (await send(booked, text, rate="1.25")).status == 200, "what a person says counts"

@@ -101,3 +101,28 @@ async def test_an_unknown_model_is_404_and_not_an_empty_list(listed: Any) -> Non
 async def test_a_model_counts_the_offers_that_could_run_it_now(listed: Any) -> None:
     model = (await listed.call("GET", "/v1/models/tiny")).json
     assert model["x_broker"]["offers"] == 2, "cheap and dear: not sold out, stale, unpriced or of another launch"
+
+
+@pytest.mark.parametrize(
+    ("given", "mend"),
+    [("Germany", "write DE"), ("uk", "write GB"), ("XX", "such as DE"), ("Atlantis", "such as DE"), ("", "such as DE")],
+)
+async def test_a_country_that_is_no_code_is_answered_with_the_code_to_write(server: Any, given: str, mend: str) -> None:
+    """It was answered with a regular expression, and one that is no country with an empty list."""
+    for path in ("/v1/market/offers", "/v1/market/offers/export"):
+        answer = await server.call("GET", f"{path}?country={given}")
+        assert (answer.status, answer.json["error"]["param"]) == (400, "country")
+        assert f"ISO 3166 code of a country, two letters: {mend}" in answer.json["error"]["message"]
+
+
+async def test_what_a_field_should_be_is_said_in_words_and_not_as_a_regular_expression(server: Any) -> None:
+    answer = await server.call("GET", "/v1/ledger/rates?unit=eur")
+    assert answer.json["error"]["message"] == (
+        'unit: Input should be: the code of a currency or coin in capitals, such as EUR, got "eur"'
+    )
+
+
+async def test_a_pool_that_the_book_does_not_have_is_404_and_not_a_day_of_unknown_hours(listed: Any) -> None:
+    for query in ("market=nowhere&gpu=h100", "market=sandbox&gpu=h1"):
+        answer = await listed.call("GET", f"/v1/market/pool?{query}")
+        assert (answer.status, answer.code) == (404, "pool_not_found"), answer.raw
