@@ -18,6 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DisconnectionError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import ORMExecuteState, Session
 
 from broker.settings import DatabaseSettings
 
@@ -77,6 +78,20 @@ def remembered(session: AsyncSession) -> dict[str, Any]:
     return known
 
 
+class _Session(Session):
+    """A session whose locking reads are fresh."""
+
+
+@event.listens_for(_Session, "do_orm_execute")
+def _refresh_what_is_locked(statement: ORMExecuteState) -> None:
+    """SELECT … FOR UPDATE waits for whoever changes a row, and then says what the row is. Without this, a session that had read
+    it before would go on with what it was: an ended rental became a releasing one again. What the session itself has changed
+    is written first.
+    """
+    if statement.is_select and getattr(statement.statement, "_for_update_arg", None) is not None:
+        statement.update_execution_options(populate_existing=True)
+
+
 class Database:
     """An engine and its sessions. `clock_offset_us` shifts `jobs.clock.db_now` in tests; it is 0 in life.
 
@@ -91,7 +106,7 @@ class Database:
         self._guard: Guard | None = None
         self._remembered: dict[str, Any] = {}
         self.after_commit: list[Callable[[AsyncSession], None]] = []
-        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+        self._sessions = async_sessionmaker(self.engine, sync_session_class=_Session, expire_on_commit=False)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:

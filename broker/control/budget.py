@@ -6,7 +6,7 @@ breaker is sealed in the stream `decisions`, with its numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ from broker.budgets import projects_in, rentals_in, state_of, use_of
 from broker.control.draining import drain_all
 from broker.mail import Letter, MailFailed, MailServerDown, send
 from broker.services import Services
-from broker.token_holds import count_begun_before, settle_tokens
+from broker.token_holds import Earlier, settle_tokens
 from jobs import ids
 from jobs.clock import db_now
 from jobs.tables import OutboxEvent
@@ -39,12 +39,12 @@ MOST_LETTERS = 20  # of a round
 @dataclass
 class BudgetKeeper:
     services: Services
+    earlier: Earlier = field(default_factory=Earlier)
 
     async def step(self) -> None:
+        await self.earlier.step(self.services.database)
+        await settle_tokens(self.services.database)
         async with self.services.database.transaction() as session:
-            now_us = await db_now(session)
-            await count_begun_before(session, now_us)
-            await settle_tokens(session, now_us)
             budgets = list(await session.scalars(select(col(BudgetRow.id)).order_by(col(BudgetRow.id))))
         for budget in budgets:
             async with self.services.database.transaction() as session:

@@ -9,6 +9,7 @@ from aiohttp.test_utils import make_mocked_request
 from sqlalchemy import event, select
 from sqlmodel import col
 
+from broker import token_holds
 from broker.api.registry import Call
 from broker.api.worker import _work
 from broker.budget_changes import Wanted, put
@@ -21,8 +22,10 @@ from broker.control.snapshot import freeze
 from broker.tables import Assignment, Worker
 from jobs.clock import db_now
 from jobs.tables import Batch
-from ledger import audit, limits
+from ledger import accounts, audit, limits
+from ledger.book import post
 from ledger.errors import LimitExceeded
+from ledger.event import Dims, Event, Line
 from ledger.tables import HoldState
 from ledger.units import MTOKEN, NANO_PER_TOKEN
 
@@ -253,3 +256,28 @@ async def test_a_limit_in_tokens_counts_what_running_and_ended_batches_had_used_
         used = await limits.uses(session, "project:default", MTOKEN)
         assert (used["held"], used["all"]) == (0, (11 + 90) * NANO_PER_TOKEN)
         assert await audit.check(session) == []
+
+
+async def test_batches_that_a_grant_refuses_keep_no_older_ones_from_being_counted(
+    town: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest so many were looked at each round: where the grant refused them, all older ones stayed uncounted."""
+    monkeypatch.setattr(token_holds, "ENDED_AT_ONCE", 1)
+    small, large = await town.batch(lines=5), await town.batch(lines=5)
+    async with town.database.transaction() as session:
+        now_us = await db_now(session)
+        for name, tokens in ((small, 11), (large, 5_000)):
+            row = await session.get_one(Batch, name)
+            row.status, row.completed_us, row.used_input_tokens = "completed", now_us, tokens
+        lines = (Line(account=accounts.budget("default"), nano=100 * NANO_PER_TOKEN, unit=MTOKEN),
+                 Line(account=accounts.CONTRA, nano=-100 * NANO_PER_TOKEN, unit=MTOKEN))  # fmt: skip
+        given = Event(
+            key="g", kind="budget.grant", occurred_at_us=now_us, actor="fin", dims=Dims(project="default"), lines=lines
+        )
+        await post(session, given, recorded_at_us=now_us)
+    await budget(town, "project:default", 1000 * NANO_PER_TOKEN, MTOKEN)
+    keeper = BudgetKeeper(town.services)
+    for _ in range(3):
+        await keeper.step()
+    async with town.database.transaction() as session:
+        assert (await limits.uses(session, "project:default", MTOKEN))["all"] == 11 * NANO_PER_TOKEN
