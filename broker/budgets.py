@@ -28,6 +28,7 @@ from broker.budget_batches import (
     tags_of,
 )
 from broker.budget_tables import BudgetRow, Team, TeamOfProject
+from broker.tables import Project
 from ledger import limits
 from ledger.book import lock
 from ledger.breaker import State, Use, refusal
@@ -57,14 +58,28 @@ class Placement:
 
 
 async def nodes_above(session: AsyncSession, project: str) -> tuple[str, ...]:
-    """The organisation and the team of a project, as the books name them; none for a project of nobody."""
+    """The organisation and the team of a project, as the books name them. One without a team is the house's own."""
     query = (
         select(col(Team.name), col(Team.org))
         .join(TeamOfProject, col(TeamOfProject.team) == col(Team.name))
         .where(col(TeamOfProject.project) == project)
     )
     row = (await session.execute(query)).one_or_none()
-    return () if row is None else (f"org:{row.org}", f"team:{row.name}")
+    if row is not None:
+        return f"org:{row.org}", f"team:{row.name}"
+    org = await house_org(session)
+    return () if org is None else (f"org:{org}",)
+
+
+async def house_org(session: AsyncSession) -> str | None:
+    """The organisation that projects without a team belong to: that of the oldest team; None: there is no team.
+
+    A limit of the organisation would otherwise not hold for a project that nobody has put in a team yet. Who moves that team away
+    from a limit needs a second person, as for all teams (broker/tree_moves.py).
+    """
+    oldest = select(col(Team.org)).order_by(col(Team.created_us), col(Team.name)).limit(1)
+    org: str | None = await session.scalar(oldest)
+    return org
 
 
 async def budgets_of(session: AsyncSession, project: str, batches: Collection[str], unit: str) -> list[BudgetRow]:
@@ -158,7 +173,11 @@ async def projects_in(session: AsyncSession, row: BudgetRow) -> list[str]:
         return [row.project or name]
     query = select(col(TeamOfProject.project)).join(Team, col(Team.name) == col(TeamOfProject.team))
     query = query.where((col(Team.org) if kind == "org" else col(Team.name)) == name)
-    return list(await session.scalars(query.order_by(col(TeamOfProject.project))))
+    found = set(await session.scalars(query))
+    if kind == "org" and await house_org(session) == name:
+        in_teams = select(col(TeamOfProject.project)).join(Team, col(Team.name) == col(TeamOfProject.team))
+        found.update(await session.scalars(select(col(Project.id)).where(col(Project.id).not_in(in_teams))))
+    return sorted(found)
 
 
 async def rentals_in(session: AsyncSession, row: BudgetRow) -> list[RentalRow]:

@@ -15,7 +15,7 @@ from ulid import ULID
 
 from broker.approvals import Outcome
 from broker.budget_tables import BudgetChange, BudgetRow, Team, TeamOfProject
-from broker.budgets import nodes_above
+from broker.budgets import house_org, nodes_above
 from broker.tables import Approval
 
 log = structlog.get_logger()
@@ -57,13 +57,14 @@ async def team_move(session: AsyncSession, team: str, org: str) -> Move:
 async def limits_left(session: AsyncSession, move: Move) -> tuple[str, ...]:
     """The nodes whose enforced budgets would not hold any more after the move."""
     kind, _, name = move.subject.partition(":")
-    if move.before is None or move.before == move.after:
+    if move.before == move.after:
         return ()
     if kind == "team":
-        left = {f"org:{move.before}"}
+        left = set() if move.before is None else {f"org:{move.before}"}
     else:
         after = None if move.after is None else await session.get(Team, move.after)
-        stays = set() if after is None else {f"org:{after.org}", f"team:{after.name}"}
+        # without a team it belongs to the house's own organisation
+        stays = {f"org:{await house_org(session)}"} if after is None else {f"org:{after.org}", f"team:{after.name}"}
         left = set(await nodes_above(session, name)) - stays
     query = select(col(BudgetRow.scope)).where(col(BudgetRow.scope).in_(left), col(BudgetRow.mode) == "enforce")
     return tuple(sorted(set(await session.scalars(query))))

@@ -96,6 +96,7 @@ async def test_nobody_takes_a_project_or_a_team_out_from_under_a_limit_alone(ser
         await server.call("PUT", f"/v1/teams/{team}", key=mine, json={"org": org})
     await server.call("PUT", "/v1/teams/projects/default", key=mine, json={"team": "ml"})
     await put(server, mine, scope="org:acme", usd="1")
+    await put(server, mine, scope="team:ml", usd="1")
     for path, wish in (
         ("/v1/teams/ml", {"org": "other"}),
         ("/v1/teams/projects/default", {"team": "free"}),
@@ -111,7 +112,9 @@ async def test_nobody_takes_a_project_or_a_team_out_from_under_a_limit_alone(ser
     asked = await server.call("PUT", "/v1/teams/projects/default", key=mine, json={"team": "free"})
     late = await server.call("PUT", "/v1/teams/projects/default", key=mine, json={"team": None})
     [first, second] = (await server.call("GET", "/v1/teams/moves", key=hers)).json["data"]
-    assert first["reason"].startswith("project:default from ml to free: the budgets of org:acme would not hold")
+    assert first["reason"].startswith(
+        "project:default from ml to free: the budgets of org:acme, team:ml would not hold"
+    )
     assert (await server.call("POST", f"/v1/teams/moves/{first['id']}/approve", key=hers)).json["outcome"] == "approved"
     assert (await server.call("POST", f"/v1/teams/moves/{first['id']}/approve", key=hers)).code == "already_decided"
     assert second["id"] == late.json["approval"]

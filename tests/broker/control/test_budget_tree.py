@@ -15,15 +15,16 @@ from sqlmodel import col
 
 from broker.budget_changes import Wanted, put
 from broker.budget_tables import BudgetAlert, BudgetRow, Team, TeamOfProject
-from broker.budgets import Placement, admit, use_of
+from broker.budgets import Placement, admit, projects_in, use_of
 from broker.control.accrue import Accruer
 from broker.control.budget import BudgetKeeper
 from broker.control.plan import Planner
 from broker.control.settle import settle
 from broker.mail import Letter, message_of
 from broker.settings import MailSettings
-from broker.tables import Worker
+from broker.tables import Project, Worker
 from broker.token_holds import hold_tokens
+from broker.tree_moves import Move, limits_left
 from jobs.clock import db_now
 from jobs.tables import Batch, OutboxEvent
 from ledger import audit, limits, seal
@@ -301,3 +302,22 @@ async def test_one_address_that_is_not_taken_silences_no_other_budgets_mail(town
         await BudgetKeeper(services).step()
         await BudgetKeeper(services).step()
     assert mailbox.taken == ["fin@example.com"], "once"
+
+
+async def test_a_project_without_a_team_is_under_the_organisations_limit(town: Any) -> None:
+    """Nodes above it were none: what nobody had put in a team yet spent past the limit of all."""
+    async with town.database.transaction() as session:
+        session.add(Team(name="ml", org="acme", created_us=1))
+        session.add(Team(name="guests", org="other", created_us=2))
+        session.add(Project(id="default", name="default", created_us=1))
+    budget_id = await budget(town, "org:acme", 2)
+    await budget(town, "org:other", 0)
+    async with town.database.transaction() as session:
+        with pytest.raises(LimitExceeded, match="org:acme"):
+            await admit(session, Placement("default", (), 3 * DOLLAR), now_us=await db_now(session))
+        assert await projects_in(session, await session.get_one(BudgetRow, budget_id)) == ["default"]
+    assert await hold(town, "h", DOLLAR)
+    async with town.database.transaction() as session:
+        assert (await limits.uses(session, "org:acme", "USD"))["held"] == DOLLAR
+        assert await limits_left(session, Move("project:default", None, "guests")) == ("org:acme",), "a second person"
+        assert await limits_left(session, Move("project:default", None, "ml")) == ()
