@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, NonNegativeInt, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from broker.market_settings import (
@@ -207,6 +207,10 @@ class ObjectSettings(Section):
     key-encryption key; what is stored already stays as it is, and readable (docs/encryption.md). `workers_must_seal`: machines
     whose image has no `cryptography` are sent away at their hello, instead of being given what the broker opened.
 
+    `rtt_ms`: how long a message from a market's machines to the store and back takes, as you measured it, by market and region
+    ("aws/eu-central-1" = 4) or for a whole market ("local" = 0). What is not stated is unknown, and no place for a batch with
+    `x_broker.max_rtt_ms`.
+
     `country` and the rest are the store's residency facts, `evidence` where they are known from: batches whose policy does
     not allow them are refused. A local folder is where the local market says that this machine is.
     """
@@ -233,6 +237,7 @@ class ObjectSettings(Section):
     operator: str | None = None
     jurisdictions: tuple[str, ...] | None = None
     evidence: str = "configured by the operator"
+    rtt_ms: dict[str, NonNegativeInt] = Field(default_factory=dict)
 
 
 class PathSettings(Section):

@@ -312,6 +312,9 @@ def _places(book: _Book) -> Iterator[Violation]:
             decision = evaluate(book.snapshot.policies[work.policy_hash], of_work, book.snapshot.now_us)
             if decision.outcome != "allow":
                 yield Violation("residency", f"{decision.reasons[0]}", each.work_id, offer.key)
+            if work.max_rtt_ms is not None and not (offer.rtt_ms is not None and offer.rtt_ms <= work.max_rtt_ms):
+                message = f"to its data and back takes {offer.rtt_ms} ms, it allows {work.max_rtt_ms}"
+                yield Violation("latency", message, each.work_id, offer.key)
             if not offer.is_open_to(work.project) and place in book.starts:
                 message = f"it is not rented for project {work.project}"
                 yield Violation("account", message, each.work_id, offer.key)

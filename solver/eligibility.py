@@ -27,6 +27,7 @@ RULES = (
     "unfit",
     "model",
     "residency",
+    "latency",
     "deadline",
     "price_ceiling",
     "budget",
@@ -199,6 +200,9 @@ def _always(work: Work, offer: OfferView, task: Task | None, view: View) -> Iter
     if decision.outcome == "deny":
         against = next(each for each in decision.reasons if each.code not in ("allowed", "not_denied"))
         yield Broken("residency", f"{against.field} {against.found} is not {against.wanted} (rule {against.rule_id})")
+    if work.max_rtt_ms is not None and (offer.rtt_ms is None or offer.rtt_ms > work.max_rtt_ms):
+        took = "an unknown time" if offer.rtt_ms is None else f"{offer.rtt_ms} ms"
+        yield Broken("latency", f"to the data and back takes {took}, at most {work.max_rtt_ms} ms are wanted")
 
 
 def _money_and_time(

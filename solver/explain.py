@@ -17,7 +17,7 @@ from solver.relax import alone, left_for, lifted, relaxations
 from solver.types import Assignment, Choice, Relaxation, Snapshot, Unplaced, Work
 from solver.view import View
 
-Waiting = Literal["capacity", "quota", "budget", "price_ceiling", "deadline", "residency", "model"]
+Waiting = Literal["capacity", "quota", "budget", "price_ceiling", "deadline", "latency", "residency", "model"]
 Verdicts = Mapping[str, tuple[Verdict, ...]]
 
 # What time or money cures first, what needs a person last.
@@ -32,6 +32,7 @@ _WAITING: dict[str, Waiting] = {
     "model": "model",
     "unfit": "model",
     "residency": "residency",
+    "latency": "latency",
     "deadline": "deadline",
     "price_ceiling": "price_ceiling",
     "budget": "budget",

@@ -99,10 +99,15 @@ def _less_capacity(offer: OfferView, used: int) -> OfferView:
 
 
 def relaxations(work: Work, snapshot: Snapshot, verdicts: tuple[Verdict, ...]) -> tuple[Relaxation, ...]:
-    """What would help: a later deadline, more money, one more country. Empty when none of them alone does."""
+    """What would help: a later deadline, more money, data farther away, one more country. Empty when none of them alone does."""
     if alone(snapshot, work).is_whole:
         return ()
-    found = (_later(work, snapshot, verdicts), _dearer(work, snapshot), one_more_country(work, snapshot, verdicts))
+    found = (
+        _later(work, snapshot, verdicts),
+        _dearer(work, snapshot),
+        _farther(work, snapshot, verdicts),
+        one_more_country(work, snapshot, verdicts),
+    )
     return tuple(each for each in found if each)
 
 
@@ -160,6 +165,24 @@ def _dearer(work: Work, snapshot: Snapshot) -> Relaxation | None:
         cost_nano=outcome.cost_nano,
         message=f"with {_usd(needed)} instead of {_usd(work.max_nano)} it would run on {outcome.offer_key}",
     )
+
+
+def _farther(work: Work, snapshot: Snapshot, verdicts: tuple[Verdict, ...]) -> Relaxation | None:
+    """The least round trip to the data that would do; nothing cures one that is unknown."""
+    far = {each.offer.rtt_ms for each in verdicts if {broken.rule for broken in each.broken} == {"latency"}}
+    for rtt_ms in sorted(each for each in far if each is not None):
+        outcome = alone(snapshot, msgspec.structs.replace(work, max_rtt_ms=rtt_ms))
+        if outcome.is_whole:
+            return Relaxation(
+                field="max_rtt_ms",
+                current=str(work.max_rtt_ms),
+                needed=str(rtt_ms),
+                offer_key=outcome.offer_key,
+                cost_nano=outcome.cost_nano,
+                message=f"if its data might be {rtt_ms} ms away and back, not {work.max_rtt_ms}, it would run on "
+                f"{outcome.offer_key} for {_usd(outcome.cost_nano)}",
+            )
+    return None
 
 
 def one_more_country(work: Work, snapshot: Snapshot, verdicts: tuple[Verdict, ...]) -> Relaxation | None:

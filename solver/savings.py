@@ -67,6 +67,7 @@ def _changes(rest: Snapshot, work: Work, cost_nano: int) -> Iterator[Saving]:
     verdicts = survey(work, View(msgspec.structs.replace(rest, works=(work,))))
     yield from _more_time(rest, work, cost_nano)
     yield from _more_stock(rest, work, verdicts, cost_nano)
+    yield from _farther(rest, work, verdicts, cost_nano)
     wider = one_more_country(work, rest, verdicts)
     if wider is not None:
         saves = cost_nano - wider.cost_nano
@@ -113,6 +114,21 @@ def _more_stock(rest: Snapshot, work: Work, verdicts: tuple[Verdict, ...], cost_
     if outcome.is_whole:
         message = f"one instance of {key}, which is sold out or taken by other work, would save {usd(saves)}"
         yield Saving(field="capacity", needed=key, offer_key=key, saves_nano=saves, message=message)
+
+
+def _farther(rest: Snapshot, work: Work, verdicts: tuple[Verdict, ...], cost_nano: int) -> Iterator[Saving]:
+    """The round trip to the data of the cheapest offer that only its latency keeps out."""
+    far = [each for each in verdicts if {broken.rule for broken in each.broken} == {"latency"} and each.task]
+    known = [each for each in far if each.offer.rtt_ms is not None]
+    cheapest = min(known, key=lambda each: (_alone_nano(each, rest), each.offer.key), default=None)
+    if cheapest is None:
+        return
+    rtt_ms, key = cheapest.offer.rtt_ms, cheapest.offer.key
+    outcome = alone(rest, msgspec.structs.replace(work, max_rtt_ms=rtt_ms))
+    if outcome.is_whole:
+        saves = cost_nano - outcome.cost_nano
+        message = f"data {rtt_ms} ms away and back, not {work.max_rtt_ms}, would save {usd(saves)}: {outcome.offer_key}"
+        yield Saving(field="max_rtt_ms", needed=str(rtt_ms), offer_key=key, saves_nano=saves, message=message)
 
 
 def _alone_nano(verdict: Verdict, snapshot: Snapshot) -> int:
@@ -170,7 +186,7 @@ def _near(snapshot: Snapshot, work: Work) -> Snapshot:
     groups: dict[str, list[tuple[int, str]]] = {}
     for each in verdicts:
         words = {broken.rule for broken in each.broken}
-        if each.task is None or len(words) > 1 or not words <= {"residency", "deadline", "sold_out"}:
+        if each.task is None or len(words) > 1 or not words <= {"residency", "latency", "deadline", "sold_out"}:
             continue
         groups.setdefault("".join(words), []).append((_alone_nano(each, snapshot), each.offer.key))
     keys = {key for those in groups.values() for _, key in sorted(those)[:LOOKED_AT]}

@@ -33,7 +33,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
     `max_nano` limits the whole cost of the batch, `progress.spent_nano` included; None is no limit. Higher `priority`
     is served first when not all can be. `policy_hash` is a key of `Snapshot.policies`. `input_bytes` and `output_bytes` are what
-    moves into and out of the place where it runs.
+    moves into and out of the place where it runs. `max_rtt_ms`: it runs only where a message to its data and back is known to
+    take no longer.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     progress: Progress = Progress()
     input_bytes: int = 0
     output_bytes: int = 0
+    max_rtt_ms: int | None = None
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +79,8 @@ class OfferView(msgspec.Struct, frozen=True, kw_only=True):
 
     `sunk`: capacity that is paid for whether it is used or not; `price_nano_hour` is then what using it costs *more*, and 0 is a
     price. Elsewhere 0 is unknown. `domain` is what fails together with it, a market's region; None is unknown. `lost_nano` is
-    what of a deposit is not returned, a start. What goes in and out is paid by the gigabyte (10^9 bytes).
+    what of a deposit is not returned, a start. What goes in and out is paid by the gigabyte (10^9 bytes). `rtt_ms` is how long a
+    message to the store of the works' data and back takes; None is unknown, and satisfies no limit.
     """
 
     key: str
@@ -102,6 +105,7 @@ class OfferView(msgspec.Struct, frozen=True, kw_only=True):
     egress_nano_gb: int = 0
     quota: str = ""
     quota_units: int = 1
+    rtt_ms: int | None = None
 
     @property
     def is_priced(self) -> bool:
@@ -306,7 +310,7 @@ class Unplaced(msgspec.Struct, frozen=True, kw_only=True):
     """A work that this plan does not (fully) serve. `waiting_on` is the one word shown to people."""
 
     work_id: str
-    waiting_on: Literal["capacity", "budget", "residency", "price_ceiling", "quota", "deadline", "model"]
+    waiting_on: Literal["capacity", "budget", "residency", "price_ceiling", "quota", "deadline", "model", "latency"]
     reasons: tuple[str, ...]
     relaxations: tuple[Relaxation, ...] = ()
 

@@ -149,6 +149,8 @@ def _amounts(snapshot: Snapshot) -> Iterator[str]:
         tokens = (work.input_tokens, work.output_tokens_p50, work.output_tokens_p90)
         if min(work.lines, *tokens, work.input_bytes, work.output_bytes) < 0:
             yield f"work {work.id!r} has a negative number of lines, tokens or bytes"
+        if work.max_rtt_ms is not None and work.max_rtt_ms < 0:
+            yield f"work {work.id!r} has max_rtt_ms {work.max_rtt_ms}; leave it out where there is no limit"
     yield from _amounts_of_offers(snapshot)
     for rental in snapshot.running:
         if rental.ready_in_s < 0 or rental.price_nano_hour < 0:
@@ -163,7 +165,7 @@ def _amounts_of_offers(snapshot: Snapshot) -> Iterator[str]:
         start_ups = [part for each in (offer.timings, *offer.start_up.values()) for part in (each.boot_s, each.load_s)]
         if min(*start_ups, offer.minimum_s, offer.granularity_s - 1) < 0 or (offer.hazard or 0.0) < 0:
             yield f"offer {offer.key!r} has a negative time or hazard, or a billing increment below 1 s"
-        if min(offer.lost_nano, offer.ingress_nano_gb, offer.egress_nano_gb) < 0:
-            yield f"offer {offer.key!r} has a negative lost_nano, ingress_nano_gb or egress_nano_gb"
+        if min(offer.lost_nano, offer.ingress_nano_gb, offer.egress_nano_gb, offer.rtt_ms or 0) < 0:
+            yield f"offer {offer.key!r} has a negative lost_nano, ingress_nano_gb, egress_nano_gb or rtt_ms"
         if offer.quota_units < 1:
             yield f"offer {offer.key!r} counts {offer.quota_units} units against its quota; 1 is the least"

@@ -107,6 +107,7 @@ def _broker(batch: Batch, known: Around) -> shapes.BatchBroker:
         preemptions=preemptions(row for row in known.rentals if row.id in known.cost.by_rental),
         max_usd=wishes.get("max_usd"),
         deadline=_seconds(batch.deadline_us),
+        max_rtt_ms=wishes.get("max_rtt_ms"),
         residency=wishes.get("residency"),
         priority=batch.priority,
         tags=wishes.get("tags") or {},

@@ -66,6 +66,12 @@ class BatchWishes(Own):
     max_usd: str | None = Field(
         default=None, pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$", description="most that the batch may cost, decimal USD"
     )
+    max_rtt_ms: int | None = Field(
+        default=None,
+        ge=0,
+        le=60_000,
+        description="most that a message from a machine to the store of its data and back may take; unknown is too much",
+    )
     residency: list[str] | None = Field(
         default=None,
         min_length=1,
@@ -189,7 +195,7 @@ class WaitingNow(BaseModel):
 
     on: str = Field(
         description="validation, planning, capacity, budget, residency, price_ceiling, quota, approval, deadline, model, "
-        "paused, start, finalizing"
+        "latency, paused, start, finalizing"
     )
     reasons: list[str]
     since: int
@@ -232,6 +238,7 @@ class BatchBroker(BaseModel):
     preemptions: int = Field(description="rentals of this batch that ended without our asking")
     max_usd: str | None
     deadline: int | None
+    max_rtt_ms: int | None = None
     residency: list[str] | None
     priority: int
     tags: dict[str, str]

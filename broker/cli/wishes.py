@@ -44,6 +44,10 @@ class WishOptions:
         DataClass | None, typer.Option(help="What the data is; it may only be more than the project's own class.")
     ] = None
     confidentiality: Annotated[Confidentiality | None, typer.Option(help="The least that a place must offer.")] = None
+    max_rtt_ms: Annotated[
+        int | None,
+        typer.Option(min=0, max=60_000, help="How far its data may be: ms for a message to the store and back."),
+    ] = None
     models: Annotated[
         str | None,
         typer.Option(help="Other models that may answer, such as `a,b`; the cheapest that is feasible does."),
@@ -80,6 +84,7 @@ class WishOptions:
             "residency": names("--residency", self.residency),
             "data_class": self.data_class,
             "confidentiality": self.confidentiality,
+            "max_rtt_ms": self.max_rtt_ms,
             "models": names("--models", self.models),
             "precision": names("--precision", self.precision),
             "engine_profile": self.engine_profile,

@@ -73,10 +73,12 @@ def offer_view(
     unfit: Mapping[str, str] | None = None,
     paths: Sequence[PathFacts] = (),
     not_for: Sequence[str] = (),
+    rtt_ms: Mapping[str, int] | None = None,
 ) -> tuple[OfferView, Facts]:
     """An offer as the planner sees it, with the facts that its `facts_hash` names.
 
-    `start_up` and `unfit` are by model: see OfferView. `not_for` are the projects with an account of their own at its market.
+    `start_up` and `unfit` are by model: see OfferView. `not_for` are the projects with an account of their own at its market;
+    `rtt_ms` is by market and region, or by market (`ObjectSettings`).
     """
     facts = facts_of(offer, paths)
     is_usd, is_sunk = offer.currency == "USD", offer.pricing == "reserved" and bool(offer.sunk_per_hour)
@@ -107,8 +109,15 @@ def offer_view(
         quota_units=max(1, offer.quota.units) if offer.quota else 1,
         only_for=holder_of(offer.market),
         not_for=tuple(not_for),
+        rtt_ms=_rtt_ms(offer, rtt_ms or {}),
     )
     return view, facts
+
+
+def _rtt_ms(offer: Offer, stated: Mapping[str, int]) -> int | None:
+    """Of its region what is stated, else of its market's provider: whose account it is of does not move the machines."""
+    provider = offer.key.provider
+    return stated.get(f"{provider}/{offer.key.region}", stated.get(provider))
 
 
 def lost_deposit_nano(offer: Offer) -> int:

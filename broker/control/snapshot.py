@@ -103,7 +103,8 @@ async def freeze(
     paths: dict[str, tuple[PathFacts, ...]] = {
         launch: data_paths(services.settings, now_us, launch) for launch in {o.offer.launch for o in listed}
     }
-    views, facts = _views(listed, taken, await held_back(session, now_us), asked, known, planned, paths)
+    rtt_ms = services.settings.objects.rtt_ms
+    views, facts = _views(listed, taken, await held_back(session, now_us), asked, known, planned, paths, rtt_ms)
     pools = await seen_pools(session, now_us)
     known_of = await lessons(session, now_us)
     views = [
@@ -228,6 +229,7 @@ def work_of(batch: Batch, left: Remaining, *, precision: str, spent_nano: int) -
         output_tokens_p90=left.output_tokens,
         deadline_us=batch.expires_us,
         max_nano=max_nano(wishes.get("max_usd")),
+        max_rtt_ms=wishes.get("max_rtt_ms"),
         priority=batch.priority,
         policy_hash=batch.policy_hash,
         input_bytes=_known_input(batch, left) * BYTES_PER_TOKEN,
@@ -268,6 +270,7 @@ def _views(
     known: StartUps,
     planned: PlannedOffers,
     paths: Mapping[str, tuple[PathFacts, ...]],
+    rtt_ms: Mapping[str, int],
 ) -> tuple[list[OfferView], dict[str, Facts]]:
     views, facts = [], {}
     for each in listed:
@@ -290,6 +293,7 @@ def _views(
             unfit={model: why for model, why in misfits.items() if why},
             paths=paths[offer.launch],
             not_for=planned.holders.get(offer.market, ()),
+            rtt_ms=rtt_ms,
         )
         views.append(view)
         facts[view.facts_hash] = fact

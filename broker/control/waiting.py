@@ -23,6 +23,7 @@ On = Literal[
     "approval",
     "deadline",
     "model",
+    "latency",
     "later",
     "paused",
     "start",

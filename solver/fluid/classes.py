@@ -27,7 +27,8 @@ class Classes:
     """All classes of a queue, as arrays. Tokens are sums over the class; hours count from now.
 
     `due` is the earliest deadline of the class, `edge_low[b]` and `edge_up[b]` the earliest and latest of bucket b. `limit` is
-    the least that one of its works may still cost in USD (infinite without a limit), `largest` the tokens of its largest work.
+    the least that one of its works may still cost in USD (infinite without a limit), `max_rtt` how many ms its data may be
+    away (infinite without a limit), `largest` the tokens of its largest work.
     """
 
     members: tuple[tuple[int, ...], ...]
@@ -42,6 +43,7 @@ class Classes:
     priority: Ints
     policy: tuple[str, ...]
     limit: Floats
+    max_rtt: Floats
     largest: Floats
     begun: Flags
     edge_low: Floats
@@ -81,6 +83,9 @@ def group(figures: Figures, *, fine_works: int = 500) -> Classes:
         priority=np.array([each.priority for each in first], dtype=np.int64),
         policy=tuple(each.policy_hash for each in first),
         limit=np.array([min(_limit(works[each]) for each in those) for those in members]),
+        max_rtt=np.array(
+            [math.inf if each.max_rtt_ms is None else each.max_rtt_ms for each in first], dtype=np.float64
+        ),
         largest=np.array(
             [max(works[each].input_tokens + works[each].output_tokens_p50 for each in those) for those in members],
             dtype=np.float64,
@@ -100,7 +105,7 @@ def _key(work: Work, figures: Figures, now_us: int, ratio: float) -> tuple[objec
     if work.max_nano is not None:  # alike in size and limit, so that one judgement holds for all of them
         money = (begun, _step(max(1e-9, _limit(work)), 1.1), _step(work.input_tokens + work.output_tokens_p50 + 1, 1.1))
     pool = figures.pool_of[Pool(work.project, work.model, work.precision)]
-    return (pool, work.policy_hash, work.priority, _bucket(hours, ratio), shape, length, *money)
+    return (pool, work.policy_hash, work.max_rtt_ms, work.priority, _bucket(hours, ratio), shape, length, *money)
 
 
 def _bucket(hours: float, ratio: float) -> int:

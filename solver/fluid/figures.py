@@ -53,7 +53,7 @@ class Resources:
 class Figures:
     """The snapshot of a view as arrays. `start[kind, resource]` in hours, `slow[kind, resource]` instance time per useful time,
     `per_input[kind, accelerator]` and `per_output` hours a token (infinite where unknown), `caution[kind, accelerator]` cautious
-    time per time at these speeds, at least 1."""
+    time per time at these speeds, at least 1, `rtt[resource]` ms to the data and back (infinite where unknown)."""
 
     def __init__(self, view: View) -> None:
         snapshot = view.snapshot
@@ -71,6 +71,8 @@ class Figures:
         self._speeds()
         self._times()
         self.renting = self._renting()
+        rtt = [np.inf if each.rtt_ms is None else float(each.rtt_ms) for each in self.offers]
+        self.rtt: Floats = np.array(rtt, dtype=np.float64)[self.resources.offer]
         self._residency: dict[str, Flags] = {}
         self._of_accounts = [n for n, each in enumerate(self.offers) if each.only_for is not None or each.not_for]
         self._closed: dict[str, Flags] = {}

@@ -54,6 +54,8 @@ class Masks:
     def _but_money(self, k: int) -> Ints:
         kind, pool = self.classes.kind[k], self.classes.pool[k]
         codes: Ints = self._by_place(int(kind), self.classes.policy[k]).astype(np.int64)
+        far = self.figures.rtt > self.classes.max_rtt[k]
+        codes = np.where(far & (codes > RULE["latency"]), RULE["latency"], codes)
         own = self.figures.resources.pool
         late = self.figures.start[kind] >= self.classes.due_up[k] * (1 - 1e-12)
         codes = np.where(late & (codes > RULE["deadline"]), RULE["deadline"], codes)
@@ -150,7 +152,7 @@ class Masks:
         key: tuple[object, ...] = (code, offer, self.classes.kind[k], self.classes.policy[k])
         if rule == "account":
             return "of another account"  # whose it is, is not for the reader
-        if rule in ("deadline", "price_ceiling", "budget"):
+        if rule in ("latency", "deadline", "price_ceiling", "budget"):
             key = (*key, k)
         if key not in self._examples:
             view = self.figures.offers[offer]

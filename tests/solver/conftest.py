@@ -155,12 +155,24 @@ class Town:
             if random.random() < 0.95
         }
         cautious = random.choice([1.0, 1.0, 0.6])  # drawn last: the worlds of before stay what they were
-        return self._with_more_costs(
-            seed,
-            self.snapshot(
-                queue, listed, running=running, quotas=quotas, budgets=budgets, speeds=speeds, cautious=cautious
-            ),
+        snapshot = self.snapshot(
+            queue, listed, running=running, quotas=quotas, budgets=budgets, speeds=speeds, cautious=cautious
         )
+        return self._with_distances(seed, self._with_more_costs(seed, snapshot))
+
+    @staticmethod
+    def _with_distances(seed: int, snapshot: Snapshot) -> Snapshot:
+        """In a fifth of the worlds some works must be near their data; drawn apart, too."""
+        random = Random(f"distances {seed}")
+        if random.random() > 0.2:
+            return snapshot
+        offers = tuple(
+            msgspec.structs.replace(each, rtt_ms=random.choice([None, 0, 9, 10, 80])) for each in snapshot.offers
+        )
+        works = tuple(
+            msgspec.structs.replace(each, max_rtt_ms=random.choice([None, None, 0, 10, 80])) for each in snapshot.works
+        )
+        return msgspec.structs.replace(snapshot, offers=offers, works=works)
 
     @staticmethod
     def _with_more_costs(seed: int, snapshot: Snapshot) -> Snapshot:

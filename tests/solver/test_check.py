@@ -23,13 +23,14 @@ def snapshot(town: Any) -> Snapshot:
     works = [
         town.work("a", 4.0, within_h=3, max_usd=20, policy=policy, input_tokens=3_000_000),
         town.work("b", 1.0, within_h=8, policy=policy, output_tokens_p90=5_000_000),
-        town.work("c", 1.0, project="q", policy=policy),
+        town.work("c", 1.0, project="q", policy=policy, max_rtt_ms=20),
         town.work("d", 1.0, model="unheard of", policy=policy),
     ]
     offers = [
-        town.offer("x/cheap", 1.0, start_s=300, capacity=3, pricing="spot"),
+        town.offer("x/cheap", 1.0, start_s=300, capacity=3, pricing="spot", rtt_ms=20),
         town.offer("x/dear", 2.0, start_s=60, capacity=20, minimum_s=60, granularity_s=60),
         town.offer("x/excluded", 0.5, excluded="implausible price"),
+        town.offer("x/far", 3.0, rtt_ms=21),
         town.offer("x/token", 0.5, pricing="token"),
         town.offer("x/unknown", None),
         town.offer("x/us", 0.5, country="US", capacity=9),
@@ -93,6 +94,8 @@ MUTATIONS: list[tuple[str, Callable[[Plan], Plan]]] = [
     ("token_priced", lambda plan: moved(plan, "c", "x/token")),
     ("price_unknown", lambda plan: moved(plan, "c", "x/unknown")),
     ("residency", lambda plan: moved(plan, "c", "x/us")),
+    ("latency", lambda plan: moved(plan, "c", "x/far")),
+    ("latency", lambda plan: moved(plan, "c", "y/other")),  # nobody knows how far
     ("model", lambda plan: moved(plan, "c", "y/other")),
     ("capacity", lambda plan: change(plan, "starts", 0, count=21)),
     ("quota", lambda plan: change(plan, "starts", 0, count=9)),
@@ -119,11 +122,11 @@ MUTATIONS: list[tuple[str, Callable[[Plan], Plan]]] = [
     ("plan_cost", lambda plan: replace(plan, cost_nano=plan.cost_nano - 1)),
     ("bound", lambda plan: replace(plan, bound_nano=plan.cost_nano + 1)),
     ("funnel", lambda plan: replace(plan, funnels={**plan.funnels, "a": ()})),
-    ("funnel", lambda plan: replace(plan, funnels={**plan.funnels, "a": (Rule(rule="eligible", count=6),)})),
+    ("funnel", lambda plan: replace(plan, funnels={**plan.funnels, "a": (Rule(rule="eligible", count=7),)})),
     (
         "funnel",
         lambda plan: replace(
-            plan, funnels={**plan.funnels, "a": (Rule(rule="sold_out", count=7), Rule(rule="eligible", count=0))}
+            plan, funnels={**plan.funnels, "a": (Rule(rule="sold_out", count=8), Rule(rule="eligible", count=0))}
         ),
     ),
     ("choice", lambda plan: replace(plan, choices=plan.choices[1:])),

@@ -112,12 +112,13 @@ def test_every_rule_has_its_step_in_the_funnel_and_the_counts_sum_to_the_offers(
         town.offer("a/small", unfit={"m": "m: needs 4 accelerators"}),
         town.offer("a/unknown_speed", accelerator="abacus"),
         town.offer("a/abroad", country="US"),
-        town.offer("a/slow_boot", start_s=11 * 3600),
-        town.offer("a/dear", 25.0),
-        town.offer("a/dearer", 35.0),
-        town.offer("a/fine", 2.0),
+        town.offer("a/far", rtt_ms=31),
+        town.offer("a/slow_boot", start_s=11 * 3600, rtt_ms=30),
+        town.offer("a/dear", 25.0, rtt_ms=0),
+        town.offer("a/dearer", 35.0, rtt_ms=0),
+        town.offer("a/fine", 2.0, rtt_ms=30),
     ]
-    work = town.work("w", max_usd=20, policy=policy)
+    work = town.work("w", max_usd=20, policy=policy, max_rtt_ms=30)
     snapshot = town.snapshot([work], offers, budgets=budgets, quotas=[Quota(market="full", remaining=0)])
     funnel = solve(snapshot).funnels["w"]
     assert [(step.rule, step.count) for step in funnel] == [
@@ -129,12 +130,45 @@ def test_every_rule_has_its_step_in_the_funnel_and_the_counts_sum_to_the_offers(
         ("unfit", 1),
         ("model", 1),
         ("residency", 1),
+        ("latency", 1),
         ("deadline", 1),
         ("price_ceiling", 2),
         ("eligible", 1),
     ]
     broke = msgspec.structs.replace(snapshot, budgets=(Budget(project="p", remaining_nano=town.USD),))
     assert ("budget", 1) in [(step.rule, step.count) for step in solve(broke).funnels["w"]]
+
+
+@pytest.mark.parametrize("many", [1, 60])  # alone, and planned by classes
+def test_a_work_runs_only_where_its_data_is_known_to_be_near(town: Any, many: int) -> None:
+    """Cheaper ones are farther away, or nobody has measured how far; works that set no limit take them."""
+    offers = [town.offer(f"u/{n}", 0.5, capacity=9) for n in range(many)]
+    offers += [town.offer(f"f/{n}", 1.0, capacity=9, rtt_ms=90) for n in range(many)]
+    offers += [town.offer(f"n/{n}", 3.0, capacity=9, rtt_ms=8) for n in range(many)]
+    works = [town.work(f"near{n}", max_rtt_ms=8) for n in range(many)] + [town.work(f"any{n}") for n in range(many)]
+    snapshot = town.snapshot(works, offers)
+    plan = solve(snapshot)
+    assert not check(snapshot, plan)
+    assert not plan.unplaced
+    assert {(each.work_id[:3], each.offer_key[0]) for each in plan.assignments} == {("nea", "n"), ("any", "u")}
+    assert [(each.rule, each.count) for each in plan.funnels["near0"]] == [("latency", 2 * many), ("eligible", many)]
+
+
+def test_a_work_whose_data_is_too_far_everywhere_waits_on_latency_and_hears_how_far_would_do(town: Any) -> None:
+    offers = [town.offer("u/x", 0.5), town.offer("f/x", 1.0, rtt_ms=90), town.offer("f/y", 2.0, rtt_ms=40)]
+    snapshot = town.snapshot([town.work("w", max_rtt_ms=8)], offers)
+    (waiting,) = solve(snapshot).unplaced
+    assert waiting.waiting_on == "latency"
+    assert "to the data and back takes" in waiting.reasons[0]
+    assert [(each.field, each.needed, each.offer_key) for each in waiting.relaxations] == [("max_rtt_ms", "40", "f/y")]
+
+
+def test_a_running_machine_too_far_from_the_data_gets_no_work_of_it(town: Any) -> None:
+    offer = town.offer("f/x", 1.0, rtt_ms=90)
+    near = town.offer("n/x", 5.0, rtt_ms=8)
+    snapshot = town.snapshot([town.work("w", max_rtt_ms=8)], [offer, near], running=[town.rental("rental_1", offer)])
+    plan = solve(snapshot)
+    assert (plan.drains, [each.offer_key for each in plan.assignments]) == (("rental_1",), ["n/x"])
 
 
 def test_a_model_that_comes_up_slowly_somewhere_is_planned_elsewhere_and_the_other_model_stays(town: Any) -> None:

@@ -136,6 +136,25 @@ async def test_a_batch_that_asks_for_a_dedicated_machine_is_never_placed_on_a_sh
     assert [each.offer_key for each in placed] == [str(whole.key)]
 
 
+async def test_a_batch_that_must_be_near_its_data_waits_for_a_machine_that_is_known_to_be(town: Any) -> None:
+    """`objects.rtt_ms` says how far a market's regions are from the store; what it does not say satisfies no limit."""
+    batch = await validated(town, max_rtt_ms=30, on_infeasible="queue")
+    assert batch["x_broker"]["max_rtt_ms"] == 30
+    await Planner(town.services).step()
+    told = (await town.call("GET", f"/v1/batches/{batch['id']}/explain")).json
+    assert (told["feasible"], told["waiting_on"]) == (False, "latency")
+    assert "to the data and back takes an unknown time, at most 30 ms are wanted" in " ".join(told["reasons"])
+    assert ("latency", 1) in [(each["rule"], each["count"]) for each in told["funnel"]]
+    town.services.settings.objects.rtt_ms["sandbox"] = 31
+    await Planner(town.services).step()
+    told = (await town.call("GET", f"/v1/batches/{batch['id']}/explain")).json
+    assert ("max_rtt_ms", "31") in [(each["field"], each["needed"]) for each in told["relaxations"]]
+    town.services.settings.objects.rtt_ms["sandbox/eu"] = 30
+    await Planner(town.services).step()
+    async with town.services.database.transaction() as session:
+        assert [each.offer_key for each in await session.scalars(select(Assignment))] == [str(offer().key)]
+
+
 async def test_confidentiality_is_asked_besides_residency_and_fails_fast(town: Any) -> None:
     await listed(town, replace(offer("US"), confidentiality="gpu_tee"), offer("DE", sku="cpu-2"))
     batch = await validated(town, residency=["DE"], confidentiality="cpu_tee")

@@ -45,6 +45,7 @@ def test_two_options_of_one_name_are_refused_when_the_command_is_declared() -> N
 EVERYTHING = WishOptions(
     deadline="2027-01-01T00:00:00Z",
     max_usd="1.5",
+    max_rtt_ms=40,
     residency="eu, CH",
     data_class="confidential",
     confidentiality="dedicated",
