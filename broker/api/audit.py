@@ -30,8 +30,9 @@ ZIP_TYPE = "application/zip"
 
 
 async def where(call: Call) -> Where:
-    """Which machines, countries and operators ever held a batch's input, checkpoints or output, on what evidence; also those
-    that computed answers for other batches which this one was given again."""
+    """Which machines, countries and operators ever held a batch's input, checkpoints or output, on what evidence.
+
+    Also those that computed answers for other batches which this one was given again."""
     async with call.services.database.transaction() as session:
         batch = await session.get(Batch, call.path("batch_id"))
         if batch is None or call.caller.project not in (None, batch.project):
