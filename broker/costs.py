@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from broker.token_costs import bought_nano
 from jobs.tables import Batch, Part
 from ledger.allot import allot
 from ledger.tables import Entry, Posting
@@ -105,4 +106,9 @@ async def _served(session: AsyncSession, rental_ids: Sequence[str]) -> dict[str,
     found: dict[str, dict[str, _Served]] = {}
     for rental, batch, lines, tokens in (await session.execute(query)).all():
         found.setdefault(rental, {})[batch] = _Served(int(lines), max(int(lines), int(tokens)))
+    # where tokens were bought, each batch bears what its own did cost, class by class
+    for rental, by_batch in (await bought_nano(session, rental_ids)).items():
+        of = found.setdefault(rental, {})
+        for batch, nano in by_batch.items():
+            of[batch] = _Served(of[batch].lines if batch in of else 0, nano)
     return found

@@ -17,6 +17,8 @@ from markets.local import LocalMarket
 from markets.market import Market
 from markets.sandbox.client import SandboxMarket
 from markets.sandbox.process import SandboxHandle, ensure_running
+from markets.tokens.market import TokenMarket
+from markets.tokens.source import CardSource
 
 if TYPE_CHECKING:
     from markets.aws.account import AwsKeys
@@ -39,6 +41,18 @@ async def open_markets(settings: Settings, *, owner: str, stack: AsyncExitStack)
         market = await _open(name, settings, owner)
         stack.push_async_callback(market.close)
         opened[name] = market
+    for name, own in settings.providers.items():
+        if own.buy is None:
+            continue
+        if name in opened:
+            raise UnknownMarket(f"providers.{name}.buy: {name!r} rents machines; a token endpoint has a name of its own")
+        opened[name] = TokenMarket(
+            CardSource(name, own.card, base_url=own.url),
+            settings.data / "tokens" / name,
+            owner=owner,
+            models=frozenset(own.buy.models.values()),
+            executors=own.buy.executors,
+        )
     return opened
 
 

@@ -149,6 +149,23 @@ class ClusterSettings(Section):
     tolerations: tuple[str, ...] = ("nvidia.com/gpu", "amd.com/gpu")
 
 
+class TokenBuying(Section):
+    """What is bought of a token endpoint: `[providers.together.buy]`, beside its price card and `credentials.api_key`.
+
+    `models` maps our models (profiles) to the endpoint's own names; that both are one model is your word. The limits are those
+    that the endpoint grants for each model. `concurrency` is how many requests are under way at once, `executors` how many
+    projects buy one model at the same time, each with an equal part of the limits. `endpoints` are what it serves.
+    """
+
+    models: dict[str, str] = Field(min_length=1)
+    tokens_per_minute: int = Field(ge=60)
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    concurrency: int = Field(default=16, ge=1)
+    executors: int = Field(default=1, ge=1)
+    endpoints: tuple[str, ...] = ("/v1/chat/completions", "/v1/completions")
+    request_timeout_s: int = Field(default=600, ge=1)
+
+
 class ProviderSettings(Section):
     """One provider whose prices are read, by its market's name: `[providers.lambda]`.
 
@@ -156,7 +173,7 @@ class ProviderSettings(Section):
     where there are none. `url` replaces the provider's own address. `regions`, `countries`, `organization` and `project` narrow
     or complete what is asked, where the provider needs it (docs/markets.md). `poll_s` and `max_age_s` replace the market's own
     interval and limit of age. `card` is a price card of a token endpoint, in place of the shipped one; of an endpoint that has
-    none, the section's name is the market's.
+    none, the section's name is the market's. With `buy` its tokens are bought, too (docs/token-markets.md).
     """
 
     credentials: dict[str, SecretStr] = {}
@@ -167,6 +184,7 @@ class ProviderSettings(Section):
     project: str | None = None
     card: Path | None = None
     cluster: ClusterSettings = ClusterSettings()
+    buy: TokenBuying | None = None
     poll_s: float | None = Field(default=None, gt=0)
     max_age_s: int | None = Field(default=None, gt=0)
 

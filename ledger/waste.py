@@ -107,9 +107,33 @@ async def split(
     """
     await lock(session)
     total = (await read_meter(session, meter.rental)).nano
+    by_category = shares(max(0, total), life)
+    return await _move(
+        session, meter, by_category, (life.started_us, life.ended_us), occurred_at_us, actor, recorded_at_us
+    )
+
+
+async def split_tokens(
+    session: AsyncSession, meter: Meter, wasted_nano: int, *, occurred_at_us: int, actor: str, recorded_at_us: int
+) -> Posted | None:
+    """The same where tokens were bought: what was paid for answers that do not count. No time is idle that is not paid for."""
+    await lock(session)
+    span = (meter.started_us, max(meter.started_us, occurred_at_us))
+    return await _move(session, meter, {"retried": wasted_nano}, span, occurred_at_us, actor, recorded_at_us)
+
+
+async def _move(
+    session: AsyncSession,
+    meter: Meter,
+    by_category: Mapping[Category, int],
+    span: tuple[int, int],
+    occurred_at_us: int,
+    actor: str,
+    recorded_at_us: int,
+) -> Posted | None:
     wanted = {
         accounts.of_market(_ACCOUNTS[category], meter.market): nano
-        for category, nano in shares(max(0, total), life).items()
+        for category, nano in by_category.items()
         if category != "useful"
     }
     booked, count = await _booked(session, meter.rental)
@@ -133,8 +157,8 @@ async def split(
             market=meter.market,
             pricing=meter.pricing,
             reason=_reason(worst),
-            from_us=life.started_us,
-            until_us=life.ended_us,
+            from_us=span[0],
+            until_us=span[1],
         ),
     )
     posted = await post(session, event, recorded_at_us=recorded_at_us)

@@ -227,12 +227,26 @@ def _starts(book: _Book) -> Iterator[Violation]:
                 yield Violation("count", f"{start.count} instances are started on {key}", offer_key=key)
         if offer.excluded is not None:
             yield Violation("excluded", f"{key} is excluded: {offer.excluded}", offer_key=key)
-        if offer.pricing == "token":
-            yield Violation("token_priced", f"{key} sells tokens, not instances", offer_key=key)
+        if offer.pricing == "token" and offer.per_million_nano is None:
+            yield Violation("token_priced", f"{key} sells tokens, and nothing is bought of it", offer_key=key)
         elif offer.price_nano_hour is None or offer.price_nano_hour < 0 or not (offer.price_nano_hour or offer.sunk):
             yield Violation("price_unknown", f"{key} has price {offer.price_nano_hour}", offer_key=key)
+        yield from _tokens(book, place)
         if not book.queues.get(place):
             yield Violation("idle_start", f"nothing is assigned to what is started on {place}", offer_key=key)
+
+
+def _tokens(book: _Book, place: Place) -> Iterator[Violation]:
+    """Where tokens are bought, an hour's price must be what the hour's tokens cost: else the plan's cost is not their price."""
+    offer = book.offers[place[0]]
+    speed = book.speeds.get((place[2], place[3], offer.accelerator))
+    if offer.pricing != "token" or offer.per_million_nano is None or speed is None:
+        return
+    hour = offer.price_nano_hour or 0
+    for per_s, nano in zip((speed.input_per_s, speed.output_per_s), offer.per_million_nano, strict=True):
+        if not math.isclose(per_s * 3600 * nano / 1_000_000, hour, rel_tol=1e-6, abs_tol=1.0):
+            message = f"{offer.key} costs {hour} nano-USD an hour, its tokens {per_s * 3600 * nano / 1_000_000:.0f}"
+            yield Violation("token_rate", message, offer_key=offer.key)
 
 
 def _later(book: _Book) -> Iterator[Violation]:

@@ -184,8 +184,8 @@ def _account(work: Work, offer: OfferView) -> Iterator[Broken]:
 def _not_for_rent(offer: OfferView) -> Iterator[Broken]:
     if offer.excluded is not None:
         yield Broken("excluded", offer.excluded)
-    if offer.pricing == "token":
-        yield Broken("token_priced", "sells tokens; this planner rents instances")
+    if offer.pricing == "token" and offer.per_million_nano is None:
+        yield Broken("token_priced", "sells tokens, and nothing is bought of it here")
     elif not offer.is_priced:
         yield Broken("price_unknown", f"price {offer.price_nano_hour} is unknown, not free")
 
@@ -223,6 +223,8 @@ def _money_and_time(
     least = instances.cost(0) + 1 if has_begun else whole_cost(task, instances)
     purpose = "starting alone" if has_begun else "the whole work"
     reserve = stop_reserve(view.snapshot, instances.price_nano_hour, instances.granularity_s)
+    if offer.per_million_nano is not None:
+        reserve = min(reserve, max(0, _most_nano(work, offer.per_million_nano) - least))
     if work.max_nano is not None and least + reserve > work.max_nano - work.progress.spent_nano:
         yield Broken(
             "price_ceiling",
@@ -230,5 +232,13 @@ def _money_and_time(
             f"{in_usd(work.max_nano - work.progress.spent_nano)} are left",
         )
     remaining = view.budgets.get(work.project) if instances.is_new else None
+    if offer.per_million_nano is not None and remaining is not None:
+        least = max(least, _most_nano(work, offer.per_million_nano))  # so much will be held
     if remaining is not None and least > remaining:
         yield Broken("budget", f"{purpose} costs {in_usd(least)}, project {work.project} has {in_usd(remaining)} left")
+
+
+def _most_nano(work: Work, per_million: tuple[int, int]) -> int:
+    """What the work's tokens cost when each answer is as long as it may be."""
+    output = max(work.output_tokens_p50, work.output_tokens_p90)
+    return -(-(work.input_tokens * per_million[0] + output * per_million[1]) // 1_000_000)

@@ -81,6 +81,10 @@ class OfferView(msgspec.Struct, frozen=True, kw_only=True):
     price. Elsewhere 0 is unknown. `domain` is what fails together with it, a market's region; None is unknown. `lost_nano` is
     what of a deposit is not returned, a start. What goes in and out is paid by the gigabyte (10^9 bytes). `rtt_ms` is how long a
     message to the store of the works' data and back takes; None is unknown, and satisfies no limit.
+
+    Of tokens that are sold by the million (`per_million_nano`: input, output) `price_nano_hour` is what an hour at the endpoint's
+    limits costs, and the rates of its `accelerator` are those at which that hour's price buys input alone, or output alone: then
+    the cost by time is the cost by tokens, whatever the mix.
     """
 
     key: str

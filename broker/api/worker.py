@@ -28,6 +28,7 @@ from broker.model_set import with_weights
 from broker.services import Services
 from broker.start_up import observe
 from broker.tables import Worker
+from broker.token_buying import endpoint_spec, is_bought
 from broker.worker_identity import Identity, first_identity, renewed_certificate, tell_of_misuse
 from broker.worker_objects import delivered_bytes
 from broker.worker_pool import candidates, pool, refusal, released, still_allowed
@@ -140,6 +141,8 @@ async def _engine(services: Services, rental: RentalRow) -> dict[str, Any]:
     try:
         if profile is None:
             raise UnknownModel(f"model {rental.model!r} is not configured any more")
+        if is_bought(rental):
+            return endpoint_spec(services.settings, profile, rental)
         here = await with_weights(profile, services.settings.cache / "weights")
         return engine_spec(here, services.settings.jobs.media_hosts)
     except WorkersError as error:

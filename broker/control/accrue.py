@@ -22,6 +22,8 @@ from broker.control.draining import drain
 from broker.control.settle import ACTOR, meter_of
 from broker.services import Services
 from broker.tables import Assignment
+from broker.token_buying import is_bought
+from broker.token_costs import accrue_used, most_left
 from jobs.clock import db_now
 from ledger.accrual import accrue
 from ledger.commitments import Commitment, amortise, commitments
@@ -99,8 +101,21 @@ class Accruer:
         assert row.last_seen_us is not None
         meter = meter_of(row, await nodes_above(session, row.project))
         early = await self._early(session, row)
-        await accrue(session, meter, until_us=row.last_seen_us, final=False, actor=ACTOR, recorded_at_us=now_us)
+        if is_bought(row):
+            at_us = row.last_seen_us
+            await accrue_used(session, row, meter, until_us=at_us, final=False, actor=ACTOR, recorded_at_us=now_us)
+        else:
+            await accrue(session, meter, until_us=row.last_seen_us, final=False, actor=ACTOR, recorded_at_us=now_us)
         return await self._keep_ahead(session, row, now_us, early)
+
+    async def _short(self, session: AsyncSession, row: RentalRow, served: tuple[str, ...], left_nano: int) -> int:
+        """What the hold is to be extended by; 0 while it is enough. Of tokens the worst case of all lines that are not answered
+        is set aside, also of batches that came later."""
+        if is_bought(row):
+            most = await most_left(session, row, served, self.services.settings.control.hold_buffer)
+            return max(0, most - left_nano)
+        margin = self._margin(row)
+        return 0 if left_nano >= margin else 4 * margin
 
     def _margin(self, row: RentalRow) -> int:
         """What passes unseen. What the machine costs besides its time is set aside beside it, until its end."""
@@ -110,11 +125,9 @@ class Accruer:
         """What the batches' budgets have booked, where the hold will soon be extended: accrual locks the head of the books, and
         behind it all that a tag's batches ever cost must not be added up."""
         opened = await hold(session, row.id)
-        if (
-            opened is None
-            or opened.resolved is not None
-            or opened.remaining_nano >= 2 * self._margin(row) + set_aside_nano(terms_of(row))
-        ):
+        if opened is None or opened.resolved is not None:
+            return None
+        if not is_bought(row) and opened.remaining_nano >= 2 * self._margin(row) + set_aside_nano(terms_of(row)):
             return None
         return await early_for(session, [(row.project, (await served_by(session, [row]))[row.id])])
 
@@ -128,19 +141,19 @@ class Accruer:
         opened = await hold(session, row.id)
         if opened is None or opened.resolved is not None or row.state == "releasing":
             return None
-        margin = self._margin(row)
-        if opened.remaining_nano >= margin + set_aside_nano(terms_of(row)):
+        served = (await served_by(session, [row]))[row.id]
+        add_nano = await self._short(session, row, served, opened.remaining_nano - set_aside_nano(terms_of(row)))
+        if add_nano == 0:
             return None
         sequence = opened.nano  # grows with every extension, so a repeat after a crash is the same extension
-        served = (await served_by(session, [row]))[row.id]
-        asked = Placement(row.project, served, 4 * margin, is_running=True)
+        asked = Placement(row.project, served, add_nano, is_running=True)
         covered, why = await within_own_limits(session, asked, now_us, early)
         if served and not covered:
             return Refused(f"budget: {'; '.join(why.values())}", why)
         try:
             await admit(session, replace(asked, batches=covered), now_us=now_us, early=early)
             await extend_hold(
-                session, hold_id=row.id, add_nano=4 * margin, sequence=sequence, occurred_at_us=now_us, actor=ACTOR
+                session, hold_id=row.id, add_nano=add_nano, sequence=sequence, occurred_at_us=now_us, actor=ACTOR
             )
         except HoldExceeded as refused:
             log.warning("rental.over_budget", rental=row.id, error=str(refused))

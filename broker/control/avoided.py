@@ -12,10 +12,12 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from broker.token_buying import is_bought
 from jobs.tables import Part
 from ledger.accrual import read_meter
 from ledger.money import cost_of_seconds, div_half_even, to_nano
 from ledger.savings import avoid
+from ledger.token_meter import read_tokens
 from ledger.unit_costs import Tokens, tokens_of
 from markets.offer import Offer
 from markets.tables import RentalRow
@@ -73,9 +75,10 @@ async def book_avoided(session: AsyncSession, row: RentalRow, *, besides_nano: i
     `besides_nano` is what it cost besides its time: the machine on demand would have cost that too, an API would not.
     """
     reading = await read_meter(session, row.id)
+    nano = (await read_tokens(session, row.id)).nano if is_bought(row) else reading.nano
     found: dict[str, int] = {}
     if (price := row.purpose.get("on_demand_nano_hour")) is not None:
-        found["OnDemand"] = cost_of_seconds(price, reading.seconds) - reading.nano
+        found["OnDemand"] = cost_of_seconds(price, reading.seconds) - nano
     if (api := row.purpose.get("api_nano_per_million")) is not None:
         query = select(
             func.coalesce(func.sum(col(Part.prompt_tokens)), 0),
@@ -85,7 +88,7 @@ async def book_avoided(session: AsyncSession, row: RentalRow, *, besides_nano: i
         ).where(col(Part.placement_id) == row.id, col(Part.counted).is_(True))
         prompt, cached, completion, reasoning = (await session.execute(query)).one()
         tokens = tokens_of(prompt=int(prompt), cached=int(cached), completion=int(completion), reasoning=int(reasoning))
-        found["Api"] = api_nano(tokens, api) - reading.nano - besides_nano
+        found["Api"] = api_nano(tokens, api) - nano - besides_nano
     for against, nano in found.items():
         await avoid(
             session,

@@ -20,6 +20,8 @@ from broker.control.snapshot import max_nano, stopped
 from broker.costs import batch_costs
 from broker.settings import ControlSettings
 from broker.tables import STOPPED, Assignment, Waiting
+from broker.token_buying import is_bought
+from broker.token_costs import most_left
 from broker.worker_pool import pool
 from jobs.tables import Batch
 from jobs.types import TERMINAL
@@ -53,7 +55,7 @@ async def stop_at_ceiling(session: AsyncSession, control: ControlSettings, now_u
     drains, releases = dict[str, str](), dict[str, str]()
     for each in limited:
         spent = costs[each.batch.id].nano
-        ahead = _ahead(each.rows, control.drain_margin_s)
+        ahead = await _ahead(session, each, control, control.drain_margin_s)
         if spent + ahead <= each.limit:
             continue
         reason = (
@@ -64,7 +66,7 @@ async def stop_at_ceiling(session: AsyncSession, control: ControlSettings, now_u
             await stop(session, each.batch.id, reason, now_us)
         mine = {row.id: reason for row in (each.idle if each.has_ended else each.rows)}
         drains = mine | drains  # the first reason stays
-        if spent + _ahead(each.rows, control.unseen_s) > each.limit:
+        if spent + await _ahead(session, each, control, control.unseen_s) > each.limit:
             releases = mine | releases
     # rentals are locked after what is the batches', and all of them before any worker (broker/lock_order.py)
     for rental in sorted(drains):
@@ -104,8 +106,15 @@ def _over(batch: Batch) -> bool:
     return batch.status in TERMINAL or batch.ending is not None
 
 
-def _ahead(rows: Sequence[RentalRow], seconds: int) -> int:
-    return sum(cost_of_seconds(row.price_nano_hour, seconds + row.granularity_s) for row in rows)
+async def _ahead(session: AsyncSession, limited: _Limited, control: ControlSettings, seconds: int) -> int:
+    """What its rentals cost in so many seconds; where tokens are bought, no more than its lines can take."""
+    total = 0
+    for row in limited.rows:
+        nano = cost_of_seconds(row.price_nano_hour, seconds + row.granularity_s)
+        if is_bought(row):
+            nano = min(nano, await most_left(session, row, [limited.batch.id], control.hold_buffer))
+        total += nano
+    return total
 
 
 async def stop(session: AsyncSession, batch_id: str, reason: str, now_us: int) -> None:

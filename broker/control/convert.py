@@ -59,8 +59,11 @@ def _of_type(kind: type[T], stated: object) -> T | None:
 def hardware(offer: Offer) -> str:
     """What the planner knows speeds for: the accelerator's name and how a worker gets onto it (`cpu/process`).
 
-    The launch kind is part of it because a model may come as a process here and only as an image there.
+    The launch kind is part of it because a model may come as a process here and only as an image there. What computes behind a
+    token endpoint is its affair: there it is the endpoint's model.
     """
+    if offer.launch == "token_api":
+        return f"{offer.market}:{offer.key.region or '-'}:{offer.key.sku}/token_api"
     return f"{offer.accelerator.name}/{offer.launch}"
 
 
@@ -85,6 +88,7 @@ def offer_view(
     # of what is paid for anyway, what using it costs more is known where it is 0; elsewhere 0 is unknown
     priced = offer.price is not None and is_usd and price_problem(offer) is None
     boot_s = offer.boot_s if offer.boot_s is not None else DEFAULT_BOOT_S[offer.launch]
+    tokens = offer.per_million if priced else None
     view = OfferView(
         key=str(offer.key),
         market=offer.market,
@@ -101,6 +105,7 @@ def offer_view(
         egress_nano_gb=_nano_up(offer.egress_per_gb) if is_usd else 0,
         granularity_s=offer.granularity_s,
         minimum_s=offer.minimum_s,
+        per_million_nano=None if tokens is None else (to_nano(tokens.input), to_nano(tokens.output)),
         hazard=float(offer.interruption_per_hour) if offer.interruption_per_hour is not None else None,
         excluded=excluded or offer.quarantined,
         start_up=dict(start_up or {}),

@@ -16,6 +16,7 @@ from broker.control.snapshot import max_age_s
 from broker.model_set import with_weights
 from broker.services import Services
 from broker.tables import Worker
+from broker.token_buying import executor_profile, is_bought
 from broker.worker_pool import pool, refusal
 from jobs.clock import db_now
 from jobs.state import starts_lines
@@ -92,7 +93,10 @@ class Placer:
         try:
             # process launches on this machine read the weights from here; a machine that waits for them costs money
             profile = self._profile(row.model)
-            await with_weights(profile, self.services.settings.cache / "weights")
+            if is_bought(row):
+                profile = executor_profile(profile)
+            else:
+                await with_weights(profile, self.services.settings.cache / "weights")
             intent = self._intent(row, profile, token)
         except WorkersError as missing:
             await self._over(rental_id, f"{missing.code}: {missing}")
@@ -140,7 +144,7 @@ class Placer:
         settings = self.services.settings
         failpoint, self.agent_failpoint = self.agent_failpoint, None
         start = machine_start(
-            launch=row.facts["launch"],
+            launch="process" if is_bought(row) else row.facts["launch"],
             rental_id=row.id,
             broker_url=self.services.public_url,
             identity="token" if self.services.authority is None else "certificate",

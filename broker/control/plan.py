@@ -33,6 +33,7 @@ from broker.control.snapshot import Frozen, freeze
 from broker.services import Services
 from broker.settings import ControlSettings
 from broker.tables import STOPPED, Assignment, PlanRow, Waiting, Worker
+from broker.token_costs import most_of_work
 from jobs.clock import db_now
 from ledger.errors import HoldExceeded
 from ledger.holds import open_hold
@@ -185,7 +186,12 @@ class Planner:
         offer = frozen.offers[start.offer_key]
         rental_id = f"rental_{ULID()}"
         besides = agreed(offer, frozen.snapshot, start, served)
-        nano = hold_nano(offer, start, self.services.settings.control, now_us, set_aside_nano(besides))
+        control = self.services.settings.control
+        if offer.per_million is not None:
+            works = [work for work in frozen.snapshot.works if work.id in served]
+            nano = max(1, sum(most_of_work(offer.per_million, work, control.hold_buffer) for work in works))
+        else:
+            nano = hold_nano(offer, start, control, now_us, set_aside_nano(besides))
         asked = Placement(start.project, tuple(served), nano, price_nano_hour=to_nano(offer.price or Decimal(0)))
         scopes = await admit(session, asked, now_us=now_us, early=early)
         await open_hold(

@@ -13,13 +13,15 @@ from broker.control.besides import book_besides
 from broker.control.lives import life_of
 from broker.services import Services
 from broker.tables import Worker
+from broker.token_buying import is_bought
+from broker.token_costs import accrue_used
 from jobs import leases
 from jobs.clock import db_now
 from jobs.errors import JobsError
 from ledger.accrual import LEAKED, Meter, accrue
 from ledger.errors import LedgerError
 from ledger.holds import hold, void_hold
-from ledger.waste import split
+from ledger.waste import split, split_tokens
 from markets import rentals
 from markets.errors import MarketsError
 from markets.tables import RentalRow
@@ -84,10 +86,16 @@ async def settle(session: AsyncSession, rental_id: str, *, now_us: int) -> None:
     if row.started_us is not None and row.ended_us is not None:
         actor = LEAKED if row.purpose.get("leaked") else ACTOR
         meter = meter_of(row, await nodes_above(session, row.project))
-        await accrue(session, meter, until_us=row.ended_us, final=True, actor=actor, recorded_at_us=now_us)
-        life = await life_of(session, row)
         at_us = max(row.ended_us, row.started_us)
-        await split(session, meter, life, occurred_at_us=at_us, actor=ACTOR, recorded_at_us=now_us)
+        if is_bought(row):
+            wasted = await accrue_used(
+                session, row, meter, until_us=at_us, final=True, actor=actor, recorded_at_us=now_us
+            )
+            await split_tokens(session, meter, wasted, occurred_at_us=at_us, actor=ACTOR, recorded_at_us=now_us)
+        else:
+            await accrue(session, meter, until_us=row.ended_us, final=True, actor=actor, recorded_at_us=now_us)
+            life = await life_of(session, row)
+            await split(session, meter, life, occurred_at_us=at_us, actor=ACTOR, recorded_at_us=now_us)
         besides = await book_besides(session, row, meter, occurred_at_us=at_us, actor=actor, now_us=now_us)
         await book_avoided(session, row, besides_nano=besides, now_us=now_us)
     await _void(session, rental_id, now_us)

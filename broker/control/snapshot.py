@@ -25,12 +25,14 @@ from broker.control.hazards import learned_hazard, seen_pools
 from broker.control.lessons import lessons, taught
 from broker.control.planned_offers import PlannedOffers, planned_offers
 from broker.control.quotas import quotas_left
+from broker.control.token_offers import AT_ONCE, Bought, bought
 from broker.costs import BatchCost, batch_costs
 from broker.price_ages import default_max_age_s, max_ages_s
 from broker.services import Services
 from broker.speeds import estimated_speeds, facts_of, too_small
 from broker.start_up import StartUps, start_ups
 from broker.tables import STOPPED, Measured, Policy, Waiting, Worker
+from broker.token_buying import buying, is_bought
 from jobs import batches
 from jobs.batches import Remaining
 from jobs.state import starts_lines
@@ -96,7 +98,9 @@ async def freeze(
     planned = await planned_offers(
         session, services, now_us=now_us, of_rentals=of_rentals, projects={each.project for each in works}
     )
-    listed = planned.listed
+    measured = await _measured(session)
+    tokens = bought(planned.listed, buying(services.settings), services.models, works, measured)
+    listed = [tokens[key].listed if (key := str(each.offer.key)) in tokens else each for each in planned.listed]
     known = await start_ups(session, now_us)
     asked = [services.models[model] for model in sorted({w.model for w in works}) if model in services.models]
     taken = _taken(listed, open_rentals)
@@ -104,7 +108,9 @@ async def freeze(
         launch: data_paths(services.settings, now_us, launch) for launch in {o.offer.launch for o in listed}
     }
     rtt_ms = services.settings.objects.rtt_ms
-    views, facts = _views(listed, taken, await held_back(session, now_us), asked, known, planned, paths, rtt_ms)
+    views, facts = _views(
+        listed, taken, await held_back(session, now_us), asked, known, planned, paths, rtt_ms, tokens
+    )
     pools = await seen_pools(session, now_us)
     known_of = await lessons(session, now_us)
     views = [
@@ -122,12 +128,17 @@ async def freeze(
         works=tuple(sorted(works, key=lambda work: work.id)),
         offers=tuple(sorted(views, key=lambda view: view.key)),
         quotas=quotas_left(listed, open_rentals),
-        running=tuple(sorted(await _running(session, services, known, now_us), key=lambda each: each.rental_id)),
+        running=tuple(
+            sorted(await _running(session, services, known, tokens, now_us), key=lambda each: each.rental_id)
+        ),
         budgets=budgets,
         policies=policies,
         facts=facts,
         models=await _models(session, services, works, policies, now_us),
-        throughput=await _throughput(session, services, works, listed),
+        throughput=(
+            *_throughput(services, works, listed, measured),
+            *(speed for each in tokens.values() for speed in each.throughput),
+        ),
         stop_margin_s=services.settings.control.drain_margin_s,
         held=tuple(held) if len(works) * len(views) > SMALL else (),  # small queues are planned whole each time
         apart=planned.apart,
@@ -271,6 +282,7 @@ def _views(
     planned: PlannedOffers,
     paths: Mapping[str, tuple[PathFacts, ...]],
     rtt_ms: Mapping[str, int],
+    tokens: Mapping[str, Bought],
 ) -> tuple[list[OfferView], dict[str, Facts]]:
     views, facts = [], {}
     for each in listed:
@@ -285,11 +297,14 @@ def _views(
             for profile in asked
             if offer.launch in profile.launches and (why := too_small(profile, offer.accelerator))
         }
+        start_up = {profile.id: known.timings(offer, profile) for profile in could if not misfits[profile.id]}
+        if (endpoint := tokens.get(key)) is not None:
+            start_up, misfits = dict.fromkeys((each.id for each in endpoint.profiles), AT_ONCE), dict(endpoint.unfit)
         view, fact = offer_view(
             offer,
             excluded=each.excluded or failing.get(key) or planned.refused.get(offer.market),
             load_s=max((profile.load_s for profile in asked), default=10),
-            start_up={profile.id: known.timings(offer, profile) for profile in could if not misfits[profile.id]},
+            start_up=start_up,
             unfit={model: why for model, why in misfits.items() if why},
             paths=paths[offer.launch],
             not_for=planned.holders.get(offer.market, ()),
@@ -344,14 +359,16 @@ async def held_back(session: AsyncSession, now_us: int) -> dict[str, str]:
     return reasons
 
 
-async def _running(session: AsyncSession, services: Services, known: StartUps, now_us: int) -> list[Running]:
+async def _running(
+    session: AsyncSession, services: Services, known: StartUps, tokens: Mapping[str, Bought], now_us: int
+) -> list[Running]:
     """Rentals that can still take work. One that drains or is being released serves nobody new."""
     rows = await rentals.open_rentals(session)
     workers = {
         w.rental: w for w in await session.scalars(select(Worker).where(col(Worker.rental).in_([r.id for r in rows])))
     }
     return [
-        _as_running(row, workers.get(row.id), services, known, now_us)
+        _buying(row, tokens) if is_bought(row) else _as_running(row, workers.get(row.id), services, known, now_us)
         for row in rows
         if _serves(row, workers.get(row.id))
     ]
@@ -361,6 +378,21 @@ def _serves(row: RentalRow, worker: Worker | None) -> bool:
     if row.state == "releasing":
         return False
     return worker is None or (worker.drain_reason is None and worker.state not in ("draining", "gone", "failed"))
+
+
+def _buying(row: RentalRow, tokens: Mapping[str, Bought]) -> Running:
+    """An executor is there at once, and an hour of it costs what an hour of the endpoint costs the works of now."""
+    endpoint = tokens.get(row.offer_key)
+    hour = endpoint.listed.offer.price if endpoint is not None else None
+    return Running(
+        rental_id=row.id,
+        offer_key=row.offer_key,
+        project=row.project,
+        model=row.model,
+        precision=row.precision,
+        ready_in_s=0,
+        price_nano_hour=row.price_nano_hour if hour is None else to_nano(hour),
+    )
 
 
 def _as_running(row: RentalRow, worker: Worker | None, services: Services, known: StartUps, now_us: int) -> Running:
@@ -431,12 +463,10 @@ async def _models(
     return {work_id: facts for work_id, facts in found.items() if facts is not None}
 
 
-async def _throughput(
-    session: AsyncSession, services: Services, works: Sequence[Work], listed: Sequence[Listed]
-) -> tuple[Throughput, ...]:
-    """Of every model that is served here what was measured, given or estimated; estimates for what waits only."""
+async def _measured(session: AsyncSession) -> dict[tuple[str, str, str], tuple[int, int, float]]:
+    """(input tokens, output tokens, busy seconds) by (model, precision, hardware), where there is enough of it."""
     rows = (await session.scalars(select(Measured))).all()
-    measured = {
+    return {
         (row.model, row.precision, row.accelerator): (
             row.prompt_tokens,
             row.completion_tokens,
@@ -445,6 +475,15 @@ async def _throughput(
         for row in rows
         if row.busy_ms >= ENOUGH_BUSY_MS and row.prompt_tokens and row.completion_tokens
     }
+
+
+def _throughput(
+    services: Services,
+    works: Sequence[Work],
+    listed: Sequence[Listed],
+    measured: Mapping[tuple[str, str, str], tuple[int, int, float]],
+) -> tuple[Throughput, ...]:
+    """Of every model that is served here what was measured, given or estimated; estimates for what waits only."""
     machines = (each.offer.accelerator for each in listed)
     accelerators = list({(each.name, each.form, each.memory_mib): each for each in machines}.values())
     waiting = {work.model for work in works}

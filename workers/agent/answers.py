@@ -13,8 +13,8 @@ Status = Literal["completed", "failed"]
 FaultCode = Literal["engine_error", "worker_crash", "timeout"]
 # Busy or warming up: nothing is wrong with the line, it did not run.
 _AGAIN = frozenset({425, 429, 503})
-# Ours to mend (a key, a path), not the line's.
-_OUR_FAULT = frozenset({401, 403, 407})
+# Ours to mend (a key, a bill, a path), not the line's.
+_OUR_FAULT = frozenset({401, 402, 403, 407})
 _CHARACTERS_PER_TOKEN = 4
 
 

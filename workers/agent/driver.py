@@ -22,6 +22,7 @@ from workers.agent.exchange import Answer, Exchange, NoAnswer, Outcome, Pending
 from workers.agent.leases import HeldLease
 from workers.agent.lines import Line
 from workers.agent.log import event
+from workers.agent.pace import Pace
 from workers.agent.pool import Pool
 from workers.agent.spec import EngineSpec
 
@@ -70,6 +71,7 @@ class Driver:
     metrics: dict[str, float] = field(default_factory=dict)
     limit: int = 1
     accepts: bool = True
+    pace: Pace = field(init=False)
     _open: set[_Request] = field(default_factory=set)
     _faults: list[tuple[HeldLease, Line, Fault]] = field(default_factory=list)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -85,6 +87,10 @@ class Driver:
     _is_in_doubt: bool = False
     _is_hung: bool = False
     _failure: BaseException | None = None
+    _pace_timer: asyncio.TimerHandle | None = None
+
+    def __post_init__(self) -> None:
+        self.pace = Pace(**self.spec.limits)
 
     def wake(self) -> None:
         """Something changed that may let a line start: a lease came or was renewed, a part went out."""
@@ -109,6 +115,8 @@ class Driver:
         finally:
             for task in (steering, exits):
                 task.cancel()
+            if self._pace_timer is not None:
+                self._pace_timer.cancel()
             self._drop_requests()
             self.exchange.close()
 
@@ -128,6 +136,7 @@ class Driver:
             request = _Request(*chosen, now, self._answered)
             self._open.add(request)
             self.counters["requests"] += 1
+            self.pace.sent(now, len(request.line.body))
             url = self.engine.base_url + request.lease.endpoint
             request.pending = self.exchange.post(url, request.line.body, partial(self._ended, request))
 
@@ -140,7 +149,19 @@ class Driver:
             and not self.engine.has_exited
             and time.monotonic() >= self._paused_until
             and self.has_room()
+            and self._is_in_pace()
         )
+
+    def _is_in_pace(self) -> bool:
+        """Whether the server's limits let another request go now; else `run` is woken when they do."""
+        wait_s = self.pace.wait_s(time.monotonic())
+        if wait_s > 0 and self._pace_timer is None:
+            self._pace_timer = asyncio.get_running_loop().call_later(max(wait_s, 0.01), self._paced)
+        return wait_s <= 0
+
+    def _paced(self) -> None:
+        self._pace_timer = None
+        self._wake.set()
 
     async def _until_empty(self, seconds: float) -> None:
         """Wait until no request is open, at most so long."""
@@ -187,6 +208,7 @@ class Driver:
             self._answered += 1
             self._pause_s, self._refused_since = 0.0, None
             self.durations.append(now - request.began)
+            self.pace.answered(verdict.usage.prompt_tokens + verdict.usage.completion_tokens, len(line.body))
             self.pool.finish(lease, line, verdict, now)
             self.on_finished()
         elif isinstance(verdict, Fault):

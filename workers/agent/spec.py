@@ -13,7 +13,7 @@ from typing import Any
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
     """`argv` None: the engine already runs at `base_url`. `metrics` maps our names to Prometheus sample names, `phases`
-    those of its start to patterns of its log."""
+    those of its start to patterns of its log. `limits`: requests and tokens per minute that a server lets us ask."""
 
     argv: tuple[str, ...] | None
     env: Mapping[str, str]
@@ -29,6 +29,7 @@ class EngineSpec:
     headers: Mapping[str, str]
     served_model: str | None
     phases: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_wire(cls, engine: Mapping[str, Any]) -> EngineSpec:
@@ -50,6 +51,7 @@ class EngineSpec:
             headers=dict(engine["headers"]),
             served_model=engine["served_model"],
             phases=dict(engine.get("phases", {})),
+            limits=dict(engine.get("limits", {})),
         )
 
 

@@ -1,0 +1,173 @@
+"""A token endpoint as a market. What is rented is a process of this machine, which sends the requests and costs nothing itself.
+
+What a rental costs are the tokens that its agent buys. The hourly price that it carries is that of an hour at the endpoint's
+limits: budgets and ceilings look ahead by it. All state is in the market's folder, as of `markets.local`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from markets.errors import NoCapacity, RentalNotFound, Unsupported
+from markets.instants import maybe_moment, moment
+from markets.machine import Machine, Machines, write_whole
+from markets.market import Charge, EndReason, Intent, Released, Rental, RentalState
+from markets.offer import Offer, OfferKey, quarantine
+
+LISTED_AFTER_END = timedelta(hours=2)
+_log = structlog.get_logger("markets.tokens")
+
+
+class Prices(Protocol):
+    """Where the endpoint's prices stand: its card."""
+
+    name: str
+
+    async def offers(self) -> list[Offer]: ...
+
+    async def close(self) -> None: ...
+
+
+class TokenMarket:
+    """`models` are the endpoint's names of what is bought; at most `executors` processes at once buy one of them."""
+
+    def __init__(
+        self, prices: Prices, folder: Path, *, owner: str, models: Collection[str], executors: int = 1
+    ) -> None:
+        self.name = prices.name
+        self._prices = prices
+        self._owner = owner
+        self._models = frozenset(models)
+        self._executors = executors
+        self._machines = Machines(folder)
+        self._renting = asyncio.Lock()
+
+    async def offers(self) -> list[Offer]:
+        """The card's. What is bought has as many places as there may be executors, whoever has them now."""
+        return [self._bought(offer) for offer in await self._prices.offers()]
+
+    async def rent(self, offer: Offer, intent: Intent) -> Rental:
+        """Start the executor. NoCapacity: nothing was started. Ambiguous: it did not start in time."""
+        async with self._renting:
+            if self._machines.look(intent.tag).phase in ("absent", "laid"):
+                await asyncio.to_thread(self._check, offer)
+                notes = {"owner": self._owner, "price": str(intent.max_price), "offer": str(offer.key)}
+                await asyncio.to_thread(self._machines.lay, intent.tag, intent.start, notes)
+            machine = await self._machines.launch(intent.tag)
+        _log.info("tokens.rented", market=self.name, rental=intent.tag, pid=machine.pid)
+        return self._rental(machine)
+
+    async def rental(self, tag: str) -> Rental:
+        """As the records say now. RentalNotFound: no process was ever started under this tag."""
+        return self._rental(self._known(tag))
+
+    async def rentals(self) -> list[Rental]:
+        """All of our owner, ended ones for two hours after their end."""
+        return await asyncio.to_thread(self._all)
+
+    async def release(self, tag: str) -> Released:
+        """Kill the whole process group. StillReleasing: something of it is still there."""
+        machine = self._known(tag)
+        if machine.phase != "ended":
+            asked = self._machines.folder(tag) / "release.json"
+            write_whole(asked, json.dumps({"asked_us": time.time_ns() // 1000}).encode(), replace=False)
+            machine = await self._machines.kill(tag)
+            _log.info("tokens.released", market=self.name, rental=tag, exit_status=machine.exit_status)
+        return Released(tag=tag, at=moment(_ended_us(machine)))
+
+    async def charges(self, from_at: datetime, to_at: datetime) -> list[Charge]:
+        """Endpoints have no common way to say what was used; their invoices are read from a file."""
+        raise Unsupported(
+            f"{self.name}: an OpenAI-compatible endpoint does not say what it charges; import its invoice"
+        )
+
+    async def close(self) -> None:
+        """Executors go on."""
+        await self._prices.close()
+
+    def _bought(self, offer: Offer) -> Offer:
+        endpoint = offer.endpoint
+        if endpoint is None or endpoint.mode != "sync" or endpoint.model not in self._models:
+            return offer
+        if not endpoint.base_url.endswith("/v1"):
+            why = f"offer {offer.key}: requests go to …/v1/…, its address is {endpoint.base_url}"
+            offer = quarantine(offer, f"{why}; say providers.{self.name}.url")
+        return replace(offer, capacity=self._executors, boot_s=0)
+
+    def _known(self, tag: str) -> Machine:
+        machine = self._machines.look(tag)
+        if machine.phase in ("absent", "laid") or self._machines.notes(tag)["owner"] != self._owner:
+            raise RentalNotFound(f"{self.name}: no executor was started under tag {tag!r}")
+        return machine
+
+    def _check(self, offer: Offer) -> None:
+        live = [
+            tag
+            for tag in self._machines.tags()
+            if self._machines.look(tag).phase in ("starting", "running")
+            and self._machines.notes(tag)["offer"] == str(offer.key)
+        ]
+        if len(live) >= self._executors:
+            raise NoCapacity(f"offer {offer.key}: {', '.join(live)} buy there already, executors = {self._executors}")
+
+    def _all(self) -> list[Rental]:
+        found = []
+        oldest = moment(time.time_ns() // 1000) - LISTED_AFTER_END
+        for tag in self._machines.tags():
+            machine = self._machines.look(tag)
+            if machine.phase == "laid" or self._machines.notes(tag)["owner"] != self._owner:
+                continue
+            rental = self._rental(machine)
+            if rental.ended_at is None or rental.ended_at > oldest:
+                found.append(rental)
+        return found
+
+    def _rental(self, machine: Machine) -> Rental:
+        notes, folder = self._machines.notes(machine.tag), self._machines.folder(machine.tag)
+        facts = {"owner": notes["owner"], "pid": str(machine.pid or ""), "folder": str(folder)}
+        if machine.error:
+            facts["error"] = machine.error
+        ended = machine.phase == "ended"
+        return Rental(
+            tag=machine.tag,
+            offer_key=OfferKey.parse(notes["offer"]),
+            state=self._state(machine),
+            price=Decimal(notes["price"]),
+            currency="USD",
+            started_at=maybe_moment(machine.started_us),
+            ended_at=moment(_ended_us(machine)) if ended else None,
+            seen_at=moment(machine.seen_us),
+            end_reason=self._end_reason(machine) if ended else None,
+            exit_status=machine.exit_status,
+            facts=facts,
+        )
+
+    def _state(self, machine: Machine) -> RentalState:
+        if machine.phase == "ended":
+            return "ended"
+        if self._asked(machine.tag):
+            return "releasing"
+        return "running" if machine.phase == "running" else "pending"
+
+    def _end_reason(self, machine: Machine) -> EndReason:
+        if self._asked(machine.tag):
+            return "released"
+        return "exited" if machine.exit_status == 0 else "failed"
+
+    def _asked(self, tag: str) -> bool:
+        return (self._machines.folder(tag) / "release.json").exists()
+
+
+def _ended_us(machine: Machine) -> int:
+    """The recorded end; never before the start, should the clock have been set back in between."""
+    return max(machine.ended_us or 0, machine.started_us or 0)
