@@ -184,7 +184,7 @@ def _account(work: Work, offer: OfferView) -> Iterator[Broken]:
 def _not_for_rent(offer: OfferView) -> Iterator[Broken]:
     if offer.excluded is not None:
         yield Broken("excluded", offer.excluded)
-    if offer.pricing == "token" and offer.per_million_nano is None:
+    if offer.pricing == "token" and not offer.is_bought:
         yield Broken("token_priced", "sells tokens, and nothing is bought of it here")
     elif not offer.is_priced:
         yield Broken("price_unknown", f"price {offer.price_nano_hour} is unknown, not free")
@@ -223,7 +223,7 @@ def _money_and_time(
     least = instances.cost(0) + 1 if has_begun else whole_cost(task, instances)
     purpose = "starting alone" if has_begun else "the whole work"
     reserve = stop_reserve(view.snapshot, instances.price_nano_hour, instances.granularity_s)
-    if offer.per_million_nano is not None:
+    if offer.is_bought and offer.per_million_nano is not None:
         reserve = min(reserve, max(0, _most_nano(work, offer.per_million_nano) - least))
     if work.max_nano is not None and least + reserve > work.max_nano - work.progress.spent_nano:
         yield Broken(

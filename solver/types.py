@@ -118,6 +118,11 @@ class OfferView(msgspec.Struct, frozen=True, kw_only=True):
         return price is not None and (price > 0 or (self.sunk and price == 0))
 
     @property
+    def is_bought(self) -> bool:
+        """Whether its tokens may be bought: what they cost is known by the million and by the hour."""
+        return self.per_million_nano is not None and self.is_priced
+
+    @property
     def quota_group(self) -> str:
         """The name of the quota that may limit it."""
         return self.quota or self.market

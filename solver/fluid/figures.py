@@ -190,7 +190,7 @@ def _hazard(offer: OfferView) -> float:
 def _renting_code(offer: OfferView, quota_left: int | None) -> int:
     if offer.excluded is not None:
         return RULE["excluded"]
-    if offer.pricing == "token" and offer.per_million_nano is None:
+    if offer.pricing == "token" and not offer.is_bought:
         return RULE["token_priced"]
     if not offer.is_priced:
         return RULE["price_unknown"]

@@ -90,7 +90,7 @@ class Driver:
     _pace_timer: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
-        self.pace = Pace(**self.spec.limits)
+        self.pace = Pace(**(self.spec.limits or {}))
 
     def wake(self) -> None:
         """Something changed that may let a line start: a lease came or was renewed, a part went out."""
