@@ -45,7 +45,9 @@ async def open_markets(settings: Settings, *, owner: str, stack: AsyncExitStack)
         if own.buy is None:
             continue
         if name in opened:
-            raise UnknownMarket(f"providers.{name}.buy: {name!r} rents machines; a token endpoint has a name of its own")
+            raise UnknownMarket(
+                f"providers.{name}.buy: {name!r} rents machines; a token endpoint has a name of its own"
+            )
         opened[name] = TokenMarket(
             CardSource(name, own.card, base_url=own.url),
             settings.data / "tokens" / name,

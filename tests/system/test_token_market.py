@@ -1,4 +1,4 @@
-"""Tokens bought of an endpoint, whole: placed beside rented machines, run by an executor that is killed, and paid for to the nano."""
+"""Tokens bought of an endpoint, whole: placed beside rented machines, run by an executor that is killed, paid for to the nano."""
 
 from __future__ import annotations
 
