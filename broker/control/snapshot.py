@@ -108,9 +108,7 @@ async def freeze(
         launch: data_paths(services.settings, now_us, launch) for launch in {o.offer.launch for o in listed}
     }
     rtt_ms = services.settings.objects.rtt_ms
-    views, facts = _views(
-        listed, taken, await held_back(session, now_us), asked, known, planned, paths, rtt_ms, tokens
-    )
+    views, facts = _views(listed, taken, await held_back(session, now_us), asked, known, planned, paths, rtt_ms, tokens)
     pools = await seen_pools(session, now_us)
     known_of = await lessons(session, now_us)
     views = [
