@@ -27,8 +27,9 @@ from solver.fluid.prices import NEVER, TOO_DEAR, Pricing, Scarcity
 CANDIDATES = 40
 # Prices of classes may rise to this many times of what they cost with a start shared as the program steers.
 MOST = 2.0
-# Starts of a block that are tried one by one; each more gains at most what the last one brought, until all is done.
-STARTS = 16
+# Starts of a block that are tried, those of a group at once (a call for each was 16 calls a look, for few blocks most of them);
+# each more gains at most what the last one brought, until all is done.
+TOGETHER = ((1,), (2, 3, 4), tuple(range(5, 17)))
 # No limit on starts.
 MANY = 1_000_000
 # The ascent: its first step as a part of what is missing to the plan, misses before a step gets shorter, what the mean keeps of
@@ -223,33 +224,32 @@ def _solve(pairs: Pairs, gain: Floats, bucket: Ints, edges: Floats) -> tuple[Flo
     # blocks with most classes first, so that those that still have one at a rank are the first ones
     order = np.argsort(-size, kind="stable")
     which, first, size = which[order], first[order], size[order]
-    time = np.maximum(0.0, edges[np.newaxis, :] - pairs.start[which][:, np.newaxis])
-    won, gave = np.zeros(len(which)), np.zeros(len(which))
-    alive = np.arange(len(which))
-    starts = 0
-    while alive.size:
-        starts += 1
-        counts = np.minimum(starts, pairs.most[which[alive]])
-        part, value = _fill(
-            use, first[alive], size[alive], time[alive] * counts[:, np.newaxis], gain, pairs.long, bucket
-        )
-        net = value - starts * pairs.fixed[which[alive]]
+    # edges before blocks: over its last, short axis numpy takes a minimum several times slower
+    time = np.maximum(0.0, edges[:, np.newaxis] - pairs.start[which])
+    fixed, most = pairs.fixed[which], pairs.most[which]
+    won, whole = np.zeros(len(which)), worth[which] * (1 - 1e-12)
+    alive, gave = np.arange(len(which)), np.zeros(len(which))
+    for counts in TOGETHER:
+        group, tried = np.repeat(alive, len(counts)), np.tile(counts, alive.size)
+        slack = time[:, group] * np.minimum(tried, most[group])
+        part, filled = _fill(use, first[group], size[group], slack, gain, pairs.long, bucket)
+        value = filled.reshape(alive.size, len(counts))
+        net = value - fixed[alive][:, np.newaxis] * np.array(counts)
+        best = net.argmax(axis=1)
+        net = np.take_along_axis(net, best[:, np.newaxis], axis=1)[:, 0]
         is_better = net > won[alive] + 1e-12
         better = alive[is_better]
         won[better] = net[is_better]
-        at = _members(first[better], size[better])
-        x[use[at]] = part[at]
-        more = value - gave[alive]
-        gave[alive] = value
-        fixed, whole = pairs.fixed[which[alive]], worth[which[alive]] * (1 - 1e-12)
-        goes_on = (more > fixed + 1e-12) & (value < whole) & (starts < pairs.most[which[alive]])
-        if starts >= STARTS:
-            rest = alive[goes_on]
-            most = worth[which[rest]]
-            until = starts + (most - value[goes_on]) / more[goes_on]
-            won[rest] = np.maximum(won[rest], most - until * pairs.fixed[which[rest]])
+        base = (np.cumsum(size[group]) - size[group])[np.arange(alive.size) * len(counts) + best]
+        x[use[_members(first[better], size[better])]] = part[_members(base[is_better], size[better])]
+        last = value[:, -1]
+        more = last - (value[:, -2] if len(counts) > 1 else gave)
+        goes_on = (more > fixed[alive] + 1e-12) & (last < whole[alive]) & (counts[-1] < most[alive])
+        alive, gave, more = alive[goes_on], last[goes_on], more[goes_on]
+        if not alive.size:
             break
-        alive = alive[goes_on]
+    until = TOGETHER[-1][-1] + (worth[which[alive]] - gave) / more
+    won[alive] = np.maximum(won[alive], worth[which[alive]] - until * fixed[alive])
     return x, float(won.sum())
 
 
@@ -264,20 +264,22 @@ def _members(first: Ints, size: Ints) -> Ints:
 def _fill(
     use: Ints, first: Ints, size: Ints, slack: Floats, gain: Floats, long: Floats, bucket: Ints
 ) -> tuple[Floats, Floats]:
-    """(part of each of the pairs `use`, gain of each group): in order of gain an hour, as far as each later edge has room."""
-    part, value = np.zeros(len(use)), np.zeros(len(first))
-    later = np.arange(slack.shape[1])[np.newaxis, :]
+    """(part of each pair, group after group, gain of each group): in order of gain an hour, as far as each later edge has room.
+    `slack` hours are [edge, group]."""
+    base = np.cumsum(size) - size
+    part, value = np.zeros(int(size.sum())), np.zeros(len(first))
+    edge = np.arange(len(slack))[:, np.newaxis]
     many = len(first)
     for rank in range(int(size[0])):
         while many and size[many - 1] <= rank:
             many -= 1
         pair = use[first[:many] + rank]
-        is_later = later >= bucket[pair][:, np.newaxis]
-        room = np.where(is_later, slack[:many], np.inf).min(axis=1)
+        is_before = edge < bucket[pair]
+        room = np.where(is_before, np.inf, slack[:, :many]).min(axis=0)
         hours = np.minimum(room, long[pair])
-        slack[:many] -= np.where(is_later, hours[:, np.newaxis], 0.0)
+        slack[:, :many] -= np.where(is_before, 0.0, hours)
         did = np.where(long[pair] > 0, hours / np.maximum(long[pair], 1e-300), 1.0)
-        part[first[:many] + rank] = did
+        part[base[:many] + rank] = did
         value[:many] += did * gain[pair]
     return part, value
 

@@ -159,13 +159,12 @@ class Restoration:
         """What a whole class costs at least if (a piece of) this part is put at an offer, its start included where the pool has
         none there yet; ascending."""
         offers, prices = self.lean(k)
-        pool = int(self.pricing.classes.pool[k])
-        starting, berths = self._starting(int(self.pricing.classes.kind[k])), self.yard.berths
-        found = []
-        for offer, price in zip(offers, prices, strict=True):
-            berth = berths.get(offer)
-            has_pool = (berth is not None and pool in berth.loads) or (offer, pool) in self.yard.warm
-            found.append((price if has_pool else price + starting[offer] / part, offer))
+        started = self.yard.started(int(self.pricing.classes.pool[k]))
+        starting = self._starting(int(self.pricing.classes.kind[k]))
+        found = [
+            (price if offer in started else price + starting[offer] / part, offer)
+            for offer, price in zip(offers, prices, strict=True)
+        ]
         found.sort()
         return found
 

@@ -65,6 +65,7 @@ class Yard:
     of_project: dict[str, float] = field(default_factory=dict)
     warm: dict[tuple[int, int], Warm] = field(default_factory=dict)
     log: list[tuple[int, Berth]] = field(default_factory=list)
+    _of_pool: dict[int, set[int]] = field(default_factory=dict)
     _bases: dict[int, tuple[list[float], list[float]]] = field(default_factory=dict)
     _accelerator: list[int] = field(default_factory=list)
     _slow: list[list[float]] = field(default_factory=list)
@@ -86,6 +87,11 @@ class Yard:
             self.warm[key] = Warm(
                 tuple(each[0] for each in those), tuple(each[1] for each in those), tuple(each[2] for each in those)
             )
+            self._of_pool.setdefault(key[1], set()).add(key[0])
+
+    def started(self, pool: int) -> set[int]:
+        """Offers where the pool has a block or running rentals. Not to be changed."""
+        return self._of_pool.setdefault(pool, set())
 
     def hours(self, k: int, offer: int) -> tuple[float, float]:
         """(expected, cautious) instance hours of the whole class at an offer."""
@@ -197,6 +203,11 @@ class Yard:
 
     def _replace(self, offer: int, before: Berth, berth: Berth) -> None:
         self.berths[offer] = berth
+        for pool in before.loads:
+            if pool not in berth.loads and (offer, pool) not in self.warm:
+                self._of_pool[pool].discard(offer)
+        for pool in berth.loads:
+            self._of_pool.setdefault(pool, set()).add(offer)
         listed = self.pricing.figures.offers[offer]
         more = (berth.packing.instances - before.packing.instances) * listed.quota_units
         self.of_quota[listed.quota_group] = self.of_quota.get(listed.quota_group, 0) + more
