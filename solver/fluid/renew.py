@@ -28,10 +28,11 @@ SEED = 7
 
 @dataclass(slots=True)
 class Renewal:
-    """Renews a yard that holds a plan. `where` has the offers of each class."""
+    """Renews a yard that holds a plan. `where` has the offers of each class, `least` what its busy time costs at least."""
 
     restoration: Restoration
     where: dict[int, dict[int, None]] = field(default_factory=dict)
+    least: dict[int, float] = field(default_factory=dict)
     random: Random = field(default_factory=lambda: Random(SEED))
 
     def __post_init__(self) -> None:
@@ -63,12 +64,14 @@ class Renewal:
     def _renew(self, k: int, heat: float) -> float:
         """One renewal around a class: USD that the plan costs more since, 0 if it was taken back."""
         yard = self.restoration.yard
-        is_back = self._put_back(self._take_out(k))
+        dearer = -heat * math.log(1.0 - self.random.random())  # a plan by less than this is kept
+        taken = self._take_out(k)
+        is_back = self._put_back(taken, dearer - self._added(0))
         before: dict[int, Berth] = {}
         for offer, berth in yard.log:
             before.setdefault(offer, berth)
-        more = sum(yard.berth(offer).cost - berth.cost for offer, berth in before.items())
-        if not is_back or more >= -heat * math.log(1.0 - self.random.random()):
+        more = self._added(0)
+        if not is_back or more >= dearer:
             yard.undo(0)
             for offer in before:
                 self.restoration.reopen(offer)
@@ -114,10 +117,37 @@ class Renewal:
                 break
         return taken
 
-    def _put_back(self, taken: dict[int, float]) -> bool:
-        """Whether all of it has a place again."""
-        order = sorted(taken, key=self._order(taken))
-        return all(self.restoration.insert(k, taken[k], PLACES) <= CRUMB for k in order)
+    def _put_back(self, taken: dict[int, float], most: float) -> bool:
+        """Whether all of it has a place again for less than `most` USD. It ends where what is left, busy time alone, is too dear:
+        nine of ten renewals are not kept, and most of these show it early."""
+        log = self.restoration.yard.log
+        left = sum(part * self._busy(k) for k, part in taken.items())
+        spent = 0.0
+        for k in sorted(taken, key=self._order(taken)):
+            if spent + left >= most:
+                return False
+            mark = len(log)
+            if self.restoration.insert(k, taken[k], PLACES) > CRUMB:
+                return False
+            spent += self._added(mark)
+            left -= taken[k] * self._busy(k)
+        return spent < most
+
+    def _added(self, mark: int) -> float:
+        """USD that what was put since a mark of the log adds."""
+        yard = self.restoration.yard
+        first: dict[int, Berth] = {}
+        for offer, berth in yard.log[mark:]:
+            first.setdefault(offer, berth)
+        return sum(yard.berth(offer).cost - berth.cost for offer, berth in first.items())
+
+    def _busy(self, k: int) -> float:
+        """USD of the whole class where its busy time is cheapest."""
+        if k not in self.least:
+            pricing = self.restoration.pricing
+            usd, _ = pricing.whole(k, pricing.masks.few(k))
+            self.least[k] = float(usd.min()) if usd.size else 0.0
+        return self.least[k]
 
     def _order(self, taken: dict[int, float]) -> Callable[[int], tuple[float, int]]:
         """By deadline, by what it costs, or any."""
