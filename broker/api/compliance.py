@@ -28,6 +28,7 @@ from broker.compliance.dry_run import DAY_US, as_offered, dry_run, placements
 from broker.compliance.lifecycle import APPROVERS, HOUR_US, Kind, State
 from broker.compliance.paths import data_paths
 from broker.compliance.pinning import Repinner
+from broker.compliance.said import seal_said
 from broker.compliance.tables import Proposal, Verdict
 from broker.compliance.trial import summary, tried
 from broker.control.convert import facts_of
@@ -104,9 +105,10 @@ async def withdraw(call: Call, body: Withdrawal) -> Proposed:
     of_the_house(call)
     async with call.services.database.transaction() as session:
         now_us = await db_now(session)
-        await proposals.withdraw(
+        made = await proposals.withdraw(
             session, call.path("proposal_id"), reason=body.reason, by=call.caller.name, now_us=now_us
         )
+        await seal_said(session, call.services.secret, made, "proposed", call.caller.name, now_us)
         found = await proposals.states(session, now_us)
         shape = next(_shape(*each) for each in found if each[0].id == call.path("proposal_id"))
     await _reached(call)
@@ -176,6 +178,7 @@ async def _propose(call: Call, kind: Kind, subject: str, body: dict[str, Any], r
     async with call.services.database.transaction() as session:
         now_us = await db_now(session)
         made = await proposals.propose(session, kind, subject, body, reason=reason, by=call.caller.name, now_us=now_us)
+        await seal_said(session, call.services.secret, made, "proposed", call.caller.name, now_us)
         return _shape(made, "proposed", [])
 
 
@@ -193,6 +196,7 @@ async def _decide(call: Call, outcome: proposals.Outcome) -> Proposed:
     async with call.services.database.transaction() as session:
         now_us = await db_now(session)
         made = await proposals.decide(session, call.path("proposal_id"), outcome, by=call.caller.name, now_us=now_us)
+        await seal_said(session, call.services.secret, made, outcome, call.caller.name, now_us)
         found = await proposals.states(session, now_us)
         shape = next(_shape(*each) for each in found if each[0].id == made.id)
     await _reached(call)

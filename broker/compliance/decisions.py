@@ -9,6 +9,7 @@ by their hashes; `replaying.replay` makes each again as of the record's time. Wh
 - `pin`: which policy holds for a batch, when it is created and whenever that changes (pinning.Asked);
 - `address`: from which country a machine calls and what it shows, held against its offer (hello.Seen);
 - `deletion`: what of a batch was deleted, and which keys were destroyed (deletion.Deleted);
+- `said`: who proposed, approved, rejected or withdrew what (said.Said); its `batch` is the proposal's id;
 - `reuse`: which other batches' answers a part of the batch is made of (reuse.Reused);
 - `key`: the receipt of a key that was destroyed (destruction.Receipt); its `batch` is whose key it was.
 """
@@ -40,7 +41,7 @@ from solver.residency.types import EVALUATOR
 from solver.types import Snapshot
 
 Point = Literal["submit", "plan", "launch", "hello", "lease", "heartbeat", "policy", "deletion", "reuse"]
-Kind = Literal["evaluation", "store", "pin", "address", "deletion", "key", "reuse"]
+Kind = Literal["evaluation", "store", "pin", "address", "deletion", "key", "reuse", "said"]
 VERSION = 2  # of records; 1 had evaluations only
 AT_ONCE = 500  # hashes in one question to the database
 _WAITING = "decisions to be sealed"

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.compliance import deletion, destruction, hello, pinning, reuse
+from broker.compliance import deletion, destruction, hello, pinning, reuse, said
 from broker.compliance.decisions import VERSION, Record, Signed, bodies_by_hash, sha256_of, signing_key
 from broker.compliance.lifecycle import Standing, put_together
 from broker.compliance.lifecycle import sha256_of as sha256_of_body
@@ -129,6 +129,7 @@ _FOUND: Mapping[str, tuple[type, Callable[[Any], Decision]]] = MappingProxyType(
         "deletion": (deletion.Deleted, deletion.word_on),
         "key": (destruction.Receipt, destruction.word_on),
         "reuse": (reuse.Reused, reuse.word_on),
+        "said": (said.Said, said.word_on),
     }
 )
 

@@ -56,6 +56,10 @@ def unlike(folder: pathlib.Path, record: dict[str, str]) -> list[str]:
     facts = folder / "facts" / f"{record['facts_sha256']}.json"
     if not holds(facts, record["facts_sha256"]):
         found.append("facts are")
+    elif record.get("kind") == "said":
+        said = json.loads(facts.read_bytes())
+        if not holds(folder / "proposals" / f"{said['proposal']}.json", said["sha256"]):
+            found.append(f"proposal {said['proposal']} is")
     elif record.get("kind") == "pin":
         for proposal, sha256, _ in json.loads(facts.read_bytes())["active"]:
             if not holds(folder / "proposals" / f"{proposal}.json", sha256):

@@ -303,6 +303,33 @@ async def test_an_export_verifies_without_our_software_and_a_flipped_byte_does_n
         assert "leaf 1 does not follow" in told.stdout and "leaf 1 is not signed" in told.stdout
 
 
+async def test_who_proposed_approved_and_withdrew_is_sealed_and_verifies_without_the_database(
+    server: Any, tmp_path: Path
+) -> None:
+    """Only what a batch was pinned to was in the stream, and nothing of who had approved it."""
+    await in_force(server, document())
+    waiver = await waived(server, rule="where")
+    path = f"/v1/compliance/proposals/{waiver}/withdraw"
+    assert (await server.call("POST", path, key=await officer(server, "bob"), json={"reason": "over"})).status == 200
+    zipfile.ZipFile(io.BytesIO((await server.call("GET", "/v1/audit/export")).raw)).extractall(tmp_path)
+    records = [json.loads(leaf)["record"] for leaf in (tmp_path / "decisions.jsonl").read_bytes().splitlines()]
+    said = [json.loads((tmp_path / "facts" / f"{each['facts_sha256']}.json").read_text()) for each in records]
+    assert [(each["kind"], each["word"], each["principal"]) for each in said] == [
+        ("policy", "proposed", "ann"),
+        ("policy", "approved", "bob"),
+        ("waiver", "proposed", "ann"),
+        ("waiver", "approved", "bob"),
+        ("withdrawal", "proposed", "bob"),
+    ]
+    assert said[-1]["subject"] == waiver
+    assert (await verified(tmp_path)).returncode == 0
+    file = tmp_path / "proposals" / f"{waiver}.json"
+    file.write_bytes(file.read_bytes().replace(b"where", b"other"))
+    told = await verified(tmp_path)
+    assert told.returncode == 1 and f"proposal {waiver}" in told.stdout
+    assert (await server.call("GET", "/v1/audit/replay")).json["mismatches"] == []
+
+
 async def test_an_export_is_read_by_pages_and_whole(
     server: Any, rent: Rent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
