@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -101,6 +102,24 @@ GROUPS = {
     "policy": policy_group.policy,
     "audit": audit.audit,
 }
+
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version  # noqa: PLC0415 - no other command needs it
+
+        sys.stdout.write(f"broker {version('compute-broker')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _about(
+    is_asked: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
 
 declare(app, COMMANDS)
 for name, group in GROUPS.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ def test_help_is_shown_and_is_no_failure() -> None:
     shown = quick("webhooks", "create", "--help")
     assert shown.returncode == 0
     assert "Where to POST to" in shown.stdout
+
+
+def test_the_version_is_that_of_the_installed_distribution() -> None:
+    told = quick("--version")
+    assert (told.returncode, told.stdout) == (0, f"broker {version('compute-broker')}\n")
 
 
 @pytest.mark.parametrize("path", ALL, ids=" ".join)
