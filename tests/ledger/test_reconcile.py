@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -164,6 +165,19 @@ def test_a_generic_csv_is_read_by_a_mapping() -> None:
     columns = b'{"resource": "Pod", "amount": "Total", "start": "When", "hours": "Hours"}'
     read = read_bill(text, provider="runpod", form="csv", columns=columns)
     assert (read.currency, read.total, read.lines[0].hours) == ("USD", Decimal("20.00"), TEN)
+
+
+def test_the_example_of_columns_reads_a_bill_that_has_them() -> None:
+    """docs/examples/bill-columns.json, which `broker ledger reconcile --format csv --mapping FILE` takes."""
+    head, row = (
+        "Instance,Cost,Currency,Hours,Rate,From,To,Note",
+        "rental_1,20.00,USD,10,2.00,2026-11-03T00:00:00Z,2026-11-03T10:00:00Z,gpu",
+    )
+    text = f"{head}\n{row}\n".encode()
+    columns = (Path(__file__).parents[2] / "docs" / "examples" / "bill-columns.json").read_bytes()
+    read = read_bill(text, provider="runpod", form="csv", columns=columns)
+    assert (read.currency, read.total, read.lines[0].hours, read.lines[0].unit_price) == ("USD", 20, 10, 2)
+    assert [each.code for each in reconcile(read, {"rental_1": OURS}).variances] == ["exact"]
 
 
 BAD = [

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -263,6 +265,23 @@ async def test_a_decision_shows_its_inputs_and_moves_with_the_price(server: Any)
     own = {"gpus": 8, "capex": "345600", "life_years": "4", "kilowatts": "10.2", "per_kwh": "0.12", "opex_per_hour": "4",
            "utilisation": "0.9", "rented_per_gpu_hour": "2.5"}  # fmt: skip
     assert (await server.call("POST", "/v1/decisions/hardware", json=own)).json["answer"]["choice"] == "own"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "answer"),
+    [
+        ("hosting", "choice", "host"),
+        ("hardware", "choice", "own"),
+        ("commitment", "machines", 4),
+        ("sizing", "choice", "4xH100"),
+    ],
+)
+async def test_the_example_of_a_decision_is_answered(server: Any, kind: str, name: str, answer: object) -> None:
+    """docs/examples/KIND.json, which `broker decide KIND FILE` takes."""
+    asked = json.loads((Path(__file__).parents[3] / "docs" / "examples" / f"{kind}.json").read_text())
+    found = await server.call("POST", f"/v1/decisions/{kind}", json=asked)
+    assert found.status == 200, found.raw
+    assert found.json["answer"][name] == answer
 
 
 async def test_finance_never_sees_a_prompt(server: Any) -> None:

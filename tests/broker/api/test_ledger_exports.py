@@ -23,6 +23,7 @@ from ledger.verify import verify
 from markets.tables import RentalRow
 from tests.support.month_of_books import HOUR, PERIOD, START, book_month, other_events
 
+EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
 MAPPING = {
     "suspense": "9999",
     "rounding": "6999",
@@ -193,6 +194,16 @@ async def test_the_erp_journal_balances_and_what_is_unmapped_blocks_the_close(bo
     assert (await booked.call("POST", "/v1/ledger/periods/2026-13/close", json={})).status in (400, 404)
     await booked.call("PUT", "/v1/ledger/accounts", json=MAPPING)
     assert (await booked.call("POST", f"/v1/ledger/periods/{PERIOD}/close", json={})).status == 200
+
+
+async def test_the_example_account_mapping_leaves_no_account_in_suspense(booked: Any, out: Path) -> None:
+    """docs/examples/accounts.json, as finance would begin with it."""
+    example = json.loads((EXAMPLES / "accounts.json").read_text())
+    async with booked.services.database.transaction() as session:
+        await post_many(session, [(each, START + 40 * 24 * HOUR) for each in other_events()])
+    assert (await booked.call("PUT", "/v1/ledger/accounts", json=example)).status == 200
+    manifest = await unpacked(booked, out, format="erp", period=PERIOD)
+    assert (manifest["blocks_close"], manifest["unmapped"]) == (False, [])
 
 
 async def test_the_audit_packet_is_checked_without_us_and_notices_any_change(booked: Any, out: Path) -> None:
