@@ -23,6 +23,7 @@ from broker.database import Database, sqlite_url
 from broker.migrate import upgrade
 from ledger import audit, holds, lots, positions, seal, waste
 from ledger.accrual import Meter, accrue
+from ledger.besides import charge_besides
 from ledger.book import find, post
 from ledger.budgets import grant
 from ledger.errors import HoldExceeded, HoldResolved, LedgerError, LotsExhausted
@@ -172,6 +173,19 @@ class Books(RuleBasedStateMachine):
     def splits(self, name: int, ready: int, end: Any) -> None:
         life = waste.Timeline(NOW, NOW + 5000 * SECOND, NOW + ready * SECOND, None, 900 * SECOND, 0, None, end)
         self.do(lambda s: waste.split(s, meter(name), life, occurred_at_us=NOW, actor="a", recorded_at_us=NOW))
+
+    @rule(name=NAMES, what=st.sampled_from(["deposit", "data"]), nano=NANO, crash=st.booleans())
+    def charges_besides(self, name: int, what: Any, nano: int, crash: bool) -> None:
+        """Once for a rental, whatever is asked for the second time, under its hold or after it."""
+
+        async def work(session: AsyncSession) -> object:
+            if not await positions.holds_of_rental(session, f"rental_{name}"):
+                return None
+            return await charge_besides(
+                session, meter(name), what, nano, occurred_at_us=NOW, actor="a", recorded_at_us=NOW
+            )
+
+        self.do(work, crash=crash)
 
     @rule(name=NAMES)
     def resolves(self, name: int) -> None:
