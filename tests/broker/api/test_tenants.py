@@ -182,6 +182,7 @@ OF_THE_HOUSE = {
     "/v1/teams/moves": 404,
     "/v1/market/offers/history": 404,
     "/v1/market/offers/explain": 404,
+    "/v1/market/pool": 404,
 }
 # They change nothing: a document is judged, or a plan is made that nobody acts on.
 ASKED_BY_POST = ("/v1/policies/test", "/v1/plans", "/v1/compliance/dry-run")
