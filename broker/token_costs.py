@@ -49,6 +49,8 @@ async def accrue_used(
     """Book what the rental's committed answers cost and is not booked yet; nano-USD of those that do not count."""
     await lock(session)  # counted behind it: of two that count, the later one books the difference
     by_batch = (await metered(session, [row.id])).get(row.id, {})
+    if not by_batch:
+        return 0  # also of an executor that nobody knew of: it never had a session, so it bought nothing
     rate = rate_of_rental(row)
     whole, counted = TokensUsed(), TokensUsed()
     for each in by_batch.values():
