@@ -5,7 +5,8 @@ Sources: the Cloud Billing Catalog for prices, Compute Engine's lists for shapes
 more than half of what its calculator prices is in regions without the accelerator (data of 2026-07). On-demand SKUs exist for
 machines that are not sold on demand; these are listed with the reason. T4, P100 and V100 are attached to N1 machines: one
 shape for each count is listed. A TPU machine costs its chips: their price has the host's processors and memory in it (Google's
-page of TPU prices). TPU slices of several machines, and v2 to v4, whose prices are of another kind, are not read.
+page of TPU prices). TPU v2 to v4 are no machines of Compute Engine: they are listed where its accelerators are, with the reason
+and without a price. Each host of a TPU slice is a machine of its own here; slices of several hosts are no offers.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from markets.errors import ShapeDrift, Unsupported
@@ -38,6 +40,11 @@ PAGE = "5000"
 FAMILIES = re.compile(r"^(a2|a3|a4|g2|g4)-")
 # Each generation under two spellings: `ct6e-standard-8t` has `ct6e` and `ct6e-standard-8t-tpu` has `tpu-v6e`.
 TPUS = re.compile(r"^(?P<type>ct5lp?|ct5p|ct6e|tpu7x)-\w+-(?P<chips>\d+)t(?:-tpu)?$")
+WHY_NO_OLD_TPU = (
+    "rented as a slice by the Cloud TPU API, at prices of another kind, and no engine profile runs on it; TPU v5e and later "
+    "are machines of Compute Engine"
+)
+OLD_TPUS = ("tpu-v2", "tpu-v3", "tpu-v4")
 FILTER = "(name eq a2-.*) OR (name eq a3-.*) OR (name eq a4-.*) OR (name eq g2-.*) OR (name eq g4-.*) OR (name eq n1-standard-.*)"
 FILTER += " OR (name eq ct5.*) OR (name eq ct6e-.*) OR (name eq tpu7x-.*)"
 # Prices change by the day, and the list has some 40,000 rows: read so often, whatever the poll's cadence is.
@@ -110,7 +117,8 @@ class GcpSource:
             raise ShapeDrift("gcp: Compute Engine lists no accelerator in any zone")
         types = await account.machine_types(FILTER)
         prices = await self._part_prices()
-        return distinct(each for machine in machines(types, accelerators) for each in _of(machine, prices, at))
+        sold = (each for machine in machines(types, accelerators) for each in _of(machine, prices, at))
+        return distinct(chain(sold, old_tpus(accelerators, at)))
 
     async def close(self) -> None:
         await self._billing.close()
@@ -172,6 +180,28 @@ def machines(types: list[tuple[str, Any]], accelerators: set[tuple[str, str]]) -
                 yield Machine(
                     f"{name}+{count}x{accelerator}", zone, host.guest_cpus, host.memory_mb, accelerator, count
                 )
+
+
+def old_tpus(accelerators: set[tuple[str, str]], at: datetime) -> Iterator[Offer]:
+    """TPU v2 to v4 in the zones that have them: never placed, and people see why."""
+    for zone, name in sorted(accelerators):
+        if identify(name, count=1).accelerator.name not in OLD_TPUS:
+            continue
+        said = Said(
+            market=MARKET,
+            sku=name,
+            pricing="on_demand",
+            launch="vm",
+            price=None,
+            source=SOURCE,
+            raw={"accelerator": name, "zone": zone},
+            device=name,
+            count=1,
+            region=zone.rpartition("-")[0],
+            zone=zone,
+        )
+        listed = offer(said, at)
+        yield replace(listed, quarantined=f"offer {listed.key}: {WHY_NO_OLD_TPU} (source: {SOURCE})")
 
 
 def _of(machine: Machine, prices: PartPrices, at: datetime) -> Iterator[Offer]:

@@ -109,7 +109,8 @@ class Account:
     async def _ask(self, work: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-        except (GoogleAPICallError, GoogleAuthError, RequestException, ParseError, ValueError) as error:
+        # AttributeError: api_core takes the `error` of an answer that is none for an object
+        except (GoogleAPICallError, GoogleAuthError, RequestException, ParseError, ValueError, AttributeError) as error:
             raise _market_error(error) from None
 
 

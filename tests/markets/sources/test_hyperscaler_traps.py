@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from decimal import Decimal
 from typing import Any
@@ -217,6 +218,26 @@ async def test_a_tpu_with_two_prices_has_none_and_google_has_all_others() -> Non
         offers["tpu-v5e", "on_demand"].quarantined or ""
     )
     assert offers["tpu-v5e", "spot"].quarantined is None and offers["tpu-7x", "on_demand"].quarantined is None
+
+
+async def test_old_google_tpus_are_listed_with_the_reason_and_never_chosen() -> None:
+    """They were missing without a word: Compute Engine has their accelerators and no machines, a SKU has a price for a pod."""
+    where = {"us-central1-a": case_gcp.chips("nvidia-l4", "ct3", "ct3p", "ct4p", "ct5lp")}
+    changed = {f"GET {case_gcp.COMPUTE}/acceleratorTypes": case_gcp.aggregated("acceleratorTypes", where)}
+    old = [each for each in await poll(case_gcp.CASE, changed) if each.accelerator.kind == "tpu"]
+    assert {(each.key.sku, each.accelerator.name, each.price) for each in old} == {
+        ("ct3", "tpu-v3", None),
+        ("ct3p", "tpu-v3", None),
+        ("ct4p", "tpu-v4", None),
+    }
+    assert all("Cloud TPU API" in (each.quarantined or "") and each.country == "US" for each in old)
+
+
+async def test_an_error_page_that_is_not_googles_own_broke_its_library_and_the_poll() -> None:
+    """`{"error": "no such page"}`, of a proxy in between: the library takes the text for an object."""
+    bare = dataclasses.replace(case_gcp.CASE, answers={})
+    with pytest.raises(ShapeDrift, match="Compute Engine"):
+        await poll(bare)
 
 
 async def test_a_google_machine_that_is_not_sold_on_demand_is_not_chosen_though_it_has_a_price() -> None:
