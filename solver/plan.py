@@ -69,6 +69,8 @@ def solve_large(view: View, *, is_program: bool, effort: Effort = "normal") -> P
     from solver.fluid import queue as fluid  # noqa: PLC0415
 
     planned = fluid.plan_queue(view, is_program=is_program, effort=effort)
+    if is_program and not view.snapshot.later_starts:
+        planned = planned.apart(view, _domains(view.snapshot))
     site_bills = bills(planned.problem, planned.draft)
     parts = _parts(view.snapshot, planned.problem, planned.draft, site_bills)
     cost_nano = sum(each.total for each in site_bills.values())

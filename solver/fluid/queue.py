@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -11,6 +12,7 @@ from solver.durations import PPM
 from solver.errors import Unsolved
 from solver.fluid import blocks
 from solver.fluid import classes as grouping
+from solver.fluid.apart import Apart
 from solver.fluid.effort import Counts, Effort, counts
 from solver.fluid.figures import NANO_USD, Figures, Floats
 from solver.fluid.fill import fill
@@ -56,6 +58,11 @@ class Queue:
     reasons: Reasons
     is_program: bool
 
+    def apart(self, view: View, domains: Mapping[str, str]) -> Queue:
+        """The same with pools spread over failure domains."""
+        problem, draft = Apart(view, self.reasons.masks, self.problem, self.draft, domains).spread()
+        return replace(self, problem=problem, draft=draft)
+
     def missing(self) -> dict[str, int]:
         """Millionths without a place, by work."""
         served = self.draft.served_all()
@@ -81,7 +88,7 @@ def plan_queue(view: View, *, is_program: bool, effort: Effort = "normal") -> Qu
     pieces = held or fill(pricing)
     scarcity, is_solved, prices = pricing.free(), bool(held), None
     if is_program and not held and (found := _guided(pricing, pieces, much)):
-        pieces, scarcity, prices = found
+        pieces, scarcity, prices = _open(pricing, found[0]), found[1], found[2]
         is_solved = True
     threshold = SWITCH if held else 1e-6
     moves = MOVES if is_solved else 0
@@ -100,6 +107,12 @@ def plan_queue(view: View, *, is_program: bool, effort: Effort = "normal") -> Qu
         reasons=Reasons(masks),
         is_program=is_solved,
     )
+
+
+def _open(pricing: Pricing, pieces: Pieces) -> Pieces:
+    """The pieces where the rules let them be: what guides a plan has pairs that only money forbids, as a bound must."""
+    open_at = {k: pricing.masks.open_to(k) for k in {k for k, _, _ in pieces}}
+    return [(k, r, part) for k, r, part in pieces if open_at[k][r]]
 
 
 def _bounds(
