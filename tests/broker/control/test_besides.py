@@ -90,7 +90,7 @@ async def test_finance_sees_it_in_focus_and_the_providers_invoice_with_it_is_mat
              BillLine(number=3, names=(rental,), amount=whole - Decimal("0.1"), kind="usage")]  # fmt: skip
     asked_of = Bill("town", "INV-1", month, "USD", "generic", tuple(lines))
     async with town.database.transaction() as session:
-        asked = await ask(session, asked_of, b"INV-1")
+        asked = await ask(session, asked_of, b"INV-1", now_us=await db_now(session), most_days=7)
         imported = await import_invoice(session, asked, asked.matched(), now_us=await db_now(session), by="fin")
     assert [(each.code, each.nano) for each in imported.result.variances] == [("exact", 0)]
     assert imported.result.not_billed == () and imported.exceptions == ()

@@ -95,7 +95,9 @@ class Crowd:
         for _ in range(5):
             try:
                 async with self.town.database.transaction() as session:
-                    asked = await ask(session, bill(number, self.machines), number.encode())
+                    asked = await ask(
+                        session, bill(number, self.machines), number.encode(), now_us=await db_now(session), most_days=7
+                    )
                 async with self.town.database.transaction() as session:
                     now_us = await db_now(session)
                     await import_invoice(session, asked, asked.matched(), now_us=now_us, by="fin")
