@@ -19,7 +19,7 @@ from solver.fluid.yard import CRUMB, Berth
 # Places looked at for each part that goes back: more cost as much again and find 0.1 % less in the same time.
 PLACES = 6
 # Parts of classes taken out together at most, and the cheapest offers of a class that lose blocks for it.
-PARTS, NEIGHBOURS = 10, 24
+PARTS, NEIGHBOURS = 18, 24
 # How much dearer a plan may be that is kept, at first and in the end, as a part of what a class costs in the mean; with fewer
 # than so many renewals of each class it begins lower, for there is no time to come down.
 WARM, COLD, TO_COOL = 0.35, 0.01, 8.0
