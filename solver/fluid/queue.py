@@ -125,7 +125,7 @@ def _bounds(
         return pricing.bound(scarcity, low, served), max(
             pricing.bound(each, up, served) for each in (scarcity, pricing.free())
         )
-    usd, prices = blocks.bound(
+    _, prices = blocks.bound(
         pricing,
         low,
         first_prices(pricing, low, scarcity),
@@ -133,7 +133,7 @@ def _bounds(
         served=served,
         looks=_looks(pricing, much)[0],
     )
-    return usd, _bounds_by(pricing, prices, problem, draft, much)[1]
+    return _bounds_by(pricing, prices, problem, draft, much)
 
 
 def _bounds_by(
@@ -145,7 +145,8 @@ def _bounds_by(
     plan_usd = _plan_usd(pricing, prices.scarcity, problem, draft, served)
     looks = _looks(pricing, much)[1]
     usd, _ = blocks.bound(pricing, up, prices, plan_usd=plan_usd, served=served, looks=looks)
-    return blocks.proven(pricing, low, prices, served), usd
+    # what holds for all plans holds for those of these classes as well
+    return max(usd, blocks.proven(pricing, low, prices, served)), usd
 
 
 def _plan_usd(pricing: Pricing, scarcity: Scarcity, problem: Problem, draft: Draft, served: Floats) -> float:
