@@ -16,7 +16,7 @@ from solver.view import View
 @pytest.fixture(scope="module")
 def plain() -> Snapshot:
     """A queue without quotas and budgets, as the search takes it."""
-    return world(250, 90)
+    return world(150, 70)
 
 
 @pytest.fixture(scope="module")
