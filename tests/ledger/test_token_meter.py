@@ -48,6 +48,7 @@ async def spent(session: AsyncSession) -> int:
 @given(
     st.integers(0, 10**7), st.integers(0, 10**7), st.integers(0, 10**7), st.integers(1, 10**11), st.integers(1, 10**11)
 )
+@settings(deadline=None)
 def test_each_token_is_charged_in_one_class_and_the_whole_is_rounded_once(
     fresh: int, cached: int, out: int, price: int, out_price: int
 ) -> None:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.control.token_offers import bought
@@ -48,6 +48,7 @@ def terms(**fields: Any) -> dict[str, TokenBuying]:
 
 
 @given(st.integers(1, 10**9), st.integers(0, 10**9), st.integers(1, 10**9), st.integers(0, 10**9))
+@settings(deadline=None)
 def test_time_at_the_endpoints_price_is_tokens_at_theirs(into: int, out: int, other_in: int, other_out: int) -> None:
     """Whatever the mix of input and output, also one that the rates were not made for."""
     found = bought([endpoint()], terms(), {"m": PROFILE}, [work(into, out)], {})
