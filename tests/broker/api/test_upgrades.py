@@ -44,7 +44,7 @@ def load(url: str, sql: str) -> None:
         connection.executescript(sql)
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0010"])
 async def test_a_filled_database_is_upgraded_and_its_work_goes_on(
     revision: str, empty_url: str, tmp_path: Path, server: Any
 ) -> None:

@@ -10,6 +10,7 @@ import io
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def main(out: Path, url: str | None) -> None:
     broker.until("some of the second", lambda: broker.batch(second)["request_counts"]["completed"] >= 12, 120)
     os.kill(broker.pid, signal.SIGKILL)
     sql = dumped(broker.data / "broker.db", url).replace(str(folder), "/srv/broker")
-    sql = re.sub(r'"hostname": "[^"]*"', '"hostname": "machine"', sql)
+    sql = re.sub(r'"hostname": "[^"]*"', '"hostname": "machine"', sql).replace(f"'{socket.gethostname()}:", "'machine:")
     # psql's own commands and comments are nothing that a driver understands
     lines = [line for line in sql.split("\n") if not line.startswith(("\\", "--"))]
     pack(out, "\n".join(lines).encode(), broker.data / "objects")
