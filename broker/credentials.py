@@ -18,6 +18,7 @@ from broker.database import Database
 from broker.vault import Vault
 from broker.vault_tables import CredentialRow
 from jobs.clock import db_now
+from ledger.book import lock
 from markets import rentals
 from markets.own_account import account_name
 
@@ -81,6 +82,8 @@ class Credentials:
         async with self.database.transaction() as session:
             now_us = await db_now(session)
             row = await _locked(session, project, market)
+            # as intents do before they are written: else one that is about to be would be rented with the new ones, uncounted
+            await lock(session)
             rented = len(await rentals.open_rentals(session, account_name(market, project)))
             if rented:
                 _same_account(row, account, doubt, f"{rented} machines of {account_name(market, project)} run")

@@ -24,6 +24,7 @@ from broker.tables import Webhook
 from broker.vault import Vault, has_data_keys
 from broker.vault_tables import CredentialRow, DataKeyRow
 from broker.webhooks import adopt, create, sealing, signing_secrets
+from tests.support.lock_watch import watch_locks
 
 CANARY = "AKIA-canary-8c1f"
 VALUES = {"access_key_id": SecretStr(CANARY), "secret_access_key": SecretStr("wJalr-canary-77aa")}
@@ -180,6 +181,14 @@ async def test_credentials_are_given_to_their_project_only_and_lie_sealed(databa
         await credentials.for_project("theirs", "aws")
     assert await credentials.forget("mine", "aws")
     assert not await credentials.forget("mine", "aws")
+
+
+async def test_credentials_are_replaced_behind_the_lock_that_intents_take(database: Database) -> None:
+    """Else an intent that is committed between the look for machines and the new key's commit is rented with that key."""
+    credentials = Credentials(database, Vault(database, ring("k", k=new_key())))
+    with watch_locks(database.engine) as locks:
+        await credentials.keep("mine", "aws", VALUES, by="ada")
+    assert "ledger_head" in locks.seen
 
 
 async def test_webhooks_of_before_the_vault_are_brought_into_it(database: Database) -> None:
