@@ -241,11 +241,15 @@ async def test_foreign_machines_are_untouched_whatever_they_look_like(world: Wor
     assert await world.state(theirs) == "unknown"
 
 
-async def test_a_fleet_that_nobody_knows_is_not_killed_at_once(world: World) -> None:
+async def test_a_cycle_kills_no_more_than_its_cap_of_leaked_machines_the_next_the_rest_and_none_foreign(
+    world: World,
+) -> None:
     """A database that was lost, or the wrong one: five a cycle, and a person is called."""
+    theirs = await world.create(row=None, market=world.other, owner="somebody_else")
     tags = [await world.create(row=None) for _ in range(7)]
     await world.sweep(2)
     await world.sweep(later_s=121)
     assert [(await world.of_market(tag)).state for tag in tags].count("running") == 2
     await world.sweep()
     assert [(await world.of_market(tag)).state for tag in tags].count("running") == 0
+    assert (await world.other.rental(theirs)).state == "running"
