@@ -153,7 +153,9 @@ def _with_driver(url: str) -> str:
 
 def _engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
     if make_url(url).get_backend_name() != "sqlite":
-        # A broker that is paused or cut off in a transaction would keep its locks from the others.
+        # A broker that is paused or cut off in a transaction would keep its locks from the others: when it says nothing,
+        # and, told to the server's TCP, when it no longer reads what it asked for. (Between two messages of a pipeline
+        # neither holds: broker.replica_link ends it.)
         silence_ms = round(settings.leader_patience_s * 1000)
         engine = create_async_engine(
             url,
@@ -163,7 +165,7 @@ def _engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
             max_overflow=settings.pool_overflow,
             connect_args={
                 **LIVELINESS,
-                "options": f"-c idle_in_transaction_session_timeout={silence_ms}",
+                "options": f"-c idle_in_transaction_session_timeout={silence_ms} -c tcp_user_timeout={silence_ms}",
                 "application_name": "broker",
             },
         )

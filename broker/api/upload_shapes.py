@@ -20,7 +20,9 @@ class UploadCreate(Compatible):
 
 class UploadComplete(Compatible):
     part_ids: list[str] = Field(min_length=1, max_length=MAX_PARTS, description="all parts, in order")
-    md5: str | None = Field(default=None, pattern=r"^[0-9A-Fa-f]{32}$", description="of the whole file, hex")
+    md5: str | None = Field(
+        default=None, pattern=r"^[0-9A-Fa-f]{32}$", description="the MD5 of the whole file, 32 hexadecimal digits"
+    )
 
 
 class Upload(BaseModel):

@@ -17,12 +17,14 @@ from broker.envelope import Unopenable, new_key
 from broker.keyring import Keyring, LocalKek
 from broker.leadership import THE_TERM, Cut, Deposed, Elected, Leadership, News, Passed, Standing, after, fence
 from broker.replica_link import RAISE_TERM, ReplicaLink
+from broker.settings import DatabaseSettings
 from broker.tables import Agreed, Project, Term
 from broker.vault import Vault
 from tests.support.databases import SERVER, Server, until_it_waits
 from tests.support.postgres_server import postgres_server
 
-PATIENCE_S = 1.0
+# a test's own transactions are ended after so long, too
+PATIENCE_S = 2.5
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +161,20 @@ async def test_a_broker_that_stopped_between_two_messages_of_a_pipeline_keeps_it
         await until(lambda: link.leadership.leads)
     finally:
         await silent.close()
+
+
+async def test_a_broker_that_stopped_reading_a_long_answer_keeps_its_term_from_nobody(brokers: Brokers) -> None:
+    """The server waits to write, which is no silence of a session: only its TCP can tell that nobody reads."""
+    paused = Database(brokers.url, settings=DatabaseSettings(leader_patience_s=PATIENCE_S))
+    async with paused.engine.connect() as connection:
+        raw = (await connection.get_raw_connection()).driver_connection
+        await raw.execute("SELECT term FROM broker_term FOR SHARE")
+        raw.pgconn.send_query(b"SELECT repeat('x', 1000) FROM generate_series(1, 100000)")
+        raw.pgconn.flush()
+        link, _ = brokers.join()
+        await until(lambda: link.leadership.leads)
+        await connection.invalidate()
+    await paused.close()
 
 
 async def test_what_a_deposed_leader_decides_is_not_written(brokers: Brokers) -> None:

@@ -75,7 +75,7 @@ async def test_completing_twice_or_twice_at_once_makes_one_file(client: AsyncOpe
         ({"part_ids": lambda ids: [*ids[:2], "part_none"]}, "part_ids", "part_none"),
         ({"part_ids": lambda ids: [*ids, ids[0]]}, "part_ids", "twice"),
         ({"part_ids": lambda ids: ids[::-1], "md5": hashlib.md5(CONTENT).hexdigest()}, "md5", "order of part_ids"),
-        ({"md5": "no"}, "md5", "pattern"),
+        ({"md5": "no"}, "md5", "32 hexadecimal digits"),
     ],
 )
 async def test_a_wrong_completion_names_what_is_wrong_and_can_be_mended(
