@@ -32,7 +32,8 @@ log = structlog.get_logger()
 class Candidates:
     """The batches that a rental's worker may lease from, in the plan's order: their ids, each judged when it is asked for, so
     that a lease costs the judgement of the batches up to its own. `forbidden` are those that were asked for and that
-    residency forbids now (evidence has expired since it was rented). Batches whose own budget is stopped are neither."""
+    residency forbids now (evidence has expired since it was rented), with the word on each. Batches whose own budget is
+    stopped are neither."""
 
     session: AsyncSession
     services: Services
@@ -40,7 +41,7 @@ class Candidates:
     now_us: int
     stopped: Mapping[str, str]
     left: deque[Batch]
-    forbidden: list[Batch] = field(default_factory=list)
+    forbidden: list[tuple[Batch, Judged]] = field(default_factory=list)
 
     def __aiter__(self) -> Candidates:
         return self
@@ -55,9 +56,14 @@ class Candidates:
             word = await judge(self.session, self.services, self.rental, batch, self.now_us)
             if word.is_allowed:
                 return batch.id
-            self.forbidden.append(batch)
+            self.forbidden.append((batch, word))
             _forbidden(self.rental, batch, word)
         raise StopAsyncIteration
+
+    async def seal_forbidden(self) -> None:
+        """Keep each no as evidence, in the caller's transaction: for when they end the machine, not at each of its polls."""
+        for batch, word in self.forbidden:
+            await seal(self.session, self.services, "lease", self.rental, batch, word, self.now_us)
 
 
 async def candidates(session: AsyncSession, services: Services, rental: RentalRow, now_us: int) -> Candidates:

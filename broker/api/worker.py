@@ -422,6 +422,7 @@ async def _looked(call: Call, observed: str | None) -> dict[str, Any]:
                 # Its facts are those of the day it was rented; a machine rented anew has fresh evidence, or is refused.
                 worker.drain_reason = f"residency no longer allows {len(batches.forbidden)} of its batches here"
                 session.add(worker)
+                await batches.seal_forbidden()
             return {"lease": None, "stop": is_over}
         shard = await session.get_one(Shard, granted.shard_id)
         # read anew: a policy may have come into force since the batch was among the candidates

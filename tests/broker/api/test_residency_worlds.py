@@ -83,7 +83,7 @@ class Gone:
             found = await original(*args)
             permitted = [each async for each in found]
             self.note(bool(found.forbidden))
-            return Unasked([*permitted, *(each.id for each in found.forbidden)])
+            return Unasked([*permitted, *(each.id for each, _ in found.forbidden)])
 
         self.patch.setattr(worker, "candidates", everything)
 

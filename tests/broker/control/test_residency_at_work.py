@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
+from sqlalchemy import select
+from sqlmodel import col
 
 from broker import worker_pool, worker_sessions
 from broker.api.batches import store_policy
 from broker.api.registry import Call
 from broker.api.worker import _work, heartbeat
+from broker.compliance.tables import DecisionRow
 from broker.tables import Worker
 from broker.worker_pool import candidates
 from jobs import leases
@@ -78,7 +81,7 @@ async def test_a_lease_ends_when_its_market_says_that_the_offer_lies_elsewhere(
         row = await session.get_one(RentalRow, rental)
         found = await candidates(session, town.services, row, await db_now(session))
         allowed = [each async for each in found]
-    assert (allowed, [each.id for each in found.forbidden]) == ([], [batch])
+    assert (allowed, [each.id for each, _ in found.forbidden]) == ([], [batch])
 
 
 async def test_a_lease_ends_with_its_evidence(town: Any, at_work: tuple[str, str]) -> None:
@@ -147,6 +150,27 @@ async def test_what_is_forbidden_is_passed_over_and_a_machine_with_nothing_else_
     await for_the_us_only(town, ten_more[-1])
     assert await _work(await call(town, rental)) == {"lease": None, "stop": True}
     assert "11 of its batches" in (await town.row(Worker, rental)).drain_reason
+    assert sorted(await denials(town, rental)) == sorted((each, "lease") for each in (first, *ten_more))
+
+
+async def denials(town: Any, rental: str) -> list[tuple[str, str]]:
+    """Of the sealed refusals of a machine, batch and point."""
+    async with town.database.transaction() as session:
+        rows = await session.scalars(
+            select(DecisionRow).where(col(DecisionRow.rental) == rental, col(DecisionRow.outcome) == "deny")
+        )
+        return [(each.batch, each.point) for each in rows]
+
+
+async def test_a_machine_that_is_ended_for_its_place_has_the_refusal_sealed_once(
+    town: Any, at_work: tuple[str, str]
+) -> None:
+    """It was ended with a line in the log: an auditor found nothing in the stream about why."""
+    batch, rental = at_work
+    await town.list_offers(town.offer(country="US"))
+    for _ in range(3):
+        assert await _work(await call(town, rental)) == {"lease": None, "stop": True}
+    assert await denials(town, rental) == [(batch, "lease")]
 
 
 async def test_a_listing_that_moves_between_choice_and_release_gives_nothing_out(
