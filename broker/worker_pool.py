@@ -22,6 +22,7 @@ from broker.compliance.hello import Seen, word_on
 from broker.compliance.judging import Judged, forget, is_elsewhere, judge, may_go_on, missing_policy, seal, seal_seen
 from broker.services import Services
 from broker.tables import Assignment
+from jobs.clock import db_now
 from jobs.tables import Batch
 from markets.tables import RentalRow
 
@@ -143,14 +144,16 @@ async def still_allowed(
     return False
 
 
-async def released(
-    session: AsyncSession, services: Services, rental: RentalRow, batch: Batch, now_us: int, what: Seen
-) -> bool:
-    """Whether a granted lease may be given out, asked once more and sealed: from now on the machine may hold the input."""
+async def released(session: AsyncSession, services: Services, rental: RentalRow, batch: Batch, what: Seen) -> bool:
+    """Whether a granted lease may be given out, asked once more and sealed: from now on the machine may hold the input.
+
+    Of this moment, with nothing that was read for the candidates: a policy may have come into force since, and the time that
+    the candidates were judged at lies before it."""
+    forget(session)
+    now_us = await db_now(session)
     if word_on(what).outcome == "deny":
         await seal_seen(session, services, "lease", rental, batch.id, what, now_us)
         return False
-    forget(session)  # what was read for the candidates: it may have changed since
     word = await judge(session, services, rental, batch, now_us)
     await seal(session, services, "lease", rental, batch, word, now_us)
     if not word.is_allowed:

@@ -425,9 +425,9 @@ async def _looked(call: Call, observed: str | None) -> dict[str, Any]:
                 await batches.seal_forbidden()
             return {"lease": None, "stop": is_over}
         shard = await session.get_one(Shard, granted.shard_id)
-        # read anew: a policy may have come into force since the batch was among the candidates
+        # read anew, as all that `released` asks: the batch may be pinned to another policy since it was among the candidates
         batch = await session.get_one(Batch, granted.batch_id, populate_existing=True)
-        if not await released(session, services, rental, batch, now_us, what):
+        if not await released(session, services, rental, batch, what):
             await leases.release(session, placement_id=rental.id, shard_id=shard.id)
             return {"lease": None, "stop": True}
     of: dict[str, str | int] = {"rental": rental.id, "shard": granted.shard_id, "epoch": granted.epoch}

@@ -15,7 +15,7 @@ from broker.compliance.hello import Seen, word_on
 from broker.compliance.lifecycle import Standing
 from broker.compliance.paths import data_paths
 from broker.compliance.pinning import Change, change_of, model_facts, store_policy, stored_policy
-from broker.compliance.proposals import in_force_once
+from broker.compliance.proposals import ask_anew, in_force_once
 from broker.compliance.tables import Grace, Whereabouts
 from broker.control.convert import facts_of
 from broker.services import Services
@@ -120,8 +120,10 @@ class _Read:
 
 
 def forget(session: AsyncSession) -> None:
-    """The next judgement in this transaction reads offers and projects' own rules anew."""
+    """The next judgement in this transaction reads offers, projects' own rules and what is in force anew. To be judged at a
+    moment read after this: at an earlier one, what has come into force since is not in force."""
     session.info.pop(_READ, None)
+    ask_anew(session)
 
 
 def _read(session: AsyncSession) -> _Read:

@@ -111,10 +111,15 @@ async def _said(session: AsyncSession) -> tuple[Any, ...]:
 
 async def in_force_once(session: AsyncSession, at_us: int) -> Standing:
     """The same, put together once a transaction and moment: for who asks about many leases and changes nothing of it."""
-    known: Standing | None = session.info.get((_IN_FORCE, at_us))
-    if known is None:
-        known = session.info[_IN_FORCE, at_us] = await in_force(session, at_us)
-    return known
+    known: dict[int, Standing] = session.info.setdefault(_IN_FORCE, {})
+    if at_us not in known:
+        known[at_us] = await in_force(session, at_us)
+    return known[at_us]
+
+
+def ask_anew(session: AsyncSession) -> None:
+    """What others have said since is heard by the next `in_force_once` of this transaction, whatever moment it is asked of."""
+    session.info.pop(_IN_FORCE, None)
 
 
 async def states(session: AsyncSession, at_us: int) -> list[tuple[Proposal, State, list[Verdict]]]:

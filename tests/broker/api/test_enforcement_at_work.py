@@ -3,15 +3,25 @@ the facts known at that moment: from the launch to the lease. What has only one 
 
 from __future__ import annotations
 
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
 
+from broker.api import worker
+from broker.compliance.tables import DecisionRow
 from jobs.clock import db_now
 from markets import price_book
+from tests.broker.api.test_compliance import SECOND_US, document, in_force
 from tests.support.open_door import Unasked
 from tests.support.wire_agent import Agent, Rent, offer, running_batch
+
+HOUR_S = 3600
 
 # Before input is given out, whatever is disabled: another point. An existing lease has its heartbeat alone.
 POINTS = ("launch", "hello", "candidates", "release")
@@ -101,3 +111,80 @@ async def test_a_lease_that_runs_has_one_point_of_its_own(
         assert (await agent.heartbeat(leases=[held])).json["lost"] == []
     assert (await agent.heartbeat(leases=[held])).json["lost"] == [lease["shard_id"]]
     assert (await agent.lease())["lease"] is None
+
+
+# -- what comes between: the release asks of its own moment
+
+
+def between_grant_and_release(monkeypatch: pytest.MonkeyPatch, act: Callable[[AsyncSession], Awaitable[None]]) -> None:
+    """Have `act` done once a lease is granted, before it is asked whether it may go out."""
+    released = worker.released
+
+    async def after(session: AsyncSession, *rest: Any) -> bool:
+        await act(session)
+        return await released(session, *rest)
+
+    monkeypatch.setattr("broker.api.worker.released", after)
+
+
+async def ready_under(server: Any, rent: Rent, body: str) -> Agent:
+    """A machine in Germany that waits for work, under this policy."""
+    await market_says(server, "DE")
+    await in_force(server, body)
+    await running_batch(server, offer())
+    agent = await rent()
+    assert (await agent.hello()).status == 200
+    await agent.heartbeat()
+    return agent
+
+
+async def at_lease(server: Any) -> list[DecisionRow]:
+    async with server.services.database.transaction() as session:
+        asked = select(DecisionRow).where(col(DecisionRow.point) == "lease").order_by(col(DecisionRow.seq))
+        return list(await session.scalars(asked))
+
+
+async def the_date_comes(session: AsyncSession) -> None:
+    session.info["clock_offset_us"] = 2 * HOUR_S * SECOND_US
+
+
+async def the_listing_moves(session: AsyncSession) -> None:
+    lie = offer()
+    await price_book.store_offers(session, lie.market, [replace(lie, country="US")], now_us=await db_now(session))
+
+
+@pytest.mark.parametrize("comes", [the_date_comes, the_listing_moves])
+async def test_what_changes_between_grant_and_release_keeps_the_input(
+    server: Any, rent: Rent, monkeypatch: pytest.MonkeyPatch, comes: Callable[[AsyncSession], Awaitable[None]]
+) -> None:
+    """A policy whose date came in between was not in force: the release asked of the moment before the candidates."""
+    agent = await ready_under(server, rent, document("DE"))
+    from_time = int(time.time()) + HOUR_S
+    await in_force(server, document("DE, US" if comes is the_listing_moves else "US", 2), from_time=from_time)
+    between_grant_and_release(monkeypatch, comes)
+    assert (await agent.lease())["lease"] is None
+    assert [each.outcome for each in await at_lease(server)] == ["deny"]
+
+
+async def test_a_policy_approved_between_grant_and_release_keeps_the_input(
+    server: Any, rent: Rent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine got its lease by the policy that had been replaced, sealed after the pin to the new one with an earlier time.
+    SQLite has one writer: there the approval is before the lease or after it."""
+    agent = await ready_under(server, rent, document("DE"))
+    done: list[str] = []
+
+    async def approval(_: AsyncSession | None = None) -> None:
+        if not done:
+            done.append(await in_force(server, document("US", 2)))
+
+    if server.services.database.is_shared:
+        between_grant_and_release(monkeypatch, approval)
+    else:
+        await approval()
+    assert (await agent.lease())["lease"] is None
+    assert done
+    assert "allow" not in [each.outcome for each in await at_lease(server)]
+    async with server.services.database.transaction() as session:
+        times = list(await session.scalars(select(col(DecisionRow.at_us)).order_by(col(DecisionRow.seq))))
+    assert times == sorted(times)
