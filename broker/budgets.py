@@ -29,7 +29,7 @@ from broker.budget_batches import (
 )
 from broker.budget_tables import BudgetRow, Team, TeamOfProject
 from broker.tables import Project
-from ledger import limits
+from ledger import limits, positions
 from ledger.book import lock
 from ledger.breaker import State, Use, refusal
 from ledger.errors import LimitExceeded
@@ -122,6 +122,24 @@ async def admit(
         if row.mode == "enforce":
             raise LimitExceeded(f"budget of {row.scope} {why}; {in_units(placement.nano, row.unit)} were asked for")
     return await nodes_above(session, placement.project)
+
+
+async def why_refused(
+    session: AsyncSession, placement: Placement, *, now_us: int, early: Early | None = None
+) -> str | None:
+    """Why a hold for this placement would not be opened or extended, by a budget or by the project's grants; None: it would.
+    The head of the books is locked afterwards, so that it stays true."""
+    try:
+        await admit(session, placement, now_us=now_us, early=early)
+    except LimitExceeded as over:
+        return str(over)
+    left = await positions.remaining(session, placement.project, unit=placement.unit)
+    if left is None or placement.nano <= left:
+        return None
+    return (
+        f"project {placement.project} has {in_units(max(0, left), placement.unit)} left; "
+        f"{in_units(placement.nano, placement.unit)} were asked for"
+    )
 
 
 async def within_own_limits(

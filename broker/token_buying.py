@@ -25,6 +25,12 @@ def is_bought(row: RentalRow) -> bool:
     return row.pricing == "token"
 
 
+def covered(row: RentalRow) -> frozenset[str]:
+    """The batches whose worst case the rental's hold has set aside: those it was rented for, and those for which the hold
+    was extended since (broker/control/accrue.py). No other may buy there."""
+    return frozenset((*row.purpose.get("batches", ()), *row.purpose.get("covered", ())))
+
+
 def executor_profile(profile: ModelProfile) -> ModelProfile:
     """Of the process that buys: it runs on this machine and has no weights."""
     return replace(profile, engine="url", base_url="http://token-endpoint.invalid", launches=("process",), image=None)

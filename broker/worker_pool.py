@@ -22,6 +22,7 @@ from broker.compliance.hello import Seen, word_on
 from broker.compliance.judging import Judged, forget, is_elsewhere, judge, may_go_on, missing_policy, seal, seal_seen
 from broker.services import Services
 from broker.tables import Assignment
+from broker.token_buying import covered, is_bought
 from jobs.clock import db_now
 from jobs.tables import Batch
 from markets.tables import RentalRow
@@ -83,6 +84,9 @@ async def candidates(session: AsyncSession, services: Services, rental: RentalRo
         .order_by(col(Assignment.rank), col(Batch.id))
     )
     assigned = (await session.scalars(statement)).all()
+    if is_bought(rental):
+        # what is not set aside yet is not spent: the accrual loop extends the hold, or takes the batch off
+        assigned = [batch for batch in assigned if batch.id in covered(rental)]
     stopped = await shut(session, rental.project, [batch.id for batch in assigned])
     return Candidates(session, services, rental, now_us, stopped, deque(assigned))
 

@@ -6,7 +6,7 @@ hold covers what lies between.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -15,13 +15,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from broker.budget_batches import Early, served_by
-from broker.budgets import Placement, admit, early_for, nodes_above, within_own_limits
+from broker.budgets import Placement, admit, early_for, nodes_above, why_refused, within_own_limits
 from broker.control.besides import set_aside_nano, terms_of
 from broker.control.ceiling import stop_at_ceiling
 from broker.control.draining import drain
 from broker.control.settle import ACTOR, meter_of
 from broker.services import Services
 from broker.tables import Assignment
+from broker.token_buying import covered as covered_by
 from broker.token_buying import is_bought
 from broker.token_costs import accrue_used, most_left
 from jobs.clock import db_now
@@ -39,10 +40,12 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """What budgets refuse to pay on: the machine and why, and the batches of it, each with why."""
+    """What budgets refuse to pay on: the machine and why, and the batches of it, each with why. `covered`: where tokens are
+    bought, the batches for which the hold was extended."""
 
     machine: str | None
     batches: Mapping[str, str]
+    covered: tuple[str, ...] = ()
 
 
 @dataclass
@@ -108,12 +111,14 @@ class Accruer:
             await accrue(session, meter, until_us=row.last_seen_us, final=False, actor=ACTOR, recorded_at_us=now_us)
         return await self._keep_ahead(session, row, now_us, early)
 
+    async def _most(self, session: AsyncSession, row: RentalRow, batches: Sequence[str]) -> int:
+        return await most_left(session, row, batches, self.services.settings.control.hold_buffer)
+
     async def _short(self, session: AsyncSession, row: RentalRow, served: tuple[str, ...], left_nano: int) -> int:
         """What the hold is to be extended by; 0 while it is enough. Of tokens the worst case of all lines that are not answered
-        is set aside, also of batches that came later."""
+        is set aside."""
         if is_bought(row):
-            most = await most_left(session, row, served, self.services.settings.control.hold_buffer)
-            return max(0, most - left_nano)
+            return max(0, await self._most(session, row, served) - left_nano)
         margin = self._margin(row)
         return 0 if left_nano >= margin else 4 * margin
 
@@ -142,9 +147,12 @@ class Accruer:
         if opened is None or opened.resolved is not None or row.state == "releasing":
             return None
         served = (await served_by(session, [row]))[row.id]
-        add_nano = await self._short(session, row, served, opened.remaining_nano - set_aside_nano(terms_of(row)))
+        left_nano = opened.remaining_nano - set_aside_nano(terms_of(row))
+        newcomers = tuple(batch for batch in served if is_bought(row) and batch not in covered_by(row))
+        served = tuple(batch for batch in served if batch not in newcomers)
+        add_nano = await self._short(session, row, served, left_nano)
         if add_nano == 0:
-            return None
+            return await self._cover(session, row, served, newcomers, left_nano, now_us, early) if newcomers else None
         sequence = opened.nano  # grows with every extension, so a repeat after a crash is the same extension
         asked = Placement(row.project, served, add_nano, is_running=True)
         covered, why = await within_own_limits(session, asked, now_us, early)
@@ -160,6 +168,37 @@ class Accruer:
             return Refused(f"budget: {refused}", why)
         return Refused(None, why) if why else None
 
+    async def _cover(
+        self,
+        session: AsyncSession,
+        row: RentalRow,
+        served: tuple[str, ...],
+        newcomers: tuple[str, ...],
+        left_nano: int,
+        now_us: int,
+        early: Early | None,
+    ) -> Refused:
+        """Extend the hold of an executor for batches that the plan put there since; those that no budget covers leave it, and
+        the ones it serves stay."""
+        need_nano, add_nano = await self._most(session, row, served), 0
+        found, why = list[str](), dict[str, str]()
+        for batch in newcomers:
+            most = await self._most(session, row, [batch])
+            add = max(0, need_nano + most - left_nano)
+            asked = Placement(row.project, (*served, *found, batch), max(1, add), is_running=True)
+            if over := await why_refused(session, asked, now_us=now_us, early=early):
+                why[batch] = over
+                continue
+            found.append(batch)
+            need_nano, add_nano = need_nano + most, add
+        if add_nano:
+            opened = await hold(session, row.id)
+            assert opened is not None
+            await extend_hold(
+                session, hold_id=row.id, add_nano=add_nano, sequence=opened.nano, occurred_at_us=now_us, actor=ACTOR
+            )
+        return Refused(None, why, tuple(found))
+
 
 async def _act_on(session: AsyncSession, row: RentalRow, refused: Refused, now_us: int) -> None:
     """Drain the machine, or take the batches off it that may not spend on it any more; the planner says what becomes of them."""
@@ -168,5 +207,8 @@ async def _act_on(session: AsyncSession, row: RentalRow, refused: Refused, now_u
         await session.execute(
             delete(Assignment).where(col(Assignment.batch) == batch, col(Assignment.offer_key) == row.offer_key)
         )
+    if refused.covered:
+        mine = await rentals.locked(session, row.id)
+        mine.purpose = {**mine.purpose, "covered": [*mine.purpose.get("covered", ()), *refused.covered]}
     if refused.machine is not None:
         await drain(session, row, refused.machine, now_us)

@@ -20,7 +20,7 @@ from sqlmodel import col
 from ulid import ULID
 
 from broker.budget_batches import Early
-from broker.budgets import Placement, admit, early_for
+from broker.budgets import Placement, admit, early_for, why_refused
 from broker.compliance.decisions import seal_planned
 from broker.compliance.pinning import Repinner
 from broker.control.avoided import baselines
@@ -39,7 +39,7 @@ from ledger.errors import HoldExceeded
 from ledger.holds import open_hold
 from ledger.money import cost_of_seconds, to_nano
 from markets import price_book, rentals
-from markets.offer import Offer
+from markets.offer import Offer, TokenPrice
 from markets.tables import RentalRow
 from solver import types
 from solver.check import check
@@ -135,14 +135,53 @@ class Planner:
         pools = [[work for work in _served(frozen.snapshot, plan, start) if work in going] for start in due]
         early = await early_for(session, [(start.project, pool) for start, pool in zip(due, pools, strict=True)])
         for start, served in zip(due, pools, strict=True):
+            paid = set[str]()
             for _ in range(start.count if served else 0):
+                covered, over = await self._covered(session, frozen, start, served, now_us, early)
                 try:
-                    await self._intend(session, frozen, start, served, plan_id, now_us, early)
-                    started += 1
-                except HoldExceeded as over:
-                    log.warning("place.over_budget", project=start.project, offer=start.offer_key, error=str(over))
-                    refused |= dict.fromkeys(served, str(over))
+                    if covered:
+                        await self._intend(session, frozen, start, covered, plan_id, now_us, early)
+                        started += 1
+                        paid.update(covered)
+                except HoldExceeded as refusal:
+                    over |= dict.fromkeys(covered, str(refusal))
+                for why in dict.fromkeys(over.values()):
+                    log.warning("place.over_budget", project=start.project, offer=start.offer_key, error=why)
+                refused |= {batch: why for batch, why in over.items() if batch not in paid}
         return plan_id, started, refused
+
+    async def _covered(
+        self, session: AsyncSession, frozen: Frozen, start: Start, served: list[str], now_us: int, early: Early
+    ) -> tuple[list[str], dict[str, str]]:
+        """Those of `served` that one intent is for, and why the others are not paid: where tokens are bought, the longest run of
+        them, in the plan's order, whose worst case the budgets cover. One that is too much must not starve the others."""
+        offer = frozen.offers[start.offer_key]
+        if offer.per_million is None:
+            return served, {}
+        left, refused = list(served), dict[str, str]()
+        while left:
+            most, least, tried, why = len(left), 0, len(left), ""
+            while least < most:
+                nano = self._bought_nano(frozen, offer.per_million, left[:tried])
+                asked = Placement(
+                    start.project, tuple(left[:tried]), nano, price_nano_hour=to_nano(offer.price or Decimal(0))
+                )
+                over = await why_refused(session, asked, now_us=now_us, early=early)
+                if over is None:
+                    least = tried
+                else:
+                    most, why = tried - 1, over
+                tried = (least + most + 1) // 2
+            if least:
+                return left[:least], refused | dict.fromkeys(left[least:], why)
+            refused[left.pop(0)] = why
+        return [], refused
+
+    def _bought_nano(self, frozen: Frozen, price: TokenPrice, served: Collection[str]) -> int:
+        """The worst case of what is bought for these."""
+        buffer = self.services.settings.control.hold_buffer
+        works = [work for work in frozen.snapshot.works if work.id in served]
+        return max(1, sum(most_of_work(price, work, buffer) for work in works))
 
     async def _store(self, session: AsyncSession, frozen: Frozen, plan: Plan, now_us: int) -> str:
         if _decisions(plan) == self.last and await self._is_kept(session):
@@ -188,8 +227,7 @@ class Planner:
         besides = agreed(offer, frozen.snapshot, start, served)
         control = self.services.settings.control
         if offer.per_million is not None:
-            works = [work for work in frozen.snapshot.works if work.id in served]
-            nano = max(1, sum(most_of_work(offer.per_million, work, control.hold_buffer) for work in works))
+            nano = self._bought_nano(frozen, offer.per_million, served)
         else:
             nano = hold_nano(offer, start, control, now_us, set_aside_nano(besides))
         asked = Placement(start.project, tuple(served), nano, price_nano_hour=to_nano(offer.price or Decimal(0)))
