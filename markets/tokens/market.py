@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -102,6 +103,9 @@ class TokenMarket:
         if not endpoint.base_url.endswith("/v1"):
             why = f"offer {offer.key}: requests go to …/v1/…, its address is {endpoint.base_url}"
             offer = quarantine(offer, f"{why}; say providers.{self.name}.url")
+        elif not _is_private(endpoint.base_url):
+            why = f"offer {offer.key}: prompts and the key would travel in clear text to {endpoint.base_url}"
+            offer = quarantine(offer, f"{why}; say an https:// address in providers.{self.name}.url")
         return replace(offer, capacity=self._executors, boot_s=0)
 
     def _known(self, tag: str) -> Machine:
@@ -166,6 +170,12 @@ class TokenMarket:
 
     def _asked(self, tag: str) -> bool:
         return (self._machines.folder(tag) / "release.json").exists()
+
+
+def _is_private(url: str) -> bool:
+    """Whether nobody on the way can read what is sent there: TLS, or this machine itself."""
+    there = urlsplit(url)
+    return there.scheme == "https" or (there.scheme == "http" and there.hostname in ("127.0.0.1", "::1", "localhost"))
 
 
 def _ended_us(machine: Machine) -> int:

@@ -14,6 +14,7 @@ from markets.errors import BadCard, MarketsError, Unsupported
 from markets.offer import Offer, OfferKey, price_problem
 from markets.offer_record import offer_from_record, record_from_offer
 from markets.tokens.card import card_offers, read_card
+from markets.tokens.market import TokenMarket
 from markets.tokens.source import CardSource, shipped_card, shipped_cards
 
 CARD = """
@@ -194,3 +195,24 @@ def test_no_card_makes_an_offer_at_a_price_that_is_none(data: st.DataObject) -> 
     for each in found:
         price = each.per_million
         assert each.quarantined or (price is not None and min(price.input, price.output) > 0 and each.currency == "USD")
+
+
+@pytest.mark.parametrize(
+    ("url", "is_refused"),
+    [
+        ("http://api.example.com/v1", True),
+        ("http://127.0.0.1.example.com/v1", True),  # a name that only begins like this machine
+        ("https://api.example.com/v1", False),
+        ("http://127.0.0.1:8000/v1", False),
+        ("http://[::1]:8000/v1", False),
+    ],
+)
+async def test_prompts_and_the_key_are_never_sent_in_clear_text_to_another_machine(
+    url: str, is_refused: bool, tmp_path: Path
+) -> None:
+    card = tmp_path / "example.toml"
+    card.write_text(CARD)
+    prices = CardSource("example", card, base_url=url)
+    market = TokenMarket(prices, tmp_path / "tokens", owner="o", models={"small"})
+    [found] = [offer for offer in await market.offers() if offer.key.sku == "small"]
+    assert ("clear text" in (found.quarantined or "")) == is_refused

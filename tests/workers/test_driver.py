@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from tests.workers.test_exchange import spec
 from workers.agent.driver import Driver
 from workers.agent.engine import Engine
+from workers.agent.errors import EngineFailed
 from workers.agent.exchange import Answer, Outcome, Pending
 from workers.agent.leases import HeldLease
 from workers.agent.lines import Line
@@ -58,3 +61,108 @@ async def test_a_defect_ends_the_driver_and_never_leaves_a_line_in_flight_for_ev
         )
         with pytest.raises((RuntimeError, AttributeError)):
             await asyncio.wait_for(driver.run(), 20)
+
+
+class Endpoint:
+    """A token endpoint that answers the n-th request as `says` tells."""
+
+    def __init__(self, says: Callable[[int, bytes], Outcome]) -> None:
+        self.says = says
+        self.asked = 0
+
+    def post(self, url: str, body: bytes, on_end: Callable[[Outcome], None]) -> Pending:
+        self.asked += 1
+        return asyncio.get_running_loop().call_soon(on_end, self.says(self.asked, body))
+
+    def close(self) -> None: ...
+
+
+class Bought:
+    """A driver that buys `lines` lines at `endpoint`. Its pauses take no time: they move its own clock."""
+
+    def __init__(self, endpoint: Endpoint, session: aiohttp.ClientSession, folder: Path, lines: int = 20) -> None:
+        self.at = 1000.0
+        self.lines = lines
+        self.lease = HeldLease("s", 1, "n", 1e9, "/v1/completions", "/parts", self.at)
+        self.lease.admit([Line(idx, f"c{idx}", b"%d" % idx, 8) for idx in range(lines)], {}, alone_from=2)
+        pool = Pool(max_attempts=3)
+        pool.add(self.lease, self.at)
+        self.ended = asyncio.Event()
+        limits: dict[str, Any] = {"limits": {"tokens_per_minute": 10**9}, "concurrency_start": 4, "concurrency_max": 4}
+        bought = replace(spec("http://127.0.0.1:1"), **limits)
+        self.driver = Driver(
+            spec=bought,
+            engine=Engine(bought, session, folder),
+            exchange=endpoint,
+            pool=pool,
+            on_finished=self.look,
+            has_room=lambda: True,
+            clock=lambda: self.at,
+            later=self.pass_by,
+        )
+
+    def look(self) -> None:
+        if len(self.lease.finished) == self.lines:
+            self.ended.set()
+
+    def pass_by(self, seconds: float, then: Callable[[], None]) -> None:
+        def move() -> None:
+            self.at += seconds
+            then()
+
+        asyncio.get_running_loop().call_soon(move)
+
+    async def run(self) -> list[str]:
+        """Until each line has its end; EngineFailed as the driver raises it."""
+        running = asyncio.create_task(self.driver.run())
+        ended = asyncio.create_task(self.ended.wait())
+        try:
+            await asyncio.wait({running, ended}, return_when=asyncio.FIRST_COMPLETED, timeout=60)
+            if running.done():
+                running.result()
+            assert ended.done(), "not all lines came to an end"
+            return [line.status for line in self.lease.finished]
+        finally:
+            running.cancel()
+            ended.cancel()
+
+
+FINE = Answer(200, b'{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}', None, None)
+
+
+@pytest.mark.parametrize(
+    "outage",
+    [
+        *(Answer(status, b"<html>", None, None) for status in (404, 429, 503)),
+    ],
+    ids=str,
+)
+async def test_an_endpoint_that_is_busy_or_lost_its_model_fails_no_line(outage: Outcome, tmp_path: Path) -> None:
+    endpoint = Endpoint(lambda asked, body: outage if asked <= 30 else FINE)
+    async with aiohttp.ClientSession() as session:
+        bought = Bought(endpoint, session, tmp_path)
+        assert await bought.run() == ["completed"] * 20
+    assert bought.at > 1003, "no pause was made between the refusals"
+    assert not bought.lease.suspects
+
+
+@pytest.mark.parametrize("status", [429, 404, 503])
+async def test_an_endpoint_that_answers_nothing_for_five_minutes_is_given_up_and_no_line_is_charged(
+    status: int, tmp_path: Path
+) -> None:
+    endpoint = Endpoint(lambda asked, body: Answer(status, b"{}", None, None))
+    async with aiohttp.ClientSession() as session:
+        bought = Bought(endpoint, session, tmp_path)
+        with pytest.raises(EngineFailed, match=f"no line was answered for .*{status}"):
+            await bought.run()
+    assert 1300 <= bought.at < 1400
+    assert (bought.lease.finished, bought.lease.blame()) == ([], {})
+    assert endpoint.asked < 200, "asked without a pause"
+
+
+async def test_an_endpoints_wish_to_be_left_alone_for_minutes_is_kept(tmp_path: Path) -> None:
+    endpoint = Endpoint(lambda asked, body: Answer(429, b"", None, "200") if asked <= 4 else FINE)
+    async with aiohttp.ClientSession() as session:
+        bought = Bought(endpoint, session, tmp_path)
+        assert await bought.run() == ["completed"] * 20
+    assert bought.at == 1200

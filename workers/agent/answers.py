@@ -65,13 +65,22 @@ class Misconfigured:
 
 
 def judge(
-    line: Line, status: int, body: bytes, request_id: str | None, retry_after: str | None = None
+    line: Line,
+    status: int,
+    body: bytes,
+    request_id: str | None,
+    retry_after: str | None = None,
+    *,
+    is_endpoint: bool = False,
 ) -> Finished | Again | Fault | Misconfigured:
-    """Sort an answer. 4xx and 501 are permanent and the line's own; other 5xx and unreadable answers may pass."""
-    if status in _AGAIN:
-        return Again(_said(status, body), _seconds(retry_after))
+    """Sort an answer. 4xx and 501 are permanent and the line's own; other 5xx and unreadable answers may pass.
+
+    At a token endpoint (`is_endpoint`) a 404 is a model that was withdrawn or a wrong path, as the line names neither.
+    """
+    if status in _AGAIN or (status == 404 and is_endpoint):
+        return Again(_refusal(status, body, is_endpoint), _seconds(retry_after))
     if status in _OUR_FAULT:
-        return Misconfigured(_said(status, body))
+        return Misconfigured(_refusal(status, body, is_endpoint))
     if status == 408 or (status >= 500 and status != 501):
         return Fault("timeout" if status == 408 else "engine_error", _said(status, body))
     parsed = parse(body)
@@ -165,6 +174,11 @@ def _count(counts: dict[str, Any], *names: str) -> int | None:
 
 def _seconds(text: str | None) -> float | None:
     return float(text) if text is not None and text.isdigit() else None
+
+
+def _refusal(status: int, body: bytes, is_endpoint: bool) -> str:
+    """Of an endpoint the status alone: it may repeat the key in its answer, and this can become the worker's error."""
+    return f"the engine answered {status}" if is_endpoint else _said(status, body)
 
 
 def _said(status: int, body: bytes) -> str:

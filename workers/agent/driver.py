@@ -40,6 +40,9 @@ _NOTICE_CRASH_S = 2.0
 _CRASHES_OF_ITS_OWN = 3
 # Refused for so long without one answer: ask whether the engine is well.
 _DOUBT_S = 30.0
+# A token endpoint: its outages last minutes, and its quota may be used up for the month. Then the broker looks elsewhere.
+_LONGEST_ENDPOINT_PAUSE_S = 30.0
+_ENDPOINT_GIVEN_UP_S = 300.0
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +61,7 @@ class Driver:
     """`run` works until cancelled; it raises EngineFailed. `on_finished` is called whenever a line got its end.
 
     `has_room` says whether more finished lines can be kept. `counters` are what commits report; the reader takes them.
+    `clock` tells seconds that only grow; `later` calls after so many of them (default: the loop's).
     """
 
     spec: EngineSpec
@@ -71,6 +75,8 @@ class Driver:
     metrics: dict[str, float] = field(default_factory=dict)
     limit: int = 1
     accepts: bool = True
+    clock: Callable[[], float] = time.monotonic
+    later: Callable[[float, Callable[[], None]], object] | None = None
     pace: Pace = field(init=False)
     _open: set[_Request] = field(default_factory=set)
     _faults: list[tuple[HeldLease, Line, Fault]] = field(default_factory=list)
@@ -91,6 +97,11 @@ class Driver:
 
     def __post_init__(self) -> None:
         self.pace = Pace(**(self.spec.limits or {}))
+
+    @property
+    def _is_endpoint(self) -> bool:
+        """Whether tokens are bought of a server that is not ours: only such a one has limits."""
+        return bool(self.spec.limits)
 
     def wake(self) -> None:
         """Something changed that may let a line start: a lease came or was renewed, a part went out."""
@@ -123,14 +134,14 @@ class Driver:
     async def quiesce(self, until: Callable[[], float]) -> None:
         """Start nothing more; wait for what is in the engine until `until()`, which may move; then drop it."""
         self.accepts = False
-        while self._open and (left := until() - time.monotonic()) > 0:
+        while self._open and (left := until() - self.clock()) > 0:
             await self._until_empty(min(left, 0.25))
         for lease, line in self._drop_requests():
             self.pool.put_back(lease, line)
 
     def _fill(self) -> None:
         """Start lines up to the limit."""
-        while self._may_start() and (chosen := self.pool.start(now := time.monotonic())) is not None:
+        while self._may_start() and (chosen := self.pool.start(now := self.clock())) is not None:
             if not self._open:
                 self._busy_since = now
             request = _Request(*chosen, now, self._answered)
@@ -147,14 +158,14 @@ class Driver:
             and not self._faults
             and self._failure is None
             and not self.engine.has_exited
-            and time.monotonic() >= self._paused_until
+            and self.clock() >= self._paused_until
             and self.has_room()
             and self._is_in_pace()
         )
 
     def _is_in_pace(self) -> bool:
         """Whether the server's limits let another request go now; else `run` is woken when they do."""
-        wait_s = self.pace.wait_s(time.monotonic())
+        wait_s = self.pace.wait_s(self.clock())
         if wait_s > 0 and self._pace_timer is None:
             self._pace_timer = asyncio.get_running_loop().call_later(max(wait_s, 0.01), self._paced)
         return wait_s <= 0
@@ -188,12 +199,19 @@ class Driver:
     def _close(self, request: _Request) -> None:
         self._open.remove(request)
         if not self._open:
-            self.counters["busy_ms"] += round((time.monotonic() - self._busy_since) * 1000)
+            self.counters["busy_ms"] += round((self.clock() - self._busy_since) * 1000)
             self._emptied.set()
 
     def _verdict(self, request: _Request, outcome: Answer | NoAnswer) -> Finished | Again | Fault | Misconfigured:
         if isinstance(outcome, Answer):
-            return judge(request.line, outcome.status, outcome.body, outcome.request_id, outcome.retry_after)
+            return judge(
+                request.line,
+                outcome.status,
+                outcome.body,
+                outcome.request_id,
+                outcome.retry_after,
+                is_endpoint=self._is_endpoint,
+            )
         if outcome.kind == "unconnected":
             return Again(f"no connection: {outcome.message}")
         if outcome.kind == "overdue":
@@ -203,7 +221,7 @@ class Driver:
         return Fault("engine_error", f"the connection broke: {outcome.message}")
 
     def _apply(self, request: _Request, verdict: Finished | Again | Fault | Misconfigured) -> None:
-        now, lease, line = time.monotonic(), request.lease, request.line
+        now, lease, line = self.clock(), request.lease, request.line
         if isinstance(verdict, Finished):
             self._answered += 1
             self._pause_s, self._refused_since = 0.0, None
@@ -227,11 +245,19 @@ class Driver:
         self._refused += 1
         self._refused_since = self._refused_since or now
         if now >= self._paused_until:
-            self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s or 0.05)
-            pause = max(self._pause_s, min(verdict.after_s or 0.0, 60.0))
+            longest, most = (
+                (_LONGEST_ENDPOINT_PAUSE_S, _ENDPOINT_GIVEN_UP_S) if self._is_endpoint else (_LONGEST_PAUSE_S, 60.0)
+            )
+            self._pause_s = min(longest, 2 * self._pause_s or 0.05)
+            pause = max(self._pause_s, min(verdict.after_s or 0.0, most))
             self._paused_until = now + pause
-            asyncio.get_running_loop().call_later(pause, self._resume)
-        if now - self._refused_since > _DOUBT_S:
+            (self.later or asyncio.get_running_loop().call_later)(pause, self._resume)
+        if self._is_endpoint:
+            if now - self._refused_since >= _ENDPOINT_GIVEN_UP_S:
+                why = f"no line was answered for {now - self._refused_since:.0f} s; the last: {verdict.reason}"
+                self._failure = self._failure or EngineFailed(why)
+                self._wake.set()
+        elif now - self._refused_since > _DOUBT_S:
             self._is_in_doubt, self._refused_since = True, None
             self._wake.set()
 
@@ -249,7 +275,7 @@ class Driver:
         if is_alive:
             faults, self._faults = self._faults, []
             for lease, line, fault in faults:
-                self.pool.charge(lease, line, fault, time.monotonic())
+                self.pool.charge(lease, line, fault, self.clock())
             self.on_finished()
             return
         await self._until_empty(_NOTICE_CRASH_S)
@@ -258,7 +284,7 @@ class Driver:
         self._faults = []
         self._count_crash(len(victims))
         self.pool.crash(
-            victims, f"the engine died (status {self.engine.exit_status}) with the line in it", time.monotonic()
+            victims, f"the engine died (status {self.engine.exit_status}) with the line in it", self.clock()
         )
         self.on_finished()
         if self.accepts:
@@ -293,7 +319,7 @@ class Driver:
         preempted_before: float | None = None
         unchanged = 0
         while True:
-            is_filling = bool(self._open) and time.monotonic() - self._busy_since < _FILLING_S
+            is_filling = bool(self._open) and self.clock() - self._busy_since < _FILLING_S
             is_calm = unchanged >= _CALM_AFTER
             await asyncio.sleep(_FAST_STEER_S if is_filling else _CALM_STEER_S if is_calm else _STEER_S)
             if self.engine.has_exited:
