@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -16,13 +17,15 @@ from ledger import lots, seal
 from ledger.accrual import LEAKED, is_meter_entry, reading_of
 from ledger.book import Recorded, entry_id_of, leaf_of, recorded
 from ledger.errors import LedgerError, MalformedEvent
-from ledger.event import Event
+from ledger.event import Event, Facts
 from ledger.lots import Lot
 from ledger.merkle import Frontier, leaf_hash
 from ledger.positions import RESOLUTIONS, Hold, all_holds, moved, opened
 from ledger.rules import check_event, period_of
 from ledger.standing import closed_by, following, uses_of
 from ledger.tables import Entry, Head, Posting, ScopeUse
+from ledger.token_meter import is_token_entry, token_reading_of
+from ledger.units import NANO_PER_TOKEN
 
 _PAGE = 500
 
@@ -93,6 +96,7 @@ class _Trail:
         self.covered: set[str] = set()
         self.holds: dict[str, Hold] = {}
         self.metered: dict[str, int] = {}
+        self.tokens: dict[str, int] = {}
         self.closed: set[str] = set()
         self.uses: dict[tuple[str, str, str], int] = {}
         self.pools: dict[str, list[Lot]] = {}
@@ -121,6 +125,8 @@ class _Trail:
             yield _error("accrual_without_hold", entry.entry_id, message)
         if is_meter_entry(event):
             yield from self._follow_meter(entry)
+        elif is_token_entry(event):
+            yield from self._follow_tokens(entry)
         period = self.period(event)
         for use, nano in uses_of(event, event.dims.project, period) if event.dims.project else ():
             self.uses[use] = self.uses.get(use, 0) + nano
@@ -134,17 +140,46 @@ class _Trail:
 
     def _follow_meter(self, entry: Recorded) -> Iterator[LedgerFinding]:
         """Why: a meter trusts the total in its newest key; it must be what was booked."""
-        rental = entry.event.dims.rental or ""
-        booked = -sum(line.nano for line in entry.event.lines if line.account.startswith("Liabilities:Accrued:"))
-        self.metered[rental] = self.metered.get(rental, 0) + booked
         try:
             told = reading_of(entry).nano
         except MalformedEvent as problem:
+            self._booked(entry)
             yield _error("meter_differs", entry.entry_id, str(problem))
             return
-        if told != self.metered[rental]:
-            message = f"entry {entry.seq} says {told} nano were metered for {rental}, its entries sum to {self.metered[rental]}"
+        yield from self._compare(entry, told)
+
+    def _follow_tokens(self, entry: Recorded) -> Iterator[LedgerFinding]:
+        """Why: as with time, and the export's quantity is of the tokens that the key counts."""
+        facts = entry.event.facts
+        rental = entry.event.dims.rental or ""
+        quantity = facts.quantity_nano if isinstance(facts, Facts) else UNSET
+        self.tokens[rental] = self.tokens.get(rental, 0) + (quantity if isinstance(quantity, int) else 0)
+        try:
+            told = token_reading_of(entry)
+        except MalformedEvent as problem:
+            self._booked(entry)
+            yield _error("meter_differs", entry.entry_id, str(problem))
+            return
+        yield from self._compare(entry, told.nano)
+        if told.tokens * NANO_PER_TOKEN != self.tokens[rental]:
+            message = (
+                f"entry {entry.seq} says {told.tokens} tokens were metered for {rental}, the quantities of its entries sum to "
+                f"{self.tokens[rental] // NANO_PER_TOKEN}"
+            )
             yield _error("meter_differs", entry.entry_id, message)
+
+    def _compare(self, entry: Recorded, told: int) -> Iterator[LedgerFinding]:
+        booked = self._booked(entry)
+        if told != booked:
+            message = f"entry {entry.seq} says {told} nano of {entry.event.dims.rental} were metered, its entries sum to {booked}"
+            yield _error("meter_differs", entry.entry_id, message)
+
+    def _booked(self, entry: Recorded) -> int:
+        """What a meter booked, with this entry."""
+        rental = entry.event.dims.rental or ""
+        nano = -sum(line.nano for line in entry.event.lines if line.account.startswith("Liabilities:Accrued:"))
+        self.metered[rental] = self.metered.get(rental, 0) + nano
+        return self.metered[rental]
 
 
 def _decoded(entry: Entry) -> Event | str:

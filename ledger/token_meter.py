@@ -138,14 +138,24 @@ async def read_tokens(session: AsyncSession, rental: str) -> TokenReading:
     entry = (await session.execute(newest)).scalar_one_or_none()
     if entry is None:
         return TokenReading()
-    before = recorded(entry)
-    found = _KEY.fullmatch(before.event.key)
+    return token_reading_of(recorded(entry))
+
+
+def is_token_entry(event: Event) -> bool:
+    """Whether `accrue_tokens` posted this event."""
+    return event.kind == "usage.accrue" and event.key.startswith(f"tokens:{event.dims.rental}:")
+
+
+def token_reading_of(newest: Recorded) -> TokenReading:
+    """What the key of a token meter's newest entry says of it. Raises MalformedEvent for another's key."""
+    key = newest.event.key
+    found = _KEY.fullmatch(key)
     if found is None:
-        raise MalformedEvent(f"entry {before.seq}: key {before.event.key!r} is no token meter's")
+        raise MalformedEvent(f"entry {newest.seq}: key {key!r} is no token meter's; nothing can be metered after it")
     return TokenReading(
         entries=int(found["ordinal"]),
         tokens=int(found["tokens"]),
         nano=int(found["nano"]),
-        newest=before,
+        newest=newest,
         is_final=found["final"] is not None,
     )

@@ -33,8 +33,8 @@ _BY_LOOPS = frozenset({"hold.open", "hold.extend", "hold.post", "hold.void", "ho
                        "saving.reuse", "saving.on_demand", "saving.api", "budget.grant",
                        "commitment.amortise", "period.close"})  # fmt: skip
 # How the loops' own keys begin: they read them back (a meter its newest one), or count them.
-_KEYS_OF_LOOPS = ("accrue:", "waste:", "besides.", "hold.", "settle", "saving.", "budget.grant:", "limit:", "period.close:",
-                  "commitment.amortise:", "invoice.match:", "invoice.variance:")  # fmt: skip
+_KEYS_OF_LOOPS = ("accrue:", "tokens:", "waste:", "besides.", "hold.", "settle", "saving.", "budget.grant:", "limit:",
+                  "period.close:", "commitment.amortise:", "invoice.match:", "invoice.variance:")  # fmt: skip
 _MOST = 1000
 
 

@@ -7,15 +7,17 @@ from decimal import ROUND_HALF_EVEN, Decimal
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.database import Database
 from ledger import audit, holds
 from ledger.accrual import Meter
-from ledger.book import balances, entries
+from ledger.book import balances, entries, post
 from ledger.errors import MalformedEvent
-from ledger.event import Exists, Posted
+from ledger.event import Exists, Facts, Posted
 from ledger.token_meter import TokenRate, Used, accrue_tokens, cost_of_tokens, read_tokens
+from ledger.units import NANO_PER_TOKEN
 from ledger.waste import split_tokens
 
 START = 1_795_305_600_000_000
@@ -110,3 +112,24 @@ async def test_a_price_of_nothing_is_no_price(books: Database) -> None:
                 actor="b",
                 recorded_at_us=0,
             )
+
+
+@pytest.mark.parametrize(("nano_more", "tokens_more"), [(7, 0), (0, 7)])
+async def test_a_key_that_tells_another_total_than_was_booked_is_found_by_the_audit(
+    books: Database, nano_more: int, tokens_more: int
+) -> None:
+    """The next accrual trusts it: a total too high keeps what was used from being booked, for ever."""
+    async with books.transaction() as session:
+        await hold(session)
+        await at(session, Used(100, 40, 20))
+        reading = await read_tokens(session, "rental_1")
+        assert reading.newest is not None
+        before = reading.newest.event
+        key = f"tokens:rental_1:2:{220 + tokens_more}:{reading.nano * 2 + nano_more}"
+        assert isinstance(before.facts, Facts)
+        facts = structs.replace(before.facts, quantity_nano=100 * NANO_PER_TOKEN)
+        forged = structs.replace(before, key=key, facts=facts)
+        await post(session, forged, recorded_at_us=START + 9)
+        findings = await audit.check(session)
+        assert [finding.code for finding in findings] == ["meter_differs"]
+        assert "rental_1" in findings[0].message

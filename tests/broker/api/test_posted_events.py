@@ -39,7 +39,8 @@ async def test_a_correction_that_rewrites_limits_is_refused(server: Any, changed
 
 
 @pytest.mark.parametrize(
-    "key", ["accrue:rental_1:mine", "accrue:rental_1:1:0-60:5", "waste:rental_1:1", "hold.open:rental_1", "settle:rental_1",
+    "key", ["accrue:rental_1:mine", "tokens:rental_1:2:9:9",
+            "accrue:rental_1:1:0-60:5", "waste:rental_1:1", "hold.open:rental_1", "settle:rental_1",
             "limit:team:ml:USD:1", "invoice.match:invoice_1:0"],
 )  # fmt: skip
 async def test_a_person_who_names_a_key_of_the_loops_is_refused(server: Any, key: str) -> None:
