@@ -109,13 +109,16 @@ class Database:
         self._sessions = async_sessionmaker(self.engine, sync_session_class=_Session, expire_on_commit=False)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncSession]:
-        """One transaction: committed when the block ends, rolled back when it raises."""
+    async def transaction(self, *, of_one_moment: bool = False) -> AsyncIterator[AsyncSession]:
+        """One transaction: committed when the block ends, rolled back when it raises. `of_one_moment`: see `as_of_now`, which
+        in a guarded transaction would come too late, for the guard has read."""
         async with self._sessions() as session:
             acts: dict[str, Guard] = {}
             mine = {"clock_offset_us": self.clock_offset_us, _AT_THE_END: acts, _REMEMBERED: self._remembered}
             session.info.update(mine)
             async with session.begin():
+                if of_one_moment:
+                    await as_of_now(session)
                 if self._guard is not None:
                     await self._guard(session)
                 yield session

@@ -20,6 +20,7 @@ from broker.settings import ObjectSettings
 from broker.tables import Worker
 from broker.worker_objects import input_request
 from jobs import leases
+from jobs.errors import ObjectCorrupt, ObjectMissing
 from jobs.keys import part_key
 from jobs.objects import SignedRequest
 from jobs.types import Lease
@@ -76,13 +77,19 @@ async def released(
 @asynccontextmanager
 async def taken_back_on_failure(services: Services, granted: Lease, rental: str) -> AsyncIterator[None]:
     """For what comes between the granting of a lease and its answer: when it fails, the shard is free at once. Else it would
-    be with a machine that never heard of it until the lease runs out, and another with each call that the machine repeats."""
-    is_done = False
+    be with a machine that never heard of it until the lease runs out, and another with each call that the machine repeats.
+
+    A shard whose own object or key is lost stays with the lease: free, it would be the first to be leased again, and with each
+    call of the machine, while the shards of other batches wait behind it."""
+    is_to_stay = False
     try:
         yield
-        is_done = True
+        is_to_stay = True
+    except (ObjectMissing, ObjectCorrupt):
+        is_to_stay = True
+        raise
     finally:
-        if not is_done:
+        if not is_to_stay:
             log.warning("lease.not_given_out", rental=rental, shard=granted.shard_id, epoch=granted.epoch)
             async with services.database.transaction() as session:
                 await leases.release(session, placement_id=rental, shard_id=granted.shard_id)

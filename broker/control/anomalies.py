@@ -16,7 +16,6 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.database import as_of_now
 from broker.finance.anomaly_watch import anomalies, shown
 from broker.finance.spend import DAY_US
 from broker.finance.tables import AnomalyRow
@@ -39,8 +38,7 @@ class AnomalyWatch:
     async def step(self) -> None:
         """Reading is long and keeps nobody from writing; keeping is short."""
         found: dict[str, Anomaly] = {}
-        async with self.services.database.transaction() as session:
-            await as_of_now(session)
+        async with self.services.database.transaction(of_one_moment=True) as session:
             now_us = await db_now(session)
             today_us = now_us // DAY_US * DAY_US
             for day_us in (today_us - DAY_US, today_us):

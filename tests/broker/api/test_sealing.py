@@ -234,6 +234,18 @@ async def test_a_lease_whose_keys_cannot_be_had_is_free_at_once(server: Any, ren
     assert (await agent.lease())["lease"]["batch_id"] == batch
 
 
+async def test_a_batch_whose_input_is_lost_keeps_no_machine_from_the_next(server: Any, rent: Rent) -> None:
+    """Free at once, its shard was the first to be leased again at each call, and each call ended in the same error."""
+    agent, lost = await sealing_agent(server, rent)
+    other = await running_batch(server, offer(), rank=1)
+    async with server.services.database.transaction() as session:
+        key = (await session.get_one(Batch, lost)).input_key
+    await server.services.store.delete(key)
+    failed = await agent.post("leases", {"wait_s": 0})
+    assert failed.status >= 400
+    assert (await agent.lease())["lease"]["batch_id"] == other
+
+
 async def test_keys_stand_in_no_log_and_no_row(server: Any, rent: Rent, capfd: pytest.CaptureFixture[str]) -> None:
     agent, batch = await sealing_agent(server, rent)
     lease = (await agent.lease())["lease"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from sqlmodel import col
 from broker.control.accrue import Accruer
 from broker.control.anomalies import AnomalyWatch
 from broker.finance.tables import AnomalyLabel, AnomalyRow
+from broker.leadership import THE_TERM, fence
+from broker.tables import Term
 from jobs.clock import db_now
 from jobs.tables import OutboxEvent
 from ledger import book, commitments
@@ -42,6 +45,16 @@ async def test_a_machine_dearer_than_quoted_is_told_once_by_webhook_whoever_asks
     assert (row.rule, row.scope) == ("charged_above_quote", f"rental:{dear}")
     assert (event.project, event.batch_id, event.payload["id"]) == ("default", row.id, row.id)
     assert event.payload["message"].endswith("its hour costs more than the plan was made with")
+
+
+async def test_a_leader_finds_them_too(town: Any, dear: str) -> None:
+    """On PostgreSQL each transaction of a leader's loop begins with its term; what had to come before that came after, and the
+    loop said at every step that it had no database."""
+    async with town.database.transaction() as session:
+        term = (await session.get_one(Term, THE_TERM)).term
+    await AnomalyWatch(replace(town.services, database=town.database.guarded(fence(term)))).step()
+    async with town.database.transaction() as session:
+        assert [row.scope for row in await session.scalars(select(AnomalyRow))] == [f"rental:{dear}"]
 
 
 async def test_what_a_person_said_of_an_anomaly_stays_with_it(town: Any, dear: str) -> None:
