@@ -86,16 +86,15 @@ class Accounts:
         if teller is None:
             return None, f"this broker does not rent at {market}"
         try:
-            async with asyncio.timeout(TELL_S):
-                return await teller({name: value.get_secret_value() for name, value in values.items()}), None
+            return await _asked(teller, values), None
         except MarketsError as failure:
             return None, f"{failure.code}: {failure}"
         except TimeoutError:
             return None, f"no answer within {TELL_S:g} s"
 
     async def learn(self, only: str | None = None) -> None:
-        """Write down the provider's account of what was kept without it. Each login is asked for once while the broker runs, and
-        again for `only` that project, which is about to change it. Not inside a transaction.
+        """Write down the provider's account of what was kept without it. Each login is asked for until its provider
+        answers, be it with a refusal, and again for `only` that project, which is about to change it. Not inside a transaction.
         """
         credentials = self.credentials
         if credentials is None:
@@ -104,22 +103,22 @@ class Accounts:
             for kept in await credentials.at_market(market):
                 name = account_name(market, kept.project)
                 is_due = self._answered.get(name) != kept.version if only is None else only == kept.project
-                if kept.account is None and is_due:
-                    await self._learn(credentials, kept)
+                if kept.account is None and is_due and await self._learn(credentials, kept):
                     self._answered[name] = kept.version
 
-    async def _learn(self, credentials: Credentials, kept: Kept) -> None:
+    async def _learn(self, credentials: Credentials, kept: Kept) -> bool:
+        """Whether the provider has answered. An outage is no answer: were it taken for one, the account would stay unknown
+        until a restart, and any account's key could replace this one while machines run."""
         try:
-            account, doubt = await self.told(
-                kept.market, await credentials.for_project(kept.project, kept.market) or {}
-            )
-        except Unopenable as closed:
-            account, doubt = None, str(closed)
-        if account is None:
-            log.warning("account.unknown", market=kept.market, project=kept.project, reason=doubt)
-            return
+            values = await credentials.for_project(kept.project, kept.market)
+            account = await _asked(self.tellers[kept.market], values or {})
+        except (MarketsError, TimeoutError, Unopenable) as failure:
+            reason = str(failure) or f"no answer within {TELL_S:g} s"
+            log.warning("account.unknown", market=kept.market, project=kept.project, reason=reason)
+            return isinstance(failure, NotAuthorized)
         await credentials.learnt(kept, account)
         log.info("account.learnt", market=kept.market, project=kept.project, account=account)
+        return True
 
     async def close(self) -> None:
         for name in list(self.opened):
@@ -145,6 +144,12 @@ class Accounts:
         gone = self.opened.pop(name, None)
         if gone is not None:
             await gone.close()
+
+
+async def _asked(teller: Teller, values: Mapping[str, SecretStr]) -> str:
+    """Raises MarketsError, and TimeoutError after `TELL_S`."""
+    async with asyncio.timeout(TELL_S):
+        return await teller({name: value.get_secret_value() for name, value in values.items()})
 
 
 async def holders(session: AsyncSession, markets: Sequence[str]) -> dict[str, tuple[str, ...]]:

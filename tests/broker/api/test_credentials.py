@@ -11,7 +11,7 @@ import pytest
 
 from jobs.clock import db_now
 from markets import price_book, rentals
-from markets.errors import NotAuthorized
+from markets.errors import MarketsError, NotAuthorized
 from markets.offer import Accelerator, Offer, OfferKey
 
 VALUES = {"access_key_id": "AKIA-canary-8c1f", "secret_access_key": "canary-wJalr-77aa"}
@@ -126,6 +126,35 @@ async def test_keys_that_machines_run_on_are_replaced_only_by_the_same_accounts(
         await rentals.failed(session, "rental_1", error="never made", now_us=2)
     assert (await keep("222-new"))[1]["account"] == "222", "no machine runs there any more"
     assert (await keep("refused"))[0] == 200, "and then any may be kept; the doctor says what is wrong with them"
+
+
+@pytest.mark.parametrize("outage", [MarketsError("503 of the region"), TimeoutError()], ids=["error", "timeout"])
+async def test_an_account_is_asked_for_again_after_an_outage_and_not_after_a_refusal(
+    server: Any, outage: Exception
+) -> None:
+    """One timeout at the start left the account unknown until a restart: any account's key could replace it."""
+    await server.call("POST", "/v1/credentials/aws", json={"values": VALUES})
+    answers: list[Exception | str] = [outage, "111"]
+
+    async def teller(_: Mapping[str, str]) -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    accounts = server.services.accounts
+    accounts.credentials, accounts.tellers = server.services.credentials, {"aws": teller}
+    for known in (None, "111"):
+        await accounts.learn()
+        (kept,) = await server.services.credentials.at_market("aws")
+        assert kept.account == known
+    accounts.tellers = {}
+    await server.call("POST", "/v1/credentials/aws", json={"values": VALUES})
+    accounts.tellers = {"aws": teller}
+    answers[:] = [NotAuthorized("InvalidClientTokenId"), "111"]
+    for _ in range(2):
+        await accounts.learn()
+    assert answers == ["111"], "a refused key is not asked about at every poll"
 
 
 async def test_offers_of_a_projects_own_account_are_shown_to_nobody_else(server: Any) -> None:
