@@ -171,7 +171,9 @@ class Where(Own):
     deleted: list[dict[str, Any]]
     keys: list[dict[str, Any]]
     reused: list[dict[str, Any]] = Field(
-        default=[], description="batches whose answers this one was given, with their own machines and places"
+        default=[],
+        description="batches whose answers this one was given, with their own machines and places; `lines` is null for those"
+        " whose answers came along by another of them",
     )
 
 

@@ -48,7 +48,8 @@ def where(
         for each in found["reused"]:
             who = ", ".join(one["rental"] for one in each["machines"]) or "none of its own"
             places = f"{', '.join(each['countries']) or 'none'}; operators: {', '.join(each['operators']) or 'none'}"
-            line(f"{each['lines']} answers are those of {each['batch']}, computed by {who}; countries: {places}")
+            what = "Some of those" if each["lines"] is None else f"{each['lines']} answers"
+            line(f"{what} are those of {each['batch']}, computed by {who}; countries: {places}")
         line(f"refused {len(found['refused'])} times")
         for each in found["deleted"]:
             keys = f"; keys destroyed: {' '.join(each['keys_destroyed'])}" if each["keys_destroyed"] else ""

@@ -55,15 +55,15 @@ async def seal_reuse(session: AsyncSession, secret: bytes, part: OwnPart) -> Non
     )
 
 
-async def sources_of(session: AsyncSession, batch: str) -> dict[str, int]:
-    """All batches whose machines computed answers of this one, with how many lines: also over several steps, for what was
-    reused may have been reused there already."""
-    found = Counter[str]()
-    waiting = [batch]
+async def sources_of(session: AsyncSession, batch: str) -> dict[str, int | None]:
+    """All batches whose machines computed answers of this one. With how many lines where they were copied from it; None of
+    those further back, for what was reused may have been reused there already and nobody counted which of it came along."""
+    found: dict[str, int | None] = {**await _direct(session, batch)}
+    waiting = list(found)
     while waiting:
-        direct = await _direct(session, waiting.pop())
-        waiting += [each for each in direct if each not in found and each != batch]
-        found += direct
+        further = (await _direct(session, waiting.pop())).keys() - found.keys() - {batch}
+        found |= dict.fromkeys(further)
+        waiting += further
     return dict(sorted(found.items()))
 
 

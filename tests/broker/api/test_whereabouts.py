@@ -262,4 +262,8 @@ async def test_answers_that_were_reused_are_told_with_the_machines_that_computed
     assert "DE" in found["countries"]
     assert ("reuse", "reuse", "allow") in await points(house.server, third)
     assert (await where(house.server, first))["reused"] == []
+    fourth = await house.submit("new", reuse=True)
+    assert await house.run(fourth) == []
+    reused = {each["batch"]: each["lines"] for each in (await where(house.server, fourth))["reused"]}
+    assert reused == {second: 1, first: None}, "how much of the first's came along by the second nobody counted"
     assert (await replayed(house.server))["mismatches"] == []
