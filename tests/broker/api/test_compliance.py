@@ -1,72 +1,37 @@
-"""Policies come into force by two people, hold at every point, and leave evidence that can be made again."""
+"""Policies come into force by two people, and hold at every point."""
 
 from __future__ import annotations
 
-import asyncio
-import io
-import json
-import subprocess
-import sys
 import time
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from broker.api.result_shapes import RetryCreate
 from broker.api.retry import _wishes
-from broker.compliance import proposals
 from broker.compliance.judging import judge
-from broker.compliance.pinning import Repinner
-from broker.compliance.tables import DecisionRow, FactsRow, Grace, Proposal
+from broker.compliance.tables import Grace
 from broker.settings import PathSettings
 from broker.tables import Policy
 from jobs.clock import db_now
-from jobs.tables import Batch, OutboxEvent
-from ledger import seal
+from jobs.tables import Batch
 from markets.tables import RentalRow
+from tests.support.compliance import (
+    DAY_S,
+    SECOND_US,
+    document,
+    in_force,
+    lease_under,
+    officer,
+    pinned,
+    repin,
+    states,
+)
 from tests.support.wire_agent import Rent, offer, running_batch
-
-DAY_S = 86_400
-SECOND_US = 1_000_000
-
-
-def document(country: str = "DE", version: int = 1, name: str = "p", more: str = "") -> str:
-    return (
-        f"language: 1\npolicy: {name}\nversion: {version}\nrules:\n"
-        "  - {id: where, effect: allow, on: [machine], "
-        f"when: {{country: [{country}], location_tier: [named_datacenter]}}}}\n{more}"
-    )
-
-
-async def officer(server: Any, name: str) -> str:
-    return str(await server.key("compliance", project=None, principal=name))
-
-
-async def in_force(server: Any, body: str, *, nodes: tuple[str, ...] = ("*",), **fields: Any) -> str:
-    """Proposed by ann, approved by bob."""
-    ann, bob = await officer(server, "ann"), await officer(server, "bob")
-    made = await server.call("POST", "/v1/compliance/policies", key=ann, json={"text": body, "nodes": nodes, **fields})
-    assert made.status == 200, made.raw
-    done = await server.call("POST", f"/v1/compliance/proposals/{made.json['id']}/approve", key=bob, json={})
-    assert done.status == 200, done.raw
-    return str(made.json["id"])
-
-
-async def states(server: Any) -> dict[str, str]:
-    found = await server.call("GET", "/v1/compliance/proposals")
-    return {f"{each['kind']} {each['subject']}@{each['version']}": each["state"] for each in found.json["data"]}
-
-
-async def repin(server: Any) -> list[str]:
-    repinner = Repinner(server.services)
-    await repinner.step()
-    return repinner.changed
-
 
 # -- lifecycle
 
@@ -134,12 +99,6 @@ async def test_a_key_of_one_project_neither_proposes_nor_audits_for_the_house(se
 
 
 # -- where it holds
-
-
-async def lease_under(server: Any, rent: Rent, **wishes: Any) -> tuple[Any, str]:
-    batch = await running_batch(server, offer(), **wishes)
-    agent = await rent()
-    return agent, batch
 
 
 async def test_a_batch_is_held_against_the_policies_in_force_and_its_own_countries_only_narrow(
@@ -246,147 +205,7 @@ async def test_a_machine_that_calls_from_another_country_is_ended_before_it_gets
     assert "calls from an address in US" in refused.json["error"]["message"]
 
 
-# -- evidence
-
-
-async def worked(server: Any, rent: Rent) -> str:
-    await in_force(server, document("DE"))
-    agent, batch = await lease_under(server, rent)
-    await agent.hello()
-    await agent.heartbeat()
-    assert (await agent.lease())["lease"]
-    return batch
-
-
-async def test_an_auditor_is_told_where_a_batch_ever_was_and_on_what_evidence(server: Any, rent: Rent) -> None:
-    batch = await worked(server, rent)
-    found = (await server.call("GET", f"/v1/audit/where/{batch}")).json
-    [machine] = found["machines"]
-    assert (machine["country"], machine["held"]) == ("DE", ["input", "checkpoints", "output"])
-    assert machine["evidence"][0]["kind"] == "provider_api"
-    assert {each["path"] for each in found["data_paths"]} >= {"storage", "checkpoint", "control_plane"}
-
-
-async def test_every_sealed_decision_is_made_again_bit_for_bit_and_a_changed_fact_is_noticed(
-    server: Any, rent: Rent
-) -> None:
-    await worked(server, rent)
-    first = (await server.call("GET", "/v1/audit/replay")).json
-    assert first["replayed"] >= 2 and first["mismatches"] == []
-    async with server.services.database.transaction() as session:
-        rows = (await session.scalars(select(DecisionRow))).all()
-        dialect = session.get_bind().dialect.name
-        for name in ("broker_facts_update",):
-            await session.execute(
-                text(f"DROP TRIGGER {name}" + (" ON broker_facts" if dialect == "postgresql" else ""))
-            )
-        facts = await session.get_one(FactsRow, rows[-1].facts_hash)
-        facts.body = facts.body.replace(b'"DE"', b'"FR"')
-    again = (await server.call("GET", "/v1/audit/replay")).json
-    assert "facts" in again["mismatches"][0]["wrong"]
-
-
-async def test_an_export_verifies_without_our_software_and_a_flipped_byte_does_not(
-    server: Any, rent: Rent, tmp_path: Path
-) -> None:
-    await worked(server, rent)
-    answer = await server.call("GET", "/v1/audit/export")
-    zipfile.ZipFile(io.BytesIO(answer.raw)).extractall(tmp_path)
-    for options in ([], ["--openssl"]):
-        told = await verified(tmp_path, *options)
-        assert told.returncode == 0, told.stdout
-    leaves = tmp_path / "decisions.jsonl"
-    leaves.write_bytes(leaves.read_bytes().replace(b'"allow"', b'"a11ow"', 1))
-    for options in ([], ["--openssl"]):
-        told = await verified(tmp_path, *options)
-        assert told.returncode == 1
-        assert "leaf 1 does not follow" in told.stdout and "leaf 1 is not signed" in told.stdout
-
-
-async def test_who_proposed_approved_and_withdrew_is_sealed_and_verifies_without_the_database(
-    server: Any, tmp_path: Path
-) -> None:
-    """Only what a batch was pinned to was in the stream, and nothing of who had approved it."""
-    await in_force(server, document())
-    waiver = await waived(server, rule="where")
-    path = f"/v1/compliance/proposals/{waiver}/withdraw"
-    assert (await server.call("POST", path, key=await officer(server, "bob"), json={"reason": "over"})).status == 200
-    zipfile.ZipFile(io.BytesIO((await server.call("GET", "/v1/audit/export")).raw)).extractall(tmp_path)
-    records = [json.loads(leaf)["record"] for leaf in (tmp_path / "decisions.jsonl").read_bytes().splitlines()]
-    said = [json.loads((tmp_path / "facts" / f"{each['facts_sha256']}.json").read_text()) for each in records]
-    assert [(each["kind"], each["word"], each["principal"]) for each in said] == [
-        ("policy", "proposed", "ann"),
-        ("policy", "approved", "bob"),
-        ("waiver", "proposed", "ann"),
-        ("waiver", "approved", "bob"),
-        ("withdrawal", "proposed", "bob"),
-    ]
-    assert said[-1]["subject"] == waiver
-    assert (await verified(tmp_path)).returncode == 0
-    file = tmp_path / "proposals" / f"{waiver}.json"
-    file.write_bytes(file.read_bytes().replace(b"where", b"other"))
-    told = await verified(tmp_path)
-    assert told.returncode == 1 and f"proposal {waiver}" in told.stdout
-    assert (await server.call("GET", "/v1/audit/replay")).json["mismatches"] == []
-
-
-async def test_an_export_is_read_by_pages_and_whole(
-    server: Any, rent: Rent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It was put together in memory, in one transaction, while the event loop stood still."""
-    monkeypatch.setattr("broker.compliance.audit_export.PAGE", 2)
-    await worked(server, rent)
-    answer = await server.call("GET", "/v1/audit/export")
-    zipfile.ZipFile(io.BytesIO(answer.raw)).extractall(tmp_path)
-    told = await verified(tmp_path)
-    assert told.returncode == 0, told.stdout
-    async with server.services.database.transaction() as session:
-        count = (await seal.head(session, "decisions")).seq
-    assert count > 2 and len((tmp_path / "decisions.jsonl").read_bytes().splitlines()) == count
-    assert (await server.call("GET", "/v1/audit/export")).raw == answer.raw, "equal content, equal zip"
-
-
-async def verified(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-I", str(folder / "verify.py"), str(folder), *options]
-    return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
-
-
-async def test_sealed_bytes_hold_ids_hashes_and_codes_only(server: Any, rent: Rent) -> None:
-    await worked(server, rent)
-    packed = zipfile.ZipFile(io.BytesIO((await server.call("GET", "/v1/audit/export")).raw))
-    for leaf in packed.read("decisions.jsonl").splitlines():
-        record = json.loads(leaf)["record"]
-        assert "somebody" not in json.dumps(record)
-        assert set(record) == {
-            "version", "at_us", "point", "batch", "rental", "offer_sha256", "policy_hash", "policy_sha256", "facts_sha256",
-            "groups", "evaluator", "outcome", "reasons", "decision_sha256", "kind",
-        }  # fmt: skip
-
-
-# -- dry run
-
-
-async def test_a_dry_run_tells_what_a_document_would_have_refused(server: Any, rent: Rent) -> None:
-    await worked(server, rent)
-    body = {"text": document("FR", 2), "nodes": ["*"]}
-    told = (await server.call("POST", "/v1/compliance/dry-run", json=body)).json
-    assert (told["placements"], told["refused"]) == (1, 1)
-    assert told["refusals"][0]["field"] == "country"
-    assert "would have refused 1" in told["sentence"]
-    for nobody in ([], [""] * 101):  # for whom, or it means nothing; without a name it was an internal error
-        answer = await server.call("POST", "/v1/compliance/dry-run", json={**body, "nodes": nobody})
-        assert answer.status == 400 and b"nodes" in answer.raw, answer.raw
-    async with server.services.database.transaction() as session:
-        assert len((await session.scalars(select(Proposal))).all()) == 1  # nothing was proposed
-
-
 # -- what a reader of the code found
-
-
-async def pinned(server: Any, batch_id: str) -> Policy:
-    async with server.services.database.transaction() as session:
-        batch = await session.get_one(Batch, batch_id)
-        return await session.get_one(Policy, batch.policy_hash)
 
 
 async def test_a_batch_that_named_the_projects_own_rules_is_under_a_later_policy_all_the_same(
@@ -448,136 +267,6 @@ async def test_of_two_words_about_a_project_the_one_that_was_given_last_counts(s
     assert [states_of[each] for each in made] == ["active", "superseded"]
 
 
-# -- what was let pass is taken back
-
-
-async def waived(server: Any, **fields: Any) -> str:
-    ann, bob = await officer(server, "ann"), await officer(server, "bob")
-    body = {"policy": "p", "rule": "where", "projects": "default", "until": int(time.time()) + 3600, "reason": "a move"}
-    made = await server.call("POST", "/v1/compliance/waivers", key=ann, json=body | fields)
-    assert made.status == 200, made.raw
-    await server.call("POST", f"/v1/compliance/proposals/{made.json['id']}/approve", key=bob, json={})
-    return str(made.json["id"])
-
-
-async def test_a_waiver_that_is_withdrawn_lets_nothing_pass_any_more_and_running_work_is_asked_anew(
-    server: Any, rent: Rent
-) -> None:
-    """It could only expire: who had waived a rule by mistake had to wait for its end."""
-    await in_force(server, document("FR"))
-    waiver = await waived(server)
-    agent, _ = await lease_under(server, rent)
-    await agent.hello()
-    await agent.heartbeat()
-    lease = (await agent.lease())["lease"]
-    held = {name: lease[name] for name in ("shard_id", "epoch", "nonce")} | {"in_flight": [], "suspects": {}}
-    assert (await agent.heartbeat(leases=[held])).json["lost"] == []
-    path, bob = f"/v1/compliance/proposals/{waiver}/withdraw", await officer(server, "bob")
-    done = await server.call("POST", path, key=bob, json={"reason": "a mistake"})
-    assert (done.status, done.json["state"]) == (200, "withdrawn")
-    assert (await agent.heartbeat(leases=[held])).json["lost"] == [lease["shard_id"]]
-    assert (await server.call("POST", path, key=bob, json={"reason": "again"})).code == "verdict_refused"
-    assert (await states(server))["withdrawal " + waiver + "@None"] == "active"
-    assert (await server.call("GET", "/v1/audit/replay")).json["mismatches"] == []
-
-
-@pytest.mark.parametrize("first", ["withdrawn", "changed"])
-async def test_a_waiver_that_is_withdrawn_lives_on_in_no_change_of_policy_that_gives_time(
-    server: Any, rent: Rent, first: str
-) -> None:
-    """Until its deadline a change lets go on what the earlier policy allowed: also what only the waiver had let pass."""
-    await in_force(server, document("FR"))
-    waiver = await waived(server)
-    agent, _ = await lease_under(server, rent)
-    await agent.hello()
-    await agent.heartbeat()
-    lease = (await agent.lease())["lease"]
-    held = {name: lease[name] for name in ("shard_id", "epoch", "nonce")} | {"in_flight": [], "suspects": {}}
-    bob, path = await officer(server, "bob"), f"/v1/compliance/proposals/{waiver}/withdraw"
-
-    async def change() -> None:
-        await in_force(server, document("PL", 2), drain_by=int(time.time()) + DAY_S)
-
-    async def withdraw() -> None:
-        done = await server.call("POST", path, key=bob, json={"reason": "a mistake"})
-        assert done.status == 200, done.raw
-
-    if first == "changed":
-        await change()
-        assert (await agent.heartbeat(leases=[held])).json["lost"] == [], "until the deadline it may finish"
-        await withdraw()
-    else:
-        await withdraw()
-        await change()
-    assert (await server.call("GET", lease["input_get"], key=None)).code == "object_gone"
-    assert (await agent.heartbeat(leases=[held])).json["lost"] == [lease["shard_id"]]
-    assert (await server.call("GET", "/v1/audit/replay")).json["mismatches"] == []
-
-
-async def test_what_narrows_is_not_taken_back_by_one_person(server: Any) -> None:
-    proposal = await in_force(server, document())
-    path = f"/v1/compliance/proposals/{proposal}/withdraw"
-    refused = await server.call("POST", path, key=await officer(server, "bob"), json={"reason": "in the way"})
-    assert (refused.status, refused.code) == (403, "verdict_refused")
-    assert await states(server) == {"policy p@1": "active"}
-
-
-async def test_a_models_approval_can_be_withdrawn(server: Any) -> None:
-    ann, bob = await officer(server, "ann"), await officer(server, "bob")
-    body = {"model": "tiny", "projects": "default", "until": int(time.time()) + 3600, "reason": "a trial"}
-    made = (await server.call("POST", "/v1/compliance/models", key=ann, json=body)).json["id"]
-    await server.call("POST", f"/v1/compliance/proposals/{made}/approve", key=bob, json={})
-    async with server.services.database.transaction() as session:
-        known = await proposals.in_force(session, await db_now(session))
-    assert known.approved_until_us("tiny", "default")
-    await server.call("POST", f"/v1/compliance/proposals/{made}/withdraw", key=ann, json={"reason": "it is over"})
-    async with server.services.database.transaction() as session:
-        known = await proposals.in_force(session, await db_now(session))
-    assert known.approved_until_us("tiny", "default") is None
-
-
-async def test_a_broken_glass_is_heard_by_webhooks_and_metrics_and_can_be_closed(server: Any) -> None:
-    await in_force(server, document())
-    ann = await officer(server, "ann")
-    body = {"policy": "p", "projects": "default", "hours": 24, "reason": "the region burns"}
-    made = (await server.call("POST", "/v1/compliance/break-glass", key=ann, json=body)).json["id"]
-    for name in ("bob", "cid"):
-        path = f"/v1/compliance/proposals/{made}/approve"
-        await server.call("POST", path, key=await officer(server, name), json={})
-    assert b'broker_break_glass{state="in_force"} 1.0' in (await server.call("GET", "/metrics")).raw
-    await server.call("POST", f"/v1/compliance/proposals/{made}/withdraw", key=ann, json={"reason": "it rained"})
-    assert b'broker_break_glass{state="in_force"} 0.0' in (await server.call("GET", "/metrics")).raw
-    async with server.services.database.transaction() as session:
-        rows = await session.scalars(select(OutboxEvent).where(text("kind = 'compliance.break_glass'")))
-        told = sorted(rows, key=lambda each: each.number)
-    assert [each.payload["state"] for each in told] == ["proposed", "approved", "active", "withdrawn"]
-    assert {each.project for each in told} == {"default"}
-    assert all("burns" not in json.dumps(each.payload) for each in told)
-
-
-async def test_a_flipped_bit_in_a_policy_or_a_proposal_of_an_export_is_noticed(
-    server: Any, rent: Rent, tmp_path: Path
-) -> None:
-    """The verifier looked at leaves and facts: the text of the policy beside them could be anything."""
-    await worked(server, rent)
-    async with (
-        server.services.database.transaction() as session
-    ):  # what else is in the stream is no decision of residency
-        await seal.append(session, "decisions", b'{"kind":"budget.breaker"}')
-    answer = await server.call("GET", "/v1/audit/export")
-    zipfile.ZipFile(io.BytesIO(answer.raw)).extractall(tmp_path)
-    told = await verified(tmp_path)
-    assert told.returncode == 0, told.stdout
-    for folder, word in (("policies", "its policy is missing or changed"), ("proposals", "proposal")):
-        [file, *_] = sorted((tmp_path / folder).glob("*.json"))
-        kept = file.read_bytes()
-        file.write_bytes(bytes([*kept[:9], kept[9] ^ 1, *kept[10:]]))
-        told = await verified(tmp_path)
-        assert told.returncode == 1 and word in told.stdout
-        file.write_bytes(kept)
-    assert (await server.call("GET", "/v1/audit/replay")).json["mismatches"] == []
-
-
 async def test_a_dry_run_judges_a_job_by_its_projects_class_where_it_asks_for_a_lower_one(
     server: Any, rent: Rent
 ) -> None:
@@ -594,22 +283,6 @@ async def test_a_dry_run_judges_a_job_by_its_projects_class_where_it_asks_for_a_
     rules = "  - {id: no-health, effect: deny, classes: {at_least: health}, when: {country: [DE]}}\n"
     body = {"text": document("DE", 2, more=rules), "nodes": ["*"]}
     assert (await server.call("POST", "/v1/compliance/dry-run", json=body)).json["refused"] == 1
-
-
-async def test_a_waiver_is_of_the_rule_that_was_looked_at_and_not_of_what_a_later_version_says_under_its_id(
-    server: Any,
-) -> None:
-    """An id is a name: whoever wrote the next version could put anything behind a rule that two people had waived."""
-    more = "  - {id: not-them, effect: deny, when: {operator: [Shady]}}\n"
-    other = "  - {id: not-them, effect: deny, when: {operator: [Good]}}\n"
-    await in_force(server, document(more=more))
-    await waived(server, rule="not-them")
-    for version, rules, count in ((1, more, 1), (2, more, 1), (3, other, 0)):
-        if version > 1:
-            await in_force(server, document(version=version, more=rules))
-        async with server.services.database.transaction() as session:
-            known = await proposals.in_force(session, await db_now(session))
-        assert len(known.waivers) == count, version
 
 
 async def test_a_retry_does_not_lower_the_class_of_what_is_done_again(server: Any) -> None:

@@ -17,7 +17,7 @@ from broker.api import worker
 from broker.compliance.tables import DecisionRow
 from jobs.clock import db_now
 from markets import price_book
-from tests.broker.api.test_compliance import SECOND_US, document, in_force
+from tests.support.compliance import SECOND_US, document, in_force
 from tests.support.open_door import Unasked
 from tests.support.wire_agent import Agent, Rent, offer, running_batch
 

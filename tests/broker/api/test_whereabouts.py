@@ -15,7 +15,7 @@ from broker.tables import Assignment
 from jobs.clock import db_now
 from jobs.tables import Shard
 from markets import price_book
-from tests.broker.api.test_compliance import document, in_force, repin
+from tests.support.compliance import document, in_force, repin
 from tests.support.house import House
 from tests.support.line_worker import LineWorker
 from tests.support.lock_watch import watch_locks
