@@ -6,7 +6,6 @@ All state is in the folder of the market: what runs is found again after the bro
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -14,15 +13,15 @@ from pathlib import Path
 
 import structlog
 
-from markets.errors import NoCapacity, PriceMoved, RentalNotFound
-from markets.instants import maybe_moment, micros, moment
-from markets.machine import Machine, Machines, write_whole
-from markets.market import Charge, EndReason, Intent, Released, Rental, RentalState
+from markets.errors import NoCapacity, PriceMoved
+from markets.instants import micros, moment
+from markets.machine import Machines
+from markets.market import Charge, Intent, Released, Rental
 from markets.meter import Terms, amount, billed_seconds
 from markets.offer import Accelerator, Evidence, Offer, OfferKey, raw_digest
+from markets.processes import Processes
 
 GRANULARITY_S = 1
-LISTED_AFTER_END = timedelta(hours=2)
 KEY = OfferKey("local", None, None, "this-machine", "cpu", 0, "on_demand")
 
 _log = structlog.get_logger("markets.local")
@@ -45,6 +44,7 @@ class LocalMarket:
         self._country = country
         self._slots = slots
         self._machines = Machines(folder)
+        self._processes = Processes(self._machines, self.name, owner, lambda _: KEY)
         self._renting = asyncio.Lock()
 
     async def offers(self) -> list[Offer]:
@@ -85,40 +85,27 @@ class LocalMarket:
                 await asyncio.to_thread(self._machines.lay, intent.tag, intent.start, notes)
             machine = await self._machines.launch(intent.tag)
         _log.info("local.rented", rental=intent.tag, pid=machine.pid)
-        return self._rental(machine)
+        return self._processes.rental(machine)
 
     async def rental(self, tag: str) -> Rental:
         """As the records say now. RentalNotFound: no process was ever started under this tag."""
-        return self._rental(self._known(tag))
+        return self._processes.rental(self._processes.known(tag))
 
     async def rentals(self) -> list[Rental]:
         """All of our owner, ended ones for two hours after their end."""
-        return await asyncio.to_thread(self._all, LISTED_AFTER_END)
+        return await self._processes.listed()
 
     async def release(self, tag: str) -> Released:
         """Kill the whole process group. StillReleasing: something of it is still there."""
-        machine = self._known(tag)
-        if machine.phase != "ended":
-            asked = self._machines.folder(tag) / "release.json"
-            write_whole(asked, json.dumps({"asked_us": _now_us()}).encode(), replace=False)
-            machine = await self._machines.kill(tag)
-            _log.info("local.released", rental=tag, exit_status=machine.exit_status)
-        return Released(tag=tag, at=moment(_ended_us(machine)))
+        return await self._processes.release(tag)
 
     async def charges(self, from_at: datetime, to_at: datetime) -> list[Charge]:
         """What this machine cost by its own records: whole rentals that overlap the period."""
-        rentals = await asyncio.to_thread(self._all, None)
-        charges = [self._charge(rental) for rental in rentals]
+        charges = [self._charge(rental) for rental in await self._processes.listed(after_end=None)]
         return [each for each in charges if each is not None and each.from_at < to_at and each.to_at > from_at]
 
     async def close(self) -> None:
         """Nothing to give back. Rentals go on."""
-
-    def _known(self, tag: str) -> Machine:
-        machine = self._machines.look(tag)
-        if machine.phase in ("absent", "laid") or self._machines.notes(tag)["owner"] != self._owner:
-            raise RentalNotFound(f"local: no process was started under tag {tag!r} in {self._folder}")
-        return machine
 
     def _check(self, intent: Intent) -> None:
         if self._price > intent.max_price:
@@ -132,53 +119,6 @@ class LocalMarket:
     def _live(self) -> list[str]:
         """Tags of whoever takes a slot; other owners' processes in this folder take one too."""
         return [tag for tag in self._machines.tags() if self._machines.look(tag).phase in ("starting", "running")]
-
-    def _all(self, listed_after_end: timedelta | None) -> list[Rental]:
-        found = []
-        oldest = None if listed_after_end is None else moment(_now_us()) - listed_after_end
-        for tag in self._machines.tags():
-            machine = self._machines.look(tag)
-            if machine.phase == "laid" or self._machines.notes(tag)["owner"] != self._owner:
-                continue
-            rental = self._rental(machine)
-            if oldest is None or rental.ended_at is None or rental.ended_at > oldest:
-                found.append(rental)
-        return found
-
-    def _rental(self, machine: Machine) -> Rental:
-        notes, folder = self._machines.notes(machine.tag), self._machines.folder(machine.tag)
-        facts = {"owner": notes["owner"], "pid": str(machine.pid or ""), "folder": str(folder)}
-        if machine.error:
-            facts["error"] = machine.error
-        ended = machine.phase == "ended"
-        return Rental(
-            tag=machine.tag,
-            offer_key=KEY,
-            state=self._state(machine),
-            price=Decimal(notes["price"]),
-            currency="USD",
-            started_at=maybe_moment(machine.started_us),
-            ended_at=moment(_ended_us(machine)) if ended else None,
-            seen_at=moment(machine.seen_us),
-            end_reason=self._end_reason(machine) if ended else None,
-            exit_status=machine.exit_status,
-            facts=facts,
-        )
-
-    def _state(self, machine: Machine) -> RentalState:
-        if machine.phase == "ended":
-            return "ended"
-        if self._asked(machine.tag):
-            return "releasing"
-        return "running" if machine.phase == "running" else "pending"
-
-    def _end_reason(self, machine: Machine) -> EndReason:
-        if self._asked(machine.tag):
-            return "released"
-        return "exited" if machine.exit_status == 0 else "failed"
-
-    def _asked(self, tag: str) -> bool:
-        return (self._machines.folder(tag) / "release.json").exists()
 
     def _charge(self, rental: Rental) -> Charge | None:
         if rental.started_at is None:
@@ -196,11 +136,6 @@ class LocalMarket:
             currency=rental.currency,
             final=final,
         )
-
-
-def _ended_us(machine: Machine) -> int:
-    """The recorded end; never before the start, should the clock have been set back in between."""
-    return max(machine.ended_us or 0, machine.started_us or 0)
 
 
 def _now_us() -> int:

@@ -7,25 +7,21 @@ limits: budgets and ceilings look ahead by it. All state is in the market's fold
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from collections.abc import Collection
 from dataclasses import replace
-from datetime import datetime, timedelta
-from decimal import Decimal
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
 import structlog
 
-from markets.errors import NoCapacity, RentalNotFound, Unsupported
-from markets.instants import maybe_moment, moment
-from markets.machine import Machine, Machines, write_whole
-from markets.market import Charge, EndReason, Intent, Released, Rental, RentalState
+from markets.errors import NoCapacity, Unsupported
+from markets.machine import Machines
+from markets.market import Charge, Intent, Released, Rental
 from markets.offer import Offer, OfferKey, quarantine
+from markets.processes import Processes
 
-LISTED_AFTER_END = timedelta(hours=2)
 _log = structlog.get_logger("markets.tokens")
 
 
@@ -51,6 +47,7 @@ class TokenMarket:
         self._models = frozenset(models)
         self._executors = executors
         self._machines = Machines(folder)
+        self._processes = Processes(self._machines, self.name, owner, lambda notes: OfferKey.parse(notes["offer"]))
         self._renting = asyncio.Lock()
 
     async def offers(self) -> list[Offer]:
@@ -66,25 +63,19 @@ class TokenMarket:
                 await asyncio.to_thread(self._machines.lay, intent.tag, intent.start, notes)
             machine = await self._machines.launch(intent.tag)
         _log.info("tokens.rented", market=self.name, rental=intent.tag, pid=machine.pid)
-        return self._rental(machine)
+        return self._processes.rental(machine)
 
     async def rental(self, tag: str) -> Rental:
         """As the records say now. RentalNotFound: no process was ever started under this tag."""
-        return self._rental(self._known(tag))
+        return self._processes.rental(self._processes.known(tag))
 
     async def rentals(self) -> list[Rental]:
         """All of our owner, ended ones for two hours after their end."""
-        return await asyncio.to_thread(self._all)
+        return await self._processes.listed()
 
     async def release(self, tag: str) -> Released:
         """Kill the whole process group. StillReleasing: something of it is still there."""
-        machine = self._known(tag)
-        if machine.phase != "ended":
-            asked = self._machines.folder(tag) / "release.json"
-            write_whole(asked, json.dumps({"asked_us": time.time_ns() // 1000}).encode(), replace=False)
-            machine = await self._machines.kill(tag)
-            _log.info("tokens.released", market=self.name, rental=tag, exit_status=machine.exit_status)
-        return Released(tag=tag, at=moment(_ended_us(machine)))
+        return await self._processes.release(tag)
 
     async def charges(self, from_at: datetime, to_at: datetime) -> list[Charge]:
         """Endpoints have no common way to say what was used; their invoices are read from a file."""
@@ -108,12 +99,6 @@ class TokenMarket:
             offer = quarantine(offer, f"{why}; say an https:// address in providers.{self.name}.url")
         return replace(offer, capacity=self._executors, boot_s=0)
 
-    def _known(self, tag: str) -> Machine:
-        machine = self._machines.look(tag)
-        if machine.phase in ("absent", "laid") or self._machines.notes(tag)["owner"] != self._owner:
-            raise RentalNotFound(f"{self.name}: no executor was started under tag {tag!r}")
-        return machine
-
     def _check(self, offer: Offer) -> None:
         live = [
             tag
@@ -124,60 +109,8 @@ class TokenMarket:
         if len(live) >= self._executors:
             raise NoCapacity(f"offer {offer.key}: {', '.join(live)} buy there already, executors = {self._executors}")
 
-    def _all(self) -> list[Rental]:
-        found = []
-        oldest = moment(time.time_ns() // 1000) - LISTED_AFTER_END
-        for tag in self._machines.tags():
-            machine = self._machines.look(tag)
-            if machine.phase == "laid" or self._machines.notes(tag)["owner"] != self._owner:
-                continue
-            rental = self._rental(machine)
-            if rental.ended_at is None or rental.ended_at > oldest:
-                found.append(rental)
-        return found
-
-    def _rental(self, machine: Machine) -> Rental:
-        notes, folder = self._machines.notes(machine.tag), self._machines.folder(machine.tag)
-        facts = {"owner": notes["owner"], "pid": str(machine.pid or ""), "folder": str(folder)}
-        if machine.error:
-            facts["error"] = machine.error
-        ended = machine.phase == "ended"
-        return Rental(
-            tag=machine.tag,
-            offer_key=OfferKey.parse(notes["offer"]),
-            state=self._state(machine),
-            price=Decimal(notes["price"]),
-            currency="USD",
-            started_at=maybe_moment(machine.started_us),
-            ended_at=moment(_ended_us(machine)) if ended else None,
-            seen_at=moment(machine.seen_us),
-            end_reason=self._end_reason(machine) if ended else None,
-            exit_status=machine.exit_status,
-            facts=facts,
-        )
-
-    def _state(self, machine: Machine) -> RentalState:
-        if machine.phase == "ended":
-            return "ended"
-        if self._asked(machine.tag):
-            return "releasing"
-        return "running" if machine.phase == "running" else "pending"
-
-    def _end_reason(self, machine: Machine) -> EndReason:
-        if self._asked(machine.tag):
-            return "released"
-        return "exited" if machine.exit_status == 0 else "failed"
-
-    def _asked(self, tag: str) -> bool:
-        return (self._machines.folder(tag) / "release.json").exists()
-
 
 def _is_private(url: str) -> bool:
     """Whether nobody on the way can read what is sent there: TLS, or this machine itself."""
     there = urlsplit(url)
     return there.scheme == "https" or (there.scheme == "http" and there.hostname in ("127.0.0.1", "::1", "localhost"))
-
-
-def _ended_us(machine: Machine) -> int:
-    """The recorded end; never before the start, should the clock have been set back in between."""
-    return max(machine.ended_us or 0, machine.started_us or 0)
