@@ -11,7 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -88,9 +88,16 @@ def host_in(folder: Path, *, slots: int = 3) -> Iterator[HostRig]:
         for pid in docker_state.glob("containers/*/pid"):  # what a failed test left running
             if not (pid.parent / "code").exists():
                 os.kill(int(pid.read_text()), signal.SIGKILL)
-        for process in [*psutil.Process(sshd.pid).children(), sshd]:
-            process.kill()
+        end_sessions(sshd)
+        sshd.kill()
         sshd.wait()
+
+
+def end_sessions(sshd: subprocess.Popen[bytes]) -> None:
+    """Kill the processes of all logins. One that was just closed may end by itself between the listing and the signal."""
+    for session in psutil.Process(sshd.pid).children():
+        with suppress(psutil.NoSuchProcess):
+            session.kill()
 
 
 def _start_sshd(folder: Path, port: int) -> subprocess.Popen[bytes]:

@@ -37,7 +37,7 @@ from markets.machine import processes_of
 from markets.market import Intent, MachineStart
 from markets.offer import Accelerator
 from markets.ssh import VALID_S, Authority, Connection, Timeouts, new_authority_key, parse_host_key
-from tests.markets.own_hosts import HostRig
+from tests.markets.own_hosts import HostRig, end_sessions
 from tests.markets.rigs import OWNER, new_tag, until, until_true
 
 SLEEP = MachineStart(argv=("sleep", "1000"), image="busybox")
@@ -53,8 +53,7 @@ async def rent(market: HostsMarket, tag: str, start: MachineStart = SLEEP) -> No
 
 def cut_sessions(host: HostRig) -> None:
     """The cable is pulled and the host notices: all sessions end, what was started goes on."""
-    for session in psutil.Process(host.sshd.pid).children():
-        session.kill()
+    end_sessions(host.sshd)
 
 
 # Logging in
