@@ -24,7 +24,7 @@ from markets.own_account import account_name
 
 
 class MachinesRun(Exception):
-    """Machines run in the account whose credentials these would replace, and these are not known to be of that account."""
+    """Machines run in the account whose credentials would be removed, or replaced by some that are not known to be of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,7 @@ class Credentials:
         async with self.database.transaction() as session:
             now_us = await db_now(session)
             row = await _locked(session, project, market)
-            # as intents do before they are written: else one that is about to be would be rented with the new ones, uncounted
-            await lock(session)
-            rented = len(await rentals.open_rentals(session, account_name(market, project)))
+            rented = await _rented(session, account_name(market, project))
             if rented:
                 _same_account(row, account, doubt, f"{rented} machines of {account_name(market, project)} run")
             version = 1 if row is None else row.version + 1
@@ -135,12 +133,23 @@ class Credentials:
             return frozenset(await session.scalars(select(col(CredentialRow.market)).distinct()))
 
     async def forget(self, project: str, market: str) -> bool:
-        """False when there was none."""
+        """False when there was none. Raises MachinesRun: nobody could log in to them any more."""
+        account = account_name(market, project)
         async with self.database.transaction() as session:
             row = await _locked(session, project, market)
+            rented = await _rented(session, account)
+            if rented:
+                raise MachinesRun(f"{rented} machines of {account} run on them")
             if row is not None:
                 await session.delete(row)
             return row is not None
+
+
+async def _rented(session: AsyncSession, account: str) -> int:
+    """The machines that are paid for or about to be. Counted behind the lock that intents take before they are written: else
+    one that is about to be would be rented uncounted, with credentials that are changed or gone."""
+    await lock(session)
+    return len(await rentals.open_rentals(session, account))
 
 
 async def _locked(session: AsyncSession, project: str, market: str) -> CredentialRow | None:

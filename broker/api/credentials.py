@@ -15,8 +15,6 @@ from broker.credentials import Kept, MachinesRun
 from broker.envelope import Unopenable
 from broker.keys import Role
 from jobs.clock import MICROSECONDS
-from markets import rentals
-from markets.own_account import account_name
 
 log = structlog.get_logger()
 
@@ -108,13 +106,12 @@ async def list_credentials(call: Call) -> CredentialList:
 async def remove_credential(call: Call) -> CredentialDeleted:
     """Forget the project's credentials at a market."""
     market = call.path("market")
-    account = account_name(market, call.project)
-    async with call.services.database.transaction() as session:
-        rented = len(await rentals.open_rentals(session, account))
-    if rented:
-        message = f"{rented} machines of {account} run on them; cancel or pause what they do, and remove them then"
-        raise conflict("credentials_in_use", message)
-    if not await call.services.credentials.forget(call.project, market):
+    try:
+        was_there = await call.services.credentials.forget(call.project, market)
+    except MachinesRun as refused:
+        message = f"{refused}; cancel or pause what they do, and remove them then"
+        raise conflict("credentials_in_use", message) from refused
+    if not was_there:
         raise not_found("credential_not_found", f"The project has no credentials at {market!r}.")
     log.info("credential.removed", project=call.project, market=market, by=call.caller.key_id)
     return CredentialDeleted(market=market)

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from jobs.clock import db_now
 from markets import price_book, rentals
@@ -92,9 +93,28 @@ async def test_keys_that_machines_run_on_cannot_be_removed(server: Any) -> None:
     await _rented_with_own_keys(server)
     refused = await server.call("DELETE", "/v1/credentials/aws")
     assert (refused.status, refused.json["error"]["code"]) == (422, "credentials_in_use")
+    assert "1 machines of aws~default run on them" in refused.json["error"]["message"]
     async with server.services.database.transaction() as session:
         await rentals.failed(session, "rental_1", error="never made", now_us=2)
     assert (await server.call("DELETE", "/v1/credentials/aws")).status == 200
+
+
+async def test_keys_are_removed_behind_the_lock_that_intents_take(server: Any) -> None:
+    """Machines were counted in an earlier transaction: one that was rented between the two ran on with nobody to end it."""
+    await server.call("POST", "/v1/credentials/aws", json={"values": VALUES})
+    asked: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        wants = {"FROM ledger_head": "lock", "FROM markets_rental": "count", "DELETE FROM broker_credential": "delete"}
+        asked.extend(step for part, step in wants.items() if part in statement)
+
+    engine = server.services.database.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    event.listen(engine, "commit", lambda _connection: asked.append("commit"))
+    assert (await server.call("DELETE", "/v1/credentials/aws")).status == 200
+    event.remove(engine, "before_cursor_execute", note)
+    steps = " ".join(asked)
+    assert "lock count delete" in steps, steps
 
 
 async def test_keys_that_machines_run_on_are_replaced_only_by_the_same_accounts(server: Any) -> None:
