@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 
 from sqlalchemy import select
@@ -98,6 +98,12 @@ async def bought_nano(session: AsyncSession, rental_ids: Sequence[str]) -> Mappi
         }
         for rental, by_batch in found.items()
     }
+
+
+async def tokens_of(session: AsyncSession, rental_ids: Collection[str]) -> Mapping[str, Used]:
+    """What each rental's answers took of each class, in all."""
+    found = await metered(session, sorted(rental_ids)) if rental_ids else {}
+    return {rental: _used(sum((each.whole for each in of.values()), TokensUsed())) for rental, of in found.items()}
 
 
 def _used(tokens: TokensUsed) -> Used:

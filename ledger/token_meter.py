@@ -141,6 +141,16 @@ async def read_tokens(session: AsyncSession, rental: str) -> TokenReading:
     return token_reading_of(recorded(entry))
 
 
+def tokens_in(key: str, rental: str) -> int | None:
+    """The rental's tokens in all, out of the key of an entry of its meter; None for other entries.
+
+    >>> tokens_in("tokens:r1:2:5000:1500000", "r1"), tokens_in("accrue:r1:1:0-60:5", "r1")
+    (5000, None)
+    """
+    found = _KEY.fullmatch(key) if key.startswith(f"tokens:{rental}:") else None
+    return int(found["tokens"]) if found else None
+
+
 def is_token_entry(event: Event) -> bool:
     """Whether `accrue_tokens` posted this event."""
     return event.kind == "usage.accrue" and event.key.startswith(f"tokens:{event.dims.rental}:")

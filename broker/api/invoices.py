@@ -87,7 +87,9 @@ class ReconciliationShape(BaseModel):
     accrued_usd: str
     matched: int
     variances: list[VarianceShape]
-    not_billed: list[str] = Field(description="rentals that were accrued and that no line pays for")
+    not_billed: list[str] = Field(
+        description="rentals (of an endpoint: its models) that were accrued and that no line pays for"
+    )
     exceptions: list[ExceptionShape]
 
 
@@ -228,7 +230,7 @@ def _shape(found: Imported) -> ReconciliationShape:
         accrued_usd=usd(result.accrued_nano),
         matched=len(result.matched),
         variances=[_variance(each) for each in result.variances if each.nano],
-        not_billed=[each.rental for each in result.not_billed],
+        not_billed=[each.subject for each in result.not_billed],
         exceptions=[_exception(each) for each in found.exceptions],
     )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -20,20 +19,19 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 from ulid import ULID
 
+from broker.finance.accrued import Subjects, subjects_of
 from broker.finance.tables import InvoiceException, InvoiceRow
 from ledger import accounts, book
 from ledger.errors import NoRate
 from ledger.event import Dims, Event, Facts, Line
-from ledger.focus.charge import metered
 from ledger.focus.table import period_bounds
 from ledger.rates import rate_at
 from ledger.reconcile.bill import BadBill, Bill
 from ledger.reconcile.match import Accrued, Paid, Reconciliation, Variance, reconcile
 from ledger.standing import closed_periods
-from ledger.tables import Entry, Posting
 from markets.history import DAY_US
 from markets.instants import moment
-from markets.tables import OfferRow, RentalRow
+from markets.tables import RentalRow
 
 log = structlog.get_logger()
 Decision = Literal["accept", "dispute"]
@@ -103,13 +101,10 @@ async def ask(
     digest = hashlib.sha256(text).hexdigest()
     await _refuse(session, bill, digest)
     known = await _rate(session, bill, rate, now_us, most_days)
-    rentals = {row.id: row for row in await session.scalars(_rentals(bill.provider))}
-    accrued = await _accrued(session, bill, rentals)
+    subjects = await subjects_of(session, bill.provider, bill.period)
     earlier = (await session.scalars(_earlier(bill))).all()
-    # The machine's own id alone: an owner, a region or a pid is on many machines, and on lines that are not ours.
-    names = {str(row.market_facts["id"]): row.id for row in rentals.values() if row.market_facts.get("id")}
-    before = _paid([json.loads(row.body) for row in earlier], accrued)
-    return Asked(bill, digest, known, accrued, names, before, frozenset(row.id for row in earlier))
+    before = _paid([json.loads(row.body) for row in earlier], subjects)
+    return Asked(bill, digest, known, subjects.accrued, subjects.names, before, frozenset(row.id for row in earlier))
 
 
 async def import_invoice(
@@ -198,88 +193,28 @@ async def _rate(session: AsyncSession, bill: Bill, told: Decimal | None, now_us:
     return found.rate
 
 
-def _paid(bodies: Sequence[Mapping[str, Any]], accrued: Mapping[str, Accrued]) -> dict[str, Paid]:
-    """What earlier invoices of the month paid for, by rental. Invoices from before `paid` was kept paid for all of it."""
+def _paid(bodies: Sequence[Mapping[str, Any]], subjects: Subjects) -> dict[str, Paid]:
+    """What earlier invoices of the month paid for, by subject. Invoices from before `paid` was kept paid for all of it."""
     found: dict[str, Paid] = {}
     for body in bodies:
-        for rental in body["matched"]:
-            if "paid" not in body:
-                whole = accrued.get(rental)
-                found[rental] = Paid(0, 0) if whole is None else Paid(whole.nano, whole.seconds)
-                continue
-            nano, seconds = body["paid"][rental]
-            earlier = found.get(rental, Paid(0, 0))
-            found[rental] = Paid(earlier.nano + nano, earlier.seconds + seconds)
+        if "paid" not in body:
+            for rental in body["matched"]:
+                whole = subjects.accrued.get(rental)
+                found[rental] = Paid(0, 0) if whole is None else Paid(whole.nano, whole.quantity)
+            continue
+        for told, (nano, quantity) in body["paid"].items():
+            subject = subjects.names.get(told.lower(), told)  # an executor's of before its model was the subject
+            earlier = found.get(subject, Paid(0, 0))
+            found[subject] = Paid(earlier.nano + nano, earlier.quantity + quantity)
     return found
-
-
-def _rentals(provider: str) -> Any:
-    return select(RentalRow).where(col(RentalRow.market) == provider)
-
-
-async def _accrued(session: AsyncSession, bill: Bill, rentals: Mapping[str, RentalRow]) -> dict[str, Accrued]:
-    """What the books have as owed to the provider, by rental, in the bill's month."""
-    query = (
-        select(col(Entry.rental), col(Entry.key), col(Entry.project), col(Posting.nano))
-        .join(Posting, col(Posting.entry_id) == col(Entry.id))
-        .where(
-            col(Entry.period) == bill.period,
-            col(Entry.rental).is_not(None),
-            col(Posting.account) == accounts.accrued(bill.provider),
-            col(Posting.unit) == "USD",
-        )
-    )
-    nanos: dict[str, int] = defaultdict(int)
-    seconds: dict[str, int] = defaultdict(int)
-    projects: dict[str, str | None] = {}
-    for rental, key, project, nano in (await session.execute(query)).all():
-        assert rental is not None
-        interval = metered(key, rental)
-        nanos[rental] -= int(nano)
-        seconds[rental] += interval[1] - interval[0] if interval else 0
-        projects[rental] = project
-    tiers = await _tiers(session, bill.provider)
-    return {
-        rental: _as_accrued(rental, projects[rental], nano, seconds[rental], rentals.get(rental), tiers)
-        for rental, nano in nanos.items()
-    }
-
-
-async def _tiers(session: AsyncSession, provider: str) -> dict[tuple[str, ...], dict[str, int]]:
-    """The prices of each machine by pricing, out of the newest offers: the key without its last part names the machine."""
-    query = select(col(OfferRow.key), col(OfferRow.price_nano_hour)).where(col(OfferRow.market) == provider)
-    found: dict[tuple[str, ...], dict[str, int]] = defaultdict(dict)
-    for key, price in (await session.execute(query)).all():
-        *machine, pricing = key.split("/")
-        if price is not None:
-            found[tuple(machine)][pricing] = int(price)
-    return found
-
-
-def _as_accrued(
-    rental: str,
-    project: str | None,
-    nano: int,
-    seconds: int,
-    row: RentalRow | None,
-    tiers: Mapping[tuple[str, ...], dict[str, int]],
-) -> Accrued:
-    if row is None:  # a rental that only the books know
-        price = nano * 3600 // seconds if seconds > 0 else 0
-        return Accrued(rental, project, nano, seconds, price)
-    *machine, pricing = row.offer_key.split("/")
-    others = {name: price for name, price in tiers.get(tuple(machine), {}).items() if name != pricing}
-    return Accrued(
-        rental, project, nano, seconds, row.price_nano_hour, row.granularity_s, row.minimum_s, row.ended_us, others
-    )
 
 
 def _body(result: Reconciliation) -> bytes:
     return json.dumps(
         {
             "matched": list(result.matched),
-            "paid": {rental: [each.nano, each.seconds] for rental, each in result.paid.items()},
-            "not_billed": [each.rental for each in result.not_billed],
+            "paid": {subject: [each.nano, each.quantity] for subject, each in result.paid.items()},
+            "not_billed": [each.subject for each in result.not_billed],
             "variances": [variance_document(each) for each in result.variances],
         }
     ).encode()
@@ -330,7 +265,7 @@ def _events(invoice: str, bill: Bill, result: Reconciliation, *, occurred_at_us:
         )
     events += [
         variance_event(f"invoice.variance:{invoice}:{number}", bill.provider, invoice, each.code, each.nano, each.project,
-                       each.subject if each.accrued_nano else None, occurred_at_us=occurred_at_us, by=by)
+                       each.rental if each.accrued_nano else None, occurred_at_us=occurred_at_us, by=by)
         for number, each in enumerate(result.variances)
         if each.nano and each.is_innocent
     ]  # fmt: skip
@@ -387,14 +322,21 @@ async def decide(
     found.decided_by, found.decided_us, found.decision = by, now_us, reason
     if decision == "accept":
         rental = await session.scalar(select(RentalRow).where(col(RentalRow.id) == found.subject))
+        project, rental_id = (_project(invoice, found.subject), None) if rental is None else (rental.project, rental.id)
         event = variance_event(
-            f"invoice.variance:{found.id}", found.provider, found.invoice, found.code, found.nano,
-            None if rental is None else rental.project, None if rental is None else rental.id, occurred_at_us=now_us, by=by,
+            f"invoice.variance:{found.id}", found.provider, found.invoice, found.code, found.nano, project, rental_id,
+            occurred_at_us=now_us, by=by,
         )  # fmt: skip
         await book.post(session, event, recorded_at_us=now_us)
     await session.flush()
     log.info("invoice.decided", exception=exception_id, state=found.state, by=by)
     return found
+
+
+def _project(invoice: InvoiceRow | None, subject: str) -> str | None:
+    """Whose a model of an endpoint was, where it was one project's."""
+    variances = [] if invoice is None else json.loads(invoice.body)["variances"]
+    return next((each["project"] for each in variances if each["subject"] == subject), None)
 
 
 async def open_exceptions(session: AsyncSession) -> int:

@@ -13,8 +13,8 @@ LineKind = Literal["usage", "purchase", "tax", "credit", "adjustment"]
 class BillLine:
     """One line. `names` are all ids that it gives for what was used (resource ids, values of tags): one of them may be ours.
 
-    `amount` is in the bill's currency. `hours` and `unit_price` (per hour) are None where the line does not say. Times are
-    microseconds UTC, start inclusive, end exclusive.
+    `amount` is in the bill's currency. `hours`, `unit_price` (per hour) and `tokens` are None where the line does not say.
+    Times are microseconds UTC, start inclusive, end exclusive.
     """
 
     number: int
@@ -27,6 +27,7 @@ class BillLine:
     end_us: int | None = None
     sku: str | None = None
     description: str = ""
+    tokens: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 A difference is split into what a longer time costs (at our price), what another price costs (for the billed time), and the
 rest; the parts sum to it, to the nano. The largest part names it. What is small and has an innocent reason is booked as
-variance; everything else waits in suspense for a named person.
+variance; everything else waits in suspense for a named person. Where tokens are bought their number stands for the time, and a
+model of the endpoint for the machine: such bills name models.
 """
 
 from __future__ import annotations
@@ -13,53 +14,60 @@ from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Literal
 
-from ledger.money import cost_of_seconds, in_usd, to_nano
+from ledger.money import cost_of_seconds, div_half_even, in_usd, to_nano
 from ledger.reconcile.bill import Bill, BillLine
 
 Code = Literal[
     "exact", "rounding", "minimum", "fx", "tax", "credit",
-    "leaked", "unknown_resource", "billed_twice", "wrong_tier", "price_moved", "longer", "shorter", "purchase", "unexplained",
+    "leaked", "unknown_resource", "billed_twice", "wrong_tier", "price_moved", "longer", "shorter", "more_tokens",
+    "fewer_tokens", "purchase", "unexplained",
 ]  # fmt: skip
 # Innocent reasons: booked at once. All others wait for a person.
 INNOCENT: frozenset[Code] = frozenset({"exact", "rounding", "minimum", "fx", "tax", "credit"})
 # The books round to the nano, bills to cents or to their own digits: half a cent a line is nobody's mistake.
 ROUNDING_NANO_PER_LINE = 5_000_000
 _FX_PER_MILLE = 50
+_MILLION = 1_000_000
+CARD_NOW = "the card's price now"  # the tier of tokens that is no other tier, but another day
 
 
 @dataclass(frozen=True, slots=True)
 class Paid:
-    """What of a rental's accruals invoices have paid for: nano-USD for `seconds`."""
+    """What of a rental's (or model's) accruals invoices have paid for: nano-USD for `quantity` seconds (or tokens)."""
 
     nano: int
-    seconds: int
+    quantity: int
 
 
 @dataclass(frozen=True, slots=True)
 class Accrued:
-    """What the books say of one rental in the bill's month: nano-USD for `seconds`, at `price_nano_hour`.
+    """What the books say of `subject` in the bill's month: nano-USD for `quantity` of `unit` at `price_nano`.
 
-    `tiers` are the prices of the same machine under other pricings (on_demand, spot …). `ended_us` None: it runs.
-    `is_rest`: an earlier invoice of the month paid for a part, this is what is left.
+    A subject is a rental by its id (seconds, at a price an hour), or an endpoint's model by the endpoint's name (tokens, at a
+    price a million: what a million of them did cost, whatever their classes). `tiers` are the prices of the same under other
+    terms (on_demand, spot …; of tokens "batch", "without its cache", "the card's price now"). `ended_us` None: it runs.
+    `is_rest`: an earlier invoice of the month paid for a part, this is what is left. `rentals` are those that bought a model.
     """
 
-    rental: str
+    subject: str
     project: str | None
     nano: int
-    seconds: int
-    price_nano_hour: int
+    quantity: int
+    price_nano: int
     granularity_s: int = 1
     minimum_s: int = 0
     ended_us: int | None = None
     tiers: Mapping[str, int] | None = None
     is_rest: bool = False
+    unit: Literal["seconds", "tokens"] = "seconds"
+    rentals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Variance:
-    """What a bill charges beyond (negative: below) the accrual of `subject`, a rental or a resource that is not ours.
+    """What a bill charges beyond (negative: below) the accrual of `subject`: a rental, an endpoint's model, or what is not ours.
 
-    `time_nano` + `price_nano` + `rest_nano` = `nano`.
+    `time_nano` (of tokens: of their number) + `price_nano` + `rest_nano` = `nano`. `rental` is the subject where it is one's.
     """
 
     subject: str
@@ -71,6 +79,7 @@ class Variance:
     price_nano: int
     rest_nano: int
     explanation: str
+    rental: str | None = None
 
     @property
     def nano(self) -> int:
@@ -84,7 +93,7 @@ class Variance:
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
     """`variances` has one entry for each thing on the bill, exact ones too; `not_billed` are accruals that no line pays for;
-    `paid` is what was matched, by rental.
+    `matched` are the rentals of what a line pays for, `paid` is what was paid, by subject.
 
     billed = accrued (of what was matched) + the sum of the variances, always.
     """
@@ -105,13 +114,15 @@ def reconcile(
     rate: Decimal = Decimal(1),
     paid_before: Mapping[str, Paid] | None = None,
 ) -> Reconciliation:
-    """Match `bill` to what was accrued, by rental. `names` leads from a provider's ids to rentals, `rate` is USD for one of the
-    bill's currency, `paid_before` is what earlier invoices of the month paid for, by rental: a machine that went on is matched
+    """Match `bill` to what was accrued, by subject.
+
+    `names` leads from a provider's ids to subjects (those of an endpoint's models in small letters), `rate` is USD for one of the
+    bill's currency, `paid_before` is what earlier invoices of the month paid for, by subject: a machine that went on is matched
     to what was accrued since.
     """
     before = paid_before or {}
-    left = {rental: _left(each, before.get(rental)) for rental, each in accrued.items()}
-    aliases = {**{rental: rental for rental in accrued}, **(names or {})}
+    left = {subject: _left(each, before.get(subject)) for subject, each in accrued.items()}
+    aliases = {**{subject: subject for subject in accrued}, **(names or {})}
     groups: dict[tuple[str, str], list[BillLine]] = defaultdict(list)
     for line in bill.lines:
         groups[_subject(line, aliases)].append(line)
@@ -125,11 +136,11 @@ def reconcile(
         billed_nano=sum(amounts.values()),
         accrued_nano=sum(each.accrued_nano for each in found),
         variances=tuple(found),
-        matched=paid,
+        matched=tuple(sorted(rental for each in paid for rental in accrued[each].rentals or (each,))),
         not_billed=tuple(
             each for key, each in sorted(left.items()) if key not in paid and (each.nano or key not in before)
         ),
-        paid={rental: Paid(left[rental].nano, left[rental].seconds) for rental in paid},
+        paid={subject: Paid(left[subject].nano, left[subject].quantity) for subject in paid},
     )
 
 
@@ -137,14 +148,16 @@ def _left(whole: Accrued, paid: Paid | None) -> Accrued:
     """What of an accrual no earlier invoice paid for; negative when the books went down since."""
     if paid is None:
         return whole
-    return replace(whole, nano=whole.nano - paid.nano, seconds=whole.seconds - paid.seconds, is_rest=True)
+    return replace(whole, nano=whole.nano - paid.nano, quantity=whole.quantity - paid.quantity, is_rest=True)
 
 
 def _subject(line: BillLine, aliases: Mapping[str, str]) -> tuple[str, str]:
-    """Taxes, credits and purchases stand alone; usage is of a rental of ours, or of the first thing that the line names."""
+    """Taxes, credits and purchases stand alone; usage is of a rental or a model of ours, or of the first thing that the line
+    names. A model may be named in other letters, and in the place of a SKU."""
     if line.kind != "usage":
         return line.kind, f"{line.kind} {line.description or f'of line {line.number}'}"[:200]
-    ours = next((aliases[name] for name in line.names if name in aliases), None)
+    told = (*line.names, *(name.lower() for name in (*line.names, line.sku or "")))
+    ours = next((aliases[name] for name in told if name in aliases), None)
     return "usage", ours or (line.names[0] if line.names else f"line {line.number}")
 
 
@@ -176,28 +189,29 @@ def _variance(
         return _alone(subject, None, code, billed, f"{subject} {words}: {in_usd(billed)}")
     if ours.is_rest and (ours.nano == 0 or ours.nano < 0 < billed):
         return _alone(subject, ours.project, "billed_twice", billed, f"{subject} is on an earlier invoice of the month")
-    return _of_rental(lines, billed, ours, bill, rate)
+    return _of_ours(lines, billed, ours, bill, rate)
 
 
 def _alone(subject: str, project: str | None, code: Code, billed: int, words: str) -> Variance:
     return Variance(subject, project, code, billed, 0, 0, 0, billed, words)
 
 
-def _of_rental(lines: Sequence[BillLine], billed: int, ours: Accrued, bill: Bill, rate: Decimal) -> Variance:
-    seconds = _seconds(lines)
-    price = _price(lines, rate)
-    time_nano = 0 if seconds is None else _cost(ours.price_nano_hour, seconds - ours.seconds)
+def _of_ours(lines: Sequence[BillLine], billed: int, ours: Accrued, bill: Bill, rate: Decimal) -> Variance:
+    quantity = _quantity(lines, ours)
+    price = _price(lines, ours, rate)
+    time_nano = 0 if quantity is None else _cost(ours, ours.price_nano, quantity - ours.quantity)
     price_nano = 0
-    if price is not None and price != ours.price_nano_hour:
-        price_nano = _cost(price - ours.price_nano_hour, seconds if seconds is not None else ours.seconds)
+    if price is not None and price != ours.price_nano:
+        price_nano = _cost(ours, price - ours.price_nano, quantity if quantity is not None else ours.quantity)
     difference = billed - ours.nano
     rest = difference - time_nano - price_nano
-    code, words = _explained(lines, difference, time_nano, price_nano, rest, seconds, price, ours, bill)
-    return Variance(ours.rental, ours.project, code, billed, ours.nano, time_nano, price_nano, rest, words)
+    code, words = _explained(lines, difference, time_nano, price_nano, rest, quantity, price, ours, bill)
+    rental = None if ours.rentals else ours.subject
+    return Variance(ours.subject, ours.project, code, billed, ours.nano, time_nano, price_nano, rest, words, rental)
 
 
 def _explained(
-    lines: Sequence[BillLine], difference: int, time_nano: int, price_nano: int, rest: int, seconds: int | None,
+    lines: Sequence[BillLine], difference: int, time_nano: int, price_nano: int, rest: int, quantity: int | None,
     price: int | None, ours: Accrued, bill: Bill,
 ) -> tuple[Code, str]:  # fmt: skip
     if difference == 0:
@@ -207,22 +221,50 @@ def _explained(
         return "rounding", f"{in_usd(difference)} over {len(lines)} lines is rounding"
     if bill.currency != "USD" and abs(time_nano) <= slack and abs(difference) * 1000 <= abs(ours.nano) * _FX_PER_MILLE:
         return "fx", f"{bill.currency} was at another rate when it was used: {in_usd(difference)}"
-    if abs(time_nano) >= max(abs(price_nano), abs(rest)) and seconds is not None:
-        return _of_time(lines, seconds, ours, time_nano)
+    return _suspected(lines, difference, time_nano, price_nano, rest, quantity, price, ours)
+
+
+def _suspected(
+    lines: Sequence[BillLine], difference: int, time_nano: int, price_nano: int, rest: int, quantity: int | None,
+    price: int | None, ours: Accrued,
+) -> tuple[Code, str]:  # fmt: skip
+    """What is not innocent, by its largest part (or, of time, innocent for a reason of its own)."""
+    if abs(time_nano) >= max(abs(price_nano), abs(rest)) and quantity is not None:
+        return (_of_tokens if ours.unit == "tokens" else _of_time)(lines, quantity, ours, time_nano)
     if abs(price_nano) >= abs(rest) and price is not None:
         return _of_price(price, ours, price_nano)
+    if ours.unit == "tokens" and quantity is None:
+        return _of_amount(ours, difference)
     return "unexplained", f"{in_usd(difference)} that neither time nor price explain"
 
 
+def _of_tokens(lines: Sequence[BillLine], tokens: int, ours: Accrued, nano: int) -> tuple[Code, str]:
+    extra = tokens - ours.quantity
+    if extra < 0:
+        return "fewer_tokens", f"{-extra} tokens less than were booked were billed: {in_usd(nano)}"
+    return "more_tokens", (
+        f"{extra} tokens more than were booked were billed: {in_usd(nano)}; requests that were cut off, or others who use the key"
+    )
+
+
+def _of_amount(ours: Accrued, difference: int) -> tuple[Code, str]:
+    """The bill counts no tokens: only a price that we know of can say why it asks for so much."""
+    billed = ours.nano + difference
+    for price in (ours.tiers or {}).values():
+        if _near(_cost(ours, price, ours.quantity), billed):
+            return _of_price(price, ours, difference)
+    return "unexplained", f"{in_usd(difference)} that no price we know of explains; the bill counts no tokens"
+
+
 def _of_time(lines: Sequence[BillLine], seconds: int, ours: Accrued, nano: int) -> tuple[Code, str]:
-    extra = seconds - ours.seconds
+    extra = seconds - ours.quantity
     if extra < 0:
         return "shorter", f"{-extra} s less than accrued were billed: {in_usd(nano)}"
     least = max(ours.minimum_s, 3600 if ours.granularity_s >= 3600 else 60)
     # A minimum is charged once: on a second invoice it may be the first one's time again.
     is_minimum = seconds <= least and not ours.is_rest
     if is_minimum or (extra < ours.granularity_s and seconds % max(1, ours.granularity_s) == 0):
-        return "minimum", f"{seconds} s were billed for {ours.seconds} s used: the provider's minimum or increment"
+        return "minimum", f"{seconds} s were billed for {ours.quantity} s used: the provider's minimum or increment"
     last = max((line.end_us for line in lines if line.end_us is not None), default=None)
     if ours.ended_us is not None and last is not None and last > ours.ended_us:
         after = (last - ours.ended_us) // 1_000_000
@@ -232,35 +274,44 @@ def _of_time(lines: Sequence[BillLine], seconds: int, ours: Accrued, nano: int) 
 
 def _of_price(price: int, ours: Accrued, nano: int) -> tuple[Code, str]:
     tier = next((name for name, each in (ours.tiers or {}).items() if _near(each, price)), None)
-    told = f"{in_usd(price)}/h instead of {in_usd(ours.price_nano_hour)}/h: {in_usd(nano)}"
-    if tier is not None:
+    per = "a million tokens" if ours.unit == "tokens" else "h"
+    told = f"{in_usd(price)}/{per} instead of {in_usd(ours.price_nano)}/{per}: {in_usd(nano)}"
+    if tier is not None and tier != CARD_NOW:
         return "wrong_tier", f"billed as {tier} at {told}"
-    return "price_moved", f"billed at {told}"
+    return "price_moved", f"billed at {CARD_NOW if tier else ''}{', ' if tier else ''}{told}"
 
 
 def _near(left: int, right: int) -> bool:
     return abs(left - right) * 1000 <= max(left, right)
 
 
-def _seconds(lines: Sequence[BillLine]) -> int | None:
-    if any(line.hours is None for line in lines):
+def _quantity(lines: Sequence[BillLine], ours: Accrued) -> int | None:
+    """Seconds or tokens of all lines; None where one does not say."""
+    told = [line.tokens if ours.unit == "tokens" else line.hours for line in lines]
+    if any(each is None for each in told):
         return None
-    whole = sum((line.hours or Decimal(0) for line in lines), Decimal(0)) * 3600
+    whole = sum((each or Decimal(0) for each in told), Decimal(0)) * (1 if ours.unit == "tokens" else 3600)
     return int(whole.to_integral_value(rounding=ROUND_HALF_EVEN))
 
 
-def _price(lines: Sequence[BillLine], rate: Decimal) -> int | None:
-    """Nano-USD per hour: the lines' own price where they agree, else their average."""
+def _price(lines: Sequence[BillLine], ours: Accrued, rate: Decimal) -> int | None:
+    """Nano-USD per hour or million tokens: the lines' own price where they agree, else their average (of tokens always, for
+    each class of them has its own)."""
     told = {line.unit_price for line in lines}
-    if len(told) == 1 and (only := told.pop()) is not None:
+    if ours.unit == "seconds" and len(told) == 1 and (only := told.pop()) is not None:
         return to_nano(only * rate)
-    hours = sum((line.hours or Decimal(0) for line in lines), Decimal(0))
-    if not hours or any(line.hours is None for line in lines):
+    quantities = [line.tokens if ours.unit == "tokens" else line.hours for line in lines]
+    whole = sum((each or Decimal(0) for each in quantities), Decimal(0))
+    if not whole or any(each is None for each in quantities):
         return None
-    return to_nano(sum((line.amount for line in lines), Decimal(0)) * rate / hours)
+    amount = sum((line.amount for line in lines), Decimal(0)) * rate
+    return to_nano(amount * _MILLION / whole if ours.unit == "tokens" else amount / whole)
 
 
-def _cost(price_nano_hour: int, seconds: int) -> int:
-    """Of signed price and time."""
-    cost = cost_of_seconds(abs(price_nano_hour), abs(seconds))
-    return cost if (price_nano_hour < 0) == (seconds < 0) else -cost
+def _cost(ours: Accrued, price_nano: int, quantity: int) -> int:
+    """Of signed price and quantity."""
+    if ours.unit == "tokens":
+        cost = div_half_even(abs(price_nano) * abs(quantity), _MILLION)
+    else:
+        cost = cost_of_seconds(abs(price_nano), abs(quantity))
+    return cost if (price_nano < 0) == (quantity < 0) else -cost

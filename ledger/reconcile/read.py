@@ -50,11 +50,14 @@ _CUR_KINDS: Mapping[str, LineKind] = {
     "SavingsPlanUpfrontFee": "purchase",
     "SavingsPlanRecurringFee": "purchase",
 }
+# How bills count tokens: "Tokens", "1K Tokens" (AWS, Azure), "1M tokens", "1000000 Tokens" (our own exports).
+_TOKENS = re.compile(r"(?:per )?(?P<count>[0-9][0-9,]*)? ?(?P<pack>k|thousand|m|million)? ?tokens?")
+_PACKS: Mapping[str, int] = {"": 1, "k": 1_000, "thousand": 1_000, "m": 1_000_000, "million": 1_000_000}
 Row = dict[str, str | None]
 
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which columns of a generic CSV mean what; `currency` may be a column or a code such as USD."""
+    """Which columns of a generic CSV mean what; `currency` may be a column or a code such as USD, `tokens` are single ones."""
 
     resource: str
     amount: str
@@ -66,6 +69,7 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     end: str | None = None
     sku: str | None = None
     description: str | None = None
+    tokens: str | None = None
 
 
 def read_bill(
@@ -225,6 +229,7 @@ def _focus_line(number: int, row: Row) -> BillLine:
         end_us=_time(row.get("ChargePeriodEnd"), "ChargePeriodEnd"),
         sku=row.get("SkuId"),
         description=row.get("ChargeDescription") or "",
+        tokens=_tokens(row, "PricingUnit", "PricingQuantity"),
     )
 
 
@@ -245,6 +250,7 @@ def _cur_line(number: int, row: Row) -> BillLine:
         end_us=_time(row.get("line_item_usage_end_date"), "line_item_usage_end_date"),
         sku=row.get("line_item_usage_type"),
         description=row.get("line_item_line_item_description") or "",
+        tokens=_tokens(row, "pricing_unit", "line_item_usage_amount"),
     )
 
 
@@ -268,6 +274,7 @@ def _csv_line(number: int, row: Row, columns: Columns) -> BillLine:
         end_us=_time(cell(columns.end), columns.end or ""),
         sku=cell(columns.sku),
         description=cell(columns.description) or "",
+        tokens=_maybe(cell(columns.tokens), columns.tokens or ""),
     )
 
 
@@ -347,6 +354,21 @@ def _decimal(text: str | None, name: str) -> Decimal:
 
 def _maybe(text: str | None, name: str) -> Decimal | None:
     return None if text is None else _decimal(text, name)
+
+
+def _tokens(row: Row, unit_column: str, quantity_column: str) -> Decimal | None:
+    """Single tokens, whatever the unit packs of them; None where it is no unit of tokens.
+
+    >>> _tokens({"u": "1K Tokens", "q": "2.5"}, "u", "q"), _tokens({"u": "1000000 Tokens", "q": "0.5"}, "u", "q")
+    (Decimal('2500.0'), Decimal('500000.0'))
+    >>> _tokens({"u": "Tokens", "q": "7"}, "u", "q"), _tokens({"u": "Hrs", "q": "7"}, "u", "q")
+    (Decimal('7'), None)
+    """
+    found = _TOKENS.fullmatch((row.get(unit_column) or "").strip().lower())
+    quantity = _maybe(row.get(quantity_column), quantity_column)
+    if found is None or quantity is None:
+        return None
+    return quantity * int((found["count"] or "1").replace(",", "")) * _PACKS[found["pack"] or ""]
 
 
 def _time(text: str | None, name: str) -> int | None:

@@ -17,7 +17,7 @@ from ledger.reconcile.read import read_bill
 
 HOUR_US = 3_600_000_000
 OURS = Accrued(
-    rental="rental_1", project="search", nano=20_000_000_000, seconds=36_000, price_nano_hour=2_000_000_000,
+    subject="rental_1", project="search", nano=20_000_000_000, quantity=36_000, price_nano=2_000_000_000,
     ended_us=10 * HOUR_US, tiers={"on_demand": 6_000_000_000},
 )  # fmt: skip
 
@@ -59,7 +59,7 @@ def test_a_difference_is_named_by_its_largest_part(
 
 
 def test_a_minimum_that_the_books_did_not_know_is_named() -> None:
-    short = replace(OURS, nano=cost_of_seconds(OURS.price_nano_hour, 20), seconds=20)
+    short = replace(OURS, nano=cost_of_seconds(OURS.price_nano, 20), quantity=20)
     [found] = reconcile(bill(line("0.0333", hours=Decimal(60) / 3600)), {"rental_1": short}).variances
     assert found.code in ("minimum", "rounding")
     hour = replace(short, granularity_s=3600)
@@ -77,11 +77,11 @@ def test_what_is_not_ours_and_what_leaked_wait_for_a_person() -> None:
     found = reconcile(bill(line("1", name="i-77"), line("2", name="rental_lost")), {"rental_1": OURS})
     assert [each.code for each in found.variances] == ["unknown_resource", "leaked"]
     assert not any(each.is_innocent for each in found.variances)
-    assert [each.rental for each in found.not_billed] == ["rental_1"]
+    assert [each.subject for each in found.not_billed] == ["rental_1"]
 
 
 def test_a_machine_on_a_second_invoice_is_billed_twice() -> None:
-    found = reconcile(bill(line("20")), {"rental_1": OURS}, paid_before={"rental_1": Paid(OURS.nano, OURS.seconds)})
+    found = reconcile(bill(line("20")), {"rental_1": OURS}, paid_before={"rental_1": Paid(OURS.nano, OURS.quantity)})
     assert (found.variances[0].code, found.accrued_nano, found.not_billed) == ("billed_twice", 0, ())
 
 
@@ -95,7 +95,7 @@ def test_a_second_bill_of_the_month_for_a_machine_that_went_on_is_not_billed_twi
     nothing = reconcile(bill(line("1", name="i-77")), {"rental_1": OURS}, paid_before=half)
     assert [each.nano for each in nothing.not_billed] == [10_000_000_000]
     # the whole of a short machine again, of which little is left: no minimum, a person looks at it
-    short = replace(OURS, nano=cost_of_seconds(OURS.price_nano_hour, 60), seconds=60)
+    short = replace(OURS, nano=cost_of_seconds(OURS.price_nano, 60), quantity=60)
     again = reconcile(
         bill(line("0.0333", hours=Decimal(60) / 3600)),
         {"rental_1": short},
@@ -124,7 +124,7 @@ def test_billed_is_accrued_and_variances_to_the_nano_whatever_is_billed(
     lines: list[tuple[Decimal, str, str, Decimal | None, Decimal | None]], nano: int, seconds: int, rate: Decimal,
     before: Paid | None,
 ) -> None:  # fmt: skip
-    ours = {name: replace(OURS, rental=name, nano=nano, seconds=seconds) for name in ("rental_1", "rental_2")}
+    ours = {name: replace(OURS, subject=name, nano=nano, quantity=seconds) for name in ("rental_1", "rental_2")}
     whole = bill(
         *(
             BillLine(number=at, names=(name,), amount=amount, kind=kind, hours=hours, unit_price=price)  # type: ignore[arg-type]

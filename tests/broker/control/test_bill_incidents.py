@@ -120,7 +120,7 @@ def test_opencost_1409_what_differs_from_the_providers_meter_is_in_front_of_a_pe
     hours: str, dollars: str, code: str
 ) -> None:
     """It differed from GKE's metering, and nobody was told how much of it was time and how much price."""
-    ours = Accrued(rental="rental_1", project="p", nano=20 * DOLLAR, seconds=36_000, price_nano_hour=2 * DOLLAR)
+    ours = Accrued(subject="rental_1", project="p", nano=20 * DOLLAR, quantity=36_000, price_nano=2 * DOLLAR)
     [found] = reconcile(bill(line(dollars, hours=Decimal(hours))), {"rental_1": ours}).variances
     assert found.code == code
     assert found.time_nano + found.price_nano + found.rest_nano == found.nano
