@@ -20,6 +20,7 @@ from broker.metrics.counters import Counters
 from broker.object_keys import ObjectKeys, ProjectKey
 from broker.oidc import Issuer
 from broker.provider_set import Providers
+from broker.refusals import Refusals
 from broker.sealed_store import SealedStore
 from broker.settings import Settings
 from broker.vault import Vault
@@ -47,7 +48,7 @@ class Services:
     the same markets with projects' own.
 
     `renting`: rentals whose market is being asked for a machine at this moment, however long it takes (a host pulls 10 GB of
-    image first).
+    image first). `refusals`: what budgets refused to hold a moment ago.
 
     `nudge` names loops that should run now rather than at their next tick: `nudge("plan")` after a batch was created.
     `pass_on` is given the name, too, for brokers elsewhere.
@@ -76,6 +77,7 @@ class Services:
     claims: Claims | None = None
     renting: set[str] = field(default_factory=set)
     networks: Networks = field(default_factory=Networks)
+    refusals: Refusals = field(default_factory=Refusals)
     pass_on: Callable[[str], None] | None = None
 
     @property

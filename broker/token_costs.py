@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,7 +13,7 @@ from jobs.batches import remaining
 from jobs.metered import TokensUsed, metered
 from ledger.accrual import Meter
 from ledger.book import lock
-from ledger.money import to_nano
+from ledger.money import most_of_tokens, to_nano
 from ledger.token_meter import TokenRate, Used, accrue_tokens, cost_of_tokens
 from markets.offer import TokenPrice
 from markets.offer_record import offer_from_record
@@ -64,8 +63,16 @@ async def accrue_used(
 def most_nano(price: TokenPrice, input_tokens: int, output_tokens: int, buffer: Decimal) -> int:
     """What so many tokens cost at most: nothing of it from a cache, and prompts are estimated before they are counted."""
     rate = rate_of(price)
-    fresh = math.ceil(input_tokens * max(buffer, Decimal(1)))
-    return -(-(fresh * rate.input_nano + output_tokens * rate.output_nano) // 1_000_000)
+    return most_of_tokens(input_tokens, output_tokens, rate.input_nano, rate.output_nano, buffer_ppm=buffer_ppm(buffer))
+
+
+def buffer_ppm(buffer: Decimal) -> int:
+    """`control.hold_buffer` in millionths, as the snapshot has it.
+
+    >>> buffer_ppm(Decimal("1.25"))
+    1250000
+    """
+    return int((buffer * 1_000_000).to_integral_value(ROUND_CEILING))
 
 
 def most_of_work(price: TokenPrice, work: Work, buffer: Decimal) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ledger.money import cost_of_seconds, in_usd
+from ledger.money import cost_of_seconds, in_usd, most_of_tokens
 from solver.data_costs import moving_nano, once_nano
 from solver.durations import SECOND_US
 from solver.schedule import Instances, Site, Task, bill, ceil_div
@@ -224,21 +224,25 @@ def _money_and_time(
     purpose = "starting alone" if has_begun else "the whole work"
     reserve = stop_reserve(view.snapshot, instances.price_nano_hour, instances.granularity_s)
     if offer.is_bought and offer.per_million_nano is not None:
-        reserve = min(reserve, max(0, _most_nano(work, offer.per_million_nano) - least))
+        reserve = min(reserve, max(0, most_nano(work, offer.per_million_nano, view.snapshot) - least))
     if work.max_nano is not None and least + reserve > work.max_nano - work.progress.spent_nano:
         yield Broken(
             "price_ceiling",
             f"{purpose} costs {in_usd(least)}{f' and {in_usd(reserve)} to be stopped in time' if reserve else ''}, "
             f"{in_usd(work.max_nano - work.progress.spent_nano)} are left",
         )
-    remaining = view.budgets.get(work.project) if instances.is_new else None
+    is_covered = not instances.is_new and view.is_covered(work, offer)
+    if not is_covered and (refused := view.refused(work).get(offer.key)):
+        yield Broken("budget", refused)
+        return
+    remaining = None if is_covered else view.budgets.get(work.project)
     if offer.per_million_nano is not None and remaining is not None:
-        least = max(least, _most_nano(work, offer.per_million_nano))  # so much will be held
+        least = max(least, most_nano(work, offer.per_million_nano, view.snapshot))  # so much will be held
     if remaining is not None and least > remaining:
         yield Broken("budget", f"{purpose} costs {in_usd(least)}, project {work.project} has {in_usd(remaining)} left")
 
 
-def _most_nano(work: Work, per_million: tuple[int, int]) -> int:
-    """What the work's tokens cost when each answer is as long as it may be."""
+def most_nano(work: Work, per_million: tuple[int, int], snapshot: Snapshot) -> int:
+    """What is held for the work's tokens: each answer as long as it may be."""
     output = max(work.output_tokens_p50, work.output_tokens_p90)
-    return -(-(work.input_tokens * per_million[0] + output * per_million[1]) // 1_000_000)
+    return most_of_tokens(work.input_tokens, output, *per_million, buffer_ppm=snapshot.hold_buffer_ppm)

@@ -233,7 +233,7 @@ def lifted(work: Work, snapshot: Snapshot) -> dict[Limit, tuple[Snapshot, Work]]
     late = msgspec.structs.replace(work, deadline_us=snapshot.now_us + FARTHEST_US)
     return {
         "quota": (msgspec.structs.replace(snapshot, quotas=()), work),
-        "budget": (msgspec.structs.replace(snapshot, budgets=()), work),
+        "budget": (msgspec.structs.replace(snapshot, budgets=(), refusals=()), work),
         "price_ceiling": (snapshot, msgspec.structs.replace(work, max_nano=None)),
         "deadline": (snapshot, late),
     }

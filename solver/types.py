@@ -142,7 +142,8 @@ class OfferView(msgspec.Struct, frozen=True, kw_only=True):
 class Running(msgspec.Struct, frozen=True, kw_only=True):
     """A rental that exists. It serves one pool (project, model, precision); its start-up is `ready_in_s` (0 when warm).
 
-    `capacity` of its offer counts what can be rented *besides* it.
+    `capacity` of its offer counts what can be rented *besides* it. `covered`: where tokens are bought, the works whose worst case
+    its hold has set aside; others count against their project's budget as if they started anew. None: the hold is of its time.
     """
 
     rental_id: str
@@ -152,6 +153,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     precision: str
     ready_in_s: int
     price_nano_hour: int
+    covered: tuple[str, ...] | None = None
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,6 +193,15 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     work_id: str
     offer_key: str
     share_ppm: int
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """The budgets refused a moment ago what would have been held for this work on this offer: it is not tried there again at
+    once, so that the next best is. What covers it already goes on. `found` says what was refused, and until when that counts."""
+
+    work_id: str
+    offer_key: str
+    found: str
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,6 +249,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     `fetched_bytes`: by model, what each start of it loads from elsewhere: image and weights.
 
+    `hold_buffer_ppm`: by how much estimated prompts are held for, in millionths, where tokens are bought. `refusals`: of holds.
+
     `later_starts`: whether a start may begin when another pool's instance of the same offer ends. False in the broker's own
     snapshots: theirs say of an offer that is in use only that it is sold out, not from when it is free again.
     """
@@ -259,6 +272,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     fetched_bytes: dict[str, int] = {}
     records: tuple[Record, ...] = ()
     waits: tuple[Later, ...] = ()
+    hold_buffer_ppm: int = 1_000_000
+    refusals: tuple[Refusal, ...] = ()
     version: int = VERSION
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from solver.durations import busy_both, slow_down_ppm
 from solver.errors import BadSnapshot
@@ -25,6 +25,9 @@ class View:
         self.offers = {offer.key: offer for offer in snapshot.offers}
         self.quotas = {quota.market: quota.remaining for quota in snapshot.quotas}
         self.budgets = {budget.project: budget.remaining_nano for budget in snapshot.budgets}
+        self._refused: dict[str, dict[str, str]] = {}
+        for refusal in snapshot.refusals:
+            self._refused.setdefault(refusal.work_id, {})[refusal.offer_key] = refusal.found
         self.running: dict[tuple[str, Pool], list[Running]] = {}
         for rental in snapshot.running:
             pool = Pool(rental.project, rental.model, rental.precision)
@@ -90,6 +93,15 @@ class View:
     def due_us(self, work: Work) -> int:
         """Microseconds from now until the work's deadline."""
         return work.deadline_us - self.snapshot.now_us
+
+    def refused(self, work: Work) -> Mapping[str, str]:
+        """What was found by the offers where a hold for the work was refused a moment ago."""
+        return self._refused.get(work.id, {})
+
+    def is_covered(self, work: Work, offer: OfferView) -> bool:
+        """Whether a hold pays for the work at something that runs of this offer: a machine's whole time, or its tokens there."""
+        running = self.running.get((offer.key, pool_of(work)), ())
+        return any(each.covered is None or work.id in each.covered for each in running)
 
     def quota_left(self, offer: OfferView) -> int | None:
         """More instances of this offer that its quota alone grants us, None without a limit."""

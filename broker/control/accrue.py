@@ -92,7 +92,10 @@ class Accruer:
                 if refused is not None:
                     # in a transaction of its own: machines are locked before the books, never after (broker/lock_order.py)
                     async with self.services.database.transaction() as session:
-                        await _act_on(session, row, refused, await db_now(session))
+                        await _act_on(session, row, refused, now_us := await db_now(session))
+                    for batch, why in refused.batches.items():
+                        # the next plan tries the next best instead of the same place again
+                        self.services.refusals.note(batch, row.offer_key, why, now_us)
             except (LedgerError, MarketsError) as failure:
                 # one meter that cannot be booked must not stop the others, nor the ceilings below
                 log.error("accrue.failed", rental=row.id, code=failure.code, error=str(failure))

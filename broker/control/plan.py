@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -20,7 +20,7 @@ from sqlmodel import col
 from ulid import ULID
 
 from broker.budget_batches import Early
-from broker.budgets import Placement, admit, early_for, why_refused
+from broker.budgets import Placement, admit, early_for, why_refused, within_own_limits
 from broker.compliance.decisions import seal_planned
 from broker.compliance.pinning import Repinner
 from broker.control.avoided import baselines
@@ -51,6 +51,17 @@ SECOND_US = 1_000_000
 ACTOR = "broker.plan"
 # Every so many plans, a large queue is planned from nothing: small moves never find what a new program would.
 ANEW = 20
+
+
+@dataclass
+class _Acted:
+    """What followed from a plan: how many machines are to be rented, and by batch and offer what is held for and what no budget
+    covers."""
+
+    plan_id: str
+    started: int = 0
+    paid: set[tuple[str, str]] = field(default_factory=set)
+    refused: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 @dataclass
@@ -88,17 +99,19 @@ class Planner:
         snapshot, plan = await postponed(self.services, frozen.snapshot, plan, waits)
         frozen = replace(frozen, snapshot=snapshot)
         async with self.services.database.transaction() as session:
-            plan_id, started, refused = await self._act(session, frozen, plan)
-        if refused:
+            acted = await self._act(session, frozen, plan)
+        self._remember(acted, frozen.snapshot.now_us)
+        plan_id = acted.plan_id
+        if acted.refused:
             # behind the books no rows of batches are locked (broker/lock_order.py)
             async with self.services.database.transaction() as session:
                 now_us = await db_now(session)
-                for batch, why in sorted(refused.items()):
+                for (batch, _), why in sorted(acted.refused.items()):
                     await _wait(session, batch, plan_id, "budget", [f"budget: {why}"], [], now_us)
         # only now: a plan whose transaction was rolled back was never acted on
         self.last, self.last_id = _decisions(plan), plan_id
         self.plan, self.plans = plan, self.plans + 1
-        if started:
+        if acted.started:
             # the crash between intent and create (peers leaked machines here): the place loop finds the intents again
             self.services.failpoints.reached("place.after_intent")
             self.services.nudge("place")
@@ -121,16 +134,25 @@ class Planner:
             return None
         return fallback
 
-    async def _act(self, session: AsyncSession, frozen: Frozen, plan: Plan) -> tuple[str, int, dict[str, str]]:
+    def _remember(self, acted: _Acted, now_us: int) -> None:
+        """What was refused is not tried again at once, and the next plan, which is made now, tries the next best instead. It was
+        planned and refused for ever, with a machine beside it that would have done."""
+        for batch, offer_key in acted.paid:
+            self.services.refusals.held(batch, offer_key)
+        for (batch, offer_key), why in acted.refused.items():
+            self.services.refusals.note(batch, offer_key, why, now_us)
+        if acted.refused:
+            self.services.nudge("plan")
+
+    async def _act(self, session: AsyncSession, frozen: Frozen, plan: Plan) -> _Acted:
         """Write what follows from the plan for the works that still go on: solving takes time, and a batch may have been
-        cancelled or stopped meanwhile. The plan's id, how many machines are to be rented, and batches that no budget
-        covers."""
+        cancelled or stopped meanwhile."""
         now_us = await db_now(session)
         going = await going_on(session, [work.id for work in frozen.snapshot.works])
         plan_id = await self._store(session, frozen, plan, now_us)
         await _assign(session, plan, frozen, going, plan_id, now_us)
-        await _drain(session, self.services, plan, now_us)
-        started, refused = 0, dict[str, str]()
+        await _drain(session, self.services, plan, frozen.outdated, now_us)
+        acted = _Acted(plan_id)
         due = [each for each in plan.starts if each.from_us <= now_us]  # later ones when their time has come
         pools = [[work for work in _served(frozen.snapshot, plan, start) if work in going] for start in due]
         early = await early_for(session, [(start.project, pool) for start, pool in zip(due, pools, strict=True)])
@@ -141,14 +163,18 @@ class Planner:
                 try:
                     if covered:
                         await self._intend(session, frozen, start, covered, plan_id, now_us, early)
-                        started += 1
+                        acted.started += 1
                         paid.update(covered)
                 except HoldExceeded as refusal:
-                    over |= dict.fromkeys(covered, str(refusal))
+                    asked, _ = self._asked(frozen, start, covered, now_us)
+                    _, own = await within_own_limits(session, asked, now_us, early)
+                    # one batch's own limit holds none of the others back
+                    over |= own or dict.fromkeys(covered, str(refusal))
                 for why in dict.fromkeys(over.values()):
                     log.warning("place.over_budget", project=start.project, offer=start.offer_key, error=why)
-                refused |= {batch: why for batch, why in over.items() if batch not in paid}
-        return plan_id, started, refused
+                acted.refused |= {(batch, start.offer_key): why for batch, why in over.items() if batch not in paid}
+            acted.paid |= {(batch, start.offer_key) for batch in paid}
+        return acted
 
     async def _covered(
         self, session: AsyncSession, frozen: Frozen, start: Start, served: list[str], now_us: int, early: Early
@@ -224,13 +250,8 @@ class Planner:
         """One intent with its hold. Raises HoldExceeded when the budget does not cover it."""
         offer = frozen.offers[start.offer_key]
         rental_id = f"rental_{ULID()}"
-        besides = agreed(offer, frozen.snapshot, start, served)
-        control = self.services.settings.control
-        if offer.per_million is not None:
-            nano = self._bought_nano(frozen, offer.per_million, served)
-        else:
-            nano = hold_nano(offer, start, control, now_us, set_aside_nano(besides))
-        asked = Placement(start.project, tuple(served), nano, price_nano_hour=to_nano(offer.price or Decimal(0)))
+        asked, besides = self._asked(frozen, start, served, now_us)
+        nano = asked.nano
         scopes = await admit(session, asked, now_us=now_us, early=early)
         await open_hold(
             session,
@@ -261,6 +282,18 @@ class Planner:
             now_us=now_us,
         )
         await seal_planned(session, self.services.secret, frozen.snapshot, start.offer_key, rental_id, served)
+
+    def _asked(self, frozen: Frozen, start: Start, served: list[str], now_us: int) -> tuple[Placement, dict[str, int]]:
+        """What one intent asks of the budgets, and the terms of what it costs besides its time."""
+        offer = frozen.offers[start.offer_key]
+        besides = agreed(offer, frozen.snapshot, start, served)
+        if offer.per_million is not None:
+            nano = self._bought_nano(frozen, offer.per_million, served)
+        else:
+            nano = hold_nano(offer, start, self.services.settings.control, now_us, set_aside_nano(besides))
+        return Placement(
+            start.project, tuple(served), nano, price_nano_hour=to_nano(offer.price or Decimal(0))
+        ), besides
 
     async def _baselines(self, session: AsyncSession, offer: Offer, start: Start) -> dict[str, Any]:
         """Of all markets, those that are not rented at too: the plan has not looked at them."""
@@ -385,9 +418,11 @@ async def _wait(
     )
 
 
-async def _drain(session: AsyncSession, services: Services, plan: Plan, now_us: int) -> None:
+async def _drain(
+    session: AsyncSession, services: Services, plan: Plan, outdated: Mapping[str, str], now_us: int
+) -> None:
     """Ask the workers of rentals that the plan no longer needs to finish; they stay warm for a moment, since work that
-    comes right after would pay the start-up again."""
+    comes right after would pay the start-up again. `outdated` ones at once."""
     idle_us = round(services.settings.control.idle_release_s * SECOND_US)
     due = []
     for rental_id in plan.drains:
@@ -395,4 +430,4 @@ async def _drain(session: AsyncSession, services: Services, plan: Plan, now_us: 
         if row is None or (worker and (worker.work_us or worker.ready_us or row.created_us) + idle_us > now_us):
             continue
         due.append(rental_id)
-    await drain_all(session, dict.fromkeys(due, "the plan no longer needs it"), now_us)
+    await drain_all(session, dict.fromkeys(due, "the plan no longer needs it") | dict(outdated), now_us)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fractions import Fraction
@@ -25,14 +25,16 @@ from broker.control.hazards import learned_hazard, seen_pools
 from broker.control.lessons import lessons, taught
 from broker.control.planned_offers import PlannedOffers, planned_offers
 from broker.control.quotas import quotas_left
-from broker.control.token_offers import AT_ONCE, Bought, bought
+from broker.control.token_offers import AT_ONCE, Bought, bought, buys_at, outdated
 from broker.costs import BatchCost, batch_costs
 from broker.price_ages import default_max_age_s, max_ages_s
+from broker.refusals import Left
 from broker.services import Services
 from broker.speeds import estimated_speeds, facts_of, too_small
 from broker.start_up import StartUps, start_ups
 from broker.tables import STOPPED, Measured, Policy, Waiting, Worker
 from broker.token_buying import buying, is_bought
+from broker.token_costs import buffer_ppm
 from jobs import batches
 from jobs.batches import Remaining
 from jobs.state import starts_lines
@@ -49,7 +51,7 @@ from markets.price_search import Wanted
 from markets.tables import RentalRow
 from solver.residency import Facts, ModelFacts, PathFacts, asks_model
 from solver.residency import Policy as ResidencyPolicy
-from solver.types import SMALL, Budget, Held, OfferView, Progress, Running, Snapshot, Throughput, Work
+from solver.types import SMALL, Budget, Held, OfferView, Progress, Refusal, Running, Snapshot, Throughput, Work
 from workers.fit import misfit
 from workers.profile import ModelProfile
 
@@ -73,11 +75,13 @@ ENOUGH_BUSY_MS = 5_000
 @dataclass(frozen=True)
 class Frozen:
     """A snapshot and the offers behind its views, by key. `binding` is the scope of the budget that limits a work more than its
-    own `max_usd`, by work, or a project more than its grants, by project."""
+    own `max_usd`, by work, or a project more than its grants, by project. `outdated`: executors that buy at another price than
+    the endpoint asks now, and why they end."""
 
     snapshot: Snapshot
     offers: Mapping[str, Offer]
     binding: Mapping[str, str] = field(default_factory=dict)
+    outdated: Mapping[str, str] = field(default_factory=dict)
 
 
 async def freeze(
@@ -121,14 +125,15 @@ async def freeze(
     policies = await _policies(session, works)
     policies.update(extra_policies or {})
     budgets, above = await _budgets(session, works, now_us)
+    buy = [row for row in open_rentals if is_bought(row) and row.state != "releasing"]
+    ends = {row.id: why for row in buy if (why := outdated(row, tokens.get(row.offer_key)))}
+    running = await _running(session, services, known, tokens, ends, now_us)
     snapshot = Snapshot(
         now_us=now_us,
         works=tuple(sorted(works, key=lambda work: work.id)),
         offers=tuple(sorted(views, key=lambda view: view.key)),
         quotas=quotas_left(listed, open_rentals),
-        running=tuple(
-            sorted(await _running(session, services, known, tokens, now_us), key=lambda each: each.rental_id)
-        ),
+        running=tuple(sorted(running, key=lambda each: each.rental_id)),
         budgets=budgets,
         policies=policies,
         facts=facts,
@@ -142,8 +147,10 @@ async def freeze(
         apart=planned.apart,
         fetched_bytes=_fetched(services, works),
         later_starts=False,  # while an offer is in use it is listed as sold out: a start planned for later would never come due
+        hold_buffer_ppm=buffer_ppm(services.settings.control.hold_buffer),
+        refusals=_refusals(services, works, budgets, now_us),
     )
-    return Frozen(snapshot, {str(each.offer.key): each.offer for each in listed}, binding | above)
+    return Frozen(snapshot, {str(each.offer.key): each.offer for each in listed}, binding | above, ends)
 
 
 async def listed_offers(
@@ -357,8 +364,27 @@ async def held_back(session: AsyncSession, now_us: int) -> dict[str, str]:
     return reasons
 
 
+def _refusals(services: Services, works: Sequence[Work], budgets: Sequence[Budget], now_us: int) -> tuple[Refusal, ...]:
+    left_of = {each.project: each.remaining_nano for each in budgets}
+    left = {
+        work.id: Left(
+            left_of.get(work.project), None if work.max_nano is None else work.max_nano - work.progress.spent_nano
+        )
+        for work in works
+    }
+    return tuple(
+        Refusal(work_id=work, offer_key=offer, found=found)
+        for (work, offer), found in services.refusals.in_force(left, now_us).items()
+    )
+
+
 async def _running(
-    session: AsyncSession, services: Services, known: StartUps, tokens: Mapping[str, Bought], now_us: int
+    session: AsyncSession,
+    services: Services,
+    known: StartUps,
+    tokens: Mapping[str, Bought],
+    ends: Collection[str],
+    now_us: int,
 ) -> list[Running]:
     """Rentals that can still take work. One that drains or is being released serves nobody new."""
     rows = await rentals.open_rentals(session)
@@ -366,9 +392,11 @@ async def _running(
         w.rental: w for w in await session.scalars(select(Worker).where(col(Worker.rental).in_([r.id for r in rows])))
     }
     return [
-        _buying(row, tokens) if is_bought(row) else _as_running(row, workers.get(row.id), services, known, now_us)
+        buys_at(row, tokens.get(row.offer_key))
+        if is_bought(row)
+        else _as_running(row, workers.get(row.id), services, known, now_us)
         for row in rows
-        if _serves(row, workers.get(row.id))
+        if row.id not in ends and _serves(row, workers.get(row.id))
     ]
 
 
@@ -376,21 +404,6 @@ def _serves(row: RentalRow, worker: Worker | None) -> bool:
     if row.state == "releasing":
         return False
     return worker is None or (worker.drain_reason is None and worker.state not in ("draining", "gone", "failed"))
-
-
-def _buying(row: RentalRow, tokens: Mapping[str, Bought]) -> Running:
-    """An executor is there at once, and an hour of it costs what an hour of the endpoint costs the works of now."""
-    endpoint = tokens.get(row.offer_key)
-    hour = endpoint.listed.offer.price if endpoint is not None else None
-    return Running(
-        rental_id=row.id,
-        offer_key=row.offer_key,
-        project=row.project,
-        model=row.model,
-        precision=row.precision,
-        ready_in_s=0,
-        price_nano_hour=row.price_nano_hour if hour is None else to_nano(hour),
-    )
 
 
 def _as_running(row: RentalRow, worker: Worker | None, services: Services, known: StartUps, now_us: int) -> Running:

@@ -12,10 +12,13 @@ from dataclasses import dataclass, replace
 
 from broker.control.convert import hardware
 from broker.market_settings import TokenBuying
+from broker.token_buying import covered
 from ledger.money import from_nano, to_nano
-from markets.offer import Offer, price_problem
+from markets.offer import Offer, TokenPrice, price_problem
+from markets.offer_record import offer_from_record
 from markets.price_book import Listed
-from solver.types import Throughput, Timings, Work
+from markets.tables import RentalRow
+from solver.types import Running, Throughput, Timings, Work
 from workers.profile import ModelProfile
 
 MILLION = 1_000_000
@@ -63,6 +66,37 @@ def served_there(offer: Offer, terms: TokenBuying, models: Mapping[str, ModelPro
         return ()
     names = sorted(name for name, theirs in terms.models.items() if theirs == endpoint.model)
     return tuple(models[name] for name in names if name in models)
+
+
+def buys_at(row: RentalRow, endpoint: Bought | None) -> Running:
+    """An executor is there at once, and an hour of it costs what an hour of the endpoint costs the works of now."""
+    hour = endpoint.listed.offer.price if endpoint is not None else None
+    return Running(
+        rental_id=row.id,
+        offer_key=row.offer_key,
+        project=row.project,
+        model=row.model,
+        precision=row.precision,
+        ready_in_s=0,
+        price_nano_hour=row.price_nano_hour if hour is None else to_nano(hour),
+        covered=tuple(sorted(covered(row))),
+    )
+
+
+def outdated(row: RentalRow, endpoint: Bought | None) -> str | None:
+    """Why an executor may buy no more: it books by the price that it was placed with, and the endpoint asks another now."""
+    then = offer_from_record(row.facts).per_million
+    now = endpoint.listed.offer.per_million if endpoint is not None else None
+    if now is None or now == then:
+        return None
+    return f"the endpoint's price is another one now: {_dollars(now)} instead of {_dollars(then)}"
+
+
+def _dollars(price: TokenPrice | None) -> str:
+    if price is None:
+        return "none"
+    cached = "" if price.cached is None else f", cached ${price.cached.normalize():f}"
+    return f"${price.input.normalize():f} in{cached}, ${price.output.normalize():f} out a million"
 
 
 def _bought(

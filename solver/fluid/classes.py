@@ -7,6 +7,7 @@ uses the latest one of its bucket, so that grouping never makes a bound wrong.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,8 +105,15 @@ def _key(work: Work, figures: Figures, now_us: int, ratio: float) -> tuple[objec
     money: tuple[object, ...] = (begun if work.project in figures.view.budgets else None,)
     if work.max_nano is not None:  # alike in size and limit, so that one judgement holds for all of them
         money = (begun, _step(max(1e-9, _limit(work)), 1.1), _step(work.input_tokens + work.output_tokens_p50 + 1, 1.1))
+    if refused := figures.view.refused(work):  # where it may not be tried again now
+        money = (*money, tuple(sorted(refused)), _covered_at(work, figures, refused))
     pool = figures.pool_of[Pool(work.project, work.model, work.precision)]
     return (pool, work.policy_hash, work.max_rtt_ms, work.priority, _bucket(hours, ratio), shape, length, *money)
+
+
+def _covered_at(work: Work, figures: Figures, refused: Collection[str]) -> tuple[str, ...]:
+    """Those of the refused offers where a hold pays for the work already."""
+    return tuple(key for key in sorted(refused) if figures.view.is_covered(work, figures.view.offers[key]))
 
 
 def _bucket(hours: float, ratio: float) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from solver.eligibility import ELIGIBLE, Funnel, Verdict, survey_one
+from solver.eligibility import ELIGIBLE, Funnel, Verdict, most_nano, survey_one
 from solver.fluid.classes import Classes
 from solver.fluid.figures import OPEN, RULE, Figures, Flags, Floats, Ints
 from solver.types import Rule
@@ -43,7 +43,10 @@ class Masks:
         return np.unpackbits(self._reach[k], count=len(self.figures.resources)).view(np.bool_)
 
     def _has_money(self, k: int) -> bool:
-        project = self.figures.works[self.classes.members[k][0]].project
+        first = self.figures.works[self.classes.members[k][0]]
+        if self.figures.view.refused(first):
+            return True
+        project = first.project
         return project in self.figures.view.budgets or bool(np.isfinite(self.classes.limit[k]))
 
     def codes(self, k: int) -> Ints:
@@ -90,7 +93,31 @@ class Masks:
         if budget is not None:
             is_new = self.figures.resources.pool < 0
             codes = np.minimum(codes, np.where(is_new & (least > budget / 1e9), RULE["budget"], OPEN))
+            codes = self._bought_over(k, codes, budget)
+        return self._refused(k, codes)
+
+    def _bought_over(self, k: int, codes: Ints, budget: int) -> Ints:
+        """Where tokens are bought the worst case is held: that of the class's work that needs most."""
+        snapshot = self.figures.view.snapshot
+        for number, offer in enumerate(self.figures.offers):
+            price = offer.per_million_nano
+            if price is None or not offer.is_bought or codes[number] < RULE["budget"]:
+                continue
+            if max(most_nano(self.figures.works[each], price, snapshot) for each in self.classes.members[k]) > budget:
+                codes[number] = RULE["budget"]
         return codes
+
+    def _refused(self, k: int, codes: Ints) -> Ints:
+        """Where a hold was refused a moment ago; the works of a class have been refused at the same offers."""
+        first = self.figures.works[self.classes.members[k][0]]
+        refused = self.figures.view.refused(first)
+        if not refused:
+            return codes
+        resources = self.figures.resources
+        shut = np.array([each.key in refused for each in self.figures.offers], dtype=bool)[resources.offer]
+        covered = [each.key in refused and self.figures.view.is_covered(first, each) for each in self.figures.offers]
+        shut &= (resources.pool < 0) | ~np.array(covered, dtype=bool)[resources.offer]
+        return np.where(shut, np.minimum(codes, RULE["budget"]), codes)
 
     def alone_cost(self, k: int, is_begun: bool = False) -> Floats:
         """USD of the class's largest work alone on one instance of each resource, or of starting alone when it has begun."""

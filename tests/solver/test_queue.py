@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 from typing import Any
 
 import msgspec
@@ -25,7 +26,7 @@ from solver.fluid.prices import Pricing
 from solver.plan import solve, solve_large
 from solver.residency import compile_countries
 from solver.size import is_small
-from solver.types import SMALL, Held, Plan, Snapshot, encode
+from solver.types import SMALL, Held, Plan, Refusal, Snapshot, encode
 from solver.view import View
 from solver.what_if import WhatIf, applied
 
@@ -161,8 +162,24 @@ def test_estimated_speeds_are_packed_with_caution_and_lose_nobody_a_place(town: 
 def test_the_tables_decide_as_the_rules_do(towns: Any, seed: int) -> None:
     """A resource that the tables open, the rules open for a work of the class, and the other way round, money left aside."""
     snapshot = towns().random(seed, works=12, offers=20)
+    random = Random(seed)
+    refusals = (
+        Refusal(work_id=work.id, offer_key=offer.key, found="a hold was refused")
+        for work in snapshot.works
+        for offer in snapshot.offers
+        if random.random() < 0.1
+    )
     snapshot = msgspec.structs.replace(
-        snapshot, budgets=(), works=tuple(msgspec.structs.replace(work, max_nano=None) for work in snapshot.works)
+        snapshot,
+        budgets=(),
+        works=tuple(msgspec.structs.replace(work, max_nano=None) for work in snapshot.works),
+        running=tuple(
+            msgspec.structs.replace(
+                each, covered=random.choice([None, (), tuple(work.id for work in snapshot.works[::2])])
+            )
+            for each in snapshot.running
+        ),
+        refusals=tuple(refusals),
     )
     pricing = pricing_of(snapshot)
     view = View(snapshot)

@@ -1,0 +1,129 @@
+"""What a budget refuses to hold is not tried at the same place for ever: the next best is, and people are told until when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broker.control.plan import Planner
+from broker.refusals import Left, Refusals
+from broker.tables import Worker
+from tests.broker.control.test_budget_reach import DOLLAR, budget
+from tests.broker.control.test_token_budgets import WORST, batch, buys, endpoint, leased, runs
+
+SECOND_US = 1_000_000
+
+
+async def placed(town: Any, plans: int = 2) -> list[str]:
+    """The offers of the intents after so many plans."""
+    planner = Planner(town.services)
+    for _ in range(plans):
+        await planner.step()
+    return [row.offer_key for row in await town.intents()]
+
+
+@pytest.mark.own_writes
+async def test_plan_and_hold_agree_about_the_worst_case_so_the_machine_beside_it_is_taken(town: Any) -> None:
+    """A budget between what the plan thought ($1.01) and what was held ($1.0125): refused at every plan, for ever."""
+    await buys(town)
+    machine = town.offer(price="0.40")
+    await town.list_offers(machine)
+    await batch(town)
+    await budget(town, "project:default", 1_011_000_000)
+    assert await placed(town, 1) == [str(machine.key)]
+
+
+@pytest.mark.own_writes
+async def test_where_only_the_hold_is_refused_the_next_plan_takes_the_next_best(town: Any) -> None:
+    """What a plan does not see (here: dollars an hour) was refused at every plan, with another offer beside it."""
+    await buys(town)
+    machine = town.offer(price="0.40")
+    await town.list_offers(machine)
+    made = await batch(town)
+    await budget(town, "project:default", 5 * DOLLAR, per_hour_nano=DOLLAR)
+    planner = Planner(town.services)
+    await planner.step()
+    waits = await town.waiting(made)
+    assert (waits.waiting_on, await town.intents()) == ("budget", [])
+    await planner.step()
+    assert [row.offer_key for row in await town.intents()] == [str(machine.key)]
+    assert await town.waiting(made) is None
+    [why] = [rule.example for rule in planner.plan.funnels[made] if rule.rule == "budget"]
+    assert "an hour" in why and "not tried there before" in why
+
+
+@pytest.mark.own_writes
+async def test_a_batch_whose_tag_does_not_cover_a_hold_is_told_until_when_it_waits(town: Any) -> None:
+    machine = town.offer(price="0.50")
+    await town.list_offers(machine)
+    made = await batch(town, tags={"team": "x"})
+    await budget(town, "tag:default/team=x", 900_000_000)  # planned are $0.84, held would be $1.05
+    assert await placed(town) == []
+    waits = await town.waiting(made)
+    assert waits.waiting_on == "budget" and "not tried there before" in " ".join(waits.reasons)
+
+
+@pytest.mark.own_writes
+async def test_one_batchs_tag_holds_the_others_back_from_no_machine(town: Any) -> None:
+    machine = town.offer(price="0.50")
+    await town.list_offers(machine)
+    tagged, free = await batch(town, tags={"team": "x"}), await batch(town)
+    await budget(town, "tag:default/team=x", 900_000_000)
+    await placed(town)
+    assert [row.purpose["batches"] for row in await town.intents()] == [[free]]
+    assert (await town.waiting(tagged)).waiting_on == "budget"
+
+
+@pytest.mark.own_writes
+async def test_a_newcomer_that_the_executors_budget_does_not_cover_goes_to_a_machine(town: Any) -> None:
+    """It was planned onto the running executor and taken off it again, at every plan."""
+    near = await buys(town)
+    first = await batch(town)
+    await budget(
+        town, "project:default", 1_900_000_000
+    )  # one worst case at the endpoint, and a machine's hold of $0.84
+    await Planner(town.services).step()
+    rental = await runs(town, near)
+    machine = town.offer(price="0.40")
+    await town.list_offers(machine)
+    second = await batch(town)
+    await Planner(town.services).step()
+    assert [(row.offer_key, row.purpose["batches"]) for row in await town.intents()] == [(str(machine.key), [second])]
+    assert (await leased(town, rental), (await town.row(Worker, rental)).drain_reason) == ([first], None)
+
+
+@pytest.mark.own_writes
+async def test_an_executor_does_not_go_on_at_a_price_that_moved(town: Any) -> None:
+    """It booked $0.505 by the old price, and the endpoint asked $5.05."""
+    near = await buys(town)
+    made = await batch(town)
+    await Planner(town.services).step()
+    rental = await runs(town, near)
+    await town.list_offers(endpoint(), market="near")
+    await Planner(town.services).step()
+    assert (await town.row(Worker, rental)).drain_reason is None  # read anew, and the same
+    await town.list_offers(endpoint("2", "20"), market="near")
+    await Planner(town.services).step()
+    assert "$1 in, $10 out a million" in (await town.row(Worker, rental)).drain_reason
+    [follower] = await town.intents()
+    assert follower.purpose["batches"] == [made] and follower.purpose["hold_nano"] == 2 * WORST
+
+
+def test_a_refusal_counts_a_minute_then_twice_as_long_and_not_once_more_is_left() -> None:
+    refusals, left = Refusals(), {"b": Left(5, None)}
+    at = {"now": 0}
+
+    def is_refused(after_s: int, of: Left | None = None) -> bool:
+        at["now"] += after_s * SECOND_US
+        return ("b", "o") in refusals.in_force({"b": of} if of else left, at["now"])
+
+    refusals.note("b", "o", "too much", at["now"])
+    assert is_refused(0) and is_refused(59) and not is_refused(1)
+    refusals.note("b", "o", "too much", at["now"])
+    assert is_refused(119) and not is_refused(1)
+    refusals.note("b", "o", "too much", at["now"])
+    assert is_refused(1) and is_refused(1, Left(4, None)) and not is_refused(1, Left(6, None)) and not is_refused(1)
+    refusals.note("b", "o", "too much", at["now"])
+    refusals.held("b", "o")
+    assert not is_refused(1)
