@@ -42,6 +42,8 @@ Outcome = Literal[
     "rejected_terminal",
     "rejected_invalid",
 ]
+# What was refused and yet answered: it was paid for, and its row keeps what it took.
+PAID_FOR: frozenset[Outcome] = frozenset({"rejected_overlap", "rejected_revoked", "rejected_terminal"})
 
 
 class Rejection(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,8 +140,9 @@ async def _decided(session: AsyncSession, batch: Batch, known: Known, placement_
     situation = _situation(batch, shard, known, placement_id, asked)
     rejection = decide(situation, asked)
     if rejection is not None:
-        _note_rejection(session, batch, shard, placement_id, asked=asked, rejection=rejection, now_us=situation.now_us)
-        if rejection.outcome == "rejected_overlap":
+        _note_rejection(session, batch, shard, placement_id, asked=asked, rejection=rejection)
+        if is_paid_for(situation, asked, rejection):
+            session.add(_part_row(batch, placement_id, asked, rejection.outcome, situation.now_us))
             known.stored[asked.shard_id, asked.epoch, asked.seq] = (asked.sha256, rejection.outcome)
         return _answer(situation, shard, asked, rejection.outcome, rejection)
     outcome: Literal["committed", "committed_superseded"] = (
@@ -205,14 +208,20 @@ def claim_problem(situation: Situation, asked: Commit) -> Rejection | None:
 
 def fence_problem(situation: Situation, asked: Commit) -> Rejection | None:
     """Only a lease that was really granted may commit, and a superseded one only what nobody has answered since."""
+    if (problem := _lease_problem(situation, asked)) is not None:
+        return problem
+    if asked.epoch < situation.shard_epoch:
+        return _overlap(situation, asked, f"epoch {asked.epoch} was superseded by {situation.shard_epoch} and ")
+    return None
+
+
+def _lease_problem(situation: Situation, asked: Commit) -> Rejection | None:
     if situation.lease_nonce is None or situation.lease_placement is None:
         return _invalid(f"epoch {asked.epoch} of shard {asked.shard_id} was never leased")
     if situation.lease_placement != situation.placement_id:
         return _invalid(f"epoch {asked.epoch} of shard {asked.shard_id} was leased to another placement")
     if not secrets.compare_digest(situation.lease_nonce.encode(), asked.nonce.encode()):
         return _invalid(f"the nonce is not the one of epoch {asked.epoch} of shard {asked.shard_id}")
-    if asked.epoch < situation.shard_epoch:
-        return _overlap(situation, asked, f"epoch {asked.epoch} was superseded by {situation.shard_epoch} and ")
     return None
 
 
@@ -262,6 +271,14 @@ def _key_problem(situation: Situation, asked: Commit) -> Rejection | None:
 
 def _invalid(message: str) -> Rejection:
     return Rejection(outcome="rejected_invalid", message=message)
+
+
+def is_paid_for(situation: Situation, asked: Commit, rejection: Rejection) -> bool:
+    """Whether what is refused was answered under a lease that was granted: whoever sells the answers charges for them, whether
+    or not they came in time."""
+    if rejection.outcome not in PAID_FOR:
+        return False
+    return claim_problem(situation, asked) is None and _lease_problem(situation, asked) is None
 
 
 def is_current(situation: Situation, asked: Commit) -> bool:
@@ -375,11 +392,7 @@ def _note_rejection(
     *,
     asked: Commit,
     rejection: Rejection,
-    now_us: int,
 ) -> None:
-    """An overlap was real work: its row keeps what it cost. Anything else leaves a line in the log."""
-    if rejection.outcome == "rejected_overlap":
-        session.add(_part_row(batch, placement_id, asked, rejection.outcome, now_us))
     log.info(
         "part.not_counted",
         batch=batch.id,
@@ -411,7 +424,8 @@ def _part_row(batch: Batch, placement_id: str, asked: Commit, outcome: str, now_
         sha256=asked.sha256,
         lines=as_json(asked.lines),
         usage=msgspec.json.encode(asked.usage),
-        counters=dict(asked.counters),
+        # the worker tells them again with the next part that it cuts (workers/agent/parts.py): once is enough
+        counters={} if outcome in ("rejected_terminal", "rejected_revoked") else dict(asked.counters),
         outcome=outcome,
         counted=outcome in ("committed", "committed_superseded"),
         committed_us=now_us,

@@ -85,7 +85,12 @@ async def _rows(session: AsyncSession, named: Mapping[str, ObjectName]) -> _Rows
     of_uploads = {name.owner for name in named.values() if name.kind == "uploads"}
     of_batches = {name.owner for name in named.values() if name.kind not in ("files", "uploads")}
     parts = [key for key, name in named.items() if name.kind == "parts"]
-    committed = select(col(Part.key)).where(col(Part.batch_id).in_(of_batches), col(Part.key).in_(parts))
+    # what came after the end is of no result: its row is there for its price alone
+    committed = select(col(Part.key)).where(
+        col(Part.batch_id).in_(of_batches),
+        col(Part.key).in_(parts),
+        col(Part.outcome).not_in(("rejected_terminal", "rejected_revoked")),
+    )
     remembered = select(col(AnswerRow.part_key)).where(
         col(AnswerRow.batch_id).in_(of_batches), col(AnswerRow.part_key).in_(parts)
     )

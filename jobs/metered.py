@@ -1,6 +1,7 @@
 """What a placement's answers took, in tokens: of each line that a lease asked for once, whether or not its answer counts.
 
-Answers that came too late were paid for all the same. A part that overlaps is cut anew without what was answered before,
+Answers that came too late were paid for all the same, be it that another had answered, that the batch had ended or that the
+placement was revoked. A part that overlaps is cut anew without what was answered before,
 so its row and its successor's hold the same lines: of one lease each line is metered once.
 """
 
@@ -14,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from jobs import ranges
-from jobs.commits import usage_of
+from jobs.commits import PAID_FOR, usage_of
 from jobs.tables import Part
 from jobs.types import LineUsage, Ranges
 
@@ -60,7 +61,7 @@ async def metered(session: AsyncSession, placements: Collection[str]) -> dict[st
             func.sum(col(Part.cached_tokens)),
             func.sum(col(Part.completion_tokens)),
         )
-        .where(col(Part.placement_id).in_(placements), col(Part.outcome) != "rejected_overlap")
+        .where(col(Part.placement_id).in_(placements), col(Part.outcome).not_in(PAID_FOR))
         .group_by(col(Part.placement_id), col(Part.batch_id), col(Part.counted))
     )
     found: dict[str, dict[str, Metered]] = {}
@@ -69,7 +70,7 @@ async def metered(session: AsyncSession, placements: Collection[str]) -> dict[st
         of = found.setdefault(placement, {})
         before = of.get(batch, Metered())
         of[batch] = msgspec.structs.replace(before, **({"counted": used} if counted else {"wasted": used}))
-    late = select(Part).where(col(Part.placement_id).in_(placements), col(Part.outcome) == "rejected_overlap")
+    late = select(Part).where(col(Part.placement_id).in_(placements), col(Part.outcome).in_(PAID_FOR))
     seen: dict[tuple[str, int], Ranges] = {}
     for row in (await session.scalars(late.order_by(col(Part.shard_id), col(Part.epoch), col(Part.seq)))).all():
         lease = (row.shard_id, row.epoch)
@@ -86,7 +87,7 @@ async def metered(session: AsyncSession, placements: Collection[str]) -> dict[st
 async def _taken(session: AsyncSession, late: Part) -> Ranges:
     """Lines that other parts of the same lease hold."""
     query = select(col(Part.lines)).where(
-        col(Part.shard_id) == late.shard_id, col(Part.epoch) == late.epoch, col(Part.outcome) != "rejected_overlap"
+        col(Part.shard_id) == late.shard_id, col(Part.epoch) == late.epoch, col(Part.outcome).not_in(PAID_FOR)
     )
     taken: Ranges = ()
     for lines in await session.scalars(query):

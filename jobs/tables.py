@@ -198,8 +198,9 @@ class LeaseRow(SQLModel, table=True):
 class Part(SQLModel, table=True):
     """A part that a worker asked to commit, and the final answer. An uploaded object without a row does not exist.
 
-    `outcome` is committed, committed_superseded or rejected_overlap (kept, because the work was paid for). Only a row
-    with `counted` true answers lines; the finaliser clears it (`withdrawn_us`) when the object is missing or damaged.
+    `outcome` is committed, committed_superseded, or one of `commits.PAID_FOR` (refused, kept because the work was paid for:
+    others had answered, the batch had ended, the placement was revoked). Only a row with `counted` true answers lines; the
+    finaliser clears it (`withdrawn_us`) when the object is missing or damaged.
     `usage` is the JSON array of `LineUsage`; the sums beside it are of the same lines.
     """
 

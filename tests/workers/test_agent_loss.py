@@ -230,6 +230,25 @@ async def test_a_batch_that_takes_no_more_answers_is_let_go(
     assert await agent.exit_status(60) == 0, agent.stderr()
 
 
+async def test_answers_that_were_bought_for_a_batch_that_has_ended_are_told_to_the_last(
+    start_broker: StartBroker, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    """They were dropped with the lease: the endpoint charged for them, and the books knew nothing of it."""
+    log = tmp_path / "executions"
+    profile = scripted_profile("--log", str(log), "--latency", "0.02", parallel=8)
+    broker = await start_broker(profile, part={"lines": 2, "seconds": 30, "bytes": 1_000_000})
+    broker.engine["concurrency"] = {"start": 8, "max": 8}
+    broker.engine["limits"] = {"tokens_per_minute": 100_000_000}
+    broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(2000)])
+    broker.is_terminal = True
+    agent = await start_agent(broker, profile)
+    await until(lambda: agent.events("lease.closed"), "the lease is closed")
+    told = {idx for each in broker.commits for start, stop in each["lines"] for idx in range(start, stop)}
+    assert len(told) == sum(executions(log).values()) < 1000
+    broker.shards.clear()
+    assert await agent.exit_status(60) == 0, agent.stderr()
+
+
 async def test_a_broker_that_is_away_for_a_while_costs_nothing_but_time(
     start_broker: StartBroker, start_agent: StartAgent, tmp_path: Path
 ) -> None:

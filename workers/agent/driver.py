@@ -99,7 +99,7 @@ class Driver:
         self.pace = Pace(**(self.spec.limits or {}))
 
     @property
-    def _is_endpoint(self) -> bool:
+    def is_endpoint(self) -> bool:
         """Whether tokens are bought of a server that is not ours: only such a one has limits."""
         return bool(self.spec.limits)
 
@@ -210,7 +210,7 @@ class Driver:
                 outcome.body,
                 outcome.request_id,
                 outcome.retry_after,
-                is_endpoint=self._is_endpoint,
+                is_endpoint=self.is_endpoint,
             )
         if outcome.kind == "unconnected":
             return Again(f"no connection: {outcome.message}")
@@ -246,13 +246,13 @@ class Driver:
         self._refused_since = self._refused_since or now
         if now >= self._paused_until:
             longest, most = (
-                (_LONGEST_ENDPOINT_PAUSE_S, _ENDPOINT_GIVEN_UP_S) if self._is_endpoint else (_LONGEST_PAUSE_S, 60.0)
+                (_LONGEST_ENDPOINT_PAUSE_S, _ENDPOINT_GIVEN_UP_S) if self.is_endpoint else (_LONGEST_PAUSE_S, 60.0)
             )
             self._pause_s = min(longest, 2 * self._pause_s or 0.05)
             pause = max(self._pause_s, min(verdict.after_s or 0.0, most))
             self._paused_until = now + pause
             (self.later or asyncio.get_running_loop().call_later)(pause, self._resume)
-        if self._is_endpoint:
+        if self.is_endpoint:
             if now - self._refused_since >= _ENDPOINT_GIVEN_UP_S:
                 why = f"no line was answered for {now - self._refused_since:.0f} s; the last: {verdict.reason}"
                 self._failure = self._failure or EngineFailed(why)

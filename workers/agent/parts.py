@@ -136,6 +136,8 @@ class Parts:
     """Cuts and commits, one part at a time for each lease. `run` works until cancelled. `on_let_go` is called when the last
     finished line of a lost lease is committed.
 
+    `is_bought`: answers are paid for each, so that those to a batch that has ended are told, too; else they are dropped.
+
     It raises Dismissed (401, 403, revoked) and ProtocolDefect (parts refused again and again).
     """
 
@@ -146,6 +148,7 @@ class Parts:
     counters: Counter[str]
     on_change: Callable[[], None]
     on_let_go: Callable[[], None]
+    is_bought: bool = False
     durations: deque[float] = field(default_factory=lambda: deque(maxlen=50))
     is_running: bool = False
     _flush: bool = False
@@ -277,7 +280,7 @@ class Parts:
             return []
         self._refusals = 0
         if decision.kind == "void":
-            self.pool.abandon(lease, is_void=True)
+            self.pool.abandon(lease, is_void=not self.is_bought)
             return []
         lease.forget(decision.done)
         if decision.lease_lost or decision.shard_done:

@@ -139,6 +139,7 @@ class _Agent:
             on_change=self._on_change,
             # its shard may be another's from then on: the broker should not have to wait for the next beat
             on_let_go=heartbeat.beat_now,
+            is_bought=driver.is_endpoint,
         )
         intake = Intake(self._wire, pool, driver, welcome.engine.served_model, self._on_change)
         self._wake_driver, self._wakers = driver.wake, [parts.wake, intake.wake]
