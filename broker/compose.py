@@ -48,6 +48,7 @@ from broker.control.watch import Watcher
 from broker.credentials import Credentials
 from broker.database import UNAVAILABLE, Database, sqlite_url
 from broker.failpoints import Failpoints
+from broker.house_accounts import HouseAccounts
 from broker.keyring import OWN_KEK, BadKek, Keyring, open_keyring
 from broker.keys import ensure_admin_key, ensure_project
 from broker.leadership import Leadership, Standing, fence
@@ -188,7 +189,7 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
     keyring = open_keyring(settings.vault, settings.data, may_make=not await has_data_keys(database))
     await _require_common_key(database, settings, keyring)
     vault = Vault(database, keyring)
-    markets = await open_markets(settings, owner=owner, stack=stack)
+    markets = await open_markets(settings, HouseAccounts(database), owner=owner, stack=stack)
     credentials = Credentials(database, vault)
     object_keys = ObjectKeys(database, vault, seals_new=settings.objects.encryption)
     services = Services(

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from broker.accounts import Accounts, Opener, Teller, Values
 from broker.credentials import Credentials
+from broker.house_accounts import HouseAccounts
 from broker.market_settings import OwnHost as OwnHostSettings
 from broker.secret_files import kept
 from broker.settings import Settings
 from markets.errors import NotAuthorized
+from markets.held_account import HeldMarket
 from markets.local import LocalMarket
 from markets.market import Market
 from markets.sandbox.client import SandboxMarket
@@ -22,7 +25,7 @@ from markets.tokens.source import CardSource
 
 if TYPE_CHECKING:
     from markets.aws.account import AwsKeys
-    from markets.aws.market import AwsOptions
+    from markets.aws.market import AwsMarket, AwsOptions
     from markets.hosts import HostsMarket, OwnHost
     from markets.ssh import Authority
 
@@ -31,14 +34,19 @@ class UnknownMarket(ValueError):
     """A name in the setting `markets` that no adapter answers to."""
 
 
-async def open_markets(settings: Settings, *, owner: str, stack: AsyncExitStack) -> Mapping[str, Market]:
-    """One adapter for each name in `settings.markets`. Raises UnknownMarket naming the known ones."""
+async def open_markets(
+    settings: Settings, house: HouseAccounts, *, owner: str, stack: AsyncExitStack
+) -> Mapping[str, Market]:
+    """One adapter for each name in `settings.markets`; `house` holds those that have logins to their accounts.
+
+    Raises UnknownMarket naming the known ones.
+    """
     opened: dict[str, Market] = {}
     for name in settings.markets:
         if name == "aws" and not settings.aws.house:
             _aws_options(settings)  # says now what is missing, not at the first project's machine
             continue
-        market = await _open(name, settings, owner)
+        market = await _open(name, settings, house, owner)
         stack.push_async_callback(market.close)
         opened[name] = market
     for name, own in settings.providers.items():
@@ -58,7 +66,7 @@ async def open_markets(settings: Settings, *, owner: str, stack: AsyncExitStack)
     return opened
 
 
-async def _open(name: str, settings: Settings, owner: str) -> Market:
+async def _open(name: str, settings: Settings, house: HouseAccounts, owner: str) -> Market:
     match name:
         case "local":
             local = settings.local
@@ -70,7 +78,7 @@ async def _open(name: str, settings: Settings, owner: str) -> Market:
         case "hosts":
             return await asyncio.to_thread(hosts_market, settings, owner=owner)
         case "aws":
-            return await asyncio.to_thread(_aws, settings, owner)
+            return HeldMarket(await asyncio.to_thread(_aws, settings, owner), partial(house.hold, name))
     raise UnknownMarket(f"market {name!r} in settings is not one of local, sandbox, hosts, aws")
 
 
@@ -90,8 +98,7 @@ def open_accounts(settings: Settings, credentials: Credentials, *, owner: str, s
             from markets.aws.identity import account_id  # noqa: PLC0415
 
             options = await asyncio.to_thread(_aws_options, settings)
-            keys = _aws_keys(values)
-            return await account_id(keys, options.regions[0], options.endpoint_url, _loader(loader))
+            return await account_id(_aws_keys(values), options, _loader(loader))
 
         openers["aws"], tellers["aws"] = aws, aws_account
     accounts = Accounts(credentials, owner, openers, tellers)
@@ -99,7 +106,7 @@ def open_accounts(settings: Settings, credentials: Credentials, *, owner: str, s
     return accounts
 
 
-def _aws(settings: Settings, owner: str) -> Market:
+def _aws(settings: Settings, owner: str) -> AwsMarket:
     """EC2 with the house's login. Raises UnknownMarket when boto3 is not installed, or no region is named."""
     options = _aws_options(settings)
     from markets.aws.account import AwsKeys, fixed  # noqa: PLC0415
@@ -164,6 +171,7 @@ def _aws_options(settings: Settings) -> AwsOptions:
         subnets=aws.subnets,
         security_groups=aws.security_groups,
         endpoint_url=aws.endpoint_url,
+        sts_endpoint_url=aws.sts_endpoint_url,
         price_list_url=aws.price_list_url or BULK,
         # a broker whose EC2 is not Amazon's own has no interruptions of Amazon's either
         advisor_url=aws.advisor_url or (None if aws.endpoint_url else ADVISOR),

@@ -108,7 +108,8 @@ class AwsSettings(Section):
     `instance_types` may have wildcards. `image` is an AMI or an SSM parameter that names one; it needs docker or apt, and
     for GPUs NVIDIA's driver and container toolkit. `subnets` and `security_groups` are by region: by default the default
     VPC's subnets, and a group of our own that lets nothing in. `boot_s`: from renting to the start of the container, without
-    its image's pull. `endpoint_url`, `price_list_url` and `advisor_url` (how often spot is taken away) replace AWS's own.
+    its image's pull. `endpoint_url`, `price_list_url` and `advisor_url` (how often spot is taken away) replace AWS's own;
+    `sts_endpoint_url` (by default `endpoint_url`) says whose a login is.
 
     Projects with credentials of their own at `aws` (`broker credentials set aws`) rent with those, in these regions and by
     these terms; with `house = false` nobody else rents there.
@@ -127,6 +128,7 @@ class AwsSettings(Section):
     subnets: dict[str, tuple[str, ...]] = {}
     security_groups: dict[str, str] = {}
     endpoint_url: str | None = None
+    sts_endpoint_url: str | None = None
     price_list_url: str | None = None
     advisor_url: str | None = None
 

@@ -14,7 +14,7 @@ Prices = Literal["live", "card", "snapshot", "unsupported"]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of one market here."""
+    """What is known of one market here; `refusal` says why nothing is rented where it could be."""
 
     name: str
     rented_at: bool
@@ -24,6 +24,7 @@ class Facts:
     poll: PollRow | None
     snapshot_us: int | None
     now_us: int
+    refusal: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def standing(facts: Facts) -> MarketStanding:
 
 
 def _stands(facts: Facts, prices: Prices, as_of_us: int | None, reason: str | None) -> MarketStanding:
-    return MarketStanding(class_of(facts.name), prices, facts.has_credentials, as_of_us, reason)
+    return MarketStanding(class_of(facts.name), prices, facts.has_credentials, as_of_us, facts.refusal or reason)
 
 
 def _of_poll(poll: PollRow) -> str | None:

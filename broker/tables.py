@@ -105,6 +105,21 @@ class Agreed(SQLModel, table=True):
     value: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
 
 
+class HouseAccount(SQLModel, table=True):
+    """Which of the provider's accounts the house's machines at a market run in (broker/house_accounts.py). `other` is the
+    account of a login that was refused since, with `other_us`; None: the login is of `account`. `before` was given up by
+    `given_up_by`, or left when no machine ran there any more (None)."""
+
+    __tablename__ = "broker_house_account"
+    market: str = Field(primary_key=True)
+    account: str
+    since_us: int = micros()
+    other: str | None = None
+    other_us: int | None = micros(nullable=True)
+    before: str | None = None
+    given_up_by: str | None = None
+
+
 class PlanRow(SQLModel, table=True):
     """A plan that was acted on, with the snapshot that led to it, so that `explain` shows what was really decided."""
 

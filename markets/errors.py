@@ -51,6 +51,12 @@ class NotAuthorized(MarketsError):
     code = "not_authorized"
 
 
+class AccountChanged(NotAuthorized):
+    """The login is of another account than the one that our machines run in; nothing was asked."""
+
+    code = "account_changed"
+
+
 class RateLimited(MarketsError):
     """The market asked us to slow down."""
 

@@ -20,6 +20,7 @@ from broker.api.registry import Call, Route, route
 from broker.control.loops import LoopState
 from broker.control.snapshot import listed_offers
 from broker.database import as_of_now
+from broker.house_accounts import held
 from broker.leadership import THE_TERM
 from broker.object_store import told
 from broker.replica_settings import differing, digests
@@ -32,6 +33,7 @@ from jobs.errors import StoreFailed, StoreUnfit
 from jobs.store_check import check_store
 from ledger.audit import check
 from markets import price_book
+from markets.held_account import HeldMarket
 from markets.own_account import account_name
 from markets.tables import RentalRow
 
@@ -59,6 +61,7 @@ class Doctor:
                 checks.append(await _leader(session, call.services))
                 checks += await _replicas(session, call.services)
                 checks += await _markets(session, call.services)
+                checks += await _house_accounts(session, call.services)
                 checks += await _accounts(session, call)
                 now_us = await db_now(session)
                 checks.append(await outside.worker_certificates(session, now_us))
@@ -162,6 +165,25 @@ async def _outside(services: Services) -> list[shapes.Check]:
     asked = [each.provider for each in await services.providers.standings() if each.is_asked]
     urls = [(own[each.name].url if each.name in own else None) or each.reach.base_url for each in asked]
     return [*checks, *await outside.clocks(outside.spoken_to(services.settings, urls))]
+
+
+async def _house_accounts(session: AsyncSession, services: Services) -> list[shapes.Check]:
+    """Whether the house's login is of the account that its machines run in; without an answer yet, nothing is rented."""
+    rows = {row.market: row for row in await held(session)}
+    checks = []
+    for name, market in sorted(services.markets.items()):
+        if not isinstance(market, HeldMarket):
+            continue
+        row = rows.get(name)
+        if row is None:
+            found, mend = "not known yet: nothing is rented", f"see what `market {name}` says; its provider must answer"
+        elif row.other is not None:
+            found = f"machines run in {row.account}, the login is of {row.other}: nothing is rented, listed or released"
+            mend = f"a login of {row.account} in the settings, or `broker credentials give-up {name} {row.account}`"
+        else:
+            found, mend = f"held to {row.account}", None
+        checks.append(shapes.Check(name=f"the house's account at {name}", ok=mend is None, found=found, mend=mend))
+    return checks
 
 
 async def _accounts(session: AsyncSession, call: Call) -> list[shapes.Check]:

@@ -74,6 +74,7 @@ STATUS: Mapping[type[Exception], int] = MappingProxyType(
         markets.RentalNotFound: 404,
         markets.NotAuthorized: 500,  # our credentials at a provider, not the caller's
         markets.NoCredentials: 500,
+        markets.AccountChanged: 500,
         markets.ShapeDrift: 503,
         markets.BadCard: 422,
         markets.RateLimited: 503,

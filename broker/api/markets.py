@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from broker.accounts import holders
 from broker.api import market_shapes
 from broker.api.registry import EVERYONE, Call, Route, route
+from broker.house_accounts import held, refusal
 from broker.market_standing import Facts, standing
 from broker.price_list import offer_counts
 from broker.provider_set import Standing
@@ -29,12 +30,16 @@ async def list_markets(call: Call) -> market_shapes.MarketList:
         now_us = await db_now(session)
         polls = {row.market: row for row in await price_book.polls(session)}
         offers = Counter(await offer_counts(session, services, project=call.project))
-        held = await holders(session, list(services.accounts.openers))
-    own = {account_name(market, call.project) for market, who in held.items() if call.project in who}
+        refused = {row.market: refusal(row) for row in await held(session)}
+        own_keys = await holders(session, list(services.accounts.openers))
+    own = {account_name(market, call.project) for market, who in own_keys.items() if call.project in who}
     polls = {name: row for name, row in polls.items() if holder_of(name) is None or name in own}
     names = [*DIRECTORY, *sorted({*services.markets, *own, *standings, *polls, *offers} - set(DIRECTORY))]
     return market_shapes.MarketList(
-        data=[_market(name, services, name in own, standings, polls.get(name), offers[name], now_us) for name in names]
+        data=[
+            _market(name, services, name in own, standings, polls.get(name), refused.get(name), offers[name], now_us)
+            for name in names
+        ]
     )
 
 
@@ -44,6 +49,7 @@ def _market(
     is_own: bool,
     standings: Mapping[str, Standing],
     poll: PollRow | None,
+    refused: str | None,
     offers: int,
     now_us: int,
 ) -> market_shapes.Market:
@@ -60,13 +66,14 @@ def _market(
             poll=poll,
             snapshot_us=max((micros(each.observed_at) for each in old), default=None),
             now_us=now_us,
+            refusal=refused,
         )
     )
     return market_shapes.Market(
         name=name,
         **{"class": asked.provider.kind if asked and name not in DIRECTORY else told.market_class},
         prices=told.prices,
-        renting=is_rented_at,
+        renting=is_rented_at and refused is None,
         credentials=told.credentials,
         age_s=None if told.as_of_us is None else (now_us - told.as_of_us) // MICROSECONDS,
         offers=offers,

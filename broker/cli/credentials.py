@@ -15,6 +15,7 @@ from broker.cli.options import Target
 from broker.cli.output import document, line, moment, table
 
 COLUMNS = ("market", "project", "account", "names", "version", "changed", "by")
+HOUSE_COLUMNS = ("market", "account", "since", "before", "given up by", "trouble")
 KEK_COLUMNS = ("key", "data keys", "current", "here")
 
 Market = Annotated[str, typer.Argument(help="A market, such as aws.")]
@@ -83,6 +84,50 @@ def remove(market: Market, target: Target) -> None:
     target.run(work)
 
 
+def house(target: Target) -> None:
+    """Which of its providers' accounts the house's machines run in, and whether its login is of another one."""
+
+    async def work(client: Client) -> int:
+        found = await client.get("/v1/admin/house-accounts")
+        if target.json:
+            document(found)
+            return exits.OK
+        rows = [
+            (
+                e["market"],
+                e["account"],
+                moment(e["since"]),
+                e["before"] or "-",
+                e["given_up_by"] or "-",
+                e["reason"] or "",
+            )
+            for e in found["data"]
+        ]
+        table(HOUSE_COLUMNS, rows)
+        return exits.OK
+
+    target.run(work)
+
+
+def give_up(
+    market: Market,
+    account: Annotated[str, typer.Argument(help="The number of the account that is left, machines and all.")],
+    target: Target,
+) -> None:
+    """Go over to the account of the house's login. Machines that run in the one before are written off, and cost on until
+    somebody who can log in there ends them."""
+
+    async def work(client: Client) -> int:
+        now = await client.post(f"/v1/admin/house-accounts/{market}/give-up", {"account": account})
+        if target.json:
+            document(now)
+        else:
+            line(f"{market}: {account} is given up; the house's account is {now['account']}")
+        return exits.OK
+
+    target.run(work)
+
+
 def rotate(target: Target) -> None:
     """Wrap every data key with the current key-encryption key (vault.current). May be stopped and repeated."""
 
@@ -114,6 +159,8 @@ def _values(text: str) -> dict[str, Any]:
 
 
 credentials = declare(
-    typer.Typer(no_args_is_help=True, help="What a project logs in with at markets, sealed; and the keys over it."),
-    {"set": keep, "list": show, "remove": remove, "rotate": rotate},
+    typer.Typer(
+        no_args_is_help=True, help="What a project, and the house, log in with at markets; and the keys over it."
+    ),
+    {"set": keep, "list": show, "remove": remove, "house": house, "give-up": give_up, "rotate": rotate},
 )

@@ -55,6 +55,8 @@ CATALOGUE: tuple[Family, ...] = (
            "clock", ("market",)),
     Family("broker_market_poll_age_seconds", "gauge", "Seconds since the market's last good answer", ("market",)),
     Family("broker_market_poll_failing", "gauge", "1 when the market's newest poll failed", ("market",)),
+    Family("broker_market_account_changed", "gauge", "1 while the house's login is of another account than the one that "
+           "its machines run in: nothing is rented, listed or released", ("market",)),
     Family("broker_webhooks", "gauge", "Webhooks: enabled, failing (enabled, nothing but failures lately), disabled",
            ("state",)),
     Family("broker_webhook_deliveries", "gauge", "Events for webhooks that are not yet forgotten, by outcome",

@@ -15,6 +15,7 @@ from sqlmodel import col
 from broker.compliance.lifecycle import approved_at, standing, withdrawals
 from broker.compliance.tables import Proposal, Verdict
 from broker.finance.tables import AnomalyRow
+from broker.house_accounts import held
 from broker.metrics.totals import Growing, Spent
 from broker.tables import Delivery, Waiting, Webhook, Worker
 from jobs import outbox
@@ -74,6 +75,7 @@ class StateReader:
             **await self._money(session),
             **await _offers(session, now_us, self.max_price_age_s),
             **await _polls(session, now_us, self.markets),
+            **await _house_accounts(session, self.markets),
             **await _webhooks(session),
             **await _break_glass(session, now_us),
             **await _anomalies(session, now_us),
@@ -214,6 +216,11 @@ async def _polls(session: AsyncSession, now_us: int, markets: tuple[str, ...]) -
         },
         "broker_market_poll_failing": {(row.market,): float(row.error is not None) for row in rows},
     }
+
+
+async def _house_accounts(session: AsyncSession, markets: tuple[str, ...]) -> dict[str, Values]:
+    rows = [row for row in await held(session) if row.market in markets]
+    return {"broker_market_account_changed": {(row.market,): float(row.other is not None) for row in rows}}
 
 
 async def _webhooks(session: AsyncSession) -> dict[str, Values]:

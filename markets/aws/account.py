@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import Loader
 
 from markets.aws.failures import market_error
-from markets.errors import MarketsError, NotAuthorized, Unavailable
+from markets.errors import MarketsError, NotAuthorized, ShapeDrift, Unavailable
 
 T = TypeVar("T")
 Answer = Mapping[str, Any]
@@ -51,7 +51,8 @@ def fixed(keys: AwsKeys | None) -> CredentialSource:
 
 
 class Account:
-    """`ask` and `pages` are all that is ever called. `endpoint_url` replaces AWS's own (a test's server, a VPC endpoint).
+    """`ask` and `pages` are all that is ever called. `endpoint_url` replaces AWS's own (a test's server, a VPC endpoint),
+    `sts_endpoint_url` that of STS where it is another one.
 
     `loader` lets several accounts share what boto3 reads of its services' descriptions (a second of CPU each time)."""
 
@@ -60,6 +61,7 @@ class Account:
         credentials: CredentialSource,
         *,
         endpoint_url: str | None = None,
+        sts_endpoint_url: str | None = None,
         threads: int = 8,
         timeout_s: float = 20,
         create_timeout_s: float = 60,
@@ -67,12 +69,14 @@ class Account:
     ) -> None:
         self._credentials = credentials
         self._endpoint_url = endpoint_url
+        self._sts_endpoint_url = sts_endpoint_url or endpoint_url
         self._timeout_s, self._create_timeout_s = timeout_s, create_timeout_s
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="aws")
         self._loader = loader
         self._session: boto3.Session | None = None
         self._clients: dict[tuple[str, str, bool], Any] = {}
         self._opening = asyncio.Lock()
+        self._whose: tuple[str, str] | None = None
         self._is_closed = False
 
     async def ask(
@@ -117,6 +121,41 @@ class Account:
                 raise BrokenOff(f"{operation} in {region}: the page {token[:20]!r} was sent before", found, at)
             seen.add(token)
 
+    async def number(self, region: str) -> str:
+        """The twelve digits of the account that the login in use is of, as STS says. The call needs no permission, so that every
+        key can make it. An access key is of one account for ever: each is asked about once, also of those that a role's renewal
+        or another file of credentials brings.
+
+        Raises NotAuthorized for keys that AWS refuses, Unavailable without an answer.
+        """
+        key = await self._access_key(region)
+        if self._whose is not None and self._whose[0] == key:
+            return self._whose[1]
+        answer = await self.ask(region, "get_caller_identity", service="sts")
+        number = answer.get("Account")
+        if not isinstance(number, str) or not number:
+            raise ShapeDrift(f"aws: get_caller_identity in {region} named no account")
+        if await self._access_key(region) == key:
+            self._whose = key, number
+        return number
+
+    async def _access_key(self, region: str) -> str:
+        """What requests are signed with now. Renewed when that is due, which may ask the machine's metadata service."""
+        await self._client(region, "sts", False)
+        session = self._session
+
+        def look() -> str | None:
+            found = session.get_credentials() if session else None
+            return found.get_frozen_credentials().access_key if found else None
+
+        try:
+            key = await self.in_thread(look)
+        except BotoCoreError as error:
+            raise market_error(error, "the AWS credentials", may_create=False) from error
+        if key is None:
+            raise NotAuthorized("aws: there are no credentials; see the section aws of broker.toml")
+        return key
+
     async def in_thread(self, work: Callable[[], T]) -> T:
         """In the account's own pool. Raises Unavailable when the account was closed before it came to that: a caller that is
         in the middle of something (another loop, while a key is rotated) is told so, and is not itself cancelled."""
@@ -155,7 +194,8 @@ class Account:
             retries={"mode": "standard", "total_max_attempts": 1 if may_create else 3},
             user_agent_extra="compute-broker",
         )
-        return session.client(service, region_name=region, endpoint_url=self._endpoint_url, config=config)
+        endpoint = self._sts_endpoint_url if service == "sts" else self._endpoint_url
+        return session.client(service, region_name=region, endpoint_url=endpoint, config=config)
 
     async def _forget(self) -> None:
         """The next call asks for credentials again: they may have been rotated."""

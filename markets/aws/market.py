@@ -59,6 +59,7 @@ class AwsOptions:
     subnets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     security_groups: Mapping[str, str] = field(default_factory=dict)
     endpoint_url: str | None = None
+    sts_endpoint_url: str | None = None
     price_list_url: str = BULK
     advisor_url: str | None = None
 
@@ -79,7 +80,9 @@ class AwsMarket:
     ) -> None:
         self._options = options
         self._owner = owner
-        self._account = Account(credentials, endpoint_url=options.endpoint_url, loader=loader)
+        self._account = Account(
+            credentials, endpoint_url=options.endpoint_url, sts_endpoint_url=options.sts_endpoint_url, loader=loader
+        )
         price_list = PriceList(cache, url=options.price_list_url)
         self._advisor = Advisor(options.advisor_url) if options.advisor_url else None
         self._survey = Survey(self._account, price_list, options.instance_types, options.boot_s, self._advisor)
@@ -171,6 +174,10 @@ class AwsMarket:
             "aws: charges come with AWS's Cost and Usage Report, which is not read yet; the ledger's accruals are by EC2's "
             "own times and the price at launch"
         )
+
+    async def account(self) -> str:
+        """The account's number, of the login that is in use now."""
+        return await self._account.number(self._options.regions[0])
 
     async def close(self) -> None:
         await self._account.close()

@@ -174,6 +174,7 @@ async def test_anothers_ids_in_queries_and_bodies_are_like_none(server: Any) -> 
 # What a key of one project is told by lists that are not of projects: nothing of the house, and no offer of that name.
 OF_THE_HOUSE = {
     "/v1/admin/vault": 404,
+    "/v1/admin/house-accounts": 404,
     "/v1/ledger/sealed.zip": 404,
     "/v1/ledger/invoices": 422,
     "/v1/reports/positions": 422,

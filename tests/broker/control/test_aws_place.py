@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from broker.control.place import Placer
 from broker.control.plan import Planner
 from broker.control.poll import Poller
+from broker.house_accounts import HouseAccounts
 from broker.market_set import UnknownMarket, open_markets
 from broker.market_settings import AwsSettings
 from broker.settings import Settings
@@ -59,7 +60,7 @@ async def test_a_batch_makes_the_broker_rent_a_machine_at_ec2_that_can_start_its
             services = replace(
                 town.services,
                 settings=settings,
-                markets=await open_markets(settings, owner="test", stack=stack),
+                markets=await open_markets(settings, HouseAccounts(town.database), owner="test", stack=stack),
                 models={"tiny": model},
                 public_url="https://broker.example",
             )
@@ -82,7 +83,8 @@ async def test_a_batch_makes_the_broker_rent_a_machine_at_ec2_that_can_start_its
             assert IMAGE in files["/var/lib/broker/worker.sh"]
 
 
-async def test_a_market_without_a_region_is_refused_at_the_start(tmp_path: Path) -> None:
+async def test_a_market_without_a_region_is_refused_at_the_start(town: Any, tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
+        settings, house = Settings(data=tmp_path, markets=("aws",)), HouseAccounts(town.database)
         with pytest.raises(UnknownMarket, match=r"set aws\.regions"):
-            await open_markets(Settings(data=tmp_path, markets=("aws",)), owner="test", stack=stack)
+            await open_markets(settings, house, owner="test", stack=stack)

@@ -22,6 +22,7 @@ from broker.control.poll import Poller
 from broker.control.reconcile import Reconciler
 from broker.control.snapshot import listed_offers
 from broker.credentials import MachinesRun
+from broker.house_accounts import HouseAccounts
 from broker.market_set import open_accounts, open_markets
 from broker.market_settings import AwsSettings
 from broker.services import Services
@@ -111,7 +112,7 @@ async def world(town: Any, tmp_path: Path, moto_url: str) -> AsyncIterator[World
             town.services,
             settings=settings,
             owner=owner,
-            markets=await open_markets(settings, owner=owner, stack=stack),
+            markets=await open_markets(settings, HouseAccounts(town.database), owner=owner, stack=stack),
             accounts=open_accounts(settings, town.services.credentials, owner=owner, stack=stack),
             models={"tiny": model},
             public_url="https://broker.example",
@@ -198,6 +199,11 @@ async def test_new_keys_are_used_at_once_and_those_taken_away_never_again(world:
         (await session.get_one(PollRow, "aws~acme")).again_us = None
     (row,) = (await world.rent_for("acme")).values()
     assert (row.market, world.machines("acme")) == ("aws~acme", [row.id])
+    with pytest.raises(MachinesRun, match="1 machines of aws~acme run on them"):
+        await world.services.credentials.forget("acme", "aws")
+    async with world.town.database.transaction() as session:
+        await rentals.request_release(session, row.id, reason="test", now_us=await db_now(session))
+    await world.sweep(2)
     await world.services.credentials.forget("acme", "aws")
     await world.services.accounts.refresh()
     assert world.services.market("aws~acme") is None
