@@ -14,6 +14,8 @@ export PYTHONDONTWRITEBYTECODE =
 
 UV = 0.13.9
 RUN = .venv/bin/python
+# Brokers in networks of their own: root may make them, others may in a user namespace.
+APART := $(if $(filter 0,$(shell id -u)),,unshare --map-current-user --keep-caps --net sh -c 'ip link set lo up && exec "$$@"' --)
 NODE = tests/conformance/node
 
 .PHONY: setup demo test test-postgres test-replicas aws residency conformance objects objects-azure worlds lint chaos finance ledger lock lock-node
@@ -46,9 +48,9 @@ test: .venv/ok
 test-postgres: .venv/ok
 	$(RUN) tests/support/postgres_server.py $(RUN) -m pytest -q -n $(WORKERS) --timeout 400 --database $(TESTS)
 
-# Two brokers on one PostgreSQL, behind one URL: killed, paused, cut off; the database killed.
+# Two brokers on one PostgreSQL, behind one URL: killed, paused, cut off by the kernel; the database killed.
 test-replicas: .venv/ok
-	$(RUN) -m pytest -q -n $(WORKERS) -m replicas tests/system
+	$(APART) $(RUN) -m pytest -q -n $(WORKERS) -m replicas tests/system
 
 # EC2 through moto's server, and spot machines in networks of their own (root, or user namespaces).
 aws: .venv/ok
@@ -104,10 +106,10 @@ lint: .venv/ok
 	.venv/bin/lint-imports
 
 # The last line is JSON: {"seeds", "lost", "duplicated", "leaked", "ledger_mismatches", "secrets_leaked"}.
-# GROUND=postgres: two brokers on one PostgreSQL; the leader, the database and the wires fail, too.
+# GROUND=postgres: two brokers on one PostgreSQL, each in a network of its own; the leader, the database and the cables fail, too.
 # MUTATE=fence+disjoint|sweeper|hold takes one protection out; its field must then be more than 0.
 chaos: .venv/ok
-	@$(RUN) tests/system/chaos.py --seeds $(SEEDS) --ground $(GROUND) $(if $(MUTATE),--mutate $(MUTATE)) \
+	@$(if $(filter postgres,$(GROUND)),$(APART)) $(RUN) tests/system/chaos.py --seeds $(SEEDS) --ground $(GROUND) $(if $(MUTATE),--mutate $(MUTATE)) \
 		$(if $(WITHIN),--within $(WITHIN) --at-least $(AT_LEAST))
 
 # The lock names no index: neither a host nor a path of the machine that made it.

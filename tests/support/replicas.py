@@ -1,4 +1,7 @@
-"""Several real brokers on one PostgreSQL server, one object folder and one sandbox, behind one URL."""
+"""Several real brokers on one PostgreSQL server, one object folder and one sandbox, behind one URL.
+
+Each broker is in a network of its own, as on a machine of its own: what it talks to is reached over cables that can be cut.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,17 +20,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 
 from markets.sandbox.process import SandboxHandle, ensure_running
+from tests.support.islands import Cable, Island, Sites
 from tests.support.postgres_server import PostgresServer, postgres_server
-from tests.support.wire import Wire
+from tests.support.wire import LOOPBACK, Wire
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "tests" / "support" / "scripted_engine.py"
 MODEL = "scripted"
 PATIENCE_S = 4.0
+PORT = 8000  # nobody else is in a broker's network
 
 SETTINGS = """
 markets = ["sandbox"]
@@ -83,10 +88,11 @@ granularity_s = 1
 
 
 class Replica:
-    """One broker process with a data folder of its own. Its database is reached by a wire that can be cut."""
+    """One broker process with a data folder of its own, in the network `island`, listening at the far end of `front`."""
 
-    def __init__(self, folder: Path, number: int, port: int) -> None:
-        self.folder, self.port = folder / f"replica{number}", port
+    def __init__(self, folder: Path, number: int, island: Island, front: Cable) -> None:
+        self.folder, self.address = folder / f"replica{number}", (front.there, PORT)
+        self._island = island
         self.log = self.folder / "broker.log"
         self.folder.mkdir()
         secret = self.folder / "kek"  # one key for all, as the operator would copy it
@@ -98,14 +104,17 @@ class Replica:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        host, port = self.address
+        return f"http://{host}:{port}"
 
     def start(self, environment: Mapping[str, str] | None = None, *, must_answer: bool = True) -> None:
         """Start it (again). It answers when this returns, or has ended, where that is allowed."""
+        host, port = self.address
+        serve = ("-m", "broker", "serve", "--data", str(self.folder), "--host", host, "--port", str(port))
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "broker", "serve", "--data", str(self.folder), "--port", str(self.port)],
+                self._island.command(sys.executable, *serve),
                 cwd=ROOT,
                 env={**inherited, **(environment or {})},
                 stdout=subprocess.PIPE,
@@ -161,16 +170,21 @@ class Replicas:
         self._sandbox: SandboxHandle = asyncio.run(
             ensure_running(folder / "sandbox", catalogue=folder / "catalogue.toml", idle_s=3600)
         )
-        self.replicas = [Replica(folder, number, free_port()) for number in range(count)]
-        self.front = Wire([replica.port for replica in self.replicas], health="/healthz")
-        self.wires = [Wire([database.port]) for _ in self.replicas]
-        self.url, self.key = f"http://127.0.0.1:{self.front.port}", ""
-        for replica, wire in zip(self.replicas, self.wires, strict=True):
+        self._sites = Sites(count, ("front", "database", "sandbox"))
+        self.cables = self._sites.cables
+        sites = zip(self._sites.islands, self.cables["front"], strict=True)
+        self.replicas = [Replica(folder, number, *site) for number, site in enumerate(sites)]
+        self.front = Wire([replica.address for replica in self.replicas], health="/healthz")
+        wanted = {"database": database.port, "sandbox": urlsplit(self._sandbox.url).port or 80}
+        self._wires = {name: Wire([(LOOPBACK, port)], host=self._sites.address(name)) for name, port in wanted.items()}
+        self.url, self.key = f"http://{LOOPBACK}:{self.front.port}", ""
+        at = {name: f"{self._sites.address(name)}:{wire.port}" for name, wire in self._wires.items()}
+        for replica in self.replicas:
             text = SETTINGS.format(
-                database=f"postgresql://broker@127.0.0.1:{wire.port}/postgres",
+                database=f"postgresql://broker@{at['database']}/postgres",
                 patience=PATIENCE_S,
                 url=self.url,
-                sandbox=self._sandbox.url,
+                sandbox=f"http://{at['sandbox']}",
                 token=self._sandbox.token,
                 model=MODEL,
                 python=sys.executable,
@@ -264,12 +278,11 @@ class Replicas:
 
     def close(self) -> list[int]:
         """The brokers' exit statuses."""
-        for wire in self.wires:
-            wire.mend()
+        self._sites.mend()
         statuses = [replica.stop() for replica in self.replicas if replica.process]
-        self.front.close()
-        for wire in self.wires:
+        for wire in (self.front, *self._wires.values()):
             wire.close()
+        self._sites.close()
         with suppress(psutil.NoSuchProcess):
             sandbox = psutil.Process(self._sandbox.pid)
             sandbox.terminate()
@@ -310,8 +323,3 @@ def ask(url: str, key: str, body: bytes | None = None, kind: str = "application/
     with urllib.request.urlopen(request, timeout=20) as answer:
         text: str = answer.read().decode()
     return text
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])

@@ -3,7 +3,7 @@
 `python tests/system/chaos.py --seeds 5 [--first 1] [--ground postgres] [--mutate fence+disjoint|sweeper|hold]` runs one
 world a seed and prints, last, one JSON object: {"seeds", "lost", "duplicated", "leaked", "ledger_mismatches",
 "secrets_leaked"}. All zero is what the broker promises. On PostgreSQL two brokers share the database and an S3 server,
-and leaders, database and wires fail, too. A mutation removes a safety check from the broker and must make its field non-zero.
+and leaders, database and cables fail, too. A mutation removes a safety check from the broker and must make its field non-zero.
 
 Exit status: 0 when all is zero (or, with --mutate, when it was noticed), else 1.
 """

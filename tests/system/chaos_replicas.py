@@ -1,15 +1,17 @@
-"""A chaos world of two brokers on one PostgreSQL server and one S3 server, behind one URL, over wires that can be cut."""
+"""A chaos world of two brokers on one PostgreSQL server and one S3 server, behind one URL.
+
+Each broker is in a network of its own; the kernel cuts the cables between it and what it talks to."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 from chaos_schedule import Fault, Schedule
@@ -17,10 +19,11 @@ from chaos_world import World
 from psycopg import sql
 
 from markets.sandbox.process import ensure_running
+from tests.support.islands import Cable, Sites
 from tests.support.postgres_server import postgres_server
-from tests.support.replicas import Replica, free_port
+from tests.support.replicas import Replica
 from tests.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
-from tests.support.wire import Wire
+from tests.support.wire import LOOPBACK, Wire
 
 BROKERS = 2
 PATIENCE_S = 4.0
@@ -30,7 +33,7 @@ CUT_S, FROZEN_S = 6.0, 8.0
 WORLD_S = 300.0
 
 SHARED = """
-database_url = "postgresql://broker@127.0.0.1:{port}/postgres"
+database_url = "postgresql://broker@{database}/postgres"
 
 [database]
 leader_patience_s = {patience}
@@ -40,13 +43,14 @@ public_url = "{url}"
 """
 SANDBOX = """
 [sandbox]
-url = "{url}"
+url = "http://{sandbox}"
 token = "{token}"
 """
 OBJECTS = """
 [objects]
 kind = "s3"
-endpoint = "http://127.0.0.1:{port}"
+endpoint = "http://{store}"
+allow_http = true
 bucket = "{bucket}"
 prefix = "{prefix}"
 country = "DE"
@@ -62,7 +66,7 @@ class SharedWorld(World):
         self._s3, self._prefix = s3, f"seed/{schedule.seed}"
         self._deadline = time.monotonic() + WORLD_S
         self._open = ExitStack()
-        self._mends: list[tuple[float, Wire]] = []
+        self._mends: list[tuple[float, list[Cable]]] = []
 
     def _write_settings(self) -> None:
         super()._write_settings()
@@ -71,21 +75,28 @@ class SharedWorld(World):
         sandbox = asyncio.run(
             ensure_running(self.data / "sandbox", catalogue=self.folder / "catalogue.toml", idle_s=3600)
         )
-        self._brokers = [Replica(self.data, number, free_port()) for number in range(BROKERS)]
-        self._front = Wire([broker.port for broker in self._brokers], health="/healthz")
-        self._wires = [Wire([self._database.port]) for _ in self._brokers]
-        self._store = Wire([int(self._s3.url.rpartition(":")[2])])
-        for wire in (self._front, self._store, *self._wires):
+        sites = Sites(BROKERS, ("front", "database", "store", "sandbox"))
+        self._open.callback(sites.close)
+        self._cables = sites.cables
+        fronts = zip(sites.islands, self._cables["front"], strict=True)
+        self._brokers = [Replica(self.data, number, *site) for number, site in enumerate(fronts)]
+        self._front = Wire([broker.address for broker in self._brokers], health="/healthz")
+        self._open.callback(self._front.close)
+        self._url = f"http://{LOOPBACK}:{self._front.port}"
+        served = {"database": self._database.port, "store": _port(self._s3.url), "sandbox": _port(sandbox.url)}
+        at = {}
+        for service, port in served.items():
+            wire = Wire([(LOOPBACK, port)], host=sites.address(service))
             self._open.callback(wire.close)
-        self._url = f"http://127.0.0.1:{self._front.port}"
+            at[service] = f"{sites.address(service)}:{wire.port}"
         settings = (self.data / "broker.toml").read_text()
         before, _, after = settings.partition("[sandbox]")
         rest = after[after.index("[jobs]") :]
-        for broker, wire in zip(self._brokers, self._wires, strict=True):
-            shared = SHARED.format(port=wire.port, patience=PATIENCE_S, url=self._url)
-            provider = SANDBOX.format(url=sandbox.url, token=sandbox.token)
-            store = OBJECTS.format(port=self._store.port, bucket=self._s3.bucket, prefix=self._prefix)
-            store += f'access_key_id = "{ACCESS_KEY}"\nsecret_access_key = "{SECRET_KEY}"\n'
+        shared = SHARED.format(**at, patience=PATIENCE_S, url=self._url)
+        provider = SANDBOX.format(**at, token=sandbox.token)
+        store = OBJECTS.format(**at, bucket=self._s3.bucket, prefix=self._prefix)
+        store += f'access_key_id = "{ACCESS_KEY}"\nsecret_access_key = "{SECRET_KEY}"\n'
+        for broker in self._brokers:
             (broker.folder / "broker.toml").write_text(before + shared + provider + store + rest)
 
     def _start_broker(self) -> None:
@@ -110,11 +121,11 @@ class SharedWorld(World):
 
     def _thaw(self) -> None:
         super()._thaw()
-        for at, wire in list(self._mends):
+        for at, cables in list(self._mends):
             if time.monotonic() >= at:
-                self._mends.remove((at, wire))
-                wire.mend()
-                wire.tear()
+                self._mends.remove((at, cables))
+                for cable in cables:
+                    cable.mend()
 
     def _is_quiet(self) -> bool:
         return not self._mends and super()._is_quiet()
@@ -126,25 +137,27 @@ class SharedWorld(World):
             case "leader.kill":
                 leader.kill()
             case "leader.freeze":
-                os.kill(leader.process.pid, signal.SIGSTOP)
+                leader.signal(signal.SIGSTOP)
                 self._frozen.append((time.monotonic() + FROZEN_S, leader.process.pid))
             case "database.kill":
                 self._database.kill()
                 self._database.start()
             case "database.cut":
-                self._cut(self._wires[self._brokers.index(leader)])
+                self._cut([self._cables["database"][self._brokers.index(leader)]])
             case "store.cut":
-                self._cut(self._store)
+                self._cut(self._cables["store"])
             case "front.cut":
-                self._cut(self._front)
+                self._cut(self._cables["front"])
             case "front.tear":
                 self._front.tear()
             case other:
                 raise ValueError(f"no fault {other!r} of the ground is known")
 
-    def _cut(self, wire: Wire) -> None:
-        wire.cut()
-        self._mends.append((time.monotonic() + CUT_S, wire))
+    def _cut(self, cables: list[Cable]) -> None:
+        """For a while; what is cut already, for as long as was said then."""
+        for cable in cables:
+            cable.cut()
+        self._mends.append((time.monotonic() + CUT_S, cables))
 
     def _stop_broker(self) -> None:
         for broker in self._brokers:
@@ -194,3 +207,9 @@ class SharedWorld(World):
                     for row in rows:
                         copied += row
                 yield table, bytes(copied)
+
+
+def _port(url: str) -> int:
+    port = urlsplit(url).port
+    assert port is not None, f"{url} names no port"
+    return port

@@ -40,8 +40,9 @@ class Fault:
     machine: `kill` (SIGKILL to an agent), `freeze` (SIGSTOP until its lease is another's, then SIGCONT: a zombie), `preempt`
     sandbox: `create_then_500`: the provider creates the machine and answers with an error
     ground:  `leader.kill`, `leader.freeze` (SIGSTOP until another leads, then SIGCONT), `database.kill` (SIGKILL to the
-             postmaster, started again), `database.cut` (the leader's connections fall silent for a while), `store.cut` (all
-             to the object store do), `front.cut` (all between agents and brokers do), `front.tear` (those are reset)
+             postmaster, started again), `database.cut` (the kernel drops for a while what
+             the leader and the database send each other), `store.cut` (what all brokers and the object store do), `front.cut`
+             (what agents and all brokers do), `front.tear` (their connections are reset)
     """
 
     where: Where

@@ -94,17 +94,16 @@ def unavailable(url: str, key: str) -> Any:
 
 
 def test_a_leader_cut_off_from_the_database_is_replaced_and_joins_again(brokers: Any) -> None:
-    """Its connections hang: nobody tells it, and nobody tells the database."""
+    """The kernel drops every packet between them: nobody tells it, and nobody tells the database."""
     leader = brokers.leader()
     batch_id = brokers.submit(LINES)
     some_committed(brokers, batch_id)
-    wire = brokers.wires[brokers.replicas.index(leader)]
-    wire.cut()
+    cable = brokers.cables["database"][brokers.replicas.index(leader)]
+    cable.cut()
     other = brokers.other(leader)
     brokers.until("the other leads", lambda: other.leads)
     brokers.until("the first knows", lambda: leader.events("leader.cut_off"))
-    wire.mend()
-    wire.tear()
+    cable.mend()
     assert_nothing_lost(brokers, batch_id)
 
 
