@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -33,6 +34,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "tests" / "support" / "scripted_engine.py"
 MODEL = "scripted"
 PATIENCE_S = 4.0
+# Seconds alone on a core; they are for a loaded machine, and for one that starts while it is cut off or another is frozen.
+START_S = 180
+HEALTH_S = 5  # one that is paused or cut off answers nobody
 PORT = 8000  # nobody else is in a broker's network
 
 SETTINGS = """
@@ -107,8 +111,15 @@ class Replica:
         host, port = self.address
         return f"http://{host}:{port}"
 
-    def start(self, environment: Mapping[str, str] | None = None, *, must_answer: bool = True) -> None:
-        """Start it (again). It answers when this returns, or has ended, where that is allowed."""
+    def start(
+        self,
+        environment: Mapping[str, str] | None = None,
+        *,
+        must_answer: bool = True,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Start it (again). It answers when this returns, or has ended, where that is allowed. What it waits for may be ended
+        by what is done `meanwhile`, again and again."""
         host, port = self.address
         serve = ("-m", "broker", "serve", "--data", str(self.folder), "--host", host, "--port", str(port))
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
@@ -121,6 +132,12 @@ class Replica:
                 stderr=log,
             )
         assert self.process.stdout
+        give_up = time.monotonic() + START_S
+        while not select.select([self.process.stdout], [], [], 0.1)[0]:
+            meanwhile()
+            if time.monotonic() > give_up:
+                self.kill()
+                raise AssertionError(f"the broker did not answer in {START_S} s: {self.log.read_text()[-3000:]}")
         first = self.process.stdout.readline()
         if not first:
             self.process.wait()
@@ -151,7 +168,7 @@ class Replica:
     @property
     def leads(self) -> bool:
         with suppress(OSError):
-            return bool(json.loads(ask(self.url + "/healthz", ""))["leads"])
+            return bool(json.loads(ask(self.url + "/healthz", "", timeout_s=HEALTH_S))["leads"])
         return False
 
     def events(self, name: str) -> list[dict[str, Any]]:
@@ -314,12 +331,12 @@ def _form(content: bytes) -> bytes:
     return fields.encode() + content + b"\r\n--replicas--\r\n"
 
 
-def ask(url: str, key: str, body: bytes | None = None, kind: str = "application/json") -> str:
+def ask(url: str, key: str, body: bytes | None = None, kind: str = "application/json", *, timeout_s: float = 20) -> str:
     """GET, or POST when there is a body."""
     request = urllib.request.Request(url, data=body, headers={"Authorization": f"Bearer {key}"})
     if body is not None:
         request.add_header("Content-Type", kind)
         request.add_header("Idempotency-Key", hashlib.sha256(body).hexdigest())
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=timeout_s) as answer:
         text: str = answer.read().decode()
     return text

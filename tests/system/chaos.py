@@ -5,7 +5,11 @@ world a seed and prints, last, one JSON object: {"seeds", "lost", "duplicated", 
 "secrets_leaked"}. All zero is what the broker promises. On PostgreSQL two brokers share the database and an S3 server,
 and leaders, database and cables fail, too. A mutation removes a safety check from the broker and must make its field non-zero.
 
-Exit status: 0 when all is zero (or, with --mutate, when it was noticed), else 1.
+Before that, on stderr, it says how often each fault from outside struck: {"planned", "struck", "packets_dropped"}. A cut
+counts as one when the kernel dropped something. A kind of the ground's that was planned for several worlds and never struck
+fails the run.
+
+Exit status: 0 when all is zero (or, with --mutate, when it was noticed), else 1; 2 where this machine lacks what it needs.
 """
 
 from __future__ import annotations
@@ -16,7 +20,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -30,9 +35,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from chaos_replicas import SharedWorld
-from chaos_schedule import Ground, Schedule, draw, must_notice
+from chaos_schedule import Ground, Schedule, draw, must_notice, never_struck, planned
 from chaos_world import World
 
+from tests.support.islands import NoNetwork
 from tests.support.s3_server import s3_server
 
 FIELDS = ("lost", "duplicated", "leaked", "ledger_mismatches", "secrets_leaked")
@@ -52,6 +58,9 @@ class Outcome:
     secrets_leaked: int
     kills: int
     notes: tuple[str, ...]
+    struck: dict[str, int]
+    dropped: int
+    seconds: int
 
     @property
     def is_clean(self) -> bool:
@@ -70,12 +79,21 @@ def worlds_on(ground: Ground) -> Iterator[MakeWorld]:
 
 def run_world(schedule: Schedule, make: MakeWorld, keep: bool) -> Outcome:
     folder = Path(tempfile.mkdtemp(prefix=f"chaos-{schedule.seed}-"))
+    began = time.monotonic()
     world = make(folder, schedule)
     try:
         world.run()
-        outcome = Outcome(**world.measure(), kills=world.kills, notes=tuple(world.notes))
+        found = world.measure()
     finally:
         world.end()
+    outcome = Outcome(
+        **found,
+        kills=world.kills,
+        notes=tuple(world.notes),
+        struck=dict(world.struck),
+        dropped=world.dropped,
+        seconds=round(time.monotonic() - began),
+    )
     told = {"seed": schedule.seed, "faults": [str(fault) for fault in schedule.faults], **asdict(outcome)}
     print(json.dumps(told), file=sys.stderr, flush=True)
     if outcome.is_clean and not keep:
@@ -83,6 +101,19 @@ def run_world(schedule: Schedule, make: MakeWorld, keep: bool) -> Outcome:
     else:
         print(f"seed {schedule.seed}: kept {folder}", file=sys.stderr)
     return outcome
+
+
+def run_worlds(schedules: Sequence[Schedule], asked: argparse.Namespace) -> list[Outcome]:
+    """As many of them as are begun in time. NoNetwork: brokers cannot be cut off on this machine."""
+    with worlds_on(asked.ground) as make, ThreadPoolExecutor(asked.workers) as pool:
+        give_up = time.monotonic() + asked.within
+
+        def run(number: int, schedule: Schedule) -> Outcome | None:
+            if number > asked.at_least and time.monotonic() > give_up:
+                return None
+            return run_world(schedule, make, asked.keep)
+
+        return [outcome for outcome in pool.map(run, count(1), schedules) if outcome is not None]
 
 
 def main() -> int:
@@ -99,22 +130,33 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep every world's folder")
     asked = parser.parse_args()
     schedules = [draw(seed, asked.mutate, asked.ground) for seed in range(asked.first, asked.first + asked.seeds)]
-    with worlds_on(asked.ground) as make, ThreadPoolExecutor(asked.workers) as pool:
-        give_up = time.monotonic() + asked.within
-
-        def run(number: int, schedule: Schedule) -> Outcome | None:
-            if number > asked.at_least and time.monotonic() > give_up:
-                return None
-            return run_world(schedule, make, asked.keep)
-
-        outcomes = [outcome for outcome in pool.map(run, count(1), schedules) if outcome is not None]
+    try:
+        outcomes = run_worlds(schedules, asked)
+    except NoNetwork as refused:
+        print(f"chaos on {asked.ground}: {refused}", file=sys.stderr)
+        return 2
     if len(outcomes) < len(schedules):
         print(f"{len(schedules) - len(outcomes)} of {len(schedules)} seeds were not begun in time", file=sys.stderr)
     total = {"seeds": len(outcomes)} | {name: sum(getattr(o, name) for o in outcomes) for name in FIELDS}
+    missed = [] if asked.mutate else tell_of_faults(schedules[: len(outcomes)], outcomes)
     print(json.dumps(total))
     if asked.mutate:
         return 0 if total[must_notice(asked.mutate)] else 1
-    return 0 if all(outcome.is_clean for outcome in outcomes) else 1
+    return 0 if all(outcome.is_clean for outcome in outcomes) and not missed else 1
+
+
+def tell_of_faults(schedules: Sequence[Schedule], outcomes: Sequence[Outcome]) -> list[str]:
+    """Says how often which fault struck; the kinds that should have and did not."""
+    wanted, struck = planned(schedules), Counter[str]()
+    for outcome in outcomes:
+        struck.update(outcome.struck)
+    dropped = sum(outcome.dropped for outcome in outcomes)
+    told = {"planned": dict(sorted(wanted.items())), "struck": dict(sorted(struck.items())), "packets_dropped": dropped}
+    print(json.dumps(told), file=sys.stderr)
+    missed = never_struck(wanted, struck)
+    for kind in missed:
+        print(f"{kind} was planned {wanted[kind]} times and never struck: nothing is known about it", file=sys.stderr)
+    return missed
 
 
 if __name__ == "__main__":

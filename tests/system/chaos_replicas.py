@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -66,7 +68,9 @@ class SharedWorld(World):
         self._s3, self._prefix = s3, f"seed/{schedule.seed}"
         self._deadline = time.monotonic() + WORLD_S
         self._open = ExitStack()
-        self._mends: list[tuple[float, list[Cable]]] = []
+        self._calm = threading.Event()
+        self._outages = ThreadPoolExecutor(thread_name_prefix="outage")
+        self._cuts: list[tuple[Fault, Future[int]]] = []
 
     def _write_settings(self) -> None:
         super()._write_settings()
@@ -105,7 +109,7 @@ class SharedWorld(World):
 
     def _start(self, broker: Replica) -> None:
         """With the next named points armed. One that dies before it is ready is started again by the supervisor."""
-        broker.start(self._armed(), must_answer=False)
+        broker.start(self._armed(), must_answer=False, meanwhile=self._thaw)
         self._key = broker.told.get("admin_key") or self._key
 
     def _keep_alive(self) -> None:
@@ -121,17 +125,27 @@ class SharedWorld(World):
 
     def _thaw(self) -> None:
         super()._thaw()
-        for at, cables in list(self._mends):
-            if time.monotonic() >= at:
-                self._mends.remove((at, cables))
-                for cable in cables:
-                    cable.mend()
+        for cut in [each for each in self._cuts if each[1].done()]:
+            self._cuts.remove(cut)
+            self._tell_of(cut[0], cut[1].result())
+
+    def _tell_of(self, fault: Fault, dropped: int) -> None:
+        """One in which nobody had anything to say was no cut."""
+        self.dropped += dropped
+        if dropped:
+            self.struck[fault.kind] += 1
+        else:
+            self.notes.append(f"{fault} dropped no packet")
 
     def _is_quiet(self) -> bool:
-        return not self._mends and super()._is_quiet()
+        return not self._cuts and super()._is_quiet()
 
     def _shake(self, fault: Fault) -> None:
-        leader = next((broker for broker in self._brokers if broker.leads), self._brokers[0])
+        if fault.is_cut:  # counted once it is over
+            self._cut(fault)
+            return
+        self.struck[fault.kind] += 1
+        leader = self._leader()
         assert leader.process
         match fault.point:
             case "leader.kill":
@@ -142,22 +156,27 @@ class SharedWorld(World):
             case "database.kill":
                 self._database.kill()
                 self._database.start()
-            case "database.cut":
-                self._cut([self._cables["database"][self._brokers.index(leader)]])
-            case "store.cut":
-                self._cut(self._cables["store"])
-            case "front.cut":
-                self._cut(self._cables["front"])
             case "front.tear":
                 self._front.tear()
             case other:
                 raise ValueError(f"no fault {other!r} of the ground is known")
 
-    def _cut(self, cables: list[Cable]) -> None:
-        """For a while; what is cut already, for as long as was said then."""
+    def _cut(self, fault: Fault) -> None:
+        """For a while, however long whoever asks the brokers waits for an answer meanwhile."""
+        cables = self._cables[fault.point.removesuffix(".cut")]
+        if fault.point == "database.cut":
+            cables = [cables[self._brokers.index(self._leader())]]
+        self._cuts.append((fault, self._outages.submit(self._outage, cables)))
+
+    def _outage(self, cables: list[Cable]) -> int:
+        """How many packets it has dropped."""
         for cable in cables:
             cable.cut()
-        self._mends.append((time.monotonic() + CUT_S, cables))
+        self._calm.wait(CUT_S)
+        return sum(cable.mend() for cable in cables)
+
+    def _leader(self) -> Replica:
+        return next((broker for broker in self._brokers if broker.leads), self._brokers[0])
 
     def _stop_broker(self) -> None:
         for broker in self._brokers:
@@ -166,6 +185,8 @@ class SharedWorld(World):
                 self.notes.append(f"broker ended with {status} after SIGTERM")
 
     def end(self) -> None:
+        self._calm.set()
+        self._outages.shutdown()
         for broker in getattr(self, "_brokers", ()):
             if broker.process and broker.process.poll() is None:
                 broker.kill()

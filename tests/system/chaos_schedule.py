@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +31,8 @@ GROUND_POINTS = (
 AGENT_POINTS = ("agent.before_put", "agent.after_put")
 # What each mutation removes must be seen in this field of the report.
 NOTICED_IN = {"fence+disjoint": "duplicated", "sweeper": "leaked", "hold": "ledger_mismatches"}
+# A fault may come too late, or meet nobody; one that was planned for so many worlds has struck in one of them.
+ENOUGH = 4
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,9 @@ class Fault:
     machine: `kill` (SIGKILL to an agent), `freeze` (SIGSTOP until its lease is another's, then SIGCONT: a zombie), `preempt`
     sandbox: `create_then_500`: the provider creates the machine and answers with an error
     ground:  `leader.kill`, `leader.freeze` (SIGSTOP until another leads, then SIGCONT), `database.kill` (SIGKILL to the
-             postmaster, started again), `database.cut` (the kernel drops for a while what
-             the leader and the database send each other), `store.cut` (what all brokers and the object store do), `front.cut`
-             (what agents and all brokers do), `front.tear` (their connections are reset)
+             postmaster, started again), `database.cut` (the kernel drops for a while what the leader and the database send
+             each other), `store.cut` (what all brokers and the object store do), `front.cut` (what agents and all brokers
+             do), `front.tear` (their connections are reset)
     """
 
     where: Where
@@ -50,8 +54,21 @@ class Fault:
     n: int = 1
     after: int = 0
 
+    @property
+    def kind(self) -> str:
+        return f"{self.where}:{self.point}"
+
+    @property
+    def is_outside(self) -> bool:
+        """A world sees whether it struck."""
+        return self.where in ("machine", "ground")
+
+    @property
+    def is_cut(self) -> bool:
+        return self.point.endswith(".cut")
+
     def __str__(self) -> str:
-        return f"{self.where}:{self.point}:{self.n}" + (f"@{self.after}" if self.after else "")
+        return f"{self.kind}:{self.n}" + (f"@{self.after}" if self.after else "")
 
 
 @dataclass(frozen=True)
@@ -64,6 +81,19 @@ class Schedule:
 
 def must_notice(mutation: str) -> str:
     return NOTICED_IN[mutation]
+
+
+def planned(schedules: Iterable[Schedule]) -> Counter[str]:
+    """How often each kind of fault from outside is to strike."""
+    return Counter(fault.kind for schedule in schedules for fault in schedule.faults if fault.is_outside)
+
+
+def never_struck(wanted: Counter[str], struck: Counter[str]) -> list[str]:
+    """Kinds of the ground's faults that were planned often enough and never seen: a run without them proves nothing about them.
+    (Whether there is a machine to strike is the plan's business.)"""
+    return sorted(
+        kind for kind, times in wanted.items() if kind.startswith("ground:") and times >= ENOUGH and not struck[kind]
+    )
 
 
 def draw(seed: int, mutate: str | None = None, ground: Ground = "sqlite") -> Schedule:

@@ -94,6 +94,9 @@ class World:
         self.folder, self.schedule = folder, schedule
         self.data = folder / "data"
         self.kills = 0
+        # faults from outside by kind, as often as they were seen to strike; packets that outages have dropped
+        self.struck: Counter[str] = Counter()
+        self.dropped = 0
         self.notes: list[str] = []
         self._broker: subprocess.Popen[bytes] | None = None
         self._url = ""
@@ -209,19 +212,19 @@ class World:
         self._batch = self._retry(lambda: self._call("POST", "/v1/batches", body, headers))["id"]
 
     def _disturb(self, done: int) -> None:
-        """Signals from outside, once enough lines are committed and an agent is at work."""
-        if not self._outside or done < self._outside[0].after or done >= self.schedule.lines:
-            return
-        if self._outside[0].where == "ground":
-            self._shake(self._outside.pop(0))
+        """Faults from outside, once enough lines are committed: a machine is struck when an agent is at work, the ground also
+        when all lines were done before we had a look."""
+        due = [fault for fault in self._outside if done >= fault.after]
+        if fault := next((fault for fault in due if fault.where == "ground"), None):
+            self._outside.remove(fault)
+            self._shake(fault)
             self.kills += 1
-            return
-        machines = [m for m in self._machines() if m["state"] == "running" and m["pid"]]
-        if not machines:
-            return
-        if self._strike(self._outside[0], machines[0]):
-            self._outside.pop(0)
-            self.kills += 1
+        elif due and done < self.schedule.lines:
+            machines = [m for m in self._machines() if m["state"] == "running" and m["pid"]]
+            if any(self._strike(due[0], machine) for machine in machines):
+                self._outside.remove(due[0])
+                self.struck[due[0].kind] += 1
+                self.kills += 1
 
     def _shake(self, fault: Fault) -> None:
         """What only a ground of several processes and wires can suffer."""
