@@ -6,35 +6,21 @@ saving. These are suggestions: the solver never relaxes a rule itself, and compl
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 import msgspec
 
-from solver.eligibility import Verdict, new_instances, survey, whole_cost
+from solver.beside import ANYWHERE, alone_nano, beside, near
+from solver.eligibility import Verdict, survey
 from solver.explain import usd
 from solver.relax import alone, one_more_country
-from solver.residency import Policy, PolicyRule
-from solver.types import HOUR_US, Budget, Plan, Quota, Snapshot, Work
-from solver.view import View, pool_of
+from solver.types import HOUR_US, Plan, Snapshot, Work
+from solver.view import View
 
 # More time is asked for in these steps; the first that saves is told.
 MORE_HOURS = (2, 6, 24)
 # Less than this part of the cost is not worth a word.
 WORTH = 0.01
-# Offers of each kind (eligible, only residency, time or stock against them) that are looked at, cheapest first.
-LOOKED_AT = 40
-_ANYWHERE = Policy(
-    name="anywhere",
-    rules=(
-        PolicyRule(
-            id="anywhere",
-            effect="allow",
-            field="location_tier",
-            values=("anonymous", "claimed", "verified_host", "named_datacenter", "hyperscaler_region"),
-        ),
-    ),
-)
 
 
 class Saving(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +40,7 @@ def savings(snapshot: Snapshot, plan: Plan, work_id: str) -> tuple[Saving, ...]:
     Raises KeyError when the snapshot has no such work.
     """
     work = {each.id: each for each in snapshot.works}[work_id]
-    rest = _near(_beside(snapshot, plan, work), work)
+    rest = near(beside(snapshot, plan, {work.id}), work)
     base = alone(rest, work)
     if not base.is_whole:
         return ()
@@ -76,7 +62,7 @@ def _changes(rest: Snapshot, work: Work, cost_nano: int) -> Iterator[Saving]:
         yield Saving(
             field=wider.field, needed=wider.needed, offer_key=wider.offer_key, saves_nano=saves, message=message
         )
-    anywhere = msgspec.structs.replace(rest, policies={**rest.policies, work.policy_hash: _ANYWHERE})
+    anywhere = msgspec.structs.replace(rest, policies={**rest.policies, work.policy_hash: ANYWHERE})
     free = alone(anywhere, work)
     if free.is_whole:
         saves = cost_nano - free.cost_nano
@@ -104,7 +90,7 @@ def _more_time(rest: Snapshot, work: Work, cost_nano: int) -> Iterator[Saving]:
 def _more_stock(rest: Snapshot, work: Work, verdicts: tuple[Verdict, ...], cost_nano: int) -> Iterator[Saving]:
     """Of the cheapest offer that only being sold out keeps out, one instance."""
     gone = [each for each in verdicts if {broken.rule for broken in each.broken} == {"sold_out"} and each.task]
-    cheapest = min(gone, key=lambda each: (_alone_nano(each, rest), each.offer.key), default=None)
+    cheapest = min(gone, key=lambda each: (alone_nano(each, rest), each.offer.key), default=None)
     if cheapest is None:
         return
     key = cheapest.offer.key
@@ -120,7 +106,7 @@ def _farther(rest: Snapshot, work: Work, verdicts: tuple[Verdict, ...], cost_nan
     """The round trip to the data of the cheapest offer that only its latency keeps out."""
     far = [each for each in verdicts if {broken.rule for broken in each.broken} == {"latency"} and each.task]
     known = [each for each in far if each.offer.rtt_ms is not None]
-    cheapest = min(known, key=lambda each: (_alone_nano(each, rest), each.offer.key), default=None)
+    cheapest = min(known, key=lambda each: (alone_nano(each, rest), each.offer.key), default=None)
     if cheapest is None:
         return
     rtt_ms, key = cheapest.offer.rtt_ms, cheapest.offer.key
@@ -129,69 +115,3 @@ def _farther(rest: Snapshot, work: Work, verdicts: tuple[Verdict, ...], cost_nan
         saves = cost_nano - outcome.cost_nano
         message = f"data {rtt_ms} ms away and back, not {work.max_rtt_ms}, would save {usd(saves)}: {outcome.offer_key}"
         yield Saving(field="max_rtt_ms", needed=str(rtt_ms), offer_key=key, saves_nano=saves, message=message)
-
-
-def _alone_nano(verdict: Verdict, snapshot: Snapshot) -> int:
-    if verdict.task is None:
-        raise ValueError(f"nobody knows how long it takes on {verdict.offer.key}")
-    classes = verdict.classes or (new_instances(verdict.offer, verdict.task.work.model, snapshot),)
-    return min(whole_cost(verdict.task, each) for each in classes)
-
-
-def _beside(snapshot: Snapshot, plan: Plan, work: Work) -> Snapshot:
-    """What the plan leaves to the work: all but what is started or kept where only other works run."""
-    works = {each.id: each for each in snapshot.works}
-    own = {(each.offer_key, pool_of(work)) for each in plan.assignments if each.work_id == work.id}
-    others = {
-        (each.offer_key, pool_of(works[each.work_id])) for each in plan.assignments if each.work_id != work.id
-    } - own
-    capacity: Counter[str] = Counter()
-    quota: Counter[str] = Counter()
-    budget: Counter[str] = Counter()
-    offers = {each.key: each for each in snapshot.offers}
-    places = {(key, *pool) for key, pool in others}
-    for start in plan.starts:
-        if (start.offer_key, start.project, start.model, start.precision) in places:
-            capacity[start.offer_key] += start.count
-            offer = offers[start.offer_key]
-            quota[offer.quota_group] += start.count * offer.quota_units
-            budget[start.project] += start.cost_nano
-    kept = set(plan.keeps)
-    return msgspec.structs.replace(
-        snapshot,
-        offers=tuple(
-            msgspec.structs.replace(each, capacity=(1 if each.capacity is None else each.capacity) - capacity[each.key])
-            if capacity[each.key]
-            else each
-            for each in snapshot.offers
-        ),
-        quotas=tuple(
-            Quota(market=each.market, remaining=each.remaining - quota[each.market]) for each in snapshot.quotas
-        ),
-        budgets=tuple(
-            Budget(project=each.project, remaining_nano=each.remaining_nano - budget[each.project])
-            for each in snapshot.budgets
-        ),
-        running=tuple(
-            each
-            for each in snapshot.running
-            if each.rental_id not in kept or (each.offer_key, each.project, each.model, each.precision) not in places
-        ),
-    )
-
-
-def _near(snapshot: Snapshot, work: Work) -> Snapshot:
-    """The offers that may matter: of those with nothing, or with one kind of rule against them, the cheapest."""
-    verdicts = survey(work, View(msgspec.structs.replace(snapshot, works=(work,))))
-    groups: dict[str, list[tuple[int, str]]] = {}
-    for each in verdicts:
-        words = {broken.rule for broken in each.broken}
-        if each.task is None or len(words) > 1 or not words <= {"residency", "latency", "deadline", "sold_out"}:
-            continue
-        groups.setdefault("".join(words), []).append((_alone_nano(each, snapshot), each.offer.key))
-    keys = {key for those in groups.values() for _, key in sorted(those)[:LOOKED_AT]}
-    return msgspec.structs.replace(
-        snapshot,
-        offers=tuple(each for each in snapshot.offers if each.key in keys),
-        running=tuple(each for each in snapshot.running if each.offer_key in keys),
-    )

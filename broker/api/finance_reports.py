@@ -14,7 +14,7 @@ from broker.api.ledger_exports import PERIOD, seen_project
 from broker.api.problems import bad_request, conflict, not_found
 from broker.api.registry import Call, Route, route
 from broker.control.convert import usd
-from broker.finance import review
+from broker.finance import policy_costs, review
 from broker.finance.anomaly_watch import anomalies, labels, shown
 from broker.finance.open_positions import positions
 from broker.finance.report import Report, as_csv, as_html
@@ -73,6 +73,10 @@ class WeeklyQuery(ReportQuery):
 
 class ChargebackQuery(ReportQuery):
     period: str = Field(pattern=PERIOD, description="a UTC month")
+
+
+class PoliciesQuery(ReportQuery):
+    period: str | None = Field(default=None, pattern=PERIOD, description="a UTC month; this one without it")
 
 
 class PositionsQuery(shapes.Own):
@@ -190,6 +194,15 @@ async def chargeback(call: Call, query: ChargebackQuery) -> web.StreamResponse:
     return _answer(found, query.form, f"chargeback-{query.period}")
 
 
+async def policies(call: Call, query: PoliciesQuery) -> web.StreamResponse:
+    """What residency policies cost in a month, by policy and project: the books' spend, and the estimated part by the policy."""
+    project = seen_project(call, query.project)
+    async with call.services.database.transaction() as session:
+        period = query.period or policy_costs.month_of(await db_now(session))
+        found = await policy_costs.monthly(session, period=period, project=project)
+    return _answer(found, query.form, f"policies-{period}")
+
+
 async def open_positions(call: Call, query: PositionsQuery) -> web.StreamResponse:
     """What is held and owed in other currencies and coins, by lot and account, at a day's rates, with unrealised gains."""
     if call.caller.project is not None:
@@ -283,6 +296,14 @@ ROUTES: tuple[Route, ...] = (
     route("GET", "/v1/spend", spend, tag="finance", roles=("finance",)),
     route("GET", "/v1/reports/weekly", weekly, tag="finance", roles=("finance",), produces=FORMS),
     route("GET", "/v1/reports/chargeback", chargeback, tag="finance", roles=("finance",), produces=FORMS),
+    route(
+        "GET",
+        "/v1/reports/policies",
+        policies,
+        tag="finance",
+        roles=("finance", "compliance"),
+        produces=FORMS,
+    ),
     route(
         "GET", "/v1/reports/positions", open_positions, tag="finance", roles=("finance",), produces=FORMS, errors=(422,)
     ),

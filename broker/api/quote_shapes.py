@@ -61,6 +61,18 @@ class Saving(BaseModel):
     message: str
 
 
+class PolicyMonth(BaseModel):
+    """What the batch's policy has cost its project in a UTC month: an estimate, of when each machine was decided on. `of_usd` is
+    the books' spend under that policy, `not_estimated_usd` the part of that of which it is not known."""
+
+    policy: str
+    period: str
+    usd: str
+    of_usd: str
+    not_estimated_usd: str
+    sentence: str
+
+
 class VariantQuote(BaseModel):
     """A profile that may serve the batch, and what that would come to."""
 
@@ -97,6 +109,10 @@ class Explanation(BaseModel):
     )
     savings: list[Saving] = Field(
         default_factory=list, description="what would make it cheaper, each verified by planning it so, largest first"
+    )
+    policy_month: PolicyMonth | None = Field(
+        default=None,
+        description="what its policy costs its project this month; null of a quote, and while nothing was spent",
     )
     variants: list[VariantQuote] = Field(
         default_factory=list, description="the profiles that may serve it, as quoted before it began"

@@ -65,6 +65,17 @@ def chargeback(
     _report("/v1/reports/chargeback", {"period": period}, form, out, target)
 
 
+def policies(
+    target: Target,
+    *,
+    period: Annotated[str | None, typer.Option(help="A UTC month, YYYY-MM; this one without it.")] = None,
+    form: Form = "table",
+    out: Out = None,
+) -> None:
+    """What residency policies cost in a month: the spend under each, and the part that the policy is (estimated)."""
+    _report("/v1/reports/policies", {"period": period}, form, out, target)
+
+
 def positions(
     target: Target,
     *,
@@ -207,7 +218,7 @@ def sizing(file: Inputs, target: Target) -> None:
 
 reports = declare(
     typer.Typer(no_args_is_help=True, help="What finance reads on Mondays and bills at the month's end."),
-    {"weekly": weekly, "chargeback": chargeback, "positions": positions},
+    {"weekly": weekly, "chargeback": chargeback, "policies": policies, "positions": positions},
 )
 anomalies = declare(
     typer.Typer(no_args_is_help=True, help="Spend that is out of the ordinary."),

@@ -70,6 +70,8 @@ def _beside(plan: Document) -> Iterator[str]:
         yield each["sentence"]
     for each in plan.get("savings", ()):
         yield each["message"]
+    if of_month := plan.get("policy_month"):
+        yield of_month["sentence"]
     if later := plan.get("later"):
         yield f"begun at {moment(later['begin'])} it should cost {usd(later['saves_usd'])} less, by {later['days']} past days"
     if plan.get("token_market"):

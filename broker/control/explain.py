@@ -15,8 +15,11 @@ from broker.approvals import approval_of
 from broker.control.convert import usd
 from broker.control.later import later_of
 from broker.control.planned_offers import reasons_with_apart, with_apart
-from broker.tables import STOPPED, Assignment, PlanRow, Quote, Waiting
+from broker.finance.policy_costs import month_of, of_period
+from broker.tables import STOPPED, Assignment, PlanRow, Policy, Quote, Waiting
+from jobs.clock import db_now
 from jobs.tables import Batch
+from solver.explain import usd as in_words
 from solver.savings import Saving, savings
 from solver.types import Assignment as PlannedShare
 from solver.types import Choice, Later, Plan, Relaxation, Snapshot, Work
@@ -33,7 +36,29 @@ async def explanation(session: AsyncSession, batch_id: str) -> quote_shapes.Expl
     variants = (
         [quote_shapes.VariantQuote.model_validate(each) for each in quote.body.get("variants", ())] if quote else []
     )
-    return told.model_copy(update={"variants": variants})
+    return told.model_copy(update={"variants": variants, "policy_month": await _policy_month(session, batch_id)})
+
+
+async def _policy_month(session: AsyncSession, batch_id: str) -> quote_shapes.PolicyMonth | None:
+    batch = await session.get_one(Batch, batch_id)
+    policy = await session.get(Policy, batch.policy_hash)
+    if policy is None:
+        return None
+    name, period = policy.body["name"], month_of(await db_now(session))
+    costs = await of_period(session, period=period, project=batch.project)
+    cost = costs.get((name, batch.project))
+    if cost is None or cost.nano <= 0:
+        return None
+    spent, own = usd(cost.nano), usd(cost.premium_nano)
+    return quote_shapes.PolicyMonth(
+        policy=name,
+        period=period,
+        usd=own,
+        of_usd=spent,
+        not_estimated_usd=usd(cost.unknown_nano),
+        sentence=f"policy {name} costs {batch.project} about {in_words(cost.premium_nano)} of {in_words(cost.nano)} spent under "
+        f"it in {period}, estimated (`broker reports policies`); compliance decides",
+    )
 
 
 async def _word(session: AsyncSession, batch_id: str) -> quote_shapes.Explanation:

@@ -29,6 +29,7 @@ from broker.control.ceiling import going_on
 from broker.control.draining import drain_all
 from broker.control.later import LATER, later_of, postponed
 from broker.control.planned_offers import reasons_with_apart
+from broker.control.policy_price import Kept, priced_policies
 from broker.control.snapshot import Frozen, freeze
 from broker.services import Services
 from broker.settings import ControlSettings
@@ -98,8 +99,9 @@ class Planner:
         waits = self.plan.later if self.plan else ()
         snapshot, plan = await postponed(self.services, frozen.snapshot, plan, waits)
         frozen = replace(frozen, snapshot=snapshot)
+        policies = await priced_policies(snapshot, plan)
         async with self.services.database.transaction() as session:
-            acted = await self._act(session, frozen, plan)
+            acted = await self._act(session, frozen, plan, policies)
         self._remember(acted, frozen.snapshot.now_us)
         plan_id = acted.plan_id
         if acted.refused:
@@ -144,7 +146,7 @@ class Planner:
         if acted.refused:
             self.services.nudge("plan")
 
-    async def _act(self, session: AsyncSession, frozen: Frozen, plan: Plan) -> _Acted:
+    async def _act(self, session: AsyncSession, frozen: Frozen, plan: Plan, policies: Mapping[Start, Kept]) -> _Acted:
         """Write what follows from the plan for the works that still go on: solving takes time, and a batch may have been
         cancelled or stopped meanwhile."""
         now_us = await db_now(session)
@@ -162,7 +164,8 @@ class Planner:
                 covered, over = await self._covered(session, frozen, start, served, now_us, early)
                 try:
                     if covered:
-                        await self._intend(session, frozen, start, covered, plan_id, now_us, early)
+                        priced = policies.get(start, [])
+                        await self._intend(session, frozen, start, covered, plan_id, now_us, early, priced)
                         acted.started += 1
                         paid.update(covered)
                 except HoldExceeded as refusal:
@@ -246,6 +249,7 @@ class Planner:
         plan_id: str,
         now_us: int,
         early: Early,
+        policies: Kept,
     ) -> None:
         """One intent with its hold. Raises HoldExceeded when the budget does not cover it."""
         offer = frozen.offers[start.offer_key]
@@ -277,6 +281,7 @@ class Planner:
                 "plan": plan_id,
                 "hold_nano": nano,
                 **({"besides": besides} if besides else {}),
+                **({"policies": policies} if policies else {}),
                 **await self._baselines(session, offer, start),
             },
             now_us=now_us,

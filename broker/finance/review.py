@@ -13,6 +13,7 @@ from sqlmodel import col
 
 from broker.control.convert import usd
 from broker.finance.anomaly_watch import anomalies, labels
+from broker.finance.policy_costs import policy_costs, section
 from broker.finance.reconciliation import exceptions
 from broker.finance.report import Report, Section
 from broker.finance.spend import DAY_US, NONE, Cell, Facts, cells, facts_of, grouped, usd_sums
@@ -47,6 +48,7 @@ async def weekly(session: AsyncSession, *, until_us: int, now_us: int, project: 
         await _budgets(session, now, until_us, project),
         await _anomalies(session, begun, until_us, now_us, project),
         _waste(now, facts),
+        section(policy_costs(now, facts)),
         await _stale_holds(session, now_us, project),
         await _recommendations(session, now, facts),
         await _open_variances(session, project),

@@ -16,7 +16,7 @@ from broker.finance.spend import Cell, Facts, by_tag, grouped
 from broker.keys import create_key
 from jobs import tag_rows
 from jobs.tables import Batch, File, LineTag, Part, Shard
-from markets.tables import OfferRow
+from markets.tables import OfferRow, RentalRow
 from tests.support.month_of_books import HOUR, MACHINES, PERIOD, START, Machine, book_month, rental_row
 
 DAY = 24 * HOUR
@@ -130,6 +130,37 @@ async def test_the_chargeback_statement_sums_to_the_books_and_to_the_cent(booked
     key = await booked.key("finance", project="ads")
     own = (await booked.call("GET", f"/v1/reports/chargeback?period={PERIOD}", key=key)).json
     assert [row[0] for row in own["sections"][0]["rows"]] == ["ads"] and "books USD" not in own["facts"]
+
+
+async def test_what_policies_cost_is_a_part_of_the_books_spend_and_is_told_to_compliance_too(booked: Any) -> None:
+    """rental_a ran under two policies, one to four of its cost; of the second nobody knows what it cost."""
+    policies = [
+        {"policy": "eu", "hash": "h1", "of_ppm": 200_000, "premium_ppm": 500_000, "instead": "x"},
+        {"policy": "swiss", "hash": "h2", "of_ppm": 800_000, "premium_ppm": None, "instead": None},
+    ]
+    async with booked.services.database.transaction() as session:
+        row = await session.get_one(RentalRow, "rental_a")
+        row.purpose = {**row.purpose, "policies": policies}
+    key = await booked.key("compliance", project=None)
+    found = (await booked.call("GET", f"/v1/reports/policies?period={PERIOD}", key=key)).json
+    rows = {(row[0], row[1]): row[2:] for row in found["sections"][0]["rows"]}
+    assert sum(Decimal(row[0]) for row in rows.values()) == await books(booked)
+    spent, premium, part, unknown = rows["eu", "search"]
+    assert abs(Decimal(spent) - Decimal("34.293552503") / 5) < Decimal("1e-8")
+    assert Decimal(spent) + Decimal(rows["swiss", "search"][0]) == Decimal("34.293552503")
+    assert abs(Decimal(premium) - Decimal(spent) / 2) < Decimal("1e-8") and (part, unknown) == (
+        "49.9 %",
+        "0",
+    )  # rounded down
+    assert premium == found["facts"]["of it by policies USD (estimate)"]
+    assert rows["swiss", "search"][3] == rows["swiss", "search"][0]
+    assert rows["-", "ads"][1] == "-", "machines of before say nothing, and say so"
+    ads = await booked.key("finance", project="ads")
+    own = (await booked.call("GET", f"/v1/reports/policies?period={PERIOD}", key=ads)).json
+    assert {row[1] for row in own["sections"][0]["rows"]} == {"ads"}
+    weekly = (await booked.call("GET", "/v1/reports/weekly?until=2026-11-08")).json
+    (section,) = [each for each in weekly["sections"] if each["title"] == "Residency policies"]
+    assert section["rows"] == found["sections"][0]["rows"]
 
 
 async def test_reports_come_as_csv_and_as_a_page_that_runs_nothing(booked: Any) -> None:
