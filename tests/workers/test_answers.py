@@ -139,7 +139,7 @@ def test_a_dead_letter_says_what_happened_last() -> None:
 
 
 def test_an_engines_wish_to_be_left_alone_is_heard() -> None:
-    assert judge(line(), 429, b"", None, "7") == Again("the engine answered 429: ", 7.0)
+    assert judge(line(), 429, b"", None, 7.0) == Again("the engine answered 429: ", 7.0)
 
 
 def test_an_endpoint_that_repeats_the_refused_key_does_not_show_it_to_anyone() -> None:

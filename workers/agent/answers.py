@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal, NoReturn
 
 from workers.agent.lines import Line
@@ -69,16 +71,17 @@ def judge(
     status: int,
     body: bytes,
     request_id: str | None,
-    retry_after: str | None = None,
+    retry_after_s: float | None = None,
     *,
     is_endpoint: bool = False,
 ) -> Finished | Again | Fault | Misconfigured:
-    """Sort an answer. 4xx and 501 are permanent and the line's own; other 5xx and unreadable answers may pass.
+    """Sort an answer. 4xx and 501 are permanent and the line's own; other 5xx and unreadable answers may pass. `retry_after_s` is
+    for how long the engine wishes to be left alone.
 
     At a token endpoint (`is_endpoint`) a 404 is a model that was withdrawn or a wrong path, as the line names neither.
     """
     if status in _AGAIN or (status == 404 and is_endpoint):
-        return Again(_refusal(status, body, is_endpoint), _seconds(retry_after))
+        return Again(_refusal(status, body, is_endpoint), retry_after_s)
     if status in _OUR_FAULT:
         return Misconfigured(_refusal(status, body, is_endpoint))
     if status == 408 or (status >= 500 and status != 501):
@@ -172,8 +175,21 @@ def _count(counts: dict[str, Any], *names: str) -> int | None:
     return None
 
 
-def _seconds(text: str | None) -> float | None:
-    return float(text) if text is not None and text.isdigit() else None
+def seconds_until(retry_after: str | None, now: datetime) -> float | None:
+    """What a `Retry-After` asks for, in seconds or as a date (RFC 9110, 10.2.3); None where it says neither.
+
+    >>> seconds_until("120", datetime(2026, 11, 28, 8, 0, tzinfo=UTC))
+    120.0
+    >>> seconds_until("Sat, 28 Nov 2026 08:01:30 GMT", datetime(2026, 11, 28, 8, 0, tzinfo=UTC))
+    90.0
+    """
+    if retry_after is None or retry_after.isdecimal():
+        return None if retry_after is None else float(retry_after)
+    try:
+        at = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())
 
 
 def _refusal(status: int, body: bytes, is_endpoint: bool) -> str:

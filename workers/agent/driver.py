@@ -12,9 +12,10 @@ from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 
-from workers.agent.answers import Again, Fault, Finished, Misconfigured, judge
+from workers.agent.answers import Again, Fault, Finished, Misconfigured, judge, seconds_until
 from workers.agent.concurrency import Load, steer
 from workers.agent.engine import Engine
 from workers.agent.errors import EngineFailed
@@ -22,6 +23,7 @@ from workers.agent.exchange import Answer, Exchange, NoAnswer, Outcome, Pending
 from workers.agent.leases import HeldLease
 from workers.agent.lines import Line
 from workers.agent.log import event
+from workers.agent.outage import Outage
 from workers.agent.pace import Pace
 from workers.agent.pool import Pool
 from workers.agent.spec import EngineSpec
@@ -78,6 +80,7 @@ class Driver:
     clock: Callable[[], float] = time.monotonic
     later: Callable[[float, Callable[[], None]], object] | None = None
     pace: Pace = field(init=False)
+    outage: Outage = field(default_factory=Outage)
     _open: set[_Request] = field(default_factory=set)
     _faults: list[tuple[HeldLease, Line, Fault]] = field(default_factory=list)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -97,6 +100,7 @@ class Driver:
 
     def __post_init__(self) -> None:
         self.pace = Pace(**(self.spec.limits or {}))
+        self.pool.isolates = not self.is_endpoint
 
     @property
     def is_endpoint(self) -> bool:
@@ -209,14 +213,15 @@ class Driver:
                 outcome.status,
                 outcome.body,
                 outcome.request_id,
-                outcome.retry_after,
+                seconds_until(outcome.retry_after, datetime.now(UTC)),
                 is_endpoint=self.is_endpoint,
             )
         if outcome.kind == "unconnected":
             return Again(f"no connection: {outcome.message}")
         if outcome.kind == "overdue":
             # silence all over, while several were in the engine: it hangs, and no single line is to blame
-            self._is_hung = self._is_hung or (self._answered == request.answered_before and len(self._open) > 0)
+            is_silent = self._answered == request.answered_before and len(self._open) > 0
+            self._is_hung = self._is_hung or (is_silent and not self.is_endpoint)
             return Fault("timeout", outcome.message)
         return Fault("engine_error", f"the connection broke: {outcome.message}")
 
@@ -224,11 +229,14 @@ class Driver:
         now, lease, line = self.clock(), request.lease, request.line
         if isinstance(verdict, Finished):
             self._answered += 1
+            self.outage.ended(line, is_answered=True)
             self._pause_s, self._refused_since = 0.0, None
             self.durations.append(now - request.began)
             self.pace.answered(verdict.usage.prompt_tokens + verdict.usage.completion_tokens, len(line.body))
             self.pool.finish(lease, line, verdict, now)
             self.on_finished()
+        elif isinstance(verdict, Fault) and self.is_endpoint:
+            self._failed_there(now, request, verdict)
         elif isinstance(verdict, Fault):
             self._faults.append((lease, line, verdict))
             self._wake.set()  # `run` settles it: was it the line, or the engine?
@@ -239,6 +247,26 @@ class Driver:
             self.pool.put_back(lease, line)
             self._failure = self._failure or EngineFailed(verdict.message)
             self._wake.set()
+
+    def _failed_there(self, now: float, request: _Request, fault: Fault) -> None:
+        """An endpoint failed a line: charge it where the line is to blame, and hold back where it may be an outage."""
+        lease, line, left = request.lease, request.line, list(self.pool.unfinished())
+        is_proven = self.outage.is_to_blame(line, request.answered_before, left)
+        if is_proven or (self._gives_up(now) and left == [line]):
+            self.pool.charge(lease, line, fault, now)
+            if line.attempts >= self.pool.max_attempts:
+                self.outage.ended(line, is_answered=False)
+            self.on_finished()
+        else:
+            self.pool.put_last(lease, line)
+        if self.outage.are_last(left):
+            self._refused_since = None  # bounded by the lines' own attempts
+            self._pause(now, Again(fault.message, _LONGEST_ENDPOINT_PAUSE_S))  # nobody else waits: give it time to pass
+        elif not is_proven:
+            self._pause(now, Again(fault.message))
+
+    def _gives_up(self, now: float) -> bool:
+        return self._refused_since is not None and now - self._refused_since >= _ENDPOINT_GIVEN_UP_S
 
     def _pause(self, now: float, verdict: Again) -> None:
         """Hold back for a while, doubling; the engine's own wish counts when it names one."""
@@ -253,7 +281,7 @@ class Driver:
             self._paused_until = now + pause
             (self.later or asyncio.get_running_loop().call_later)(pause, self._resume)
         if self.is_endpoint:
-            if now - self._refused_since >= _ENDPOINT_GIVEN_UP_S:
+            if self._gives_up(now):
                 why = f"no line was answered for {now - self._refused_since:.0f} s; the last: {verdict.reason}"
                 self._failure = self._failure or EngineFailed(why)
                 self._wake.set()

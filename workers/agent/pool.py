@@ -8,7 +8,7 @@ is alone. A line that has spent its attempts, the last of them alone, is a dead 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from workers.agent.answers import Fault, Finished, dead_letter
@@ -25,12 +25,14 @@ _GROUPS = 8
 class Pool:
     """`leases` may hold a shard twice: under the lease that was lost and under the one that followed it.
 
-    A line goes from waiting to in flight (`start`) and then to finished, back, or to the suspects.
+    A line goes from waiting to in flight (`start`) and then to finished, back, or to the suspects. Without `isolates` there are
+    none: at a token endpoint no line can take others down with it, and what was charged waits behind the rest.
     """
 
     max_attempts: int
     leases: list[HeldLease] = field(default_factory=list)
     retried: int = 0
+    isolates: bool = True
     _isolating: HeldLease | None = None
 
     @property
@@ -42,6 +44,15 @@ class Pool:
         """Lines that could be started, now or once their lease is renewed."""
         return sum(lease.waiting for lease in self.leases)
 
+    def unfinished(self) -> Iterator[Line]:
+        """All lines that have no end yet."""
+        for lease in self.leases:
+            yield from lease.in_flight.values()
+            yield from lease.fresh
+            yield from lease.isolated
+            for group in lease.suspects:
+                yield from group
+
     def add(self, lease: HeldLease, now: float) -> None:
         """A new lease. Lines whose attempts are already spent, by the broker's account, become dead letters at once."""
         self.leases.append(lease)
@@ -49,6 +60,8 @@ class Pool:
         lease.forget({line.idx for line in spent})
         for line in spent:
             self._bury(lease, line, now)
+        while lease.suspects and not self.isolates:
+            lease.fresh.extend(lease.suspects.popleft())
 
     def start(self, now: float) -> tuple[HeldLease, Line] | None:
         """The next line for the engine, now in flight; None when none may start at this moment."""
@@ -82,11 +95,18 @@ class Pool:
             pass
         elif lease is self._isolating:
             lease.isolated.insert(0, line)
-        elif line.attempts:
+        elif line.attempts and self.isolates:
             lease.suspects.appendleft([line])
         else:
             lease.fresh.appendleft(line)
         self._end_isolation()
+
+    def put_last(self, lease: HeldLease, line: Line) -> None:
+        """The line got no answer, and nobody knows whose fault that is: the others go first, so that it holds none of them up."""
+        lease.in_flight.pop(line.idx)
+        self.retried += 1
+        if not lease.is_lost:
+            lease.fresh.append(line)
 
     def charge(self, lease: HeldLease, line: Line, fault: Fault, now: float) -> None:
         """The engine lives, and the line failed in it: one attempt spent; the next one alone, or a dead letter."""
@@ -97,7 +117,10 @@ class Pool:
             self._bury(lease, line, now)
         elif not lease.is_lost:
             self.retried += 1
-            lease.suspects.append([line])
+            if self.isolates:
+                lease.suspects.append([line])
+            else:
+                lease.fresh.append(line)
         self._end_isolation()
 
     def crash(self, lines: Iterable[tuple[HeldLease, Line]], message: str, now: float) -> None:
