@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from broker.measurements import Machine, machine_of, measured_work, work_of
+from broker.request_times import paced_work
 from broker.services import Services
 from broker.tables import Worker
 from broker.together import Together
@@ -76,9 +77,9 @@ class CommitGroups:
         machines = await self._machines_of(session, workers)
         done: dict[Machine, Counter[str]] = {}
         for each in counted:
-            done.setdefault(machines[each.placement_id], Counter()).update(
-                work_of(each.commit.usage, each.commit.counters)
-            )
+            machine, counters = machines[each.placement_id], each.commit.counters
+            slowed = await paced_work(session, each.batch_id, each.placement_id, machine, counters)
+            done.setdefault(machine, Counter()).update(work_of(each.commit.usage, counters, slowed))
         await measured_work(session, done)
 
     async def _machines_of(self, session: AsyncSession, rentals: Collection[str]) -> dict[str, Machine]:

@@ -45,12 +45,13 @@ async def measured_load(session: AsyncSession, rental: RentalRow, load_ms: int) 
     await _add(session, {machine: {"loads": 1, "load_ms": max(0, load_ms)}})
 
 
-def work_of(usage: Sequence[LineUsage], counters: Mapping[str, int]) -> Counter[str]:
-    """Committed lines and the engine time they took. Wasted tokens are left out: the plan needs useful speed."""
+def work_of(usage: Sequence[LineUsage], counters: Mapping[str, int], slowed: float = 1.0) -> Counter[str]:
+    """Committed lines and the engine time they took. Wasted tokens are left out: the plan needs useful speed. `slowed` is how
+    much longer it took because few requests were let in at once: the speed of the whole machine is measured."""
     return Counter(
         prompt_tokens=sum(min(line.prompt_tokens, _MOST_TOKENS) for line in usage),
         completion_tokens=sum(min(line.completion_tokens, _MOST_TOKENS) for line in usage),
-        busy_ms=min(counters.get("busy_ms", 0), _MOST_BUSY_MS),
+        busy_ms=round(min(counters.get("busy_ms", 0), _MOST_BUSY_MS) / slowed),
     )
 
 

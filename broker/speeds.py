@@ -19,24 +19,28 @@ from markets.offer import Accelerator
 from solver.throughput import fitted
 from solver.throughput.hardware import Hardware, hardware_of
 from solver.throughput.model_facts import ModelFacts, from_config, known_model
-from solver.throughput.roofline import Shape, room_for
+from solver.throughput.roofline import MOST_SEQUENCES, Shape, room_for
 from solver.types import Work
 from workers.profile import ModelProfile
 
 log = structlog.get_logger()
 ENGINES = frozenset({"vllm", "sglang", "trtllm"})
+# The part of a step that few sequences take, too, of speeds that somebody gave or measured: neither all of it nor nothing.
+UNKNOWN_FIXED = 0.5
 # A request of which nothing is known.
 TYPICAL = Shape(512, 256)
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Tokens a second of a whole instance; `cautious` as in Throughput; `source`: profile or roofline."""
+    """Tokens a second of a whole instance; `cautious`, `sequences`, `fixed` as in Throughput; `source`: profile or roofline."""
 
     input_per_s: float
     output_per_s: float
     cautious: float
     source: str
+    sequences: float = 0.0
+    fixed: float = UNKNOWN_FIXED
 
 
 def facts_of(profile: ModelProfile) -> ModelFacts | None:
@@ -86,10 +90,40 @@ def estimated_speeds(
             continue
         count = profile.options.accelerators
         told = fitted.estimate(facts, profile.precision, hardware, count, shape)
+        most = profile.options.max_num_seqs
+        if most is not None and most < told.sequences:
+            told = fitted.estimate(facts, profile.precision, hardware, count, shape, float(most))
+        alone = fitted.estimate(facts, profile.precision, hardware, count, shape, 1.0)
         before = found.get(accelerator.name)
         if before is None or told.output_per_s < before.output_per_s:
-            found[accelerator.name] = Speed(told.input_per_s, told.output_per_s, told.cautious, "roofline")
+            found[accelerator.name] = Speed(
+                told.input_per_s,
+                told.output_per_s,
+                told.cautious,
+                "roofline",
+                sequences=told.sequences,
+                fixed=fixed_part(told.sequences, told.output_per_s, alone.output_per_s),
+            )
     return found
+
+
+def fixed_part(sequences: float, output_per_s: float, alone_per_s: float) -> float:
+    """The part of a step with so many sequences at once that one alone takes, too, by the speeds of both. Pure.
+
+    >>> fixed_part(100, 1000, 10), fixed_part(100, 1000, 1000), round(fixed_part(100, 1000, 20), 3)
+    (1.0, 0.0, 0.495)
+    """
+    if sequences <= 1:
+        return 1.0
+    step, alone = sequences / output_per_s, 1 / alone_per_s
+    return min(1.0, max(0.0, (alone / step - 1 / sequences) / (1 - 1 / sequences)))
+
+
+def at_once(profile: ModelProfile) -> float:
+    """How many requests the profile's engine computes at once: what a speed that the operator gives is meant for."""
+    if profile.options.max_num_seqs is not None:
+        return float(profile.options.max_num_seqs)
+    return float(MOST_SEQUENCES if profile.engine in ENGINES else profile.parallel)
 
 
 def shape_of(profile: ModelProfile, works: Sequence[Work]) -> Shape:

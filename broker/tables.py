@@ -132,7 +132,11 @@ class PlanRow(SQLModel, table=True):
 
 
 class Assignment(SQLModel, table=True):
-    """The newest plan's word on a batch and an offer: rentals of that offer serve the batch, in `rank` order."""
+    """The newest plan's word on a batch and an offer: rentals of that offer serve the batch, in `rank` order.
+
+    Of a batch with a p95 to keep: each of them has at most `concurrency` of its requests at once, p95 should then be `p95_ms` (by
+    the model alone, without what was observed), and the machine takes `slowed_ppm` millionths of the time without that limit.
+    """
 
     __tablename__ = "broker_assignment"
     batch: str = Field(primary_key=True)
@@ -141,6 +145,9 @@ class Assignment(SQLModel, table=True):
     rank: int
     cost_nano: int = micros()
     end_us: int = micros()
+    concurrency: int | None = None
+    p95_ms: int | None = None
+    slowed_ppm: int | None = micros(nullable=True)
 
 
 # In `Waiting.plan`: not a plan keeps this batch waiting, but its own limit, for good.
@@ -211,6 +218,21 @@ class Measured(SQLModel, table=True):
     busy_ms: int = micros()
     loads: int = 0
     load_ms: int = micros()
+
+
+class RequestTimes(SQLModel, table=True):
+    """How long the requests of a batch with a p95 to keep took on one kind of machine: `took` counts them by bucket
+    (workers/agent/took.py), `modelled_ms` sums what p95 was expected to be for each."""
+
+    __tablename__ = "broker_request_times"
+    batch: str = Field(primary_key=True)
+    model: str = Field(primary_key=True)
+    precision: str = Field(primary_key=True)
+    accelerator: str = Field(primary_key=True)
+    requests: int = micros()
+    modelled_ms: int = micros()
+    took: dict[str, int] = Field(sa_column=Column(JSON, nullable=False))
+    observed_us: int = micros(index=True)
 
 
 class StartUp(SQLModel, table=True):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from solver.residency import evaluate, of_job
-from solver.types import Assignment, OfferView, Plan, Running, Snapshot, Start, sha256
+from solver.types import Assignment, OfferView, Plan, Running, Snapshot, Start, Throughput, Work, sha256
 
 WHOLE = 1_000_000
 SECOND = 1_000_000
@@ -103,9 +103,8 @@ class _Book:
         speed = self.speeds.get((work.model, work.precision, offer.accelerator))
         if speed is None:
             return None
-        whole = _whole_busy(
-            work.input_tokens, tokens_out, speed.input_per_s, speed.output_per_s, _slow_down(offer, work.model)
-        )
+        out_per_s = speed.output_per_s * _paced(speed, each.concurrency)
+        whole = _whole_busy(work.input_tokens, tokens_out, speed.input_per_s, out_per_s, _slow_down(offer, work.model))
         if is_cautious and 0 < speed.cautious < 1:
             whole = math.ceil(whole / speed.cautious)
         return Fraction(each.share_ppm * whole, WHOLE)
@@ -142,6 +141,23 @@ def _slow_down(offer: OfferView, model: str) -> int:
         return WHOLE
     again = min(per_second * (_start_up(offer, model) // SECOND), 20.0)
     return math.ceil(math.exp(again) * math.expm1(in_flight) / in_flight * WHOLE)
+
+
+def _paced(speed: Throughput, at_once: int | None) -> float:
+    """Output with so many requests at once, as a part of that at the most: B/B₀ ÷ (f + (1 − f)·B/B₀)."""
+    if at_once is None or speed.sequences < 1:
+        return 1.0
+    part = at_once / speed.sequences
+    return min(1.0, part / (speed.fixed + (1.0 - speed.fixed) * part))
+
+
+def _p95_s(work: Work, speed: Throughput, at_once: int) -> float:
+    """Seconds of a request as long as it may be, at the cautious speed: prompts that are read meanwhile, and a step a token."""
+    lines, out = max(1, work.lines), max(1, work.output_tokens_p50)
+    step = (speed.fixed * speed.sequences + (1.0 - speed.fixed) * at_once) / speed.output_per_s
+    mean = at_once * work.input_tokens / lines / speed.input_per_s + work.output_tokens_p50 / lines * step
+    cautious = speed.cautious if 0 < speed.cautious < 1 else 1.0
+    return mean * max(work.output_tokens_p50, work.output_tokens_p90) / out * speed.slower / cautious
 
 
 def _whole_busy(tokens_in: int, tokens_out: int, in_per_s: float, out_per_s: float, slow: int) -> int:
@@ -329,6 +345,7 @@ def _places(book: _Book) -> Iterator[Violation]:
             if work.max_rtt_ms is not None and not (offer.rtt_ms is not None and offer.rtt_ms <= work.max_rtt_ms):
                 message = f"to its data and back takes {offer.rtt_ms} ms, it allows {work.max_rtt_ms}"
                 yield Violation("latency", message, each.work_id, offer.key)
+            yield from _answered_soon(book, each)
             if not offer.is_open_to(work.project) and place in book.starts:
                 message = f"it is not rented for project {work.project}"
                 yield Violation("account", message, each.work_id, offer.key)
@@ -338,6 +355,22 @@ def _places(book: _Book) -> Iterator[Violation]:
                 yield Violation("model", f"nobody knows how fast it is on {offer.accelerator}", each.work_id, offer.key)
         if [each.order for each in queue] != list(range(len(queue))):
             yield Violation("order", f"the queue at {place} is not numbered from 0 on", offer_key=offer.key)
+
+
+def _answered_soon(book: _Book, each: Assignment) -> Iterator[Violation]:
+    """A work whose requests have a p95 to keep is given so few at once that they do; others are given no such number."""
+    work = book.works[each.work_id]
+    speed = book.speeds.get((work.model, work.precision, book.offers[each.offer_key].accelerator))
+    if work.max_p95_ms is None:
+        if each.concurrency is not None:
+            message = f"it is held to {each.concurrency} requests at once, and has no max_p95_ms"
+            yield Violation("concurrency", message, each.work_id, each.offer_key)
+    elif speed is not None:
+        at_once = each.concurrency or 0
+        known = 1 <= at_once <= speed.sequences
+        if not known or _p95_s(work, speed, at_once) * 1000 > work.max_p95_ms * (1 + 1e-9):
+            message = f"with {at_once} requests at once p95 is not known to be within {work.max_p95_ms} ms"
+            yield Violation("latency", message, each.work_id, each.offer_key)
 
 
 def _times_and_costs(book: _Book) -> Iterator[Violation]:

@@ -203,6 +203,10 @@ def _always(work: Work, offer: OfferView, task: Task | None, view: View) -> Iter
     if work.max_rtt_ms is not None and (offer.rtt_ms is None or offer.rtt_ms > work.max_rtt_ms):
         took = "an unknown time" if offer.rtt_ms is None else f"{offer.rtt_ms} ms"
         yield Broken("latency", f"to the data and back takes {took}, at most {work.max_rtt_ms} ms are wanted")
+    if task is not None and view.at_once(work, offer) == 0:
+        p95_ms = view.p95_ms(work, offer, 1)
+        took = "nobody knows how long" if p95_ms is None else f"{p95_ms} ms even one at a time"
+        yield Broken("latency", f"95 of 100 requests take {took}, at most {work.max_p95_ms} ms are wanted")
 
 
 def _money_and_time(

@@ -5,6 +5,7 @@ Everything here is computed from the same verdicts that decided, so that an expl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Literal, get_args
@@ -12,6 +13,7 @@ from typing import Literal, get_args
 from ledger.money import div_half_even, from_nano
 from solver.durations import PPM
 from solver.eligibility import ELIGIBLE, Verdict, funnel, new_instances, survey, whole_cost
+from solver.latency import slow_down
 from solver.problem import Draft, Problem, unserved
 from solver.relax import alone, left_for, lifted, relaxations
 from solver.types import Assignment, Choice, Relaxation, Snapshot, Unplaced, Work
@@ -126,13 +128,12 @@ def choices(view: View, surveys: Verdicts, assignments: Sequence[Assignment]) ->
     for each in assignments:
         placed.setdefault(each.work_id, []).append(each)
     return tuple(
-        _choice(work, surveys[work.id], placed[work.id], view.snapshot)
-        for work in view.snapshot.works
-        if work.id in placed
+        _choice(view, work, surveys[work.id], placed[work.id]) for work in view.snapshot.works if work.id in placed
     )
 
 
-def _choice(work: Work, verdicts: tuple[Verdict, ...], placed: list[Assignment], snapshot: Snapshot) -> Choice:
+def _choice(view: View, work: Work, verdicts: tuple[Verdict, ...], placed: list[Assignment]) -> Choice:
+    snapshot = view.snapshot
     main = max(placed, key=lambda each: (each.share_ppm, each.offer_key))
     tokens = max(1, work.input_tokens + work.output_tokens_p50)
     paid = div_half_even(
@@ -158,7 +159,8 @@ def _choice(work: Work, verdicts: tuple[Verdict, ...], placed: list[Assignment],
         next_best_key=others[0][1] if others else None,
         next_best_nano_per_million=others[0][0] if others else None,
         cheaper_excluded=tuple((key, each.broken[0].rule) for _, key, each in excluded),
-        sentence=_sentence(main.offer_key, paid, here, others, [each for _, _, each in excluded], len(placed)),
+        sentence=_sentence(main.offer_key, paid, here, others, [each for _, _, each in excluded], len(placed))
+        + held_back(view, work, main),
     )
 
 
@@ -197,6 +199,20 @@ def _sentence(
         text += "." if len(excluded) == 1 else f" and {len(excluded) - 1} more."
         return text
     return text + "."
+
+
+def held_back(view: View, work: Work, placed: Assignment) -> str:
+    """What a p95 that is to be kept does to the place, as a sentence that follows; empty without one."""
+    offer = view.offers[placed.offer_key]
+    full = view.full_rate(work, offer)
+    if placed.concurrency is None or full is None:
+        return ""
+    at_most = math.floor(full.sequences)
+    here = f" {placed.concurrency} of at most {at_most} requests at once, so that 95 of 100 take at most {work.max_p95_ms} ms"
+    expected = "" if placed.p95_ms is None else f" (expected: {placed.p95_ms} ms)"
+    slower = slow_down(work, full, placed.concurrency)
+    costs = f", which takes {slower:.2f} times the machine's time" if slower >= 1.005 else ""
+    return f"{here}{expected}{costs}."
 
 
 def usd(nano: int) -> str:

@@ -72,7 +72,7 @@ def solve_large(view: View, *, is_program: bool, effort: Effort = "normal") -> P
     if is_program and not view.snapshot.later_starts:
         planned = planned.apart(view, _domains(view.snapshot))
     site_bills = bills(planned.problem, planned.draft)
-    parts = _parts(view.snapshot, planned.problem, planned.draft, site_bills)
+    parts = _parts(view, planned.problem, planned.draft, site_bills)
     cost_nano = sum(each.total for each in site_bills.values())
     is_empty = not parts.assignments
     return Plan(
@@ -159,7 +159,7 @@ def _leave_out(problem: Problem, draft: Draft) -> None:
 
 def _plan(view: View, surveys: Mapping[str, tuple[Verdict, ...]], problem: Problem, found: _Found) -> Plan:
     site_bills = bills(problem, found.draft)
-    parts = _parts(view.snapshot, problem, found.draft, site_bills)
+    parts = _parts(view, problem, found.draft, site_bills)
     cost_nano = sum(each.total for each in site_bills.values())
     return Plan(
         snapshot_sha256=sha256(view.snapshot),
@@ -186,8 +186,9 @@ class _Parts:
     assignments: tuple[Assignment, ...]
 
 
-def _parts(snapshot: Snapshot, problem: Problem, draft: Draft, site_bills: Mapping[int, Bill]) -> _Parts:
+def _parts(view: View, problem: Problem, draft: Draft, site_bills: Mapping[int, Bill]) -> _Parts:
     """A draft in the words of the contract."""
+    snapshot = view.snapshot
     starts: list[Start] = []
     keeps: list[str] = []
     assignments: list[Assignment] = []
@@ -196,7 +197,7 @@ def _parts(snapshot: Snapshot, problem: Problem, draft: Draft, site_bills: Mappi
         starts.extend(_starts(site, counts, each, snapshot.now_us))
         for instances, count in zip(site.classes, counts, strict=True):
             keeps.extend(instances.rentals[:count])
-        assignments.extend(_assignments(site, draft.shares[index], each, snapshot.now_us))
+        assignments.extend(_assignments(view, site, draft.shares[index], each))
     kept = set(keeps)
     return _Parts(
         starts=tuple(starts),
@@ -221,19 +222,25 @@ def _starts(site: Site, counts: list[int], site_bill: Bill, now_us: int) -> Iter
             )
 
 
-def _assignments(site: Site, shares: dict[str, int], site_bill: Bill, now_us: int) -> list[Assignment]:
-    queue = [task.work.id for task in site.tasks if shares.get(task.work.id)]
-    return [
-        Assignment(
-            work_id=work_id,
-            offer_key=site.offer_key,
-            share_ppm=shares[work_id],
-            order=order,
-            cost_nano=site_bill.allotted[work_id],
-            end_us=now_us + site_bill.ends_us[work_id],
+def _assignments(view: View, site: Site, shares: dict[str, int], site_bill: Bill) -> list[Assignment]:
+    queue = [task.work for task in site.tasks if shares.get(task.work.id)]
+    offer, now_us = view.offers[site.offer_key], view.snapshot.now_us
+    found = []
+    for order, work in enumerate(queue):
+        at_once = view.at_once(work, offer)
+        found.append(
+            Assignment(
+                work_id=work.id,
+                offer_key=site.offer_key,
+                share_ppm=shares[work.id],
+                order=order,
+                cost_nano=site_bill.allotted[work.id],
+                end_us=now_us + site_bill.ends_us[work.id],
+                concurrency=at_once,
+                p95_ms=None if at_once is None else view.p95_ms(work, offer, at_once),
+            )
         )
-        for order, work_id in enumerate(queue)
-    ]
+    return found
 
 
 def decode(line: bytes) -> Snapshot:

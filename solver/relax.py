@@ -5,6 +5,7 @@ The work is solved alone, on what the rest of the plan leaves free. The solver o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -106,6 +107,7 @@ def relaxations(work: Work, snapshot: Snapshot, verdicts: tuple[Verdict, ...]) -
         _later(work, snapshot, verdicts),
         _dearer(work, snapshot),
         _farther(work, snapshot, verdicts),
+        _slower(work, snapshot, verdicts),
         one_more_country(work, snapshot, verdicts),
     )
     return tuple(each for each in found if each)
@@ -183,6 +185,36 @@ def _farther(work: Work, snapshot: Snapshot, verdicts: tuple[Verdict, ...]) -> R
                 f"{outcome.offer_key} for {_usd(outcome.cost_nano)}",
             )
     return None
+
+
+def _slower(work: Work, snapshot: Snapshot, verdicts: tuple[Verdict, ...]) -> Relaxation | None:
+    """The least time for a request, to 1 %, that would do: where only that forbids it, or slows it down too much."""
+    if work.max_p95_ms is None:
+        return None
+
+    def within(p95_ms: int) -> Outcome:
+        return alone(snapshot, msgspec.structs.replace(work, max_p95_ms=p95_ms))
+
+    view, low, high = View(snapshot), work.max_p95_ms, 0
+    for each in verdicts:
+        full = view.full_rate(work, each.offer)
+        if full is not None and full.sequences >= 1:
+            high = max(high, view.p95_ms(work, each.offer, math.floor(full.sequences)) or 0)
+    if high <= low or not within(high).is_whole:
+        return None
+    while high - low > max(1, low // 100):
+        middle = (low + high) // 2
+        low, high = (low, middle) if within(middle).is_whole else (middle, high)
+    outcome = within(high)
+    return Relaxation(
+        field="max_p95_ms",
+        current=str(work.max_p95_ms),
+        needed=str(high),
+        offer_key=outcome.offer_key,
+        cost_nano=outcome.cost_nano,
+        message=f"if 95 of 100 requests might take {high} ms, not {work.max_p95_ms}, it would run on {outcome.offer_key} for "
+        f"{_usd(outcome.cost_nano)}",
+    )
 
 
 def one_more_country(work: Work, snapshot: Snapshot, verdicts: tuple[Verdict, ...]) -> Relaxation | None:

@@ -34,7 +34,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     `max_nano` limits the whole cost of the batch, `progress.spent_nano` included; None is no limit. Higher `priority`
     is served first when not all can be. `policy_hash` is a key of `Snapshot.policies`. `input_bytes` and `output_bytes` are what
     moves into and out of the place where it runs. `max_rtt_ms`: it runs only where a message to its data and back is known to
-    take no longer.
+    take no longer. `max_p95_ms`: 95 of 100 of its requests shall take no longer in the engine, which computes fewer at once then.
     """
 
     id: str
@@ -55,6 +55,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     input_bytes: int = 0
     output_bytes: int = 0
     max_rtt_ms: int | None = None
+    max_p95_ms: int | None = None
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +177,10 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True):
 
     A pair without an entry means: the model does not run there, or nobody knows how fast; the offer is not eligible.
     `cautious` is the 20 % quantile as a part of both rates: what deadlines count on; 1 where the rates were measured.
+
+    `sequences` is how many requests at once these rates are for, 0 unknown: then nobody knows how long a request takes.
+    `fixed` is the part of a step's time that does not shrink with fewer, `slower` how much longer requests took than they should
+    (`latency`).
     """
 
     model: str
@@ -185,6 +190,9 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True):
     output_per_s: float
     source: str
     cautious: float = 1.0
+    sequences: float = 0.0
+    fixed: float = 0.5
+    slower: float = 1.0
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
@@ -297,7 +305,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """`share_ppm` millionths of a work run on this offer's instances (new and running), in `order` among its peers.
 
-    `cost_nano` is this share's part of the plan's cost, start-up included; `end_us` the expected finish.
+    `cost_nano` is this share's part of the plan's cost, start-up included; `end_us` the expected finish. Of a work with
+    `max_p95_ms`, `concurrency` is how many requests each instance has at once at most, `p95_ms` what p95 is then expected to be.
     """
 
     work_id: str
@@ -306,6 +315,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     order: int
     cost_nano: int
     end_us: int
+    concurrency: int | None = None
+    p95_ms: int | None = None
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):

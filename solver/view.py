@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from solver.durations import busy_both, slow_down_ppm
 from solver.errors import BadSnapshot
+from solver.latency import most_at_once, paced, seconds
 from solver.residency import Evaluator, ModelFacts, of_job
 from solver.residency.types import Decision, Facts
 from solver.schedule import Pool
@@ -33,14 +35,39 @@ class View:
             pool = Pool(rental.project, rental.model, rental.precision)
             self.running.setdefault((rental.offer_key, pool), []).append(rental)
         self._rates = {(each.model, each.precision, each.accelerator): each for each in snapshot.throughput}
+        self._at_once: dict[tuple[str, str], int] = {}
         self._slow: dict[tuple[str, str], int] = {}
         self._evaluators: dict[str, Evaluator] = {}
         self._decisions: dict[tuple[str, str, ModelFacts | None, int | None], Decision] = {}
         self._busy: dict[tuple[str, str, int], tuple[int, int]] = {}
 
     def rate(self, work: Work, offer: OfferView) -> Throughput | None:
-        """Throughput of the work's model on the offer's accelerator, None when nobody knows it."""
+        """Throughput of the work's model on the offer's accelerator, with as many requests at once as its `max_p95_ms` allows
+        (one at least); None when nobody knows it."""
+        full = self.full_rate(work, offer)
+        if full is None or work.max_p95_ms is None:
+            return full
+        return paced(full, self.at_once(work, offer) or 1)
+
+    def full_rate(self, work: Work, offer: OfferView) -> Throughput | None:
+        """The same with as many requests at once as the engine takes."""
         return self._rates.get((work.model, work.precision, offer.accelerator))
+
+    def at_once(self, work: Work, offer: OfferView) -> int | None:
+        """How many requests of the work at once keep its `max_p95_ms` there; 0: not even one, or nobody knows. None where there
+        is no such limit."""
+        full = self.full_rate(work, offer)
+        if full is None or work.max_p95_ms is None:
+            return None if work.max_p95_ms is None else 0
+        key = (work.id, offer.accelerator)
+        if key not in self._at_once:
+            self._at_once[key] = most_at_once(work, full)
+        return self._at_once[key]
+
+    def p95_ms(self, work: Work, offer: OfferView, at_once: int) -> int | None:
+        """p95 of a request with so many at once, rounded up; None where nobody knows."""
+        full = self.full_rate(work, offer)
+        return None if full is None or full.sequences < 1 else math.ceil(seconds(work, full, at_once) * 1000 - 1e-6)
 
     def busy(self, work: Work, offer: OfferView) -> tuple[int, int] | None:
         """Expected and cautious microseconds of the whole work on one instance of the offer, or None (see `rate`)."""
@@ -163,6 +190,8 @@ def _amounts(snapshot: Snapshot) -> Iterator[str]:
             yield f"work {work.id!r} has a negative number of lines, tokens or bytes"
         if work.max_rtt_ms is not None and work.max_rtt_ms < 0:
             yield f"work {work.id!r} has max_rtt_ms {work.max_rtt_ms}; leave it out where there is no limit"
+        if work.max_p95_ms is not None and work.max_p95_ms < 1:
+            yield f"work {work.id!r} has max_p95_ms {work.max_p95_ms}; leave it out where there is no limit"
     yield from _amounts_of_offers(snapshot)
     for rental in snapshot.running:
         if rental.ready_in_s < 0 or rental.price_nano_hour < 0:
@@ -170,6 +199,11 @@ def _amounts(snapshot: Snapshot) -> Iterator[str]:
     for rate in snapshot.throughput:
         if not (rate.input_per_s > 0 and rate.output_per_s > 0):
             yield f"throughput of {rate.model!r} on {rate.accelerator!r} is not positive; leave it out when it is unknown"
+        if not (rate.sequences >= 0 and 0 <= rate.fixed <= 1 and rate.slower > 0):
+            yield (
+                f"throughput of {rate.model!r} on {rate.accelerator!r}: sequences {rate.sequences}, fixed {rate.fixed} or "
+                f"slower {rate.slower} cannot be so"
+            )
 
 
 def _amounts_of_offers(snapshot: Snapshot) -> Iterator[str]:

@@ -17,6 +17,7 @@ from broker.control.convert import usd
 from broker.control.explain import relaxation_shape
 from broker.control.placements import placements
 from broker.control.waiting import Wait, expected_end, waiting_now
+from broker.request_times import observed_p95_ms
 from broker.tables import Worker
 from jobs.clock import MICROSECONDS
 from jobs.tables import Batch
@@ -32,9 +33,11 @@ async def batch_shapes(session: AsyncSession, batches: Sequence[Batch]) -> list[
 
 
 async def whole_batch(session: AsyncSession, batch: Batch) -> shapes.Batch:
-    """One batch with its placements, which lists leave out."""
+    """One batch with its placements and its p95, which lists leave out."""
     shape = (await batch_shapes(session, [batch]))[0]
     shape.x_broker.placements = await placements(session, batch.id)
+    if shape.x_broker.max_p95_ms is not None:
+        shape.x_broker.p95_ms = await observed_p95_ms(session, batch.id)
     return shape
 
 
@@ -108,6 +111,7 @@ def _broker(batch: Batch, known: Around) -> shapes.BatchBroker:
         max_usd=wishes.get("max_usd"),
         deadline=_seconds(batch.deadline_us),
         max_rtt_ms=wishes.get("max_rtt_ms"),
+        max_p95_ms=wishes.get("max_p95_ms"),
         residency=wishes.get("residency"),
         priority=batch.priority,
         tags=wishes.get("tags") or {},

@@ -36,6 +36,11 @@ class Chosen(BaseModel):
     next_best_usd_per_million_tokens: str | None
     cheaper_excluded: list[tuple[str, str]] = Field(description="cheaper offers and the rule that excluded each")
     sentence: str
+    concurrency: int | None = Field(
+        default=None,
+        description="of a batch with max_p95_ms: so many of its requests are in the engine at once at most",
+    )
+    p95_ms: int | None = Field(default=None, description="and what 95 of 100 of them are expected to take at most")
 
 
 class Begins(BaseModel):

@@ -72,6 +72,12 @@ class BatchWishes(Own):
         le=60_000,
         description="most that a message from a machine to the store of its data and back may take; unknown is too much",
     )
+    max_p95_ms: int | None = Field(
+        default=None,
+        ge=1,
+        le=3_600_000,
+        description="most that 95 of 100 requests may take in the engine; fewer are computed at once then, which costs more",
+    )
     residency: list[str] | None = Field(
         default=None,
         min_length=1,
@@ -239,6 +245,11 @@ class BatchBroker(BaseModel):
     max_usd: str | None
     deadline: int | None
     max_rtt_ms: int | None = None
+    max_p95_ms: int | None = None
+    p95_ms: int | None = Field(
+        default=None,
+        description="of a batch with max_p95_ms: what 95 of 100 of its requests took at most; null in lists",
+    )
     residency: list[str] | None
     priority: int
     tags: dict[str, str]

@@ -27,7 +27,7 @@ from broker.measurements import measured_load
 from broker.model_set import with_weights
 from broker.services import Services
 from broker.start_up import observe
-from broker.tables import Worker
+from broker.tables import Assignment, Worker
 from broker.token_buying import endpoint_spec, is_bought
 from broker.worker_identity import Identity, first_identity, renewed_certificate, tell_of_misuse
 from broker.worker_objects import delivered_bytes
@@ -427,6 +427,7 @@ async def _looked(call: Call, observed: str | None) -> dict[str, Any]:
         shard = await session.get_one(Shard, granted.shard_id)
         # read anew, as all that `released` asks: the batch may be pinned to another policy since it was among the candidates
         batch = await session.get_one(Batch, granted.batch_id, populate_existing=True)
+        paced = _concurrency(batch, await session.get(Assignment, (batch.id, rental.offer_key)))
         if not await released(session, services, rental, batch, what):
             await leases.release(session, placement_id=rental.id, shard_id=shard.id)
             return {"lease": None, "stop": True}
@@ -434,7 +435,7 @@ async def _looked(call: Call, observed: str | None) -> dict[str, Any]:
     async with lease_seals.taken_back_on_failure(services, granted, rental.id):
         source, seal = await lease_seals.released(services, worker, granted, batch.project, now_us, of)
     services.counters.leased()
-    found = _lease(services, granted, batch, shard.sha256, source)
+    found = _lease(services, granted, batch, shard.sha256, source) | paced
     return {"lease": found if seal is None else found | {"seal": seal}, "stop": False}
 
 
@@ -457,6 +458,13 @@ def _lease(services: Services, granted: Lease, batch: Batch, sha256: str, source
         "model": _engines_name(services, batch),
         "part_lines": (batch.wishes or {}).get("part_lines"),
     }
+
+
+def _concurrency(batch: Batch, placed: Assignment | None) -> dict[str, int]:
+    """With how many requests at once its p95 is kept; what no plan has said of yet begins with one."""
+    if (batch.wishes or {}).get("max_p95_ms") is None:
+        return {}
+    return {"concurrency": (placed.concurrency if placed else None) or 1}
 
 
 def _engines_name(services: Services, batch: Batch) -> str | None:

@@ -48,6 +48,15 @@ class WishOptions:
         int | None,
         typer.Option(min=0, max=60_000, help="How far its data may be: ms for a message to the store and back."),
     ] = None
+    max_p95_ms: Annotated[
+        int | None,
+        typer.Option(
+            "--max-p95-ms",
+            min=1,
+            max=3_600_000,
+            help="How long 95 of 100 requests may take in the engine: fewer at once, for more.",
+        ),
+    ] = None
     models: Annotated[
         str | None,
         typer.Option(help="Other models that may answer, such as `a,b`; the cheapest that is feasible does."),
@@ -85,6 +94,7 @@ class WishOptions:
             "data_class": self.data_class,
             "confidentiality": self.confidentiality,
             "max_rtt_ms": self.max_rtt_ms,
+            "max_p95_ms": self.max_p95_ms,
             "models": names("--models", self.models),
             "precision": names("--precision", self.precision),
             "engine_profile": self.engine_profile,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from types import MappingProxyType
 from typing import TypeVar
 
-from broker.speeds import Speed, can_estimate
+from broker.speeds import Speed, at_once, can_estimate
 from ledger.money import to_nano
 from markets.instants import micros
 from markets.offer import Offer, price_problem
@@ -147,15 +148,20 @@ def throughput_of(
     profile: ModelProfile,
     measured: Mapping[tuple[str, str, str], tuple[int, int, float]],
     estimated: Mapping[str, Speed] | None = None,
+    slower: Mapping[tuple[str, str, str], float] = MappingProxyType({}),
 ) -> list[Throughput]:
     """One entry per hardware on which the profile can be launched: measured where we have it, else its own estimate, else ours.
 
     `measured` is (input tokens, output tokens, busy seconds) by (model, precision, hardware). The planner adds the time of
     input and output, and both were done in the same busy time: the two rates are scaled alike, so that what was measured,
     planned again, takes the time that it took. `estimated` is by accelerator name; where the model ran faster or slower
-    elsewhere than was estimated there, half of that (of its logarithm) is believed of where it has not run yet.
+    elsewhere than was estimated there, half of that (of its logarithm) is believed of where it has not run yet. `slower` is what
+    was observed of how long requests take.
     """
-    speeds = {name: Speed(*rates, cautious=1.0, source="profile") for name, rates in profile.tokens_per_s.items()}
+    speeds = {
+        name: Speed(*rates, cautious=1.0, source="profile", sequences=at_once(profile))
+        for name, rates in profile.tokens_per_s.items()
+    }
     speeds = {**(estimated or {}), **speeds}
     scales = {
         label: (tokens[0] / speeds[name].input_per_s + tokens[1] / speeds[name].output_per_s) / tokens[2]
@@ -179,6 +185,9 @@ def throughput_of(
                     output_per_s=speed.output_per_s * scale,
                     source="measured" if label in scales else speed.source,
                     cautious=1.0 if label in scales else speed.cautious,
+                    sequences=speed.sequences,
+                    fixed=speed.fixed,
+                    slower=slower.get((profile.id, profile.precision, label), 1.0),
                 )
             )
     return entries

@@ -170,6 +170,8 @@ def _chosen(share: PlannedShare, choice: Choice | None, work: Work) -> quote_sha
         next_best_usd_per_million_tokens=None if best is None else usd(best),
         cheaper_excluded=list(choice.cheaper_excluded) if choice else [],
         sentence=choice.sentence if choice else "",
+        concurrency=share.concurrency,
+        p95_ms=share.p95_ms,
     )
 
 

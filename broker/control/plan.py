@@ -7,7 +7,7 @@ the intents in the database: a crash between the two leaves intents, and intents
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -44,11 +44,13 @@ from markets.offer import Offer, TokenPrice
 from markets.tables import RentalRow
 from solver import types
 from solver.check import check
+from solver.latency import slow_down
 from solver.plan import solve
-from solver.types import Held, Plan, Snapshot, Start
+from solver.types import Held, Plan, Snapshot, Start, Work
+from solver.view import View
 
 log = structlog.get_logger()
-SECOND_US = 1_000_000
+SECOND_US = PPM = 1_000_000
 ACTOR = "broker.plan"
 # Every so many plans, a large queue is planned from nothing: small moves never find what a new program would.
 ANEW = 20
@@ -340,7 +342,7 @@ def _decisions(plan: Plan) -> bytes:
             "starts": [(s.offer_key, s.project, s.model, s.precision, s.count) for s in plan.starts],
             "keeps": plan.keeps,
             "drains": plan.drains,
-            "assignments": [(a.work_id, a.offer_key, a.order) for a in plan.assignments],
+            "assignments": [(a.work_id, a.offer_key, a.order, a.concurrency) for a in plan.assignments],
             "later": [(each.offer_key, each.project, each.model, each.begin_us) for each in plan.later],
             "unplaced": [(u.work_id, u.waiting_on) for u in plan.unplaced],
         }
@@ -354,6 +356,7 @@ async def _assign(
     mentioned = {a.work_id for a in plan.assignments} | {u.work_id for u in plan.unplaced}
     # Of those that still go on: a batch that ended while this was solved would lose its explanation.
     await session.execute(delete(Assignment).where(col(Assignment.batch).in_(mentioned.intersection(going))))
+    paced = _paces(frozen.snapshot, [each for each in plan.assignments if each.concurrency is not None])
     for a in (each for each in plan.assignments if each.work_id in going):
         session.add(
             Assignment(
@@ -363,6 +366,7 @@ async def _assign(
                 rank=a.order,
                 cost_nano=a.cost_nano,
                 end_us=a.end_us,
+                **paced.get((a.work_id, a.offer_key), {}),
             )
         )
     before = {row.batch: row for row in await session.scalars(select(Waiting))}
@@ -383,6 +387,27 @@ async def _assign(
         await _wait(session, batch, plan_id, waiting_on, reasons, relaxations, now_us)
     for batch, those in later.items():
         await _wait(session, batch, plan_id, LATER, [each.sentence for each in those], [], now_us)
+
+
+def _paces(snapshot: Snapshot, planned: Sequence[types.Assignment]) -> dict[tuple[str, str], dict[str, int]]:
+    """By batch and offer, of batches with a p95 to keep: how many of its requests may be at once, and what that comes to."""
+    if not planned:
+        return {}
+    view, works = View(snapshot), {work.id: work for work in snapshot.works}
+    return {(each.work_id, each.offer_key): _pace(view, works[each.work_id], each) for each in planned}
+
+
+def _pace(view: View, work: Work, planned: types.Assignment) -> dict[str, int]:
+    offer = view.offers[planned.offer_key]
+    full = view.full_rate(work, offer)
+    if planned.concurrency is None or planned.p95_ms is None or full is None:
+        return {}
+    slowed = slow_down(work, full, planned.concurrency)
+    return {
+        "concurrency": planned.concurrency,
+        "p95_ms": max(1, round(planned.p95_ms / full.slower)),
+        "slowed_ppm": max(PPM, round(slowed * PPM)),
+    }
 
 
 def named_budget(waiting_on: str, binding: Mapping[str, str], batch: str, project: str) -> tuple[str, list[str]]:

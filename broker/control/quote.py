@@ -90,6 +90,7 @@ async def quote(
         deadline_us=expires_us(now_us, window, None if asked.deadline is None else asked.deadline * SECOND_US),
         max_nano=max_nano(asked.max_usd),
         max_rtt_ms=asked.max_rtt_ms,
+        max_p95_ms=asked.max_p95_ms,
         priority=asked.priority,
         policy_hash=digest(policy),
         input_bytes=left.input_tokens * BYTES_PER_TOKEN,

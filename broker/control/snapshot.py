@@ -29,6 +29,7 @@ from broker.control.token_offers import AT_ONCE, Bought, bought, buys_at, outdat
 from broker.costs import BatchCost, batch_costs
 from broker.price_ages import default_max_age_s, max_ages_s
 from broker.refusals import Left
+from broker.request_times import corrections
 from broker.services import Services
 from broker.speeds import estimated_speeds, facts_of, too_small
 from broker.start_up import StartUps, start_ups
@@ -139,7 +140,7 @@ async def freeze(
         facts=facts,
         models=await _models(session, services, works, policies, now_us),
         throughput=(
-            *_throughput(services, works, listed, measured),
+            *_throughput(services, works, listed, measured, await corrections(session, now_us)),
             *(speed for each in tokens.values() for speed in each.throughput),
         ),
         stop_margin_s=services.settings.control.drain_margin_s,
@@ -246,6 +247,7 @@ def work_of(batch: Batch, left: Remaining, *, precision: str, spent_nano: int) -
         deadline_us=batch.expires_us,
         max_nano=max_nano(wishes.get("max_usd")),
         max_rtt_ms=wishes.get("max_rtt_ms"),
+        max_p95_ms=wishes.get("max_p95_ms"),
         priority=batch.priority,
         policy_hash=batch.policy_hash,
         input_bytes=_known_input(batch, left) * BYTES_PER_TOKEN,
@@ -493,6 +495,7 @@ def _throughput(
     works: Sequence[Work],
     listed: Sequence[Listed],
     measured: Mapping[tuple[str, str, str], tuple[int, int, float]],
+    slower: Mapping[tuple[str, str, str], float],
 ) -> tuple[Throughput, ...]:
     """Of every model that is served here what was measured, given or estimated; estimates for what waits only."""
     machines = (each.offer.accelerator for each in listed)
@@ -502,5 +505,5 @@ def _throughput(
     for name in sorted(services.models):
         profile = services.models[name]
         estimated = estimated_speeds(profile, accelerators, works) if name in waiting else {}
-        entries += throughput_of(profile, measured, estimated)
+        entries += throughput_of(profile, measured, estimated, slower)
     return tuple(entries)

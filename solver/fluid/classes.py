@@ -74,7 +74,7 @@ def group(figures: Figures, *, fine_works: int = 500) -> Classes:
     return Classes(
         members=members,
         pool=pool,
-        kind=figures.kind_of_pool[pool] if len(pool) else pool,
+        kind=np.array([figures.kind_of(each) for each in first], dtype=np.int64),
         bucket=bucket,
         due=due,
         due_up=due_up,
@@ -108,7 +108,8 @@ def _key(work: Work, figures: Figures, now_us: int, ratio: float) -> tuple[objec
     if refused := figures.view.refused(work):  # where it may not be tried again now
         money = (*money, tuple(sorted(refused)), _covered_at(work, figures, refused))
     pool = figures.pool_of[Pool(work.project, work.model, work.precision)]
-    return (pool, work.policy_hash, work.max_rtt_ms, work.priority, _bucket(hours, ratio), shape, length, *money)
+    kind = figures.kind_of(work)
+    return (pool, kind, work.policy_hash, work.max_rtt_ms, work.priority, _bucket(hours, ratio), shape, length, *money)
 
 
 def _covered_at(work: Work, figures: Figures, refused: Collection[str]) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from solver.durations import REQUEST_S, UNKNOWN_SPOT_HAZARD, rate_micro
 from solver.eligibility import RULES
+from solver.latency import paced
 from solver.schedule import Pool
-from solver.types import OfferView
+from solver.types import OfferView, Work
 from solver.view import View
 
 Floats = npt.NDArray[np.float64]
@@ -25,10 +26,12 @@ OPEN = len(RULES)
 
 
 class Kind(NamedTuple):
-    """What determines speed and start-up: a model in one precision."""
+    """What determines speed and start-up: a model in one precision, and, of works with a p95 to keep, how many requests at once
+    each accelerator may have (in the order of their names)."""
 
     model: str
     precision: str
+    at_once: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,12 @@ class Figures:
         self.works = snapshot.works
         self.pools = sorted({Pool(work.project, work.model, work.precision) for work in snapshot.works})
         self.pool_of = {pool: number for number, pool in enumerate(self.pools)}
-        self.kinds = sorted({Kind(pool.model, pool.precision) for pool in self.pools})
+        self.accelerators = sorted({each.accelerator for each in self.offers})
+        self._paced = {work.id: self._pace(work) for work in snapshot.works if work.max_p95_ms is not None}
+        plain = {Kind(pool.model, pool.precision) for pool in self.pools}
+        self.kinds = sorted(plain | set(self._paced.values()))
         kind_of = {kind: number for number, kind in enumerate(self.kinds)}
+        self._number_of_kind = kind_of
         self.kind_of_pool = np.array([kind_of[Kind(pool.model, pool.precision)] for pool in self.pools], dtype=np.int64)
         self.resources = self._resources()
         is_priced = np.array([each.is_priced for each in self.offers], dtype=bool)[self.resources.offer]
@@ -106,21 +113,27 @@ class Figures:
         )
 
     def _speeds(self) -> None:
-        names = sorted({each.accelerator for each in self.offers})
+        names = self.accelerators
         number = {name: index for index, name in enumerate(names)}
         of_offer = np.array([number[each.accelerator] for each in self.offers], dtype=np.int64)
         self.accelerator = of_offer[self.resources.offer] if len(self.offers) else self.resources.offer
         self.per_input = np.full((len(self.kinds), len(names)), np.inf)
         self.per_output = np.full((len(self.kinds), len(names)), np.inf)
         self.caution = np.ones((len(self.kinds), len(names)))
-        kind_of = {kind: index for index, kind in enumerate(self.kinds)}
+        self.too_slow: Flags = np.zeros((len(self.kinds), len(names)), dtype=bool)
+        kinds_of: dict[tuple[str, str], list[int]] = {}
+        for index, kind in enumerate(self.kinds):
+            kinds_of.setdefault((kind.model, kind.precision), []).append(index)
         for each in self.view.snapshot.throughput:
-            kind, accelerator = kind_of.get(Kind(each.model, each.precision)), number.get(each.accelerator)
-            if kind is not None and accelerator is not None:
-                self.per_input[kind, accelerator] = 1e6 / rate_micro(each.input_per_s) / 3600
-                self.per_output[kind, accelerator] = 1e6 / rate_micro(each.output_per_s) / 3600
-                if 0 < each.cautious < 1:  # as in `durations.busy_both`
-                    self.caution[kind, accelerator] = 1 / each.cautious
+            accelerator = number.get(each.accelerator)
+            for index in kinds_of.get((each.model, each.precision), ()) if accelerator is not None else ():
+                at_once = self._limit_of(index, accelerator)
+                rate = each if at_once is None else paced(each, at_once)
+                self.too_slow[index, accelerator] = at_once == 0
+                self.per_input[index, accelerator] = 1e6 / rate_micro(rate.input_per_s) / 3600
+                self.per_output[index, accelerator] = 1e6 / rate_micro(rate.output_per_s) / 3600
+                if 0 < rate.cautious < 1:  # as in `durations.busy_both`
+                    self.caution[index, accelerator] = 1 / rate.cautious
         self.is_cautious: Flags = np.any(self.caution > 1, axis=1)
         is_known = np.isfinite(self.per_input)
         self.known_input: Floats = np.where(is_known, self.per_input, 0.0)
@@ -156,6 +169,22 @@ class Figures:
         for number, each in enumerate(self.offers):
             codes[number] = _renting_code(each, self.view.quota_left(each))
         return codes
+
+    def kind_of(self, work: Work) -> int:
+        """The number of the work's kind: that of its pool, or one of its own where its requests have a p95 to keep."""
+        kind = self._paced.get(work.id) or Kind(work.model, work.precision)
+        return self._number_of_kind[kind]
+
+    def _pace(self, work: Work) -> Kind:
+        known: dict[str, int] = {}
+        for each in self.offers:
+            if each.accelerator not in known:
+                known[each.accelerator] = self.view.at_once(work, each) or 0
+        return Kind(work.model, work.precision, tuple(known[name] for name in self.accelerators))
+
+    def _limit_of(self, kind: int, accelerator: int | None) -> int | None:
+        at_once = self.kinds[kind].at_once
+        return at_once[accelerator] if at_once and accelerator is not None else None
 
     def closed_to(self, project: str) -> Flags | None:
         """Where nothing is rented anew for this project, because of whose account the offer is of; None: nowhere."""

@@ -76,6 +76,7 @@ class Masks:
             codes = np.minimum(codes, np.where(figures.unfit[kind], RULE["unfit"], OPEN))
             codes = np.minimum(codes, np.where(unknown, RULE["model"], OPEN))
             codes = np.minimum(codes, np.where(figures.residency(policy), OPEN, RULE["residency"]))
+            codes = np.minimum(codes, np.where(figures.too_slow[kind, figures.accelerator], RULE["latency"], OPEN))
             self._static[kind, policy] = codes.astype(np.int8)
         return self._static[kind, policy]
 

@@ -60,8 +60,10 @@ class Pricing:
         self._last_rents: tuple[int, Scarcity, Floats, Floats] | None = None
         self._last_steering: tuple[Scarcity, Floats, Floats] | None = None
         self.horizon = np.full(len(figures.kinds), 1.0)
-        for kind in range(len(figures.kinds)):
-            self.horizon[kind] = max(classes.due_up[classes.kind == kind], default=1.0)
+        for kind, each in enumerate(figures.kinds):
+            # one start serves all works of its pool, those with a p95 to keep too
+            alike = [number for number, other in enumerate(figures.kinds) if other[:2] == each[:2]]
+            self.horizon[kind] = max(classes.due_up[np.isin(classes.kind, alike)], default=1.0)
 
     def _granted(self) -> Floats:
         """Instances of each resource that its quota alone would grant; 1 where there is none."""

@@ -79,6 +79,7 @@ class Reasons:
         return tuple(found[each] for each in sorted(found))
 
     def _choice(self, work: Work, k: int, placed: list[Assignment], number: Mapping[str, int]) -> Choice:
+        figures = self.masks.figures
         main = max(placed, key=lambda each: (each.share_ppm, each.offer_key))
         here_at = number[main.offer_key]
         tokens = max(1, work.input_tokens + work.output_tokens_p50)
@@ -100,7 +101,8 @@ class Reasons:
             next_best_key=offers[best].key if best is not None else None,
             next_best_nano_per_million=int(table.price[best]) if best is not None else None,
             cheaper_excluded=tuple((offers[each].key, self.masks.rule_of(int(table.codes[each]))) for each in cheaper),
-            sentence=f"{main.offer_key} at {explain.usd(paid)} per million tokens{self._sentences[key]}",
+            sentence=f"{main.offer_key} at {explain.usd(paid)} per million tokens{self._sentences[key]}"
+            + explain.held_back(figures.view, work, main),
         )
 
     def _words(self, k: int, here_at: int, best: int | None, cheaper: list[int], places: int) -> str:

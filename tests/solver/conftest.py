@@ -158,7 +158,7 @@ class Town:
         snapshot = self.snapshot(
             queue, listed, running=running, quotas=quotas, budgets=budgets, speeds=speeds, cautious=cautious
         )
-        return self._with_distances(seed, self._with_more_costs(seed, snapshot))
+        return self._with_p95(seed, self._with_distances(seed, self._with_more_costs(seed, snapshot)))
 
     @staticmethod
     def _with_distances(seed: int, snapshot: Snapshot) -> Snapshot:
@@ -173,6 +173,28 @@ class Town:
             msgspec.structs.replace(each, max_rtt_ms=random.choice([None, None, 0, 10, 80])) for each in snapshot.works
         )
         return msgspec.structs.replace(snapshot, offers=offers, works=works)
+
+    @staticmethod
+    def _with_p95(seed: int, snapshot: Snapshot) -> Snapshot:
+        """In a fifth of the worlds the requests of some works must be answered soon, and not of all speeds it is known how
+        soon they are; drawn apart, too."""
+        random = Random(f"p95 {seed}")
+        if random.random() > 0.2:
+            return snapshot
+        throughput = tuple(
+            msgspec.structs.replace(
+                each,
+                sequences=random.choice([0.0, 1.0, 8.0, 37.5, 256.0]),
+                fixed=random.choice([0.0, 0.1, 0.5, 1.0]),
+                slower=random.choice([1.0, 1.0, 0.7, 2.0]),
+            )
+            for each in snapshot.throughput
+        )
+        works = tuple(
+            msgspec.structs.replace(each, max_p95_ms=random.choice([None, None, 1, 300, 3000, 60_000]))
+            for each in snapshot.works
+        )
+        return msgspec.structs.replace(snapshot, throughput=throughput, works=works)
 
     @staticmethod
     def _with_more_costs(seed: int, snapshot: Snapshot) -> Snapshot:

@@ -87,6 +87,7 @@ class FakeBroker:
     part: dict[str, Any] = field(default_factory=lambda: {"lines": 5, "seconds": 0.5, "bytes": 1_000_000})
     max_attempts: int = 3
     lease_model: str | None = None
+    lease_concurrency: int | None = None
     seal_key: bytes | None = None
     rotate_tokens: bool = False
     stop_when_done: bool = True
@@ -305,6 +306,7 @@ class FakeBroker:
             "done": _ranges(shard.done),
             "suspects": {idx: n for idx, n in shard.suspects.items() if int(idx) not in shard.done},
             "model": self.lease_model,
+            "concurrency": self.lease_concurrency,
             "part_lines": None,
         }
 

@@ -44,6 +44,13 @@ class Engine:
             self.counts[name] += by
             return self.counts[name]
 
+    def begin(self) -> None:
+        """One more is computed; how many at once is kept beside the log."""
+        computing = self.count("computing")
+        if self.options.log is not None:
+            with self.lock:
+                _beside(self.options.log).write_text(str(max(computing, most_at_once(self.options.log))))
+
     def note(self, prompt: str) -> int:
         """Log the request; how often this prompt has been seen, over all processes with the same log."""
         if self.options.log is None:
@@ -60,6 +67,15 @@ def executions(log: Path) -> Counter[str]:
         return Counter()
     rows = log.read_text(encoding="utf-8").splitlines()
     return Counter(row.partition("\t")[2] for row in rows)
+
+
+def most_at_once(log: Path) -> int:
+    """How many requests at once were computed at most, from beside a `--log` file."""
+    return int(_beside(log).read_text()) if _beside(log).exists() else 0
+
+
+def _beside(log: Path) -> Path:
+    return log.with_name(f"{log.name}.most")
 
 
 def prompt_of(body: dict[str, Any]) -> str:
@@ -121,7 +137,9 @@ class Handler(BaseHTTPRequestHandler):
         if "POISON" in prompt:
             time.sleep(options.poison_delay)
             os._exit(13)
+        self.engine.begin()
         time.sleep(options.slow if "SLOW" in prompt else options.latency)
+        self.engine.count("computing", -1)  # before the answer: who gets it may ask the next at once
         if "HANG" in prompt or ("STUCK" in prompt and seen == 1):
             threading.Event().wait()
         if "DROP" in prompt:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from tests.support.agent_process import scripted_profile
 from tests.support.fake_broker import request_line
-from tests.support.scripted_engine import answer_text, executions
+from tests.support.scripted_engine import answer_text, executions, most_at_once
 from tests.workers.conftest import StartAgent, StartBroker
+from workers.agent.took import counts_of
 
 
 async def test_every_line_is_answered_once_and_metered(
@@ -41,3 +42,21 @@ async def test_lines_that_name_another_model_are_asked_under_the_engines_name(
     agent = await start_agent(broker, profile)
     assert await agent.exit_status() == 0, agent.stderr()
     assert broker.done[0]["line"]["response"]["body"]["model"] == "the-engines-name"
+
+
+async def test_a_lease_with_a_limit_never_has_more_requests_in_the_engine_and_tells_how_long_they_took(
+    start_broker: StartBroker, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    log = tmp_path / "executions"
+    profile = scripted_profile("--log", str(log), "--latency", "0.02")
+    broker = await start_broker(profile)
+    broker.lease_concurrency = 2
+    for shard in range(2):
+        broker.add_shard([request_line(f"c-{shard}-{n}", f"say {shard} {n}") for n in range(8)], first_idx=shard * 8)
+    agent = await start_agent(broker, profile)
+    assert await agent.exit_status() == 0, agent.stderr()
+    assert sorted(broker.done) == list(range(16))
+    assert most_at_once(log) == 2
+    took = counts_of(broker.counters)
+    assert sum(took.values()) == 16
+    assert min(took) >= 61  # 1.05^61 is 19.6 ms: none was answered before the engine could

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -67,6 +67,31 @@ def test_nothing_new_is_started_past_four_fifths_of_the_ttl_without_a_renewal() 
 def test_the_next_shard_fills_the_engine_before_the_first_is_done() -> None:
     pool = pool_of(lease(2), lease(2, first=10))
     assert numbers(start_all(pool)) == [0, 1, 10, 11]
+
+
+@given(
+    limits=st.lists(st.one_of(st.none(), st.integers(1, 4)), min_size=1, max_size=4),
+    order=st.lists(st.integers(0, 30), max_size=60),
+)
+def test_while_a_line_of_a_lease_with_a_limit_is_in_the_engine_no_more_are(
+    limits: list[int | None], order: list[int]
+) -> None:
+    """Whoever's they are: a p95 is not kept beside a flood of another batch. And nothing waits for ever."""
+    leases = [lease(5, first=10 * number) for number in range(len(limits))]
+    for held, limit in zip(leases, limits, strict=True):
+        held.concurrency = limit
+    pool = pool_of(*leases)
+    running: list[tuple[HeldLease, Line]] = []
+    finished: list[int] = []
+    for which in [*order, *[0] * 5 * len(limits)]:
+        running += start_all(pool)
+        kept = [held.concurrency for held, _ in running if held.concurrency is not None]
+        assert len(running) <= min(kept, default=len(running))
+        if running:
+            held, at = running.pop(which % len(running))
+            pool.finish(held, at, done(at), NOW)
+            finished.append(at.idx)
+    assert sorted(finished) == [10 * number + n for number in range(len(limits)) for n in range(5)]
 
 
 def test_suspects_of_a_crash_wait_until_their_shard_has_nothing_else_and_then_run_alone() -> None:

@@ -232,6 +232,7 @@ class Driver:
             self.outage.ended(line, is_answered=True)
             self._pause_s, self._refused_since = 0.0, None
             self.durations.append(now - request.began)
+            lease.answered(now - request.began)
             self.pace.answered(verdict.usage.prompt_tokens + verdict.usage.completion_tokens, len(line.body))
             self.pool.finish(lease, line, verdict, now)
             self.on_finished()

@@ -6,13 +6,14 @@ Time is the monotonic clock of this machine, in seconds; the broker's own clock 
 from __future__ import annotations
 
 import base64
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from workers.agent.answers import Finished
 from workers.agent.lines import Line
+from workers.agent.took import counter_of
 
 # Past this share of the ttl without a renewal nothing new is started: it may be another's by the time it is done.
 SAFE_SHARE = 0.8
@@ -40,6 +41,8 @@ class HeldLease:
     to be run with nothing else in the engine; `isolated` is the rest of the group that is being run. `is_lost`: start
     nothing more, but commit what is finished. `is_void`: the broker takes nothing more of it. `part_lines`: cut a part at
     least every so many lines, None as for all. `part_seal`: what its parts are sealed with, None where the batch is not sealed.
+    `concurrency`: while a line of it is in the engine, so many are at most, whoever's they are; None as many as the engine likes.
+    `took` counts how long its requests took since the last part, where there is such a limit.
     """
 
     shard_id: str
@@ -51,12 +54,14 @@ class HeldLease:
     renewed_at: float
     part_lines: int | None = None
     part_seal: PartSeal | None = None
+    concurrency: int | None = None
     fresh: deque[Line] = field(default_factory=deque)
     suspects: deque[list[Line]] = field(default_factory=deque)
     isolated: list[Line] = field(default_factory=list)
     in_flight: dict[int, Line] = field(default_factory=dict)
     finished: list[Finished] = field(default_factory=list)
     finished_bytes: int = 0
+    took: Counter[str] = field(default_factory=Counter)
     oldest_finished_at: float = 0.0
     next_seq: int = 0
     is_committing: bool = False
@@ -76,6 +81,7 @@ class HeldLease:
             renewed_at=now,
             part_lines=lease["part_lines"],
             part_seal=PartSeal.from_wire(lease.get("seal")),
+            concurrency=lease.get("concurrency"),
         )
 
     def admit(self, lines: Iterable[Line], suspects: Mapping[int, int], *, alone_from: int) -> None:
@@ -112,6 +118,16 @@ class HeldLease:
             self.oldest_finished_at = now
         self.finished.append(finished)
         self.finished_bytes += len(finished.record)
+
+    def answered(self, seconds: float) -> None:
+        """A request of it was answered after so long."""
+        if self.concurrency is not None:
+            self.took[counter_of(seconds)] += 1
+
+    def take_took(self) -> Counter[str]:
+        """How long requests took since this was asked last."""
+        taken, self.took = self.took, Counter()
+        return taken
 
     def take_finished(self) -> list[Finished]:
         """Everything that waits for a part; from here on the caller answers for it."""

@@ -246,10 +246,10 @@ class Parts:
         while finished:
             seq = lease.next_seq
             lease.next_seq += 1
-            counters = self._take_counters()
+            counters, took = self._take_counters(), lease.take_took()
             try:
                 part = await asyncio.to_thread(cut, finished, lease.part_seal, seq)
-                answer = await self._deliver(lease, seq, part, counters)
+                answer = await self._deliver(lease, seq, part, counters + took)
             except Refused as refusal:
                 self.counters.update(counters)
                 event("part.refused", shard=lease.shard_id, epoch=lease.epoch, seq=seq, error=str(refusal))
@@ -267,6 +267,7 @@ class Parts:
             )
             if decision.kind != "counted":
                 self.counters.update(counters)  # nobody counted them: the next commit reports them
+                lease.took.update(took)
             finished = self._follow(lease, finished, decision, answer)
 
     def _follow(

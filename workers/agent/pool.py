@@ -8,6 +8,7 @@ is alone. A line that has spent its attempts, the last of them alone, is a dead 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -76,6 +77,8 @@ class Pool:
         if lease is None or not lease.may_start(now):
             return None
         if self._isolating is not None and not lease.isolated:
+            return None
+        if self.in_flight >= self._most_beside(lease):
             return None
         line = lease.isolated.pop(0) if self._isolating is not None else lease.fresh.popleft()
         lease.in_flight[line.idx] = line
@@ -164,6 +167,11 @@ class Pool:
 
     def _freshest(self, now: float) -> HeldLease | None:
         return next((held for held in self.leases if held.fresh and held.may_start(now)), None)
+
+    def _most_beside(self, lease: HeldLease) -> float:
+        """How many lines may be in the engine while one of this lease is: the least that any lease with a line in it allows."""
+        limits = [each.concurrency for each in self.leases if each.in_flight or each is lease]
+        return min((limit for limit in limits if limit is not None), default=math.inf)
 
     def _end_isolation(self) -> None:
         lease = self._isolating

@@ -46,6 +46,7 @@ EVERYTHING = WishOptions(
     deadline="2027-01-01T00:00:00Z",
     max_usd="1.5",
     max_rtt_ms=40,
+    max_p95_ms=2_000,
     residency="eu, CH",
     data_class="confidential",
     confidentiality="dedicated",
