@@ -15,7 +15,8 @@ from broker.tables import Assignment
 from jobs.clock import db_now
 from markets import price_book
 from markets.offer import Accelerator, Offer
-from tests.support.wire_agent import offer
+from tests.support.wire_agent import conforms, offer
+from workers.agent.took import counter_of
 from workers.profile import ModelProfile
 
 
@@ -213,3 +214,36 @@ async def test_a_quote_says_whether_its_tokens_are_the_tokenizers(server: Any, i
     after = (await server.call("POST", "/v1/quotes", json=body)).json
     assert (before["tokens_by"], after["tokens_by"], after["sampled_lines"]) == ("estimate", "tokenizer", 4)
     assert after["input_tokens"] > before["input_tokens"]
+
+
+async def test_a_batch_with_a_p95_is_leased_with_so_many_requests_at_once_and_what_they_took_corrects_the_next_plan(
+    town: Any, rent: Any
+) -> None:
+    """From the request to the worker and back: the plan's number is the lease's, and requests that took a minute instead of
+    seconds leave no place where the next ones would be answered in time."""
+    town.services.models["quick"] = profile("quick", "auto", 40)
+    batch = await validated(town, models=["quick"], max_p95_ms=2_600, max_usd="9", on_infeasible="queue")
+    assert (batch["x_broker"]["max_p95_ms"], batch["x_broker"]["p95_ms"]) == (2_600, None)
+    await Planner(town.services).step()
+    told = (await town.call("GET", f"/v1/batches/{batch['id']}/explain")).json
+    (chosen,) = told["chosen"]
+    assert 1 < chosen["concurrency"] < 8  # `quick` is asked 8 at once where nobody says how soon
+    assert chosen["p95_ms"] <= 2_600
+    assert (
+        f"{chosen['concurrency']} of at most 8 requests at once, so that 95 of 100 take at most 2600 ms"
+        in chosen["sentence"]
+    )
+    agent = await rent(offer(), model="quick")
+    await agent.hello()
+    await agent.heartbeat("ready")
+    answer = await agent.lease()
+    conforms("lease.response", answer)
+    assert answer["lease"]["concurrency"] == chosen["concurrency"]
+    slow = {"busy_ms": 2000, "requests": 3, counter_of(60.0): 100}
+    assert (await agent.work(answer["lease"], range(2), counters=slow)).json["outcome"] == "committed"
+    seen = (await town.call("GET", f"/v1/batches/{batch['id']}")).json["x_broker"]
+    assert seen["p95_ms"] == pytest.approx(60_000, rel=0.03)
+    await Planner(town.services).step()
+    told = (await town.call("GET", f"/v1/batches/{batch['id']}/explain")).json
+    assert (told["feasible"], told["waiting_on"]) == (False, "latency")
+    assert "even one at a time, at most 2600 ms are wanted" in " ".join(told["reasons"])
