@@ -146,7 +146,7 @@ async def fleet(folder: Path, *, markets: int, offers: int, slowest_s: float) ->
 
     app = web.Application()
     app.router.add_get("/{market}", answer)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)  # the hung answer is not waited for at the end
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

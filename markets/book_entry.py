@@ -44,7 +44,16 @@ KNOWN = Known._fields
 class Entry:
     """An offer of a poll. `quarantined` is why it must not be chosen: the adapter's reason, or a doubt about its price."""
 
-    __slots__ = ("fingerprint", "gpu_nano_hour", "key", "observed_us", "offer", "price_nano_hour", "quarantined")
+    __slots__ = (
+        "fingerprint",
+        "gpu_nano_hour",
+        "key",
+        "observed_us",
+        "offer",
+        "pool",
+        "price_nano_hour",
+        "quarantined",
+    )
 
     def __init__(self, key: str, offer: Offer) -> None:
         self.key = key
@@ -54,11 +63,8 @@ class Entry:
         priced = self.quarantined is None and offer.price is not None and offer.currency == "USD"
         self.price_nano_hour = to_nano(offer.price) if priced and offer.price is not None else None
         self.gpu_nano_hour = None if self.price_nano_hour is None else _per_device(self.price_nano_hour, offer)
+        self.pool = (offer.accelerator.name, offer.key.pricing, offer.key.region)
         self.fingerprint = fingerprint(offer)
-
-    @property
-    def pool(self) -> tuple[str, str, str | None]:
-        return (self.offer.accelerator.name, self.offer.pricing, self.offer.key.region)
 
     def doubt(self, known: Known | None, peers: Peers | None, single_nano: int | None) -> None:
         """Quarantine a price that cannot be meant. What a market says twice of a changed price it means."""
@@ -165,5 +171,7 @@ def fingerprint(offer: Offer) -> str:
 def _per_device(price_nano: int, offer: Offer) -> int:
     """Nano-USD of one whole device-hour; of the machine where it has no device. A slice counts as the part that it is."""
     chip = offer.accelerator
+    if chip.count == 1 and chip.fraction == 1:
+        return price_nano
     devices = chip.count * chip.fraction if chip.count else Decimal(1)
     return int(price_nano / devices) if devices > 0 else price_nano

@@ -24,7 +24,7 @@ from markets.offer import Offer, encode_part
 from markets.offer_record import offer_from_record
 from markets.own_account import holder_of, provider_of
 from markets.plausibility import Peers
-from markets.price_search import Wanted, conditions
+from markets.price_search import Wanted, cheapest_rows, conditions
 from markets.resellers import AGGREGATORS, FRESH_S, cheaper_elsewhere, gathered, is_stood_back
 from markets.tables import JsonText, OfferRow, PollRow
 from markets.token_book import token_ground
@@ -184,17 +184,17 @@ async def cheapest(
     }
     if not valid:
         return []
-    query = (
-        select(OfferRow)
-        .where(*await conditions(session, wanted, by_price=True))
-        .where(col(OfferRow.quarantined).is_(None), col(OfferRow.gone_us).is_(None))
-        .where(col(OfferRow.price_nano_hour).is_not(None), func.coalesce(col(OfferRow.capacity), 1) > 0)
+    rows = await cheapest_rows(
+        session,
+        wanted,
+        col(OfferRow.quarantined).is_(None),
+        col(OfferRow.gone_us).is_(None),
+        col(OfferRow.price_nano_hour).is_not(None),
+        func.coalesce(col(OfferRow.capacity), 1) > 0,
         # Not also by a list of the markets: SQLite would go by their index, through all of a market's offers.
-        .where(col(OfferRow.observed_us) >= case(valid, value=col(OfferRow.market), else_=_NEVER))
-        .order_by(col(OfferRow.price_nano_hour), col(OfferRow.key))
-        .limit(limit)
+        col(OfferRow.observed_us) >= case(valid, value=col(OfferRow.market), else_=_NEVER),
+        limit=limit,
     )
-    rows = (await session.scalars(query)).all()
     return [_told(row, offer_of(row), now_us, None) for row in rows]
 
 
@@ -324,7 +324,7 @@ def _judged(
         if entry.gpu_nano_hour is not None:
             entry.doubt(
                 known.get(entry.key),
-                peers.get((entry.offer.accelerator.name, entry.offer.pricing)),
+                peers.get(entry.pool[:2]),
                 singles.get(entry.pool),
             )
     return entries

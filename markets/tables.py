@@ -37,16 +37,19 @@ class OfferRow(SQLModel, table=True):
     `observed_us` is when the market said so and decides staleness; `seen_us` is our clock at the poll that stored it.
     `gone_us` is set when a later, complete poll of the market no longer had the offer. An offer that is said again
     unchanged (`fingerprint`: all of it but its times) keeps its `record`, and only `observed_us` moves: read it with
-    `price_book.offer_of`. `gpu_nano_hour` is the price of one device (of the machine where it has none), by which the
-    cheapest are found; `country` is set only when there was evidence for it.
+    `price_book.offer_of`. `gpu_nano_hour` is the price of one device (of the machine where it has none), by which markets
+    are held against each other; `country` is set only when there was evidence for it.
     """
 
     __tablename__ = "markets_offer"
-    # The last is wide: whoever wants a country that nobody has, or a market's biggest machines, is answered by the index alone.
+    # Both are wide: whoever wants a country that nobody has, or a market's biggest machines, is answered by the index alone.
     __table_args__ = (
-        Index("ix_markets_offer_cheapest", "accelerator", "gpu_nano_hour"),
+        Index(
+            "ix_markets_offer_cheapest",
+            "accelerator", "price_nano_hour", "market", "pricing", "country", "gpu_count",
+        ),
         Index("ix_markets_offer_price", "price_nano_hour", "market", "pricing", "country", "gpu_count"),
-    )
+    )  # fmt: skip
     key: str = Field(primary_key=True)
     market: str = Field(index=True)
     accelerator: str

@@ -5,18 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from sqlalchemy import update
 
+from broker.control.poll import polls
 from jobs.clock import db_now
 from markets import price_book
+from markets.cadence import OPEN_AFTER, circuit
 from markets.cards.snapshot import snapshot
 from markets.directory import DIRECTORY
+from markets.errors import Unavailable
 from markets.offer import Accelerator, Evidence, Offer, OfferKey
+from markets.tables import PollRow
 
 OFFER_FIELDS = [
     "key", "market", "region", "zone", "country", "subdivision", "location_evidence", "location_tier", "confidentiality",
@@ -65,6 +71,64 @@ async def test_markets_are_told_by_the_pinned_fields(server: Any) -> None:
         assert each["class"] in CLASSES and each["prices"] in ("live", "card", "snapshot", "unsupported")
         assert each["prices"] == "live" or each["reason"] or each["prices"] == "snapshot"
     assert {each["name"] for each in found} >= set(DIRECTORY)
+
+
+class Down:
+    """A market that answers 503 until it is mended."""
+
+    def __init__(self) -> None:
+        self.asked, self.is_mended = 0, False
+
+    async def offers(self) -> list[Offer]:
+        self.asked += 1
+        if self.is_mended:
+            return [offer("1.5", datetime.now(UTC))]
+        raise Unavailable("503")
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+async def test_the_circuit_opens_after_five_failures_lets_one_trial_through_and_closes(server: Any) -> None:
+    market = Down()
+    poll = polls(replace(server.services, markets={"sandbox": market}))["poll:sandbox"]
+
+    async def reason() -> str | None:
+        found = (await server.call("GET", "/v1/markets")).json["data"]
+        return next(each["reason"] for each in found if each["name"] == "sandbox")
+
+    async def row() -> Any:
+        async with server.services.database.transaction() as session:
+            return await session.get_one(PollRow, "sandbox")
+
+    async def when_it_is_time() -> None:
+        async with server.services.database.transaction() as session:
+            await session.execute(update(PollRow).values(again_us=1))
+        await poll.step()
+
+    for failures in range(1, OPEN_AFTER + 1):
+        assert "asked less often" not in (await reason() or "")
+        await when_it_is_time()
+        assert (market.asked, circuit((await row()).failures)) == (failures, circuit(failures))
+    assert await reason() == "unavailable: 503; 5 failures in a row, asked less often"
+    opened = await row()
+    await poll.step()
+    assert market.asked == OPEN_AFTER  # open: left alone
+
+    await when_it_is_time()
+    tried = await row()
+    await poll.step()
+    assert market.asked == OPEN_AFTER + 1  # half open: one trial, which failed, and a longer wait
+    assert tried.again_us - tried.failed_us > opened.again_us - opened.failed_us
+
+    market.is_mended = True
+    await when_it_is_time()
+    closed = await row()
+    assert (closed.failures, closed.again_us, circuit(closed.failures)) == (0, None, "closed")
+    assert "503" not in (await reason() or "")
+    await poll.step()
+    await poll.step()
+    assert market.asked == OPEN_AFTER + 4  # as often as ever
 
 
 async def test_every_market_that_is_not_built_is_named_with_its_reason(server: Any) -> None:
