@@ -22,11 +22,24 @@ class PlanQuestion(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    without: list[str] = Field(default_factory=list, description="markets, or beginnings of offer keys, that are gone")
-    price_factor: dict[str, str] = Field(default_factory=dict, description="market or offer → decimal")
+    without: list[str] = Field(
+        default_factory=list, description="markets, or beginnings of offer keys, that are gone, with what runs there"
+    )
+    price_factor: dict[str, str] = Field(
+        default_factory=dict, description="market or offer → decimal, of prices by the hour or of tokens"
+    )
     later_hours: dict[str, float] = Field(default_factory=dict, description="batch → hours, negative is sooner")
     max_usd: dict[str, str | None] = Field(default_factory=dict, description="batch → limit, null for none")
     countries: dict[str, list[str]] = Field(default_factory=dict, description="batch → codes and groups")
+    rtt_ms: dict[str, int] = Field(
+        default_factory=dict, description="market or offer → milliseconds to the data and back"
+    )
+    max_rtt_ms: dict[str, int | None] = Field(
+        default_factory=dict, description="batch → milliseconds to its data and back at most, null for any"
+    )
+    policies: dict[str, str] = Field(
+        default_factory=dict, description="batch → a policy document (YAML) instead of its own"
+    )
 
 
 class PlanSummary(BaseModel):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 NANO = 10**9
+# So many batches that wait are told one by one.
+MOST_WAITING = 10
 
 
 def plan(
@@ -26,14 +28,15 @@ def plan(
     what_if: Annotated[
         Path | None,
         typer.Option(
-            help="A JSON file that says what is different: without, price_factor, later_hours, max_usd, countries.",
+            help="A JSON file that says what is different: without, price_factor, rtt_ms, later_hours, max_usd, max_rtt_ms, "
+            "countries, policies (files).",
             metavar="FILE",
         ),
     ] = None,
     target: Target,
 ) -> None:
     """What the planner would start, keep and drain now, and what it would cost. Nothing is rented. Exit 7: something waits."""
-    question = _object(what_if) if what_if else {}
+    question = _question(what_if) if what_if else {}
 
     async def work(client: Client) -> int:
         answer = await client.post("/v1/plan", question)
@@ -102,6 +105,21 @@ def _object(file: Path) -> Document:
     return value
 
 
+def _question(file: Path) -> Document:
+    """The file's object; policies that it names by their file, beside it, are read. What they say is the broker's to judge."""
+    question = _object(file)
+    named = question.get("policies", {})
+    if not isinstance(named, dict) or not all(isinstance(each, str) for each in named.values()):
+        raise Failure(f"{file}: policies is no object of batches and policy files", USAGE)
+    texts = {}
+    for batch, name in named.items():
+        try:
+            texts[batch] = _bytes(file.parent / name).decode("utf-8")
+        except UnicodeDecodeError as wrong:
+            raise Failure(f"{file.parent / name}: not UTF-8 text (byte {wrong.start})", USAGE) from wrong
+    return {**question, "policies": texts} if texts else question
+
+
 def _tell(answer: Document) -> None:
     now, today = answer["summary"], answer["today"]
     _rows(answer["plan"]["starts"])
@@ -111,6 +129,10 @@ def _tell(answer: Document) -> None:
         line(each["message"])
     for each in answer["plan"].get("later", ()):
         line(each["sentence"])
+    for each in answer["plan"]["unplaced"][:MOST_WAITING]:
+        line(f"{each['work_id']} waits on {each['waiting_on']}: {each['reasons'][0]}")
+    if (more := len(answer["plan"]["unplaced"]) - MOST_WAITING) > 0:
+        line(f"and {more} more wait (--json has all)")
     if today:
         line(f"today's plan costs {usd(today['usd'])}, {today['waiting']} batches wait")
 

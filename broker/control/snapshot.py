@@ -138,7 +138,7 @@ async def freeze(
         budgets=budgets,
         policies=policies,
         facts=facts,
-        models=await _models(session, services, works, policies, now_us),
+        models=await models_asked_of(session, services, works, policies, now_us),
         throughput=(
             *_throughput(services, works, listed, measured, await corrections(session, now_us)),
             *(speed for each in tokens.values() for speed in each.throughput),
@@ -456,7 +456,7 @@ async def _policies(session: AsyncSession, works: Sequence[Work]) -> dict[str, R
     return {row.hash: msgspec.convert(row.body, ResidencyPolicy) for row in rows}
 
 
-async def _models(
+async def models_asked_of(
     session: AsyncSession,
     services: Services,
     works: Sequence[Work],

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from broker.compliance.pinning import subject_of
+from broker.compliance.proposals import in_force
 from broker.control.later import postponed
-from broker.control.snapshot import freeze
+from broker.control.snapshot import freeze, models_asked_of
 from broker.services import Services
 from jobs.clock import db_now
 from solver import scarcity
@@ -13,7 +18,7 @@ from solver.check import check
 from solver.errors import SolverError
 from solver.scarcity import Scarce
 from solver.types import SMALL, Plan, Snapshot
-from solver.what_if import WhatIf, applied
+from solver.what_if import Standing, WhatIf, applied
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,28 @@ async def ask(services: Services, question: WhatIf | None) -> Answer:
     Raises SolverError when the question names what is not there, or when a plan does not pass the checker: it is not shown.
     """
     async with services.database.transaction() as session:
-        snapshot = (await freeze(session, services, now_us=await db_now(session))).snapshot
+        now_us = await db_now(session)
+        snapshot = (await freeze(session, services, now_us=now_us)).snapshot
+        changed = await _changed(session, services, snapshot, question, now_us) if question else snapshot
     snapshot, today = await _planned(services, snapshot)
     if question is None:
         return Answer(snapshot, today, None, await _scarce(services, snapshot, today))
-    changed, plan = await _planned(services, applied(snapshot, question))
+    changed, plan = await _planned(services, changed)
     return Answer(changed, plan, today)
+
+
+async def _changed(
+    session: AsyncSession, services: Services, snapshot: Snapshot, question: WhatIf, now_us: int
+) -> Snapshot:
+    """A document that is asked about may ask of models what the policies of now do not."""
+    known = await in_force(session, now_us)
+    subjects = {each: subject_of(known, services.settings, each) for each in {work.project for work in snapshot.works}}
+    standings = {name: Standing(node=each.node, data_class=each.data_class) for name, each in subjects.items()}
+    changed = applied(snapshot, question, standings)
+    if not question.policies:
+        return changed
+    models = await models_asked_of(session, services, changed.works, changed.policies, now_us)
+    return msgspec.structs.replace(changed, models=models)
 
 
 async def _scarce(services: Services, snapshot: Snapshot, plan: Plan) -> tuple[Scarce, ...]:

@@ -28,7 +28,7 @@ from solver.residency import compile_countries
 from solver.size import is_small
 from solver.types import SMALL, Held, Plan, Refusal, Snapshot, encode
 from solver.view import View
-from solver.what_if import WhatIf, applied
+from solver.what_if import Standing, WhatIf, applied
 
 SEEDS = st.integers(min_value=0, max_value=10**9)
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -270,3 +270,54 @@ def test_a_question_about_what_there_is_not_names_it(town: Any, question: WhatIf
     snapshot = town.snapshot([town.work("w")], [town.offer("x/de")])
     with pytest.raises(BadSnapshot, match=said):
         applied(snapshot, question)
+
+
+def test_a_question_moves_the_data_nearer_or_farther(town: Any) -> None:
+    offers = [town.offer("f/x", 1.0, rtt_ms=90), town.offer("n/x", 3.0, rtt_ms=8), town.offer("u/x", 0.5)]
+    snapshot = town.snapshot([town.work("w", max_rtt_ms=8)], offers)
+
+    def plan(**question: Any) -> Plan:
+        changed = applied(snapshot, WhatIf(**question))
+        found = solve(changed)
+        assert check(changed, found) == []
+        return found
+
+    def starts(**question: Any) -> list[str]:
+        return [start.offer_key for start in plan(**question).starts]
+
+    assert starts() == ["n/x"]
+    assert starts(max_rtt_ms={"*": 90}) == ["f/x"]
+    assert starts(max_rtt_ms={"w": None}) == ["u/x"]  # what was never measured is far enough only for who asks nothing
+    assert starts(rtt_ms={"f/": 8}) == ["f/x"]
+    (waits,) = plan(max_rtt_ms={"w": 7}).unplaced
+    assert (waits.waiting_on, [each.needed for each in waits.relaxations]) == ("latency", ["8"])
+
+
+def test_a_provider_that_is_gone_takes_its_machines_along(town: Any) -> None:
+    """They went on in the answer, and the world without the provider cost nothing."""
+    offers = [town.offer("x/de", 1.0), town.offer("y/de", 2.0)]
+    snapshot = town.snapshot([town.work("w")], offers, running=[town.rental("r", offers[0])])
+    assert solve(snapshot).keeps == ("r",)
+    changed = applied(snapshot, WhatIf(without=("x",)))
+    plan = solve(changed)
+    assert (plan.keeps, [start.offer_key for start in plan.starts], check(changed, plan)) == ((), ["y/de"], [])
+
+
+def test_tokens_that_cost_more_are_a_question_too(town: Any) -> None:
+    """The factor was asked of prices by the hour alone, and tokens stayed as cheap as they were."""
+    tokens = town.offer("t/m", 0.1, pricing="token", per_million_nano=(100, 200))
+    snapshot = town.snapshot([town.work("w")], [tokens])
+    (offer,) = applied(snapshot, WhatIf(price_factor={"t": "1.5"})).offers
+    assert offer.per_million_nano == (150, 300)
+
+
+def test_a_document_is_asked_about_for_the_class_of_the_data(town: Any) -> None:
+    text = (
+        "language: 1\npolicy: p\nversion: 1\nrules:\n"
+        "  - {id: a, effect: allow, on: [machine], when: {country: [US], location_tier: [named_datacenter]}}\n"
+        "  - {id: h, effect: deny, on: [machine], classes: [health], when: {country: [US]}}\n"
+    )
+    snapshot = town.snapshot([town.work("w")], [town.offer("x/de", 1.0), town.offer("y/us", 2.0, country="US")])
+    health = {"p": Standing(node="org/p", data_class="health")}
+    assert [each.offer_key for each in solve(applied(snapshot, WhatIf(policies={"*": text}))).starts] == ["y/us"]
+    assert solve(applied(snapshot, WhatIf(policies={"w": text}), health)).unplaced[0].waiting_on == "residency"

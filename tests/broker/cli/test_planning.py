@@ -62,3 +62,27 @@ def test_plan_tells_what_would_be_done_now_and_in_another_world(served: Path, tm
     question.write_text(json.dumps({"price_factor": {"*": "2"}}))
     asked = json.loads(quick("plan", "--what-if", str(question), "--data", str(served), "--json").stdout)
     assert asked["today"]["starts"] == 0
+
+
+def test_a_policy_is_asked_about_by_its_file_and_a_wrong_one_is_named(served: Path, tmp_path: Path) -> None:
+    question, policy = tmp_path / "question.json", tmp_path / "eu.yaml"
+    policy.write_text(
+        "language: 1\npolicy: eu\nversion: 1\nrules:\n"
+        "  - {id: a, effect: allow, when: {country: [DE], location_tier: [named_datacenter]}}\n"
+    )
+    question.write_text(json.dumps({"policies": {"*": "eu.yaml"}, "max_rtt_ms": {"*": 20}}))
+    asked = quick("plan", "--what-if", str(question), "--data", str(served), "--json")
+    assert asked.returncode == 0, asked.stderr
+    assert json.loads(asked.stdout)["today"]["waiting"] == 0
+    policy.write_text("language: 1\npolicy: eu\nversion: 1\nrules:\n  - {id: a, effekt: allow}\n")
+    wrong = quick("plan", "--what-if", str(question), "--data", str(served))
+    assert wrong.returncode != 0 and "rules lacks 'effect'" in wrong.stderr and "Traceback" not in wrong.stderr
+    for text, said in (
+        ('{"policies": {"*": "none.yaml"}}', "none.yaml cannot be read"),
+        ('{"policies": ["eu.yaml"]}', "policies is no object"),
+        ("[]", "holds no JSON object"),
+        ("{", "is not JSON"),
+    ):
+        question.write_text(text)
+        refused = quick("plan", "--what-if", str(question), "--data", str(served))
+        assert refused.returncode == 2 and said in refused.stderr
