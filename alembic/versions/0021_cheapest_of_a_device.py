@@ -1,12 +1,12 @@
 """The cheapest offers of some devices, in one country or of one pricing: 12 ms of CPU became 3 at 100,000 offers.
 
-Revision: 0019
+Revision: 0021
 """
 
 from alembic import op
 
-revision = "0019"
-down_revision = "0018"
+revision = "0021"
+down_revision = "0020"
 branch_labels = None
 depends_on = None
 
