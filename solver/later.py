@@ -1,8 +1,9 @@
 """Which starts of a plan wait for a better moment, though they could begin now. Pure; never at the deadline's risk.
 
-Two things are waited for: an hour at which the offer itself was cheaper on past days (`when`), and spot that is sold out now
-where on-demand would begin in its stead (`spot.expected_cost`, fitted to what is recorded of it). What waits keeps time for twice
-its cautious run and an hour more; then it begins, whatever the prices are. Until then its offer may be sold out to others, so
+Three things are waited for: an hour at which the offer itself was cheaper on past days (`when`), spot that is sold out now
+where on-demand would begin in its stead (`spot.expected_cost`, fitted to what is recorded of it), and machines that are at work
+for others and cheaper once they are free (`freed`). What waits keeps time for twice its cautious run and an hour more; then it
+begins, whatever the prices are. Until then its offer may be sold out to others, so
 that the time must do for a cautious run on another offer, too, which is not taken away and has room besides the plan.
 """
 
@@ -18,15 +19,19 @@ import msgspec
 
 from solver.durations import PPM, SECOND_US
 from solver.eligibility import survey_one
+from solver.freed import Freed, Occupied, freed, occupied
 from solver.schedule import Pool
+from solver.slack import MARGIN_US, latest_us
 from solver.types import HOUR_US, Assignment, Later, OfferView, Plan, Running, Snapshot, Start, Work, sha256
 from solver.view import View, pool_of
 from solver.when import Held, begin_later
 
 # Cautious runs that must still fit when it begins at last, and what is kept besides.
-RUNS, MARGIN_US = 2, HOUR_US
+RUNS = 2
 # Whether to wait is decided anew after so long; the same decision with every plan would cost more than it finds.
 HELD_US = 600 * SECOND_US
+# From when a machine is let go until its market offers it again.
+GIVEN_BACK_US = 1200 * SECOND_US
 # Sites of more works than this begin now, and of the others so many, the dearest: each is held against every offer, which
 # would take longer than the plan.
 MOST_WORKS, MOST_SITES = 50, 20
@@ -45,7 +50,7 @@ class _Site:
     """New starts of one offer and pool that all begin now, with the parts of works that they serve, in queue order.
 
     `latest_us` is how much later they may begin at most, on their offer or on `fallback`; `awaited` are the spot offers that only
-    being sold out excludes.
+    being sold out excludes; `follows` is a run on machines that are free later, for less.
     """
 
     offer: OfferView
@@ -55,6 +60,7 @@ class _Site:
     latest_us: int
     fallback: OfferView
     awaited: tuple[OfferView, ...]
+    follows: Freed | None = None
 
     @property
     def machines(self) -> int:
@@ -72,6 +78,8 @@ class _Room:
         self._view = view
         self._machines: Counter[str] = Counter()
         self._units: Counter[str] = Counter()
+        self._used: dict[str, Occupied] = occupied(view, plan)
+        self._claimed = set[str]()
         for start in plan.starts:
             self._take(view.offers[start.offer_key], start.count)
 
@@ -84,11 +92,32 @@ class _Room:
         freed = machines * instead_of.quota_units if offer.quota_group == instead_of.quota_group else 0
         return min(left, (granted - self._units[offer.quota_group] + freed) // offer.quota_units)
 
-    def rely(self, site: _Site, later_us: int) -> None:
-        """The site begins so much later: what its work then needs of its fallback is nobody else's."""
+    def freed(
+        self,
+        own: OfferView,
+        machines: int,
+        pool: Pool,
+        parts: Sequence[tuple[Work, int]],
+        within_us: int,
+        cost_nano: int,
+    ) -> Freed | None:
+        """A run for less than `cost_nano` on machines that are in use, if nobody else waits for them."""
+        full = [
+            key
+            for key in sorted(self._used.keys() - self._claimed - {own.key})
+            if self.left(self._view.offers[key], own, machines) <= 0
+        ]
+        found = freed(self._view, self._used, full, pool, parts, within_us)
+        return found if found is not None and found.cost_nano < cost_nano * (1 - WORTH) else None
+
+    def rely(self, site: _Site, later: Later) -> None:
+        """The site begins later: what its work then needs of its fallback is nobody else's, nor what it follows on."""
+        later_us = later.begin_us - self._view.snapshot.now_us
+        if later.kind == "free" and later.awaits is not None:
+            self._claimed.add(later.awaits)
         choices = range(1, self.left(site.fallback, site.offer, site.machines) + 1)
         too_few = bisect_left(
-            choices, later_us, key=lambda count: _latest_us(self._view, site.fallback, count, site.parts, 1)
+            choices, later_us, key=lambda count: latest_us(self._view, site.fallback, count, site.parts, 1)
         )
         self._take(site.fallback, too_few + 1)
 
@@ -103,7 +132,7 @@ def asked(snapshot: Snapshot, plan: Plan) -> tuple[str, ...]:
     room, keys = _Room(view, plan), set[str]()
     for site in _sites(view, plan, room):
         if later := _held(snapshot, site):
-            room.rely(site, later.begin_us - snapshot.now_us)
+            room.rely(site, later)
         else:
             keys |= {each.key for each in (site.offer, *site.awaited)}
     return tuple(sorted(keys))
@@ -117,7 +146,7 @@ def postponed(view: View, plan: Plan) -> Plan:
     room, found = _Room(view, plan), []
     for site in _sites(view, plan, room):
         if later := _held(snapshot, site) or _decided(view, site):
-            room.rely(site, later.begin_us - snapshot.now_us)
+            room.rely(site, later)
             found.append(later)
     return _moved(view, plan, found)
 
@@ -145,7 +174,7 @@ def _sites(view: View, plan: Plan, room: _Room) -> Iterator[_Site]:
         if (key, pool) in warm or not is_now or not 0 < len(queue) <= MOST_WORKS:
             continue
         parts = [(works[each.work_id], each.share_ppm) for each in queue]
-        if _latest_us(view, view.offers[key], sum(start.count for start in those), parts, RUNS) >= HOUR_US:
+        if latest_us(view, view.offers[key], sum(start.count for start in those), parts, RUNS) >= HOUR_US:
             could.append((-sum(start.cost_nano for start in those), key, pool, those, parts))
     for _, key, pool, those, parts in sorted(could, key=lambda each: each[:3])[:MOST_SITES]:
         site = _site(view, room, view.offers[key], pool, those, parts)
@@ -157,27 +186,15 @@ def _site(
     view: View, room: _Room, offer: OfferView, pool: Pool, starts: Sequence[Start], parts: Sequence[tuple[Work, int]]
 ) -> _Site | None:
     machines = sum(start.count for start in starts)
-    latest_us = _latest_us(view, offer, machines, parts, RUNS)
-    fallback, fallback_us = _fallback(view, room, offer, machines, parts, latest_us)
-    latest_us = min(latest_us, fallback_us)
-    if fallback is None or latest_us < HOUR_US:
+    own_us = latest_us(view, offer, machines, parts, RUNS)
+    fallback, fallback_us = _fallback(view, room, offer, machines, parts, own_us)
+    waits_us = min(own_us, fallback_us)
+    if fallback is None or waits_us < HOUR_US:
         return None
     is_dear = offer.pricing not in TAKEN_AWAY and bool(offer.price_nano_hour)
     awaited = tuple(_awaited(view, offer, parts)) if is_dear else ()
-    return _Site(offer, pool, tuple(starts), tuple(parts), latest_us, fallback, awaited)
-
-
-def _latest_us(view: View, offer: OfferView, machines: int, parts: Sequence[tuple[Work, int]], runs: int) -> int:
-    """How much later so many machines may begin and do `runs` times the cautious work before each deadline."""
-    latest_us, load = 7 * 24 * HOUR_US, 0
-    for work, ppm in parts:
-        busy = view.busy(work, offer)
-        if busy is None:
-            return 0
-        load += runs * busy[1] * ppm // PPM + 1
-        ready_us = offer.timings_of(work.model).total_s * SECOND_US
-        latest_us = min(latest_us, view.due_us(work) - runs * ready_us - -(-load // machines))
-    return latest_us - MARGIN_US
+    follows = room.freed(offer, machines, pool, parts, waits_us, sum(start.cost_nano for start in starts))
+    return _Site(offer, pool, tuple(starts), tuple(parts), waits_us, fallback, awaited, follows)
 
 
 def _fallback(
@@ -190,10 +207,10 @@ def _fallback(
         if offer.key == own.key or offer.pricing in (*TAKEN_AWAY, "token") or not offer.is_priced:
             continue
         left = room.left(offer, own, machines)
-        latest_us = _latest_us(view, offer, left, parts, 1) if left > 0 else 0
-        if latest_us > best[1] and all(survey_one(work, offer, view).is_eligible for work, _ in parts):
-            best = offer, latest_us
-            if latest_us >= enough_us:
+        later_us = latest_us(view, offer, left, parts, 1) if left > 0 else 0
+        if later_us > best[1] and all(survey_one(work, offer, view).is_eligible for work, _ in parts):
+            best = offer, later_us
+            if later_us >= enough_us:
                 break
     return best
 
@@ -225,15 +242,43 @@ def _held(snapshot: Snapshot, site: _Site) -> Later | None:
     for each in snapshot.waits:
         if (each.offer_key, _pool(each)) != (site.offer.key, site.pool):
             continue
-        is_new = each.decided_us + HELD_US > snapshot.now_us
-        is_ahead = snapshot.now_us < each.begin_us <= snapshot.now_us + site.latest_us
-        if is_new and is_ahead and (each.awaits is None or each.awaits in {offer.key for offer in site.awaited}):
+        if snapshot.now_us < each.begin_us <= snapshot.now_us + site.latest_us and _still_holds(snapshot, site, each):
             return each
     return None
 
 
+def _still_holds(snapshot: Snapshot, site: _Site, each: Later) -> bool:
+    is_new = each.decided_us + HELD_US > snapshot.now_us
+    if each.kind != "free" or each.free_us is None:
+        return is_new and (each.awaits is None or each.awaits in {offer.key for offer in site.awaited})
+    if site.follows is not None and site.follows.offer.key == each.awaits:
+        return is_new
+    # what was at work there is done: it is given back, and its market has not said yet that it is to be rented again
+    is_gone = all(rental.offer_key != each.awaits for rental in snapshot.running)
+    return is_gone and snapshot.now_us < max(each.free_us, each.decided_us + HELD_US) + GIVEN_BACK_US
+
+
 def _decided(view: View, site: _Site) -> Later | None:
-    return _for_spot(view, site) or _for_the_hour(view, site)
+    return _for_spot(view, site) or _to_follow(view, site) or _for_the_hour(view, site)
+
+
+def _to_follow(view: View, site: _Site) -> Later | None:
+    """On machines that are in use now, for less; where they are not free in time after all, here, at the last safe moment."""
+    snapshot, follows = view.snapshot, site.follows
+    if follows is None:
+        return None
+    here_nano = sum(start.cost_nano for start in site.starts)
+    saving = 1 - follows.cost_nano / here_nano
+    begin_us = snapshot.now_us + site.latest_us // (60 * SECOND_US) * (60 * SECOND_US)
+    free_us = snapshot.now_us + follows.free_us
+    words = (
+        f"waits for {follows.offer.key}: in use until about {_at(free_us)} at the latest, it then costs {saving:.0%} less, start "
+        f"included, than {site.offer.key} now, which begins at {_at(begin_us)} if it is not free by then"
+    )
+    return _later(
+        snapshot, site, kind="free", begin_us=begin_us, saving_ppm=round(saving * PPM), awaits=follows.offer.key,
+        free_us=free_us, sentence=words,
+    )  # fmt: skip
 
 
 def _for_the_hour(view: View, site: _Site) -> Later | None:

@@ -222,7 +222,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 class Later(msgspec.Struct, frozen=True, kw_only=True):
     """Starts of one offer and pool that begin at `begin_us` and not now, though they could.
 
-    `hour`: the offer was cheaper at that hour on past days. `spot`: `awaits`, which is sold out, is expected to come back and to
+    `hour`: the offer was cheaper at that hour on past days. `free`: machines of `awaits`, which are at work for others, are
+    surely free at `free_us`, and cost less then. `spot`: `awaits`, which is sold out, is expected to come back and to
     cost less; if it does not, the starts begin here at the latest moment that is safe. `saving_ppm` is expected, of the starts'
     cost; `sure_ppm` holds with 95 % confidence. `days` is how many were looked at, `decided_us` when this was decided.
     """
@@ -231,13 +232,14 @@ class Later(msgspec.Struct, frozen=True, kw_only=True):
     project: str
     model: str
     precision: str
-    kind: Literal["hour", "spot"]
+    kind: Literal["hour", "spot", "free"]
     begin_us: int
     decided_us: int
     saving_ppm: int
     sure_ppm: int | None = None
     days: float = 0.0
     awaits: str | None = None
+    free_us: int | None = None
     sentence: str = ""
 
 

@@ -45,11 +45,12 @@ class Chosen(BaseModel):
 
 class Begins(BaseModel):
     """A part that begins later, though it could now: the offer was cheaper at that `hour` on past days, or cheaper `spot` that is
-    sold out (`awaits`) is expected back; then `begin` is when it begins here at last."""
+    sold out (`awaits`) is expected back, or machines in use (`awaits`) will be `free`; then `begin` is when it begins here at
+    last."""
 
     offer_key: str
     begin: int
-    why: Literal["hour", "spot"]
+    why: Literal["hour", "spot", "free"]
     awaits: str | None
     saving: str = Field(description="expected, as a part of the cost")
     sentence: str

@@ -454,10 +454,13 @@ async def _drain(
     """Ask the workers of rentals that the plan no longer needs to finish; they stay warm for a moment, since work that
     comes right after would pay the start-up again. `outdated` ones at once."""
     idle_us = round(services.settings.control.idle_release_s * SECOND_US)
+    followed = {each.awaits for each in plan.later if each.kind == "free"}
     due = []
     for rental_id in plan.drains:
         row, worker = await session.get(RentalRow, rental_id), await session.get(Worker, rental_id)
-        if row is None or (worker and (worker.work_us or worker.ready_us or row.created_us) + idle_us > now_us):
+        is_wanted = row is not None and row.offer_key in followed  # other work waits for the machine to be free
+        idle_from_us = (worker.work_us or worker.ready_us or row.created_us) if worker and row else 0
+        if row is None or (not is_wanted and idle_from_us + idle_us > now_us):
             continue
         due.append(rental_id)
     await drain_all(session, dict.fromkeys(due, "the plan no longer needs it") | dict(outdated), now_us)

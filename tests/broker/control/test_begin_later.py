@@ -11,6 +11,8 @@ from broker.control.plan import Planner
 from broker.control.snapshot import freeze
 from broker.control.waiting import Facts, expected_end
 from broker.control.what_if import ask
+from broker.tables import Worker
+from jobs import batches
 from jobs.clock import db_now
 from markets import history
 from markets.offer import Offer, OfferKey
@@ -113,3 +115,33 @@ def test_the_end_of_what_waits_is_the_plans() -> None:
         planned_end_us=9 * HOUR_US, lines=1, open_lines=1,
     )  # fmt: skip
     assert expected_end(facts, "later") == (9 * HOUR_US, "plan")
+
+
+async def test_a_batch_of_another_project_waits_for_the_cheap_machine_that_is_at_work_and_takes_it_when_it_is_free(
+    town: Any,
+) -> None:
+    """Ten times the price was paid at once, beside a machine that was free an hour later."""
+    cheap = replace(town.offer("cheap", price="0.36"), capacity=0)
+    await town.list_offers(cheap, town.offer("always", price="3.60"), spare(town))
+    first = await town.batch(lines=3_000)
+    rental = await town.rental(cheap, purpose=(first,))
+    second = await town.batch(lines=10_000, project="other")
+    planner = Planner(town.services)
+    await planner.step()
+    assert await town.intents() == []
+    waiting = await town.waiting(second)
+    assert waiting is not None and waiting.waiting_on == "later"
+    assert f"waits for {cheap.key}: in use until about" in waiting.reasons[0]
+    async with town.database.transaction() as session:
+        [begins] = (await explanation(session, second)).begins
+    assert (begins.why, begins.awaits) == ("free", str(cheap.key))
+    # its work is done: the machine is given back at once, not kept warm for work that may come
+    async with town.database.transaction() as session:
+        await batches.cancel(session, "default", first)
+    await planner.step()
+    assert (await town.row(Worker, rental)).drain_reason == "the plan no longer needs it"
+    assert await town.intents() == []
+    # and its market offers it again
+    await town.list_offers(town.offer("cheap", price="0.36"), town.offer("always", price="3.60"), spare(town))
+    await planner.step()
+    assert [row.offer_key for row in await town.intents()] == [str(cheap.key)]
