@@ -33,6 +33,7 @@ from sqlmodel import col
 
 from broker.compliance.tables import DecisionRow, FactsRow
 from broker.database import at_the_end
+from broker.tables import Policy
 from ledger import seal
 from solver.residency import Decision, Facts, evaluate, of_job
 from solver.residency import Policy as ResidencyPolicy
@@ -45,6 +46,7 @@ Kind = Literal["evaluation", "store", "pin", "address", "deletion", "key", "reus
 VERSION = 2  # of records; 1 had evaluations only
 AT_ONCE = 500  # hashes in one question to the database
 _WAITING = "decisions to be sealed"
+_NEW_POLICIES = "policies to be stored with them"
 _PURPOSE = b"broker decision signatures v1"
 
 
@@ -139,6 +141,16 @@ async def record(
     at_the_end(session, _WAITING, _seal_waiting)
 
 
+def keep_with_decisions(session: AsyncSession, policy_hash: str, policy: ResidencyPolicy) -> None:
+    """Have a policy that may not be stored yet stored with the transaction's decisions, if any of them names it.
+
+    At the end and sorted, as facts are: of two agents that each brought two new policies, in opposite orders and as they
+    came to them, each waited for what the other had written.
+    """
+    new: dict[str, ResidencyPolicy] = session.info.setdefault(_NEW_POLICIES, {})
+    new[policy_hash] = policy
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     """A decision of a transaction that has not ended: its record, facts and leaf."""
@@ -151,10 +163,12 @@ class _Waiting:
 
 
 async def _seal_waiting(session: AsyncSession) -> None:
-    """Seal the transaction's decisions in their order. All else is written before the head is locked; and facts are written
-    before it and in one order, for two transactions that add the same ones wait for each other."""
+    """Seal the transaction's decisions in their order. All else is written before the head is locked; and policies and facts
+    are written before it and in one order, for two transactions that add the same ones wait for each other."""
     waiting: list[_Waiting] = session.info.pop(_WAITING)
     await session.flush()
+    named = {each.record.policy_hash: each.record.at_us for each in waiting}
+    await _keep_policies(session, named)
     await _keep(session, {each.record.facts_sha256: each.facts for each in waiting})
     sealed = await seal.append_many(session, "decisions", [each.leaf for each in waiting])
     for each, leaf in zip(waiting, sealed, strict=True):
@@ -177,17 +191,35 @@ async def _seal_waiting(session: AsyncSession) -> None:
             each.told(leaf.seq)
 
 
+async def _keep_policies(session: AsyncSession, named: Mapping[str, int]) -> None:
+    """Store policies that are not yet, of those that are `named` (with when)."""
+    new: dict[str, ResidencyPolicy] = session.info.pop(_NEW_POLICIES, {})
+    rows = {
+        each: {"hash": each, "body": msgspec.to_builtins(policy), "created_us": named[each]}
+        for each, policy in new.items()
+        if each in named
+    }
+    await _add_missing(session, Policy, rows)
+
+
 async def _keep(session: AsyncSession, facts: Mapping[str, bytes]) -> None:
     """Store facts that are not yet; same hash, same facts."""
-    hashes = sorted(facts)
+    await _add_missing(session, FactsRow, {each: {"hash": each, "body": body} for each, body in facts.items()})
+
+
+async def _add_missing(
+    session: AsyncSession, table: type[Policy | FactsRow], rows: Mapping[str, Mapping[str, object]]
+) -> None:
+    """Insert the rows that are not there yet, by hash and in the order of their hashes."""
+    hashes = sorted(rows)
     known = set[str]()
     for start in range(0, len(hashes), AT_ONCE):
         some = hashes[start : start + AT_ONCE]
-        known |= set(await session.scalars(select(col(FactsRow.hash)).where(col(FactsRow.hash).in_(some))))
-    rows = [{"hash": each, "body": facts[each]} for each in hashes if each not in known]
-    if rows:
+        known |= set(await session.scalars(select(col(table.hash)).where(col(table.hash).in_(some))))
+    missing = [dict(rows[each]) for each in hashes if each not in known]
+    if missing:
         insert = (sqlite if session.get_bind().dialect.name == "sqlite" else postgresql).insert
-        await session.execute(insert(FactsRow).on_conflict_do_nothing(), rows)
+        await session.execute(insert(table).on_conflict_do_nothing(), missing)
 
 
 def sha256_of(value: ResidencyPolicy | Decision | None) -> str:

@@ -14,7 +14,7 @@ from broker.compliance.decisions import Point, judged
 from broker.compliance.hello import Seen, word_on
 from broker.compliance.lifecycle import Standing
 from broker.compliance.paths import data_paths
-from broker.compliance.pinning import Change, change_of, model_facts, store_policy, stored_policy
+from broker.compliance.pinning import Change, change_of, model_facts, stored_policy
 from broker.compliance.proposals import ask_anew, in_force_once
 from broker.compliance.tables import Grace, Whereabouts
 from broker.control.convert import facts_of
@@ -24,7 +24,7 @@ from markets.offer import Evidence, Offer
 from markets.offer_record import offer_from_record
 from markets.price_book import offer_of
 from markets.tables import OfferRow, RentalRow
-from solver.residency import Decision, Facts, Reason, asks_model, evaluate, of_job
+from solver.residency import Decision, Facts, Reason, asks_model, digest, evaluate, of_job
 from solver.residency import Policy as ResidencyPolicy
 
 _READ, _POLICIES = "compliance.read", "compliance.policies"
@@ -54,8 +54,16 @@ async def judge(session: AsyncSession, services: Services, rental: RentalRow, ba
     force at this moment, also where the batch is not pinned to it yet.
     """
     change = await _change(session, services, batch, await in_force_once(session, now_us))
-    policy_hash = batch.policy_hash if change is None else await store_policy(session, change.pin.policy, now_us)
+    policy_hash = batch.policy_hash if change is None else _new_policy(session, change.pin.policy)
     return await _judge(session, services, rental, batch, policy_hash, now_us)
+
+
+def _new_policy(session: AsyncSession, policy: ResidencyPolicy) -> str:
+    """Know a policy that no batch is pinned to yet; it is stored with what is sealed. Returns its hash."""
+    policy_hash = digest(policy)
+    _policies(session)[policy_hash] = policy
+    decisions.keep_with_decisions(session, policy_hash, policy)
+    return policy_hash
 
 
 async def may_go_on(session: AsyncSession, services: Services, rental: RentalRow, batch: Batch, now_us: int) -> Judged:
@@ -131,9 +139,14 @@ def _read(session: AsyncSession) -> _Read:
     return found
 
 
+def _policies(session: AsyncSession) -> dict[str, ResidencyPolicy]:
+    found: dict[str, ResidencyPolicy] = session.info.setdefault(_POLICIES, {})
+    return found
+
+
 async def _policy(session: AsyncSession, policy_hash: str) -> ResidencyPolicy | None:
     """The stored policy of this hash, decoded once a transaction: what a hash names never changes."""
-    kept: dict[str, ResidencyPolicy] = session.info.setdefault(_POLICIES, {})
+    kept = _policies(session)
     if policy_hash not in kept:
         found = await stored_policy(session, policy_hash)
         if found is None:

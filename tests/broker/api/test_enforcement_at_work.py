@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from broker.api import worker
 from broker.compliance.tables import DecisionRow
+from broker.tables import Policy
 from jobs.clock import db_now
 from markets import price_book
 from tests.support.compliance import SECOND_US, document, in_force
@@ -188,3 +189,35 @@ async def test_a_policy_approved_between_grant_and_release_keeps_the_input(
     async with server.services.database.transaction() as session:
         times = list(await session.scalars(select(col(DecisionRow.at_us)).order_by(col(DecisionRow.seq))))
     assert times == sorted(times)
+
+
+async def test_policies_that_an_agent_brings_are_stored_at_the_end_and_in_one_order(server: Any, rent: Rent) -> None:
+    """Two agents that brought two new policies in opposite orders, each stored as it was met, waited for each other."""
+    for countries in (["DE"], ["DE", "FR"], ["DE", "NL"], ["DE", "US"]):
+        await running_batch(server, offer(), residency=countries)
+    agent = await rent()
+    await in_force(server, document("DE"), from_time=int(time.time()) + 60)  # until then nobody is pinned to it
+    server.services.database.clock_offset_us += 90 * SECOND_US
+    written: list[Any] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("INSERT INTO broker_policy"):
+            rows = parameters if isinstance(parameters, list) else [parameters]
+            written.append([row["hash"] if isinstance(row, dict) else row[0] for row in rows])
+        elif statement.startswith(("INSERT INTO", "UPDATE")):
+            written.append(statement.split()[2 if statement.startswith("INSERT") else 1])
+
+    engine = server.services.database.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    assert (await agent.hello()).status == 200
+    event.remove(engine, "before_cursor_execute", note)
+    (policies,) = (each for each in written if isinstance(each, list))
+    assert (len(policies), policies) == (4, sorted(policies))
+    after = written[written.index(policies) + 1 :]
+    assert set(after) <= {"broker_facts", "ledger_seal", "ledger_seal_head", "broker_decision"}, "all else comes before"
+    async with server.services.database.transaction() as session:
+        hashes = set(
+            await session.scalars(select(col(DecisionRow.policy_hash)).where(col(DecisionRow.point) == "hello"))
+        )
+        kept = set(await session.scalars(select(col(Policy.hash))))
+    assert set(policies) <= hashes - {""} <= kept, "what is sealed names what is kept"
