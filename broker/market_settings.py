@@ -157,6 +157,9 @@ class TokenBuying(Section):
     `models` maps our models (profiles) to the endpoint's own names; that both are one model is your word. The limits are those
     that the endpoint grants for each model. `concurrency` is how many requests are under way at once, `executors` how many
     projects buy one model at the same time, each with an equal part of the limits. `endpoints` are what it serves.
+    `limit_unstated`: a line that says no limit of its answer is sent with the one that is held for it
+    (`jobs.default_output_tokens`); without, its answer may cost more than was held. After `patience_s` without any answer the
+    endpoint is left for a while, and what it did not answer goes elsewhere.
     """
 
     models: dict[str, str] = Field(min_length=1)
@@ -166,6 +169,8 @@ class TokenBuying(Section):
     executors: int = Field(default=1, ge=1)
     endpoints: tuple[str, ...] = ("/v1/chat/completions", "/v1/completions")
     request_timeout_s: int = Field(default=600, ge=1)
+    limit_unstated: bool = True
+    patience_s: float = Field(default=300, ge=1)
 
 
 class ProviderSettings(Section):

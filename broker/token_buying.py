@@ -8,6 +8,8 @@ from typing import Any
 
 from broker.market_settings import TokenBuying
 from broker.settings import Settings
+from ledger.money import to_nano
+from markets.offer import TokenPrice
 from markets.offer_record import offer_from_record
 from markets.tables import RentalRow
 from workers.engines import engine_spec
@@ -58,4 +60,17 @@ def endpoint_spec(settings: Settings, profile: ModelProfile, row: RentalRow) -> 
     limits = {"tokens_per_minute": max(1, terms.tokens_per_minute // terms.executors)}
     if terms.requests_per_minute is not None:
         limits["requests_per_minute"] = max(1, terms.requests_per_minute // terms.executors)
-    return engine_spec(there) | {"limits": limits}
+    unstated = {"unstated_tokens": settings.jobs.default_output_tokens} if terms.limit_unstated else {}
+    return engine_spec(there) | {"limits": limits, "patience_s": terms.patience_s} | unstated
+
+
+def most_nano_hour(price: TokenPrice, terms: TokenBuying) -> int:
+    """What one executor spends in an hour at most: its part of the limit, all of it in the dearest class."""
+    dearest = max(to_nano(each) for each in (price.input, price.output, price.cached) if each is not None)
+    return -(-max(1, terms.tokens_per_minute // terms.executors) * 60 * dearest // 1_000_000)
+
+
+def spends_at_most(settings: Settings, row: RentalRow) -> int | None:
+    """Nano-USD that an executor spends in an hour at most. None: its limits are not in the settings any more."""
+    own, price = settings.providers.get(row.market), offer_from_record(row.facts).per_million
+    return None if own is None or own.buy is None or price is None else most_nano_hour(price, own.buy)

@@ -60,10 +60,26 @@ async def accrue_used(
     return cost_of_tokens(rate, _used(whole)) - cost_of_tokens(rate, _used(counted))
 
 
-def most_nano(price: TokenPrice, input_tokens: int, output_tokens: int, buffer: Decimal) -> int:
+# A token is at least so many bytes of a request line: most are four and more, of Chinese one is a character of three.
+LEAST_BYTES_PER_TOKEN = 3
+
+
+def most_input(input_bytes: int) -> int:
+    """As many tokens as request lines of so many bytes can be: tools, schemas and other languages are in them."""
+    return -(-input_bytes // LEAST_BYTES_PER_TOKEN)
+
+
+def most_nano(price: TokenPrice, input_tokens: int, output_tokens: int, buffer: Decimal, input_most: int = 0) -> int:
     """What so many tokens cost at most: nothing of it from a cache, and prompts are estimated before they are counted."""
     rate = rate_of(price)
-    return most_of_tokens(input_tokens, output_tokens, rate.input_nano, rate.output_nano, buffer_ppm=buffer_ppm(buffer))
+    return most_of_tokens(
+        input_tokens,
+        output_tokens,
+        rate.input_nano,
+        rate.output_nano,
+        buffer_ppm=buffer_ppm(buffer),
+        most_input=input_most,
+    )
 
 
 def buffer_ppm(buffer: Decimal) -> int:
@@ -77,7 +93,8 @@ def buffer_ppm(buffer: Decimal) -> int:
 
 def most_of_work(price: TokenPrice, work: Work, buffer: Decimal) -> int:
     """The worst case of what remains of a work: each answer as long as it may be."""
-    return most_nano(price, work.input_tokens, max(work.output_tokens_p50, work.output_tokens_p90), buffer)
+    output = max(work.output_tokens_p50, work.output_tokens_p90)
+    return most_nano(price, work.input_tokens, output, buffer, work.input_tokens_most)
 
 
 async def most_left(session: AsyncSession, row: RentalRow, batch_ids: Sequence[str], buffer: Decimal) -> int:
@@ -88,7 +105,7 @@ async def most_left(session: AsyncSession, row: RentalRow, batch_ids: Sequence[s
     total = 0
     for batch in batch_ids:
         left = await remaining(session, batch)
-        total += most_nano(price, left.input_tokens, left.output_tokens, buffer)
+        total += most_nano(price, left.input_tokens, left.output_tokens, buffer, most_input(left.input_bytes))
     return total
 
 

@@ -346,12 +346,13 @@ async def advance(
 class Remaining(msgspec.Struct, frozen=True, kw_only=True):
     """What of a batch is still to be answered by workers: reserved lines are none of it.
 
-    Tokens are the shards' estimates, in proportion to their open lines.
+    Tokens are the shards' estimates, and `input_bytes` the bytes of their lines, in proportion to their open lines.
     """
 
     lines: int
     input_tokens: int
     output_tokens: int
+    input_bytes: int = 0
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -367,16 +368,18 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 async def remaining(session: AsyncSession, batch_id: str) -> Remaining:
     """All zero for a batch without open lines (also before validation)."""
     closed = col(Shard.done_lines) + col(Shard.reserved_lines)
-    statement = select(col(Shard.lines), closed, col(Shard.input_tokens), col(Shard.output_tokens)).where(
+    size = col(Shard.stop) - col(Shard.start)
+    statement = select(col(Shard.lines), closed, col(Shard.input_tokens), col(Shard.output_tokens), size).where(
         col(Shard.batch_id) == batch_id, col(Shard.state) != "done"
     )
-    lines = input_tokens = output_tokens = 0
-    for of_shard, closed_lines, shard_input, shard_output in await session.execute(statement):
+    lines = input_tokens = output_tokens = input_bytes = 0
+    for of_shard, closed_lines, shard_input, shard_output, shard_bytes in await session.execute(statement):
         left = of_shard - closed_lines
         lines += left
         input_tokens += -(-shard_input * left // of_shard)
         output_tokens += -(-shard_output * left // of_shard)
-    return Remaining(lines=lines, input_tokens=input_tokens, output_tokens=output_tokens)
+        input_bytes += -(-shard_bytes * left // of_shard)
+    return Remaining(lines=lines, input_tokens=input_tokens, output_tokens=output_tokens, input_bytes=input_bytes)
 
 
 async def progress(session: AsyncSession, batch_ids: Sequence[str]) -> dict[str, Progress]:

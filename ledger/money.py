@@ -73,14 +73,21 @@ def div_half_even(numerator: int, denominator: int) -> int:
 
 
 def most_of_tokens(
-    input_tokens: int, output_tokens: int, input_nano: int, output_nano: int, *, buffer_ppm: int = 1_000_000
+    input_tokens: int,
+    output_tokens: int,
+    input_nano: int,
+    output_nano: int,
+    *,
+    buffer_ppm: int = 1_000_000,
+    most_input: int = 0,
 ) -> int:
-    """Nano-units that so many tokens cost at most, at prices of a million: prompts are estimated before they are counted, so a
-    buffer of at least 1 (in millionths) is on them; rounded up. Planner and hold ask this one function: when they asked two, a
-    batch was planned and refused for ever.
+    """Nano-units that so many tokens cost at most, at prices of a million; rounded up.
+
+    Prompts are estimated before they are counted, so a buffer of at least 1 (in millionths) is on them, or they are `most_input`
+    where that is more. Planner and hold ask this one function: when they asked two, a batch was planned and refused for ever.
 
     >>> most_of_tokens(10_000, 100_000, 1_000_000_000, 10_000_000_000, buffer_ppm=1_250_000)
     1012500000
     """
     fresh = -(-input_tokens * max(buffer_ppm, 1_000_000) // 1_000_000)
-    return -(-(fresh * input_nano + output_tokens * output_nano) // 1_000_000)
+    return -(-(max(fresh, most_input) * input_nano + output_tokens * output_nano) // 1_000_000)

@@ -228,6 +228,9 @@ def _money_and_time(
     purpose = "starting alone" if has_begun else "the whole work"
     reserve = stop_reserve(view.snapshot, instances.price_nano_hour, instances.granularity_s)
     if offer.is_bought and offer.per_million_nano is not None:
+        reserve = stop_reserve(
+            view.snapshot, max(instances.price_nano_hour, offer.most_nano_hour), instances.granularity_s
+        )
         reserve = min(reserve, max(0, most_nano(work, offer.per_million_nano, view.snapshot) - least))
     if work.max_nano is not None and least + reserve > work.max_nano - work.progress.spent_nano:
         yield Broken(
@@ -249,4 +252,10 @@ def _money_and_time(
 def most_nano(work: Work, per_million: tuple[int, int], snapshot: Snapshot) -> int:
     """What is held for the work's tokens: each answer as long as it may be."""
     output = max(work.output_tokens_p50, work.output_tokens_p90)
-    return most_of_tokens(work.input_tokens, output, *per_million, buffer_ppm=snapshot.hold_buffer_ppm)
+    return most_of_tokens(
+        work.input_tokens,
+        output,
+        *per_million,
+        buffer_ppm=snapshot.hold_buffer_ppm,
+        most_input=work.input_tokens_most,
+    )

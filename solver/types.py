@@ -33,7 +33,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
     `max_nano` limits the whole cost of the batch, `progress.spent_nano` included; None is no limit. Higher `priority`
     is served first when not all can be. `policy_hash` is a key of `Snapshot.policies`. `input_bytes` and `output_bytes` are what
-    moves into and out of the place where it runs. `max_rtt_ms`: it runs only where a message to its data and back is known to
+    moves into and out of the place where it runs. `input_tokens_most`: as many as the prompts can be, whatever language and tools
+    are in them; 0 is as estimated. `max_rtt_ms`: it runs only where a message to its data and back is known to
     take no longer. `max_p95_ms`: 95 of 100 of its requests shall take no longer in the engine, which computes fewer at once then.
     """
 
@@ -56,6 +57,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     output_bytes: int = 0
     max_rtt_ms: int | None = None
     max_p95_ms: int | None = None
+    input_tokens_most: int = 0
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +87,8 @@ class OfferView(msgspec.Struct, frozen=True, kw_only=True):
 
     Of tokens that are sold by the million (`per_million_nano`: input, output) `price_nano_hour` is what an hour at the endpoint's
     limits costs, and the rates of its `accelerator` are those at which that hour's price buys input alone, or output alone: then
-    the cost by time is the cost by tokens, whatever the mix.
+    the cost by time is the cost by tokens, whatever the mix. `most_nano_hour` is what an hour at the limits costs where all of it
+    is of the dearest class.
     """
 
     key: str
@@ -128,6 +131,7 @@ class OfferView(msgspec.Struct, frozen=True, kw_only=True):
         """The name of the quota that may limit it."""
         return self.quota or self.market
 
+    most_nano_hour: int = 0
     only_for: str | None = None
     not_for: tuple[str, ...] = ()
 

@@ -83,7 +83,7 @@ class Accruer:
         async with self.services.database.transaction() as session:
             rows = [row for row in await rentals.open_rentals(session) if row.started_us and row.last_seen_us]
             if not rows:
-                await stop_at_ceiling(session, self.services.settings.control, await db_now(session))
+                await stop_at_ceiling(session, self.services.settings, await db_now(session))
                 return
         for row in rows:
             try:
@@ -100,7 +100,7 @@ class Accruer:
                 # one meter that cannot be booked must not stop the others, nor the ceilings below
                 log.error("accrue.failed", rental=row.id, code=failure.code, error=str(failure))
         async with self.services.database.transaction() as session:
-            await stop_at_ceiling(session, self.services.settings.control, await db_now(session))
+            await stop_at_ceiling(session, self.services.settings, await db_now(session))
 
     async def _book(self, session: AsyncSession, row: RentalRow) -> Refused | None:
         now_us = await db_now(session)

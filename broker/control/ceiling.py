@@ -18,9 +18,9 @@ from sqlmodel import col
 from broker.control.draining import drain_all
 from broker.control.snapshot import max_nano, stopped
 from broker.costs import batch_costs
-from broker.settings import ControlSettings
+from broker.settings import Settings
 from broker.tables import STOPPED, Assignment, Waiting
-from broker.token_buying import is_bought
+from broker.token_buying import is_bought, spends_at_most
 from broker.token_costs import most_left
 from broker.worker_pool import pool
 from jobs.tables import Batch
@@ -46,16 +46,16 @@ class _Limited:
         return _over(self.batch)
 
 
-async def stop_at_ceiling(session: AsyncSession, control: ControlSettings, now_us: int) -> None:
+async def stop_at_ceiling(session: AsyncSession, settings: Settings, now_us: int) -> None:
     """Stop each batch whose cost could pass its `max_usd` before a later look: no more leases, its machines drain; those
     that do not end in time are released. After its end a batch pays for idle machines too: these are let go."""
     running = [row for row in await rentals.open_rentals(session) if row.state == "running"]
     limited = await _limited(session, running)
     costs = await batch_costs(session, [each.batch.id for each in limited])
-    drains, releases = dict[str, str](), dict[str, str]()
+    drains, releases, control = dict[str, str](), dict[str, str](), settings.control
     for each in limited:
         spent = costs[each.batch.id].nano
-        ahead = await _ahead(session, each, control, control.drain_margin_s)
+        ahead = await _ahead(session, each, settings, control.drain_margin_s)
         if spent + ahead <= each.limit:
             continue
         reason = (
@@ -66,7 +66,7 @@ async def stop_at_ceiling(session: AsyncSession, control: ControlSettings, now_u
             await stop(session, each.batch.id, reason, now_us)
         mine = {row.id: reason for row in (each.idle if each.has_ended else each.rows)}
         drains = mine | drains  # the first reason stays
-        if spent + await _ahead(session, each, control, control.unseen_s) > each.limit:
+        if spent + await _ahead(session, each, settings, control.unseen_s) > each.limit:
             releases = mine | releases
     # rentals are locked after what is the batches', and all of them before any worker (broker/lock_order.py)
     for rental in sorted(drains):
@@ -106,14 +106,17 @@ def _over(batch: Batch) -> bool:
     return batch.status in TERMINAL or batch.ending is not None
 
 
-async def _ahead(session: AsyncSession, limited: _Limited, control: ControlSettings, seconds: int) -> int:
-    """What its rentals cost in so many seconds; where tokens are bought, no more than its lines can take."""
+async def _ahead(session: AsyncSession, limited: _Limited, settings: Settings, seconds: int) -> int:
+    """What its rentals cost in so many seconds; where tokens are bought, all of them of the dearest class and no more than its
+    lines can take."""
     total = 0
     for row in limited.rows:
-        nano = cost_of_seconds(row.price_nano_hour, seconds + row.granularity_s)
-        if is_bought(row):
-            nano = min(nano, await most_left(session, row, [limited.batch.id], control.hold_buffer))
-        total += nano
+        if not is_bought(row):
+            total += cost_of_seconds(row.price_nano_hour, seconds + row.granularity_s)
+            continue
+        most = await most_left(session, row, [limited.batch.id], settings.control.hold_buffer)
+        hour = spends_at_most(settings, row)
+        total += most if hour is None else min(most, cost_of_seconds(hour, seconds + row.granularity_s))
     return total
 
 

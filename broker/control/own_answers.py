@@ -55,7 +55,7 @@ def left_for_workers(found: Validation, decided: Decided) -> Remaining:
     """What is to be computed. Tokens are each shard's, in proportion to the lines that are left of its requests. Pure."""
     invalid = ranges.from_lines(decided.invalid)
     closed = ranges.from_lines([*decided.invalid, *decided.known, *decided.follows])
-    lines = input_tokens = output_tokens = 0
+    lines = input_tokens = output_tokens = input_bytes = 0
     for spec in found.shards:
         stop = spec.first_idx + spec.lines
         left = spec.lines - ranges.count(ranges.within(closed, spec.first_idx, stop))
@@ -64,7 +64,8 @@ def left_for_workers(found: Validation, decided: Decided) -> Remaining:
             lines += left
             input_tokens += -(-spec.input_tokens * left // requests)
             output_tokens += -(-spec.output_tokens * left // requests)
-    return Remaining(lines=lines, input_tokens=input_tokens, output_tokens=output_tokens)
+            input_bytes += -(-(spec.stop - spec.start) * left // spec.lines)
+    return Remaining(lines=lines, input_tokens=input_tokens, output_tokens=output_tokens, input_bytes=input_bytes)
 
 
 async def look_up(services: Services, batch: Batch, found: Validation, decided: Decided, revision: str) -> Decided:

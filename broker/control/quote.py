@@ -21,6 +21,7 @@ from broker.price_list import compared, price_list
 from broker.services import Services
 from broker.store_residency import store_facts, store_refusals
 from broker.tables import Quote
+from broker.token_costs import most_input
 from broker.token_sample import sample
 from jobs import files
 from jobs.batches import Remaining
@@ -93,6 +94,7 @@ async def quote(
         max_p95_ms=asked.max_p95_ms,
         priority=asked.priority,
         policy_hash=digest(policy),
+        input_tokens_most=most_input(left.input_bytes),
         input_bytes=left.input_tokens * BYTES_PER_TOKEN,
         output_bytes=-(-left.output_tokens * TYPICAL_OUTPUT_PERCENT // 100) * BYTES_PER_TOKEN,
     )

@@ -35,7 +35,7 @@ from broker.speeds import estimated_speeds, facts_of, too_small
 from broker.start_up import StartUps, start_ups
 from broker.tables import STOPPED, Measured, Policy, Waiting, Worker
 from broker.token_buying import buying, is_bought
-from broker.token_costs import buffer_ppm
+from broker.token_costs import buffer_ppm, most_input
 from jobs import batches
 from jobs.batches import Remaining
 from jobs.state import starts_lines
@@ -252,6 +252,7 @@ def work_of(batch: Batch, left: Remaining, *, precision: str, spent_nano: int) -
         policy_hash=batch.policy_hash,
         input_bytes=_known_input(batch, left) * BYTES_PER_TOKEN,
         output_bytes=_typical_output(batch, left.lines, left.output_tokens) * BYTES_PER_TOKEN,
+        input_tokens_most=most_input(left.input_bytes),
         progress=Progress(lines_done=batch.completed + batch.failed, spent_nano=spent_nano),
     )
 
@@ -317,6 +318,8 @@ def _views(
             not_for=planned.holders.get(offer.market, ()),
             rtt_ms=rtt_ms,
         )
+        if endpoint is not None:
+            view = msgspec.structs.replace(view, most_nano_hour=endpoint.most_nano_hour)
         views.append(view)
         facts[view.facts_hash] = fact
     return views, facts

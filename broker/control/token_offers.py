@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from broker.control.convert import hardware
 from broker.market_settings import TokenBuying
-from broker.token_buying import covered
+from broker.token_buying import covered, most_nano_hour
 from ledger.money import from_nano, to_nano
 from markets.offer import Offer, TokenPrice, price_problem
 from markets.offer_record import offer_from_record
@@ -32,12 +32,14 @@ Measured = Mapping[tuple[str, str, str], tuple[int, int, float]]
 
 @dataclass(frozen=True, slots=True)
 class Bought:
-    """An endpoint's offer with the price of an hour, and the profiles that may be served there; `unfit` says of one why not."""
+    """An endpoint's offer with the price of an hour, and the profiles that may be served there; `unfit` says of one why not.
+    `most_nano_hour` is what an executor spends in an hour at most."""
 
     listed: Listed
     profiles: tuple[ModelProfile, ...]
     unfit: Mapping[str, str]
     throughput: tuple[Throughput, ...]
+    most_nano_hour: int
 
 
 def bought(
@@ -125,7 +127,8 @@ def _bought(
         for profile in profiles
     )
     unfit = {profile.id: why for profile in profiles if (why := _misfit(offer, terms, profile, mine))}
-    return Bought(replace(listed, offer=replace(offer, price=from_nano(hour))), profiles, unfit, throughput)
+    priced = replace(listed, offer=replace(offer, price=from_nano(hour)))
+    return Bought(priced, profiles, unfit, throughput, most_nano_hour(offer.per_million, terms))
 
 
 def _tokens_per_s(

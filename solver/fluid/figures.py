@@ -74,6 +74,7 @@ class Figures:
         self.kind_of_pool = np.array([kind_of[Kind(pool.model, pool.precision)] for pool in self.pools], dtype=np.int64)
         self.resources = self._resources()
         is_priced = np.array([each.is_priced for each in self.offers], dtype=bool)[self.resources.offer]
+        self.bought = [number for number, each in enumerate(self.resources.offer) if self.offers[each].is_bought]
         self.is_priced: Flags = is_priced | (self.resources.pool >= 0)
         self._speeds()
         self._times()

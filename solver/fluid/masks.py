@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from solver.eligibility import ELIGIBLE, Funnel, Verdict, most_nano, survey_one
 from solver.fluid.classes import Classes
-from solver.fluid.figures import OPEN, RULE, Figures, Flags, Floats, Ints
-from solver.types import Rule
+from solver.fluid.figures import NANO_USD, OPEN, RULE, Figures, Flags, Floats, Ints
+from solver.types import Rule, Work
 
 
 @dataclass(slots=True)
@@ -26,6 +27,7 @@ class Masks:
     _open: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
     _reach: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
     _static: dict[tuple[int, str], npt.NDArray[np.int8]] = field(default_factory=dict)
+    _largest: dict[int, Work] = field(default_factory=dict)
     _examples: dict[tuple[object, ...], str] = field(default_factory=dict)
 
     def open_to(self, k: int) -> Flags:
@@ -86,10 +88,8 @@ class Masks:
         budget = self.figures.view.budgets.get(project)
         limit = self.classes.limit[k]
         least = self.alone_cost(k, is_begun=bool(self.classes.begun[k]))
-        price = self.figures.resources.price
-        margin_s = self.figures.view.snapshot.stop_margin_s
-        reserve = price * (margin_s + 60) / 3600 if margin_s else 0.0
         if np.isfinite(limit):
+            reserve = self._stop_reserve(k, least)
             codes = np.minimum(codes, np.where(least + reserve > limit, RULE["price_ceiling"], OPEN))
         if budget is not None:
             is_new = self.figures.resources.pool < 0
@@ -97,14 +97,41 @@ class Masks:
             codes = self._bought_over(k, codes, budget)
         return self._refused(k, codes)
 
+    def _stop_reserve(self, k: int, least: Floats) -> Floats | float:
+        """USD that one instance of each resource costs until it can be stopped; of tokens no more than there are."""
+        resources, snapshot = self.figures.resources, self.figures.view.snapshot
+        if not snapshot.stop_margin_s:
+            return 0.0
+        hours = (snapshot.stop_margin_s + 60) / 3600
+        reserve: Floats = resources.price * hours
+        for number in self.figures.bought:
+            offer = self.figures.offers[resources.offer[number]]
+            price = offer.per_million_nano or (0, 0)
+            most = self._most_nano(k, price)
+            hour = max(resources.price[number], offer.most_nano_hour / NANO_USD)
+            reserve[number] = min(hour * hours, max(0.0, most / NANO_USD - least[number]))
+        return reserve
+
+    def _most_nano(self, k: int, price: tuple[int, int]) -> int:
+        """What is held for the work of the class that needs most, at the most."""
+        if k not in self._largest:
+            works = [self.figures.works[each] for each in self.classes.members[k]]
+            self._largest[k] = msgspec.structs.replace(
+                works[0],
+                input_tokens=max(each.input_tokens for each in works),
+                input_tokens_most=max(each.input_tokens_most for each in works),
+                output_tokens_p90=max(max(each.output_tokens_p50, each.output_tokens_p90) for each in works),
+            )
+        return most_nano(self._largest[k], price, self.figures.view.snapshot)
+
     def _bought_over(self, k: int, codes: Ints, budget: int) -> Ints:
         """Where tokens are bought the worst case is held: that of the class's work that needs most."""
-        snapshot = self.figures.view.snapshot
-        for number, offer in enumerate(self.figures.offers):
-            price = offer.per_million_nano
-            if price is None or not offer.is_bought or codes[number] < RULE["budget"]:
+        for number in self.figures.bought:
+            offer = self.figures.offers[self.figures.resources.offer[number]]
+            price = offer.per_million_nano or (0, 0)
+            if self.figures.resources.pool[number] >= 0 or codes[number] < RULE["budget"]:
                 continue
-            if max(most_nano(self.figures.works[each], price, snapshot) for each in self.classes.members[k]) > budget:
+            if self._most_nano(k, price) > budget:
                 codes[number] = RULE["budget"]
         return codes
 

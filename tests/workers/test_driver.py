@@ -96,6 +96,7 @@ class Bought:
         self.ended = asyncio.Event()
         limits: dict[str, Any] = {
             "limits": {"tokens_per_minute": 10**9},
+            "patience_s": 300.0,
             "concurrency_start": at_once,
             "concurrency_max": at_once,
         }

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.fake_broker import request_line
-from workers.agent.lines import BadShard, object_members, read_shard, replace_model
+from workers.agent.lines import BadShard, object_members, read_shard, replace_model, with_limit
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -38,6 +38,27 @@ def test_only_the_model_changes(before: dict[str, object], model: str) -> None:
     after = json.loads(replace_model(json.dumps(before), model))
     assert list(after) == list(before)
     assert after == {key: model if key == "model" else value for key, value in before.items()}
+
+
+@given(
+    body=st.dictionaries(st.text(), json_values, max_size=4),
+    stated=st.dictionaries(st.sampled_from(["max_tokens", "max_completion_tokens"]), st.none() | st.integers(1, 9)),
+    indent=st.sampled_from([None, 2]),
+)
+def test_a_limit_is_added_where_none_is_said_and_nothing_else_changes(
+    body: dict[str, object], stated: dict[str, int | None], indent: int | None
+) -> None:
+    """Where tokens are bought an answer may be as long as was held for it. `null` says no limit."""
+    body = {key: value for key, value in body.items() if not key.startswith("max_")} | stated
+    sent = json.loads(with_limit(json.dumps(body, indent=indent), "max_tokens", 256))
+    is_said = any(value is not None for value in stated.values())
+    assert sent == (body if is_said else body | {"max_tokens": 256})
+
+
+def test_lines_of_a_shard_are_sent_with_the_limit_that_was_held_for_them() -> None:
+    content = rows(request_line("open", "x", max_tokens=None), request_line("said", "x", max_tokens=7))
+    found = read_shard(content, first_idx=0, lines=2, served_model=None, skip=(), unstated=("max_tokens", 256))
+    assert {line.custom_id: json.loads(line.body)["max_tokens"] for line in found} == {"open": 256, "said": 7}
 
 
 @given(value=st.dictionaries(st.text(), json_values, max_size=6), indent=st.sampled_from([None, 0, 2]))

@@ -44,7 +44,6 @@ _CRASHES_OF_ITS_OWN = 3
 _DOUBT_S = 30.0
 # A token endpoint: its outages last minutes, and its quota may be used up for the month. Then the broker looks elsewhere.
 _LONGEST_ENDPOINT_PAUSE_S = 30.0
-_ENDPOINT_GIVEN_UP_S = 300.0
 
 
 @dataclass(slots=True, eq=False)
@@ -267,7 +266,7 @@ class Driver:
             self._pause(now, Again(fault.message))
 
     def _gives_up(self, now: float) -> bool:
-        return self._refused_since is not None and now - self._refused_since >= _ENDPOINT_GIVEN_UP_S
+        return self._refused_since is not None and now - self._refused_since >= self.spec.patience_s
 
     def _pause(self, now: float, verdict: Again) -> None:
         """Hold back for a while, doubling; the engine's own wish counts when it names one."""
@@ -275,7 +274,9 @@ class Driver:
         self._refused_since = self._refused_since or now
         if now >= self._paused_until:
             longest, most = (
-                (_LONGEST_ENDPOINT_PAUSE_S, _ENDPOINT_GIVEN_UP_S) if self.is_endpoint else (_LONGEST_PAUSE_S, 60.0)
+                (min(_LONGEST_ENDPOINT_PAUSE_S, self.spec.patience_s), self.spec.patience_s)
+                if self.is_endpoint
+                else (_LONGEST_PAUSE_S, 60.0)
             )
             self._pause_s = min(longest, 2 * self._pause_s or 0.05)
             pause = max(self._pause_s, min(verdict.after_s or 0.0, most))

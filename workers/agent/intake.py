@@ -34,6 +34,7 @@ class Intake:
     driver: Driver
     served_model: str | None
     on_lease: Callable[[], None]
+    unstated_tokens: int | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _bad: int = 0
 
@@ -70,6 +71,10 @@ class Intake:
             elif time.monotonic() - asked_at < _SHORTEST_POLL_S:
                 await asyncio.sleep(_SHORTEST_POLL_S)  # a broker that does not hold the question
 
+    def _unstated(self, endpoint: str) -> tuple[str, int] | None:
+        name = _LIMIT_NAMES.get(endpoint)
+        return None if name is None or self.unstated_tokens is None else (name, self.unstated_tokens)
+
     async def _take(self, offered: Mapping[str, Any]) -> None:
         """Fetch the shard of a lease and put its lines into the pool. A shard that cannot be read is let go."""
         lease = HeldLease.from_wire(offered, time.monotonic())
@@ -87,6 +92,7 @@ class Intake:
                 lines=offered["lines"],
                 served_model=self.served_model or offered["model"],
                 skip=from_ranges(offered["done"]),
+                unstated=self._unstated(lease.endpoint),
             )
         except (BadShard, Refused) as error:
             event("lease.unusable", shard=lease.shard_id, epoch=lease.epoch, error=str(error))
@@ -100,6 +106,14 @@ class Intake:
         self.pool.add(lease, time.monotonic())
         event("lease.taken", shard=lease.shard_id, epoch=lease.epoch, lines=len(lines), suspects=len(suspects))
         self.on_lease()
+
+
+# What the limit of an answer is called; embeddings have none.
+_LIMIT_NAMES = {
+    "/v1/chat/completions": "max_tokens",
+    "/v1/completions": "max_tokens",
+    "/v1/responses": "max_output_tokens",
+}
 
 
 def opened_shard(content: bytes, seal: Mapping[str, Any]) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any
 
 _BLANK = re.compile(r"[ \t\n\r]*")
 _DECODER = JSONDecoder()
+_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 # For the order of work only: what a line is thought to write when it names no limit.
 _UNSTATED_TOKENS = 256
 
@@ -51,9 +52,16 @@ class Member:
 
 
 def read_shard(
-    content: bytes, *, first_idx: int, lines: int, served_model: str | None, skip: Collection[int]
+    content: bytes,
+    *,
+    first_idx: int,
+    lines: int,
+    served_model: str | None,
+    skip: Collection[int],
+    unstated: tuple[str, int] | None = None,
 ) -> list[Line]:
-    """The lines of a shard that are still to be done, longest first. `skip` holds line numbers of the input file.
+    """The lines of a shard that are still to be done, longest first. `skip` holds line numbers of the input file. `unstated`:
+    the limit (its name, tokens) that is sent with lines that say none of their own.
 
     Lines to skip may be anything, also blank or not text: they are counted, by their newlines, and not read.
     Raises BadShard when there are not exactly `lines` lines, or one that is to be done is not a request.
@@ -61,12 +69,16 @@ def read_shard(
     rows = content.removesuffix(b"\n").split(b"\n")
     if len(rows) != lines:
         raise BadShard(f"the shard's bytes hold {len(rows)} lines, the lease says {lines}")
-    found = [_read_line(row, first_idx + at, served_model) for at, row in enumerate(rows) if first_idx + at not in skip]
+    found = [
+        _read_line(row, first_idx + at, served_model, unstated)
+        for at, row in enumerate(rows)
+        if first_idx + at not in skip
+    ]
     found.sort(key=lambda line: line.weight, reverse=True)
     return found
 
 
-def _read_line(raw: bytes, idx: int, served_model: str | None) -> Line:
+def _read_line(raw: bytes, idx: int, served_model: str | None, unstated: tuple[str, int] | None) -> Line:
     try:
         row = raw.decode()
         members = {member.key: member for member in object_members(row)}
@@ -80,11 +92,13 @@ def _read_line(raw: bytes, idx: int, served_model: str | None) -> Line:
     text = row[body.start : body.stop]
     if served_model is not None:
         text = replace_model(text, served_model)
+    if unstated is not None:
+        text = with_limit(text, *unstated)
     return Line(idx=idx, custom_id=custom_id.value, body=text.encode(), max_tokens=_most_tokens(body.value))
 
 
 def _most_tokens(body: dict[str, Any]) -> int:
-    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+    for name in _LIMITS:
         if isinstance(body.get(name), int):
             return int(body[name])
     return _UNSTATED_TOKENS
@@ -102,6 +116,24 @@ def replace_model(body: str, model: str) -> str:
             pieces += [body[at : member.start], json.dumps(model)]
             at = member.stop
     return "".join([*pieces, body[at:]])
+
+
+def with_limit(body: str, name: str, tokens: int) -> str:
+    """`body`, a JSON object, with this limit of its answer where it says none; every other character stays.
+
+    >>> with_limit('{"model": "a"}', "max_tokens", 256), with_limit('{"max_tokens": 9}', "max_tokens", 256)
+    ('{"max_tokens": 256, "model": "a"}', '{"max_tokens": 9}')
+    """
+    stated = [member for member in object_members(body) if member.key in _LIMITS]
+    if any(member.value is not None for member in stated):
+        return body
+    for member in reversed([each for each in stated if each.key == name]):  # null: no limit is said
+        body = f"{body[: member.start]}{tokens}{body[member.stop :]}"
+    if any(member.key == name for member in stated):
+        return body
+    at = body.index("{") + 1
+    rest = body[at:]
+    return f'{body[:at]}"{name}": {tokens}{"" if rest.lstrip().startswith("}") else ", "}{rest}'
 
 
 def object_members(text: str) -> Iterator[Member]:

@@ -141,7 +141,10 @@ class _Agent:
             on_let_go=heartbeat.beat_now,
             is_bought=driver.is_endpoint,
         )
-        intake = Intake(self._wire, pool, driver, welcome.engine.served_model, self._on_change)
+        engine_spec = welcome.engine
+        intake = Intake(
+            self._wire, pool, driver, engine_spec.served_model, self._on_change, engine_spec.unstated_tokens
+        )
         self._wake_driver, self._wakers = driver.wake, [parts.wake, intake.wake]
         self._spawn(heartbeat.run())
         self._spawn(self._watch_notices(heartbeat))

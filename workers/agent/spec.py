@@ -13,7 +13,9 @@ from typing import Any
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
     """`argv` None: the engine already runs at `base_url`. `metrics` maps our names to Prometheus sample names, `phases`
-    those of its start to patterns of its log. `limits`: requests and tokens per minute that a server lets us ask."""
+    those of its start to patterns of its log. `limits`: requests and tokens per minute that a server lets us ask.
+    `patience_s`: so long such a server may give no answer at all.
+    `unstated_tokens`: how long an answer may be where its line does not say, None as the engine likes."""
 
     argv: tuple[str, ...] | None
     env: Mapping[str, str]
@@ -30,6 +32,8 @@ class EngineSpec:
     served_model: str | None
     phases: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, int] = field(default_factory=dict)
+    unstated_tokens: int | None = None
+    patience_s: float = 300.0
 
     @classmethod
     def from_wire(cls, engine: Mapping[str, Any]) -> EngineSpec:
@@ -52,6 +56,8 @@ class EngineSpec:
             served_model=engine["served_model"],
             phases=dict(engine.get("phases", {})),
             limits=dict(engine.get("limits", {})),
+            unstated_tokens=engine.get("unstated_tokens"),
+            patience_s=engine.get("patience_s", 300.0),
         )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from broker.control.accrue import Accruer
 from broker.control.plan import Planner
 from broker.refusals import Left, Refusals
 from broker.tables import Worker
@@ -108,6 +109,23 @@ async def test_an_executor_does_not_go_on_at_a_price_that_moved(town: Any) -> No
     assert "$1 in, $10 out a million" in (await town.row(Worker, rental)).drain_reason
     [follower] = await town.intents()
     assert follower.purpose["batches"] == [made] and follower.purpose["hold_nano"] == 2 * WORST
+
+
+@pytest.mark.own_writes
+@pytest.mark.parametrize(("limit", "is_placed"), [("1.01", False), ("1.02", True)])
+async def test_a_batch_with_a_ceiling_is_bought_for_only_where_it_is_not_stopped_at_once(
+    town: Any, limit: str, is_placed: bool
+) -> None:
+    """An executor may spend its whole limit in the dearest class before anyone looks: plan and ceiling reckon with the same."""
+    near = await buys(town)
+    made = await batch(town, max_usd=limit)
+    await Planner(town.services).step()
+    assert len(await town.intents()) == is_placed
+    if is_placed:
+        rental = await runs(town, near)
+        await Accruer(town.services).step()
+        assert (await town.row(Worker, rental)).drain_reason is None
+        assert await leased(town, rental) == [made]
 
 
 def test_a_refusal_counts_a_minute_then_twice_as_long_and_not_once_more_is_left() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from broker.control.token_offers import bought
 from broker.market_settings import TokenBuying
-from broker.token_costs import most_of_work
+from broker.token_costs import most_input, most_of_work
 from ledger.money import cost_of_seconds, to_nano
 from markets.offer import Accelerator, Evidence, Offer, OfferKey, TokenEndpoint, TokenPrice
 from markets.price_book import Listed
@@ -107,6 +107,21 @@ def test_the_hold_is_of_answers_as_long_as_they_may_be() -> None:
     price = TokenPrice(Decimal("0.15"), Decimal("0.60"), Decimal("0.07"))
     # nothing of it cached, and a quarter more of input than was estimated: 1.25 x 0.15 + 0.9 x 0.60 USD
     assert most_of_work(price, work(), Decimal("1.25")) == to_nano(Decimal("0.7275"))
+
+
+def test_the_hold_is_of_prompts_in_any_language_and_with_tools() -> None:
+    """Four characters a token are English prose: Chinese has a token a character, and tools were not counted at all."""
+    price = TokenPrice(Decimal("0.15"), Decimal("0.60"), None)
+    most = work(input_tokens=100, input_tokens_most=most_input(6_000_000))
+    assert most_of_work(price, most, Decimal("1.25")) == to_nano(Decimal("0.15") * 2 + Decimal("0.9") * Decimal("0.6"))
+
+
+def test_an_hour_at_the_limits_costs_at_most_what_it_does_in_the_dearest_class() -> None:
+    """What waits now may be cheap to read, and the next batch all output."""
+    for inputs, outputs in ((1_000_000, 1), (1, 1_000_000)):
+        [made] = bought([endpoint()], terms(executors=4), {"m": PROFILE}, [work(inputs, outputs)], {}).values()
+        assert made.most_nano_hour == to_nano(Decimal("0.6") * 15)  # 250,000 tokens a minute
+        assert (made.listed.offer.price or 0) <= Decimal(9)
 
 
 def _fields(of: Work) -> dict[str, Any]:
