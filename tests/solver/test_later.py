@@ -176,3 +176,27 @@ def test_in_any_queue_what_waits_is_still_in_time_and_costs_what_it_did(towns: A
     moved: Plan = replanned(snapshot, plan)
     assert moved.cost_nano == plan.cost_nano
     assert check(snapshot, moved) == []
+
+
+def test_a_large_queue_waits_for_the_cheap_hour_too_and_what_has_no_time_begins_at_once(town: Any) -> None:
+    """Sixty batches by sixty offers are planned by classes."""
+    offers = [town.offer(f"x/{number:02}", 2.0 + number / 100) for number in range(60)]
+    spare = town.offer("y/spare", 9.0, capacity=200)
+    queue = [town.work(f"w{n:02}", 0.1, within_h=24 if n % 2 else 6, project=f"p{n % 2}") for n in range(60)]
+    snapshot = town.snapshot(queue, [*offers, spare])
+    snapshot = msgspec.structs.replace(snapshot, later_starts=False)
+    at_once = solve(snapshot)
+    keys = asked(snapshot, at_once)
+    assert keys
+    for key in keys:
+        snapshot = with_record(snapshot, key, nightly(snapshot.now_us, 6))
+    plan = replanned(snapshot, at_once)
+    assert check(snapshot, plan) == []
+    assert plan.later
+    assert {each.kind for each in plan.later} == {"hour"}
+    assert {each.project for each in plan.later} == {"p1"}
+    moved = {(each.offer_key, each.project) for each in plan.later}
+    for start in plan.starts:
+        hours = 6 if (start.offer_key, start.project) in moved else 0
+        assert start.from_us == snapshot.now_us + hours * HOUR_US
+    assert plan.cost_nano == at_once.cost_nano  # at the prices of now

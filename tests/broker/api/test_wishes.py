@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -247,3 +248,36 @@ async def test_a_batch_with_a_p95_is_leased_with_so_many_requests_at_once_and_wh
     told = (await town.call("GET", f"/v1/batches/{batch['id']}/explain")).json
     assert (told["feasible"], told["waiting_on"]) == (False, "latency")
     assert "even one at a time, at most 2600 ms are wanted" in " ".join(told["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("wishes", "served", "gpu"),
+    [
+        ({}, "tiny@awq", "T4"),  # a quarter of the weights: the small one is enough
+        ({"precision": ["awq", "bf16"]}, "tiny@awq", "T4"),
+        ({"precision": ["bf16"]}, "tiny", "H100"),
+        ({"engine_profile": "tiny"}, "tiny", "H100"),
+    ],
+)
+async def test_a_quantised_variant_on_a_smaller_gpu_wins_exactly_where_it_is_allowed_and_cheaper(
+    server: Any, wishes: dict[str, Any], served: str, gpu: str
+) -> None:
+    """Each with the speed and the memory of its own weights, through to the machine that is rented."""
+    wide = ModelProfile(id="tiny", engine="vllm", weights="meta-llama/Llama-3.1-8B-Instruct", precision="bf16")
+    for each in (wide, replace(wide, id="tiny@awq", serves="tiny", precision="awq")):
+        server.services.models[each.id] = each
+    small = Accelerator(kind="nvidia", name="T4", memory_mib=15_360, count=1)
+    large = Accelerator(kind="nvidia", name="H100", form="SXM", memory_mib=81_559, count=1)
+    cheap = replace(offer(sku="T4"), accelerator=small, price=Decimal("0.05"))
+    await listed(server, cheap, replace(offer(sku="H100"), accelerator=large, price=Decimal("90")))
+    batch = await validated(server, **wishes)
+    assert (batch["status"], batch["x_broker"]["served_model"]) == ("in_progress", served), batch["errors"]
+    await Planner(server.services).step()
+    told = (await server.call("GET", f"/v1/batches/{batch['id']}/explain")).json
+    assert [gpu in each["offer_key"] for each in told["chosen"]] == [True]
+    if served == "tiny@awq":
+        assert {each["profile"]: each["chosen"] for each in told["variants"]} == {"tiny": False, "tiny@awq": True}
+    else:
+        assert [
+            "16 GB of weights (bf16)" in (each["example"] or "") for each in told["funnel"] if each["rule"] == "unfit"
+        ] == [True]
