@@ -92,16 +92,29 @@ async def candidates(session: AsyncSession, services: Services, rental: RentalRo
 
 
 async def pool(session: AsyncSession, rental: RentalRow) -> Sequence[Batch]:
-    """The batches that a rental is there for: those that the plan assigns to its offer now, and those it was placed for."""
+    """The batches that a rental is there for: those it was placed for, and after them those that the plan assigns to its offer
+    now."""
     assigned = select(col(Assignment.batch)).where(col(Assignment.offer_key) == rental.offer_key)
-    purpose = [str(each) for each in rental.purpose.get("batches", ())]
+    purpose = placed_for(rental)
     statement = (
         select(Batch)
         .where(col(Batch.id).in_(assigned) | col(Batch.id).in_(purpose))
         .where(col(Batch.project) == rental.project)
         .order_by(col(Batch.id))
     )
-    return (await session.scalars(statement)).all()
+    found = (await session.scalars(statement)).all()
+    return sorted(found, key=lambda each: each.id not in purpose)
+
+
+def heard_for(rental: RentalRow, batches: Sequence[Batch]) -> Sequence[Batch]:
+    """Of its pool, the batches for which a machine's first call is sealed: those that it was placed for, else one. What comes
+    later has it sealed with its first lease there."""
+    purpose = placed_for(rental)
+    return [each for each in batches if each.id in purpose] or batches[:1]
+
+
+def placed_for(rental: RentalRow) -> frozenset[str]:
+    return frozenset(str(each) for each in rental.purpose.get("batches", ()))
 
 
 async def refusal(
@@ -114,9 +127,15 @@ async def refusal(
 ) -> str | None:
     """Why this rental may serve none of `batches`, or None when at least one policy allows its place. Each word is sealed.
 
-    No batch at all is a refusal, too: there is nobody who permits it.
+    Asked of all that it was placed for, and of the rest of its `pool` until one allows it: a queue may have put thousands
+    on its offer, and each is asked of again, and sealed, before a line of it is given out. No batch at all is a refusal, too:
+    there is nobody who permits it.
     """
-    words = [(batch, await judge(session, services, rental, batch, now_us)) for batch in batches]
+    purpose, words = placed_for(rental), list[tuple[Batch, Judged]]()
+    for batch in batches:
+        if batch.id not in purpose and any(word.is_allowed for _, word in words):
+            break
+        words.append((batch, await judge(session, services, rental, batch, now_us)))
     for batch, word in words:
         await seal(session, services, point, rental, batch, word, now_us)
     if any(word.is_allowed for _, word in words):
@@ -129,7 +148,7 @@ async def refusal(
     ]
     reasons = "; ".join(dict.fromkeys(f"{each.field} must be {each.wanted}, found {each.found}" for each in against))
     where = f"rental {rental.id} at {rental.offer_key}"
-    return f"{where}: residency forbids all of its {len(batches)} batches: {reasons or 'none is assigned'}"
+    return f"{where}: residency forbids all of its {len(words)} batches: {reasons or 'none is assigned'}"
 
 
 async def still_allowed(

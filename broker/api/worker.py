@@ -31,7 +31,7 @@ from broker.tables import Assignment, Worker
 from broker.token_buying import endpoint_spec, is_bought
 from broker.worker_identity import Identity, first_identity, renewed_certificate, tell_of_misuse
 from broker.worker_objects import delivered_bytes
-from broker.worker_pool import candidates, pool, refusal, released, still_allowed
+from broker.worker_pool import candidates, heard_for, pool, refusal, released, still_allowed
 from broker.worker_sessions import Refused
 from jobs import leases
 from jobs.clock import MICROSECONDS, db_now
@@ -108,7 +108,7 @@ async def hello(call: Call, body: dict[str, Any]) -> dict[str, Any]:
             batches = await pool(session, rental)
             what = seen(rental.facts, body, observed)
             denied = _against(what)
-            for each in batches:
+            for each in heard_for(rental, batches):
                 await seal_seen(session, services, "hello", rental, each.id, what, now_us)
             denied = denied or await refusal(session, services, rental, batches, now_us, "hello")
             denied = denied or lease_seals.refusal(services.settings.objects, rental, body)

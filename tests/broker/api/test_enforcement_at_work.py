@@ -193,9 +193,8 @@ async def test_a_policy_approved_between_grant_and_release_keeps_the_input(
 
 async def test_policies_that_an_agent_brings_are_stored_at_the_end_and_in_one_order(server: Any, rent: Rent) -> None:
     """Two agents that brought two new policies in opposite orders, each stored as it was met, waited for each other."""
-    for countries in (["DE"], ["DE", "FR"], ["DE", "NL"], ["DE", "US"]):
-        await running_batch(server, offer(), residency=countries)
-    agent = await rent()
+    lists = (["DE"], ["DE", "FR"], ["DE", "NL"], ["DE", "US"])
+    agent = await rent(batches=tuple([await running_batch(server, offer(), residency=each) for each in lists]))
     await in_force(server, document("DE"), from_time=int(time.time()) + 60)  # until then nobody is pinned to it
     server.services.database.clock_offset_us += 90 * SECOND_US
     written: list[Any] = []
@@ -221,3 +220,36 @@ async def test_policies_that_an_agent_brings_are_stored_at_the_end_and_in_one_or
         )
         kept = set(await session.scalars(select(col(Policy.hash))))
     assert set(policies) <= hashes - {""} <= kept, "what is sealed names what is kept"
+
+
+async def test_a_hello_judges_what_the_machine_was_rented_for_and_not_the_queue(server: Any, rent: Rent) -> None:
+    """Each hello judged and sealed every batch that waited at its offer: its cost grew with the queue."""
+    mine = [await running_batch(server, offer(), residency=["DE"]) for _ in range(2)]
+    queued = [await running_batch(server, offer(), residency=["DE"]) for _ in range(3)]
+    agent = await rent(batches=tuple(mine))
+    assert (await agent.hello()).status == 200
+    assert sorted(set(await sealed_for(server, "hello"))) == sorted(mine)
+    await agent.heartbeat()
+    leased = [(await agent.lease())["lease"]["batch_id"] for _ in range(5)]
+    assert set(leased) == {*mine, *queued}
+    assert set(await sealed_for(server, "lease")) == {*mine, *queued}, "each is asked of before it is given out"
+    assert set(await sealed_for(server, "lease", "address")) == {*mine, *queued}
+
+
+async def test_a_hello_asks_of_the_queue_until_somebody_allows_the_machine(server: Any, rent: Rent) -> None:
+    """What it was rented for may be forbidden there by now, or over: it may still serve others, or nobody."""
+    mine = await running_batch(server, offer(), residency=["US"])
+    queued = [await running_batch(server, offer(), residency=[each]) for each in ("FR", "DE", "DE")]
+    assert (await (await rent(batches=(mine,))).hello()).status == 200
+    assert set(await sealed_for(server, "hello", "evaluation")) == {mine, *sorted(queued)[:2]}
+    nobodys = offer("FR", sku="fr")
+    only = [await running_batch(server, nobodys, residency=["US"]) for _ in range(2)]
+    refused = await (await rent(nobodys, batches=(only[0],))).hello()
+    assert (refused.status, "all of its 2 batches" in str(refused.json)) == (403, True), refused.raw
+
+
+async def sealed_for(server: Any, point: str, kind: str | None = None) -> list[str]:
+    """The batches of the decisions at this point, in their order."""
+    async with server.services.database.transaction() as session:
+        asked = select(col(DecisionRow.batch)).where(col(DecisionRow.point) == point).order_by(col(DecisionRow.seq))
+        return list(await session.scalars(asked if kind is None else asked.where(col(DecisionRow.kind) == kind)))
