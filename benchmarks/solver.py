@@ -76,7 +76,9 @@ def moved(jobs: int, offers: int, seed: int) -> dict[str, Any]:
         )
         for each in snapshot.offers
     )
-    held = tuple(Held(work_id=a.work_id, offer_key=a.offer_key, share_ppm=a.share_ppm) for a in plan.assignments)
+    held = tuple(
+        Held(work_id=a.work_id, offer_key=a.offer_key, share_ppm=a.share_ppm, turn=a.turn) for a in plan.assignments
+    )
     later = msgspec.structs.replace(snapshot, offers=prices)
     began = time.process_time()
     kept = solve(msgspec.structs.replace(later, held=held))

@@ -42,19 +42,20 @@ def runs_of(snapshot: Snapshot, plan: Plan) -> list[Run]:
     """The runs that a plan of ours stands for."""
     works = {work.id: work for work in snapshot.works}
     kept = set(plan.keeps)
-    begins: dict[tuple[str, str, str, str], list[int]] = defaultdict(list)
-    warm: dict[tuple[str, str, str, str], list[int]] = defaultdict(list)
-    queues: dict[tuple[str, str, str, str], list[tuple[int, str, int]]] = defaultdict(list)
+    begins: dict[tuple[str, str, str, str, int], list[int]] = defaultdict(list)
+    warm: dict[tuple[str, str, str, str, int], list[int]] = defaultdict(list)
+    queues: dict[tuple[str, str, str, str, int], list[tuple[int, str, int]]] = defaultdict(list)
     for start in plan.starts:
-        place = (start.offer_key, start.project, start.model, start.precision)
+        place = (start.offer_key, start.project, start.model, start.precision, start.turn)
         begins[place].extend([start.from_us - snapshot.now_us] * start.count)
     for rental in snapshot.running:
         if rental.rental_id in kept:
-            place = (rental.offer_key, rental.project, rental.model, rental.precision)
+            place = (rental.offer_key, rental.project, rental.model, rental.precision, 0)
             warm[place].append(rental.ready_in_s * 1_000_000)
     for each in plan.assignments:
         work = works[each.work_id]
-        queues[each.offer_key, work.project, work.model, work.precision].append((each.order, work.id, each.share_ppm))
+        place = (each.offer_key, work.project, work.model, work.precision, each.turn)
+        queues[place].append((each.order, work.id, each.share_ppm))
     return [
         Run(
             offer_key=place[0],

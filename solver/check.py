@@ -19,7 +19,7 @@ WHOLE = 1_000_000
 SECOND = 1_000_000
 GB = 10**9
 
-Place = tuple[str, str, str, str]  # offer key, project, model, precision: what one instance serves
+Place = tuple[str, str, str, str, int]  # offer key, project, model, precision and turn: what one instance serves
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class _Book:
         self.queues: dict[Place, list[Assignment]] = defaultdict(list)
         for each in sorted(plan.assignments, key=lambda each: each.order):
             work = self.works[each.work_id]
-            self.queues[each.offer_key, work.project, work.model, work.precision].append(each)
+            self.queues[each.offer_key, work.project, work.model, work.precision, each.turn].append(each)
 
     def instances(self, place: Place) -> list[tuple[int, int]]:
         """(microseconds until ready, how many) of everything that serves this place."""
@@ -124,7 +124,8 @@ class _Book:
 
 
 def _place(each: Start | Running) -> Place:
-    return (each.offer_key, each.project, each.model, each.precision)
+    turn = each.turn if isinstance(each, Start) else 0  # running rentals serve the first
+    return (each.offer_key, each.project, each.model, each.precision, turn)
 
 
 def _start_up(offer: OfferView, model: str) -> int:
@@ -268,7 +269,7 @@ def _tokens(book: _Book, place: Place) -> Iterator[Violation]:
 def _later(book: _Book) -> Iterator[Violation]:
     """What waits is something that is started, begins when it says, and has nothing of its pool running there."""
     for each in book.plan.later:
-        place = (each.offer_key, each.project, each.model, each.precision)
+        place = (each.offer_key, each.project, each.model, each.precision, 0)
         begins = {start.from_us for start in book.starts.get(place, [])}
         if begins != {each.begin_us} or each.begin_us <= book.snapshot.now_us or book.kept.get(place):
             message = f"{place} is to begin at {each.begin_us}, its starts at {sorted(begins)}"

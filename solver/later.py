@@ -170,7 +170,7 @@ def _sites(view: View, plan: Plan, room: _Room) -> Iterator[_Site]:
     could = []
     for (key, pool), those in starts.items():
         queue = queues.get((key, pool), [])
-        is_now = all(start.from_us <= now_us for start in those)
+        is_now = all(start.from_us <= now_us and not start.turn for start in those)
         if (key, pool) in warm or not is_now or not 0 < len(queue) <= MOST_WORKS:
             continue
         parts = [(works[each.work_id], each.share_ppm) for each in queue]

@@ -219,6 +219,7 @@ def _starts(site: Site, counts: list[int], site_bill: Bill, now_us: int) -> Iter
                 from_us=now_us + new.from_us,
                 until_us=now_us + max(site_bill.end_us, new.ready_us),
                 cost_nano=cost_nano,
+                turn=site.turn,
             )
 
 
@@ -238,6 +239,7 @@ def _assignments(view: View, site: Site, shares: dict[str, int], site_bill: Bill
                 end_us=now_us + site_bill.ends_us[work.id],
                 concurrency=at_once,
                 p95_ms=None if at_once is None else view.p95_ms(work, offer, at_once),
+                turn=site.turn,
             )
         )
     return found

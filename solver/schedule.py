@@ -82,7 +82,8 @@ class Task:
 class Site:
     """One offer serving one pool: its classes of instances and the tasks that may run there, in queue order.
 
-    `quota` is the name of the quota that new instances count against, `units` each.
+    `quota` is the name of the quota that new instances count against, `units` each. A pool that comes back to an offer is another
+    site there, of another `turn`.
     """
 
     offer_key: str
@@ -91,6 +92,7 @@ class Site:
     classes: tuple[Instances, ...]
     tasks: tuple[Task, ...]
     units: int = 1
+    turn: int = 0
 
     @property
     def new_class(self) -> int | None:

@@ -200,11 +200,12 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """What the plan before gave a work: `share_ppm` millionths on this offer."""
+    """What the plan before gave a work: `share_ppm` millionths on this offer, in this turn of its pool there."""
 
     work_id: str
     offer_key: str
     share_ppm: int
+    turn: int = 0
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -295,7 +296,9 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     """Rent `count` instances of an offer for one pool, needed from `from_us` until `until_us` (expected end of work).
 
     With `Snapshot.later_starts` a start may begin later than now: the offer's capacity serves another pool until then.
-    It is rented when a plan still says so at its time. Starts of one offer and pool that begin at different times end together.
+    It is rented when a plan still says so at its time. Starts of one offer, pool and turn that begin at different times end
+    together. A pool that leaves an offer to others and comes back later has another `turn` there, with a queue of its own: turns
+    are only told apart by their number, and running rentals belong to turn 0.
     """
 
     offer_key: str
@@ -306,10 +309,12 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     from_us: int
     until_us: int
     cost_nano: int
+    turn: int = 0
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """`share_ppm` millionths of a work run on this offer's instances (new and running), in `order` among its peers.
+    """`share_ppm` millionths of a work run on this offer's instances (new and running), in `order` among its peers of the same
+    turn. At one offer a work has one turn.
 
     `cost_nano` is this share's part of the plan's cost, start-up included; `end_us` the expected finish. Of a work with
     `max_p95_ms`, `concurrency` is how many requests each instance has at once at most, `p95_ms` what p95 is then expected to be.
@@ -323,6 +328,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     end_us: int
     concurrency: int | None = None
     p95_ms: int | None = None
+    turn: int = 0
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):

@@ -84,7 +84,7 @@ class Planner:
         if self.plan is None or self.plans % ANEW == 0:
             return ()
         return tuple(
-            Held(work_id=each.work_id, offer_key=each.offer_key, share_ppm=each.share_ppm)
+            Held(work_id=each.work_id, offer_key=each.offer_key, share_ppm=each.share_ppm, turn=each.turn)
             for each in self.plan.assignments
         )
 

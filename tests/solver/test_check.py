@@ -98,6 +98,8 @@ MUTATIONS: list[tuple[str, Callable[[Plan], Plan]]] = [
     ("latency", lambda plan: moved(plan, "c", "y/other")),  # nobody knows how far
     ("model", lambda plan: moved(plan, "c", "y/other")),
     ("capacity", lambda plan: change(plan, "starts", 0, count=21)),
+    ("instances", lambda plan: change(plan, "assignments", 0, turn=1)),  # a turn that nothing is started for
+    ("idle_start", lambda plan: replace(plan, starts=(*plan.starts, replace(plan.starts[0], turn=1)))),
     ("quota", lambda plan: change(plan, "starts", 0, count=9)),
     ("share", lambda plan: change(plan, "assignments", 0, share_ppm=0)),
     ("share_sum", lambda plan: change(plan, "assignments", -1, share_ppm=999_999)),
