@@ -23,7 +23,7 @@ from solver.fluid.reasons import Reasons
 from solver.fluid.renew import Renewal
 from solver.fluid.restore import Restoration
 from solver.fluid.settle import Exact, settle
-from solver.fluid.yard import Yard
+from solver.fluid.yard import MOST_TURNS, Turns, Yard
 from solver.problem import Draft, Problem, bills
 from solver.relax import left_for
 from solver.types import Snapshot, Unplaced
@@ -84,7 +84,7 @@ def plan_queue(view: View, *, is_program: bool, effort: Effort = "normal") -> Qu
     classes = grouping.group(figures, fine_works=much.fine_works)
     masks = Masks(figures, classes)
     pricing = Pricing(figures, classes, masks)
-    held = held_pieces(pricing) if is_program else []
+    held, turns = held_pieces(pricing) if is_program else ([], {})
     pieces = held or fill(pricing)
     scarcity, is_solved, prices = pricing.free(), bool(held), None
     if is_program and not held and (found := _guided(pricing, pieces, much)):
@@ -93,7 +93,7 @@ def plan_queue(view: View, *, is_program: bool, effort: Effort = "normal") -> Qu
     threshold = SWITCH if held else 1e-6
     moves = MOVES if is_solved else 0
     renewals = min(much.renewals * len(classes), much.most_renewals) if is_solved and not held else 0
-    exact = restore(view, pricing, pieces, scarcity, moves=moves, threshold=threshold, renewals=renewals)
+    exact = restore(view, pricing, pieces, scarcity, moves=moves, threshold=threshold, renewals=renewals, turns=turns)
     problem, draft = exact.draft()
     if prices is None:
         class_bound, bound = _bounds(pricing, scarcity, problem, draft, much if is_solved and not held else None)
@@ -172,9 +172,11 @@ def restore(
     moves: int,
     threshold: float,
     renewals: int = 0,
+    turns: Turns | None = None,
 ) -> Exact:
-    """Instances and exact shares from parts of classes."""
-    yard = Yard(pricing)
+    """Instances and exact shares from parts of classes; `turns` of those that are held."""
+    # the first placement is quick: a pool has one block at an offer
+    yard = Yard(pricing, turns=turns or {}, most_turns=MOST_TURNS if moves else 1)
     restoration = Restoration(pricing, yard, scarcity, pricing.classes.edge_low, threshold=threshold)
     is_held = threshold >= SWITCH
     if is_held:  # what is held stays, however little it is
@@ -196,14 +198,16 @@ def restore(
     return settle(view, restoration)
 
 
-def held_pieces(pricing: Pricing) -> list[tuple[int, int, float]]:
-    """(class, resource, part) of what the plan before assigned, where it may still be; empty when that covers too little."""
+def held_pieces(pricing: Pricing) -> tuple[Pieces, Turns]:
+    """(class, resource, part) of what the plan before assigned, where it may still be, and its turns; empty when that covers too
+    little."""
     view, classes, resources = pricing.figures.view, pricing.classes, pricing.figures.resources
     if not view.snapshot.held:
-        return []
+        return [], {}
     class_of = {view.snapshot.works[each].id: (k, each) for k, those in enumerate(classes.members) for each in those}
     number = {offer.key: index for index, offer in enumerate(pricing.figures.offers)}
     parts: dict[tuple[int, int], float] = {}
+    turns: Turns = {}
     size = [float(classes.tokens_in[k] + classes.tokens_long[k]) or 1.0 for k in range(len(classes))]
     covered = 0.0
     for held in view.snapshot.held:
@@ -213,12 +217,13 @@ def held_pieces(pricing: Pricing) -> list[tuple[int, int, float]]:
         work = view.snapshot.works[each]
         tokens = work.input_tokens + max(work.output_tokens_p50, work.output_tokens_p90)
         key = (k, number[held.offer_key])
+        turns[key] = held.turn
         parts[key] = parts.get(key, 0.0) + held.share_ppm / PPM * (
             tokens / size[k] if tokens else 1 / len(classes.members[k])
         )
         covered += held.share_ppm / PPM
     if covered < COVERED * len(view.snapshot.works):
-        return []
+        return [], {}
     open_at: dict[int, set[int]] = {}
     pieces = []
     for (k, offer), part in sorted(parts.items()):
@@ -226,7 +231,7 @@ def held_pieces(pricing: Pricing) -> list[tuple[int, int, float]]:
             open_at[k] = set(resources.offer[pricing.masks.open_to(k)].tolist())
         if offer in open_at[k]:
             pieces.append((k, offer, part))
-    return pieces
+    return pieces, turns
 
 
 def _guided(pricing: Pricing, first: Pieces, much: Counts) -> tuple[Pieces, Scarcity, blocks.Prices | None] | None:

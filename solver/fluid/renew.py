@@ -100,8 +100,11 @@ class Renewal:
             loads = yard.berth(offer).loads
             if not loads:
                 continue
-            which = pool
-            if k not in loads.get(pool, {}) and not (pool in loads and self.random.random() < 0.5):
+            mine = sorted(block for block in loads if yard.pool_of(block) == pool)
+            which = next((block for block in mine if k in loads[block]), None)
+            if which is None and mine and self.random.random() < 0.5:
+                which = mine[0] if len(mine) == 1 else self.random.choice(mine)
+            if which is None:
                 if self.random.random() < 0.5:
                     continue
                 which = self.random.choice(sorted(loads))

@@ -6,6 +6,7 @@ Each step may only improve: what is moved is moved back when that was cheaper. I
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -47,16 +48,17 @@ class Restoration:
         """Put parts where a program or a first placement says, as far as they fit; the rest is `left`, and what takes less than
         `least` hours there."""
         loads: dict[int, Loads] = {}
-        classes, offer_of = self.pricing.classes, self.pricing.figures.resources.offer
+        offer_of = self.pricing.figures.resources.offer
         for k, r, part in pieces:
             offer = int(offer_of[r])
             if part * self.yard.hours(k, offer)[0] < least and part < 0.95:
                 self.left.append((k, part))
                 continue
-            parts = loads.setdefault(offer, {}).setdefault(int(classes.pool[k]), {})
+            parts = loads.setdefault(offer, {}).setdefault(self.yard.turn(k, offer), {})
             parts[k] = parts.get(k, 0.0) + part
         for offer in sorted(loads):
             self._settle(offer, loads[offer])
+            self.merge(offer)
         self.yard.log.clear()
 
     def _settle(self, offer: int, loads: Loads) -> None:
@@ -69,6 +71,26 @@ class Restoration:
             loads = self._less(berth) if not berth.packing.is_whole else {}
         for parts in loads.values():
             self.left.extend(parts.items())
+
+    def merge(self, offer: int) -> None:
+        """Make one block of two of a pool where that costs less: all of it still is in time."""
+        yard = self.yard
+        while True:
+            berth = yard.berth(offer)
+            blocks = sorted(
+                berth.loads, key=lambda block: (yard.pool_of(block), berth.blocks[block].items[0].due, block)
+            )
+            for one, two in pairwise(blocks):
+                if yard.pool_of(one) != yard.pool_of(two):
+                    continue
+                loads = {each: parts for each, parts in berth.loads.items() if each not in (one, two)}
+                loads[min(one, two)] = {**berth.loads[one], **berth.loads[two]}
+                merged = yard.weigh(offer, loads)
+                if merged.packing.is_whole and merged.cost < berth.cost:
+                    yard.put(offer, merged)
+                    break
+            else:
+                return
 
     def _less(self, berth: Berth) -> Loads:
         """The loads without what was not accepted, which is left."""
@@ -179,8 +201,23 @@ class Restoration:
 
     def _try(self, offer: int, k: int, part: float) -> tuple[Berth, float] | None:
         """The offer with as much of the part as fits, or None."""
-        yard, pool = self.yard, int(self.pricing.classes.pool[k])
-        berth = yard.weigh_with(offer, yard.with_part(offer, k, part), pool)
+        best: tuple[Berth, float] | None = None
+        cost = self.yard.berth(offer).cost
+        for block in self.yard.choices(offer, k):
+            trial = self._try_in(offer, k, part, block)
+            if trial is not None and (
+                best is None or (trial[0].cost - cost) * best[1] < (best[0].cost - cost) * trial[1]
+            ):
+                best = trial
+            if trial is not None and trial[1] >= part:
+                break
+        if best is None:
+            self._note_full(offer, k, part)
+        return best
+
+    def _try_in(self, offer: int, k: int, part: float, pool: int) -> tuple[Berth, float] | None:
+        yard = self.yard
+        berth = yard.weigh_with(offer, yard.with_part(offer, k, part, pool), pool)
         if berth is not None and not berth.packing.is_whole:
             accepted = self._accepted(berth, pool)
             if any(share < 1 - 1e-12 for each, share in accepted.items() if each != k):
@@ -193,9 +230,8 @@ class Restoration:
                     berth = None
                 else:
                     part = fits
-                    berth = yard.weigh_with(offer, yard.with_part(offer, k, part), pool)
+                    berth = yard.weigh_with(offer, yard.with_part(offer, k, part, pool), pool)
         if berth is None or not berth.packing.is_whole:
-            self._note_full(offer, k, part)
             return None
         return (berth, part) if yard.is_affordable(offer, berth) else None
 

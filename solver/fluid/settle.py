@@ -31,7 +31,8 @@ OVER_PPM, OVER_US = 50, 1_000_000
 
 @dataclass(slots=True)
 class Exact:
-    """Millionths of works per (offer, pool), and how each offer is packed with them. Indices are of offers, pools and works."""
+    """Millionths of works per (offer, block), and how each offer is packed with them. Indices are of offers, blocks (as in a
+    `Berth`) and works."""
 
     view: View
     yard: Yard
@@ -69,9 +70,9 @@ class Exact:
                 Item(task.due_us, ceil_div(part * task.cautious_us, PPM), ceil_div(part * task.expected_us, PPM), work)
                 for task, part, work in tasks
             )
-            name = self.yard.pricing.figures.pools[pool]
+            name = self.yard.pricing.figures.pools[self.yard.pool_of(pool)]
             start_us = self.offer(offer).timings_of(name.model).total_s * 1_000_000
-            warm = self.yard.warm.get((offer, pool))
+            warm = self.yard.warm_of(offer, pool)
             ready = tuple(round(each * 3600) * 1_000_000 for each in warm.ready) if warm else ()
             found.append(Block(pool, start_us, items, ready))
         return found
@@ -111,11 +112,27 @@ class Exact:
 
     def try_more(self, offer: int, pool: int, work: int, ppm: int) -> int:
         """Give a work up to this much more at an offer, as far as that fits beside what is there; how much that was."""
-        had = self.shares.get(offer, {}).get(pool, {}).get(work, 0)
+        mine = self.block_of(offer, work)
+        blocks = [mine] if mine is not None else self._blocks_of(offer, pool)
+        return next((more for block in blocks if (more := self._try_in(offer, block, work, ppm))), 0)
+
+    def block_of(self, offer: int, work: int) -> int | None:
+        """The block that a work is in at an offer."""
+        return next((block for block, parts in self.shares.get(offer, {}).items() if parts.get(work)), None)
+
+    def _blocks_of(self, offer: int, pool: int) -> list[int]:
+        """The blocks of a pool at an offer, its first one where it has none."""
+        found = [
+            block for block, parts in self.shares.get(offer, {}).items() if parts and self.yard.pool_of(block) == pool
+        ]
+        return sorted(found) or [pool]
+
+    def _try_in(self, offer: int, block: int, work: int, ppm: int) -> int:
+        had = self.shares.get(offer, {}).get(block, {}).get(work, 0)
         more = ppm
         for _ in range(2):
             shares = {each: dict(parts) for each, parts in self.shares.get(offer, {}).items()}
-            shares.setdefault(pool, {})[work] = had + more
+            shares.setdefault(block, {})[work] = had + more
             packing = self.pack(offer, shares)
             if packing.is_whole:
                 self.shares[offer], self.packings[offer] = shares, packing
@@ -182,11 +199,11 @@ class Exact:
         )
 
     def _site(self, offer: int, pool: int, placed: Placed, parts: dict[int, int]) -> tuple[Site, list[int]]:
-        name: Pool = self.yard.pricing.figures.pools[pool]
+        name: Pool = self.yard.pricing.figures.pools[self.yard.pool_of(pool)]
         listed = self.offer(offer)
         classes: list[Instances] = []
         counts: list[int] = []
-        warm = self.yard.warm.get((offer, pool))
+        warm = self.yard.warm_of(offer, pool)
         if warm:
             for ready, price, rental in list(zip(warm.ready, warm.price, warm.rentals, strict=True))[: placed.warm]:
                 classes.append(Instances(round(ready * 3600) * 1_000_000, round(price * 1e9), 0, 1, (rental,)))
@@ -205,7 +222,16 @@ class Exact:
             )
             counts.append(placed.begins.count(begin))
         tasks = tuple(sorted((self.task(offer, work) for work in parts), key=lambda task: task.turn))
-        return Site(listed.key, listed.quota_group, name, tuple(classes), tasks, listed.quota_units), counts
+        site = Site(
+            listed.key,
+            listed.quota_group,
+            name,
+            tuple(classes),
+            tasks,
+            listed.quota_units,
+            turn=pool // self.yard.pools,
+        )
+        return site, counts
 
 
 def settle(view: View, restoration: Restoration) -> Exact:
@@ -223,25 +249,25 @@ def settle(view: View, restoration: Restoration) -> Exact:
 def _cut(exact: Exact, restoration: Restoration) -> dict[int, int]:
     """Give each work its shares; what is left over of a work, because places are cut in whole hours, is returned."""
     yard, classes = restoration.yard, restoration.pricing.classes
-    places: dict[int, list[tuple[float, int, float]]] = {}
+    places: dict[int, list[tuple[float, int, int, float]]] = {}
     for offer, berth in sorted(yard.berths.items()):
         for pool, parts in berth.loads.items():
             until = berth.packing.placed[pool].until
             for k, part in parts.items():
-                places.setdefault(k, []).append((until, offer, part))
+                places.setdefault(k, []).append((until, offer, pool, part))
     short: dict[int, int] = {}
     for k, those in sorted(places.items()):
         works = exact.view.snapshot.works
         order = sorted(
             classes.members[k], key=lambda each: (works[each].deadline_us, -works[each].priority, works[each].id)
         )
-        pool, is_all = int(classes.pool[k]), sum(part for _, _, part in those) > 1 - 1e-6
+        pool, is_all = int(classes.pool[k]), sum(part for _, _, _, part in those) > 1 - 1e-6
         short.update(_cut_class(exact, pool, order, sorted(those), is_all))
     return short
 
 
 def _cut_class(
-    exact: Exact, pool: int, works: list[int], places: list[tuple[float, int, float]], is_all: bool
+    exact: Exact, pool: int, works: list[int], places: list[tuple[float, int, int, float]], is_all: bool
 ) -> dict[int, int]:
     queue = list(works)
     left = dict.fromkeys(works, PPM)
@@ -249,13 +275,13 @@ def _cut_class(
     whole: dict[tuple[int, float], int] = {}
     figures = exact.yard.pricing.figures
     kind = int(figures.kind_of_pool[pool])
-    for number, (_, offer, part) in enumerate(places):
+    for number, (_, offer, block, part) in enumerate(places):
         speed = (int(figures.accelerator[offer]), float(figures.slow[kind, offer]))
         if speed not in whole:
             whole[speed] = sum(exact.task(offer, work).cautious_us for work in works)
         room = part * whole[speed]
         is_last = is_all and number == len(places) - 1
-        parts = exact.shares.setdefault(offer, {}).setdefault(pool, {})
+        parts = exact.shares.setdefault(offer, {}).setdefault(block, {})
         while queue:
             work = queue[0]
             cautious = exact.task(offer, work).cautious_us
@@ -284,7 +310,7 @@ def _again(exact: Exact, restoration: Restoration, short: dict[int, int]) -> Non
     for work, ppm in sorted(short.items(), key=lambda each: (-exact.work(each[0]).priority, each[0])):
         k = of_class[work]
         pool = int(classes.pool[k])
-        has = [offer for offer, pools in exact.shares.items() if pools.get(pool, {}).get(work)]
+        has = [offer for offer in exact.shares if exact.block_of(offer, work) is not None]
         if k not in offers:
             offers[k] = dict.fromkeys(restoration.cheapest_first(k, len(resources))[0])
         left = ppm

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.solver_events import judge, runs_of
 from benchmarks.solver_world import world
 from solver.check import check
 from solver.eligibility import survey
@@ -58,6 +59,34 @@ def test_a_large_queue_gets_a_plan_that_the_checker_finds_nothing_in(middling: S
 def test_an_offer_serves_one_pool_after_another(middling: Snapshot) -> None:
     plan = solve(middling)
     assert any(start.from_us > middling.now_us for start in plan.starts)
+
+
+def comes_back(towns: Any) -> Snapshot:
+    """One cheap machine for a little early and much late work of one model, and for another model's between; a dear one."""
+    town = towns()
+    works = [
+        town.work("early", 1.0, within_h=2),
+        town.work("between", 7.0, within_h=11, model="n"),
+        town.work("late", 12.0, within_h=40),
+    ]
+    offers = [town.offer("x/cheap", 1.0, start_s=300), town.offer("x/dear", 20.0, start_s=300, capacity=9)]
+    return town.snapshot(works, offers, speeds={("m", "gpu"): 1000.0, ("n", "gpu"): 1000.0})
+
+
+def test_a_pool_leaves_an_offer_to_urgent_work_and_comes_back_in_another_turn(towns: Any) -> None:
+    snapshot = comes_back(towns)
+    plan = solve_large(View(snapshot), is_program=True)
+    assert check(snapshot, plan) == []
+    assert {start.offer_key for start in plan.starts} == {"x/cheap"}
+    assert Counter((start.model, start.turn) for start in plan.starts).keys() == {("m", 0), ("m", 1), ("n", 0)}
+    assert judge(snapshot, runs_of(snapshot, plan)).cost == pytest.approx(plan.cost_nano / 1e9)
+
+
+def test_what_is_held_stays_in_its_turn(towns: Any) -> None:
+    snapshot = comes_back(towns)
+    before = solve_large(View(snapshot), is_program=True)
+    after = solve_large(View(msgspec.structs.replace(snapshot, held=held(before))), is_program=True)
+    assert (after.starts, after.assignments) == (before.starts, before.assignments)
 
 
 @pytest.mark.parametrize("stage", ["program", "greedy"])
@@ -211,7 +240,8 @@ def test_prices_that_pricing_forms_are_those_of_the_programs_columns(middling: S
 
 def held(plan: Plan) -> tuple[Held, ...]:
     return tuple(
-        Held(work_id=each.work_id, offer_key=each.offer_key, share_ppm=each.share_ppm) for each in plan.assignments
+        Held(work_id=each.work_id, offer_key=each.offer_key, share_ppm=each.share_ppm, turn=each.turn)
+        for each in plan.assignments
     )
 
 
