@@ -29,8 +29,8 @@ class Item(NamedTuple):
 class Block:
     """What a pool asks of an offer. `warm` says of each of its running rentals when it is ready, soonest first.
 
-    Of the items follow `stair`, the (due, load due by then) of each deadline, `loads`, and when one instance must be
-    ready at the latest and then ends: a block is placed some ten times in a search, so they are kept.
+    Of the items follow `stair`, the (due, load due by then) of each deadline, `loads`, `expected` of all, and when one instance
+    must be ready at the latest and then ends: a block is placed some ten times in a search, so they are kept.
     """
 
     pool: int
@@ -39,12 +39,14 @@ class Block:
     warm: tuple[Time, ...] = ()
     stair: tuple[tuple[Time, Time], ...] = field(init=False, compare=False)
     loads: tuple[Time, ...] = field(init=False, compare=False)
+    expected: Time = field(init=False, compare=False)
     latest_end: Time = field(init=False, compare=False)
     latest_begin: Time = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stair", tuple(_stair(self.items)))
         object.__setattr__(self, "loads", tuple(item.load for item in self.items))
+        object.__setattr__(self, "expected", sum(item.expected for item in self.items))
         latest_begin = min(due - load for due, load in self.stair) if self.stair else 0
         object.__setattr__(self, "latest_begin", latest_begin)
         object.__setattr__(self, "latest_end", latest_begin + (self.stair[-1][1] if self.stair else 0))
@@ -157,7 +159,7 @@ def _in_order(
         else:
             del free[used.start : used.stop]
         states.append(tuple(free))
-    return Packing(found, is_whole, capacity - sum(1 for each in free if each <= 0), tuple(blocks), tuple(states))
+    return Packing(found, is_whole, capacity - bisect_right(free, 0), tuple(blocks), tuple(states))
 
 
 def _place(block: Block, free: list[Time]) -> tuple[Placed, range] | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from solver.fluid.figures import OPEN
-from solver.fluid.packing import Block, Item, Packing, finish, pack, pack_with
+from solver.fluid.packing import Block, Item, Packing, Placed, finish, pack, pack_with
 from solver.fluid.prices import Pricing
 
 # Of the time before a deadline this part, and these hours, stay free: what exact shares of works add to rounded ones.
@@ -84,6 +84,7 @@ class Yard:
     _slow: list[list[float]] = field(default_factory=list)
     _kind: list[int] = field(default_factory=list)
     _due: list[float] = field(default_factory=list)
+    _terms: list[tuple[float, float, float]] = field(default_factory=list)
     turns: Turns = field(default_factory=dict)
     most_turns: int = MOST_TURNS
     is_later: bool = False
@@ -97,6 +98,11 @@ class Yard:
         self._accelerator, self._slow = figures.accelerator.tolist(), figures.slow.tolist()
         self._kind = classes.kind.tolist()
         self._due = (classes.due * (1 - MARGIN) - MARGIN_H).tolist()
+        # USD an hour, and hours that are billed at least and in steps
+        self._terms = [
+            (price, each.minimum_s / 3600, each.granularity_s / 3600)
+            for each, price in zip(figures.offers, figures.resources.price.tolist(), strict=False)
+        ]
         resources = figures.resources
         groups: dict[tuple[int, int], list[tuple[float, float, str]]] = {}
         for r in range(len(self.pricing.figures.offers), len(resources)):
@@ -225,20 +231,19 @@ class Yard:
 
     def _cost(self, offer: int, block: Block, packing: Packing) -> float:
         placed = packing.placed[block.pool]
-        if not placed.begins and not placed.warm:
+        begins, start_up = placed.begins, block.start_up
+        if not begins and not placed.warm:
             return 0.0
-        warm = self.warm_of(offer, block.pool)
-        ready = sorted((*block.warm[: placed.warm], *(begin + block.start_up for begin in placed.begins)))
-        load = sum(
-            item.expected * (accepted / item.load if item.load else 1.0)
-            for item, accepted in zip(block.items, placed.accepted, strict=True)
-        )
-        until = finish(ready, load)
-        view, price = self.pricing.figures.offers[offer], float(self.pricing.figures.resources.price[offer])
-        least, step = view.minimum_s / 3600, view.granularity_s / 3600
+        price, least, step = self._terms[offer]
+        load = block.expected if placed.is_whole else _accepted(block, placed)
+        warm = self.warm_of(offer, block.pool) if block.warm else None
+        if len(begins) == 1 and warm is None:
+            until = begins[0] + start_up + load
+        else:
+            until = finish(sorted((*block.warm[: placed.warm], *(begin + start_up for begin in begins))), load)
         cost = 0.0
-        for begin in placed.begins:
-            billed = max(until - begin, block.start_up, least)
+        for begin in begins:
+            billed = max(until - begin, start_up, least)
             cost += price * (billed if step < 0.01 else math.ceil(billed / step - 1e-9) * step)
         if warm:
             cost += sum(
@@ -258,11 +263,14 @@ class Yard:
 
     def _replace(self, offer: int, before: Berth, berth: Berth) -> None:
         self.berths[offer] = berth
-        for pool in map(self.pool_of, before.loads):
-            if (offer, pool) not in self.warm:
-                self._of_pool[pool].discard(offer)
-        for pool in map(self.pool_of, berth.loads):
-            self._of_pool.setdefault(pool, set()).add(offer)
+        if before.loads.keys() != berth.loads.keys():
+            for pool in map(self.pool_of, before.loads):
+                if (offer, pool) not in self.warm:
+                    self._of_pool[pool].discard(offer)
+            for pool in map(self.pool_of, berth.loads):
+                self._of_pool.setdefault(pool, set()).add(offer)
+        if not self.pricing.figures.view.quotas and not self.pricing.figures.view.budgets:
+            return  # nobody asks
         listed = self.pricing.figures.offers[offer]
         more = (berth.packing.instances - before.packing.instances) * listed.quota_units
         self.of_quota[listed.quota_group] = self.of_quota.get(listed.quota_group, 0) + more
@@ -302,3 +310,11 @@ class Yard:
         if not parts:
             del loads[pool]
         return loads
+
+
+def _accepted(block: Block, placed: Placed) -> float:
+    """Expected hours of what was accepted of a block."""
+    return sum(
+        item.expected * (accepted / item.load if item.load else 1.0)
+        for item, accepted in zip(block.items, placed.accepted, strict=True)
+    )
