@@ -89,7 +89,7 @@ async def test_a_batch_that_was_cancelled_while_the_plan_was_made_rents_nothing(
     assert plan.starts
     async with town.database.transaction() as session:
         await batches.cancel(session, "default", batch)
-        await planner._act(session, frozen, plan)
+        await planner._act(session, frozen, plan, {})
     assert await town.intents() == []
     assert await town.assigned(batch) == []
 
