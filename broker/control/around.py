@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.control.snapshot import FAILED_MEMORY_US, held_back
+from broker.control.failed_starts import FAILED_MEMORY_US, held_back
 from broker.control.waiting import Cause, Facts, Machine
 from broker.costs import BatchCost, batch_costs
 from broker.tables import STOPPED, Approval, Assignment, Policy, Quote, Waiting, WaitingTold, Worker

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import msgspec
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -21,6 +21,7 @@ from broker.compliance.paths import data_paths
 from broker.compliance.pinning import model_facts
 from broker.compliance.proposals import in_force
 from broker.control.convert import DEFAULT_BOOT_S, is_known_on, offer_view, throughput_of
+from broker.control.failed_starts import held_back
 from broker.control.hazards import learned_hazard, seen_pools
 from broker.control.lessons import lessons, taught
 from broker.control.planned_offers import PlannedOffers, planned_offers
@@ -67,8 +68,6 @@ BYTES_PER_TOKEN = 4
 ENOUGH_LINES = 20
 # How far the estimate of its prompts is believed to have been wrong.
 LEAST_WRONG, MOST_WRONG = Fraction(1, 4), Fraction(8)
-# How long a failed start counts against its offer.
-FAILED_MEMORY_US = 3600 * SECOND_US
 # Below this much measured engine time a speed is noise (one warm-up request), not a fact.
 ENOUGH_BUSY_MS = 5_000
 
@@ -336,37 +335,6 @@ def _taken(listed: Sequence[Listed], open_rentals: Sequence[RentalRow]) -> Count
         for row in open_rentals
         if row.started_us is None or row.started_us > counted_us.get(row.offer_key, row.started_us)
     )
-
-
-async def held_back(session: AsyncSession, now_us: int) -> dict[str, str]:
-    """Offers on which renting or starting failed a moment ago: 15 s after the first failure, doubling to 16 min.
-
-    A capacity error is a market signal, not a reason to ask again at once.
-    """
-    horizon = now_us - FAILED_MEMORY_US
-    refused = (col(RentalRow.state) == "failed") & col(RentalRow.release_us).is_(None)
-    # its machine ended by itself before there was a worker: it would do so again; one that we gave back would not
-    ended_badly = col(RentalRow.end_reason).in_(("exited", "failed")) & col(RentalRow.release_us).is_(None)
-    died_early = col(Worker.ready_us).is_(None) & ended_badly
-    failed = (
-        select(
-            col(RentalRow.offer_key),
-            func.count(),
-            func.max(func.coalesce(col(Worker.gone_us), col(RentalRow.created_us))),
-        )
-        .join(Worker, col(Worker.rental) == col(RentalRow.id), isouter=True)
-        .where(col(RentalRow.created_us) > horizon)
-        .where(refused | (col(Worker.state) == "failed") | died_early)
-        .group_by(col(RentalRow.offer_key))
-    )
-    reasons = {}
-    for key, count, last_us in (await session.execute(failed)).all():
-        until_us = last_us + 15 * SECOND_US * 2 ** min(count - 1, 6)
-        if now_us < until_us:
-            reasons[key] = (
-                f"offer {key}: failed {count} times in the last hour; held back for {(until_us - now_us) // SECOND_US} s more"
-            )
-    return reasons
 
 
 def _refusals(services: Services, works: Sequence[Work], budgets: Sequence[Budget], now_us: int) -> tuple[Refusal, ...]:

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from broker.control.accrue import Accruer
+from broker.control.failed_starts import held_back
 from broker.control.plan import Planner
 from broker.refusals import Left, Refusals
 from broker.tables import Worker
+from jobs.clock import db_now
+from markets.tables import RentalRow
 from tests.broker.control.test_budget_reach import DOLLAR, budget
 from tests.broker.control.test_token_budgets import WORST, batch, buys, endpoint, leased, runs
 
@@ -126,6 +129,23 @@ async def test_a_batch_with_a_ceiling_is_bought_for_only_where_it_is_not_stopped
         await Accruer(town.services).step()
         assert (await town.row(Worker, rental)).drain_reason is None
         assert await leased(town, rental) == [made]
+
+
+@pytest.mark.own_writes
+async def test_an_endpoint_that_was_given_up_is_left_for_minutes_however_long_it_had_worked(town: Any) -> None:
+    """It was tried again after 15 s, or at once after more than an hour: batches waited at a dead endpoint for ever."""
+    near = await buys(town)
+    await batch(town)
+    await Planner(town.services).step()
+    rental = await runs(town, near)
+    async with town.database.transaction() as session:
+        now_us = await db_now(session)
+        row, worker = await session.get_one(RentalRow, rental), await session.get_one(Worker, rental)
+        row.created_us, worker.state, worker.gone_us = now_us - 7200 * SECOND_US, "failed", now_us
+    async with town.database.transaction() as session:
+        held = await held_back(session, now_us + 299 * SECOND_US)
+        over = await held_back(session, now_us + 301 * SECOND_US)
+    assert (list(held), over) == ([str(near.key)], {})
 
 
 def test_a_refusal_counts_a_minute_then_twice_as_long_and_not_once_more_is_left() -> None:
