@@ -17,6 +17,8 @@ from workers.agent.pool import Pool
 from workers.agent.wire import NotNow, Wire
 
 State = Literal["starting", "ready", "draining", "failed"]
+# A broker with more to do than it can takes seconds; it is not to be asked twice because of that.
+_LEAST_PATIENCE_S = 10.0
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +59,8 @@ class Heartbeat:
         named = [lease for lease in self.pool.leases if not lease.is_void]
         try:
             csr = await self.identity.renewal()
-            answer = await self.wire.heartbeat(self._message(named, sent_at) | ({"csr": csr} if csr else {}))
+            message = self._message(named, sent_at) | ({"csr": csr} if csr else {})
+            answer = await self.wire.heartbeat(message, patience_s(self.interval_s))
         except (NotNow, Refused) as silence:
             event("heartbeat.unanswered", reason=str(silence))
             return False
@@ -108,3 +111,13 @@ class Heartbeat:
         self.on_renewed()
         if answer["drain"]:
             self.on_drain(answer["drain_in_s"])
+
+
+def patience_s(interval_s: float) -> float:
+    """How long a heartbeat may wait for its answer: until the next is due. A connection to a broker that was cut off hangs, and a
+    new one may reach another: leases live for four heartbeats (the broker's defaults), and an order to drain waits.
+
+    >>> patience_s(15), patience_s(0.5)
+    (15, 10.0)
+    """
+    return max(_LEAST_PATIENCE_S, interval_s)

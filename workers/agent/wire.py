@@ -25,7 +25,7 @@ from workers.agent.log import event
 
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 15.0
-_CALL_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
+_CALL_S = 60.0
 _SILENCE_S = 60.0
 _SLOWEST_BYTES_PER_S = 16 * 1024
 _WIRE = "/worker/v1/"
@@ -82,13 +82,13 @@ class Wire:
                 raise Dismissed(str(refusal)) from refusal
             raise
 
-    async def heartbeat(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Asked once, because the next one says it better. NotNow: no answer."""
-        return _object(await self._call("POST", "worker/v1/heartbeat", state))
+    async def heartbeat(self, state: Mapping[str, Any], within_s: float = _CALL_S) -> dict[str, Any]:
+        """Asked once, because the next one says it better. NotNow: no answer within `within_s`."""
+        return _object(await self._call("POST", "worker/v1/heartbeat", state, within_s))
 
     async def lease(self, wait_s: float) -> dict[str, Any]:
         """A long poll; asked once. NotNow: no answer."""
-        return _object(await self._call("POST", "worker/v1/leases", {"wait_s": wait_s}, extra_s=wait_s))
+        return _object(await self._call("POST", "worker/v1/leases", {"wait_s": wait_s}, _CALL_S + wait_s))
 
     async def fetch(self, url: str, headers: Mapping[str, str]) -> bytes:
         """A shard's bytes; asked again until answered."""
@@ -142,8 +142,8 @@ class Wire:
                 await asyncio.sleep(pause)
                 tries += 1
 
-    async def _call(self, method: str, path: str, message: Mapping[str, Any], extra_s: float = 0.0) -> Reply:
-        timeout = aiohttp.ClientTimeout(total=(_CALL_TIMEOUT.total or 0) + extra_s, sock_connect=10)
+    async def _call(self, method: str, path: str, message: Mapping[str, Any], within_s: float = _CALL_S) -> Reply:
+        timeout = aiohttp.ClientTimeout(total=within_s, sock_connect=10)
         body = json.dumps(message).encode()
         reply = await self._ask(method, path, body, {"Content-Type": "application/json"}, timeout)
         if reply.status >= 300:
