@@ -36,6 +36,7 @@ from broker.settings import ControlSettings
 from broker.tables import STOPPED, Assignment, PlanRow, Waiting, Worker
 from broker.token_costs import most_of_work
 from jobs.clock import db_now
+from jobs.tables import Batch
 from ledger.errors import HoldExceeded
 from ledger.holds import open_hold
 from ledger.money import cost_of_seconds, to_nano
@@ -152,7 +153,9 @@ class Planner:
         """Write what follows from the plan for the works that still go on: solving takes time, and a batch may have been
         cancelled or stopped meanwhile."""
         now_us = await db_now(session)
-        going = await going_on(session, [work.id for work in frozen.snapshot.works])
+        going = await _as_planned(
+            session, frozen.snapshot, await going_on(session, [w.id for w in frozen.snapshot.works])
+        )
         plan_id = await self._store(session, frozen, plan, now_us)
         await _assign(session, plan, frozen, going, plan_id, now_us)
         await _drain(session, self.services, plan, frozen.outdated, now_us)
@@ -307,6 +310,13 @@ class Planner:
         profile = self.services.models.get(start.model)
         model = (profile and profile.serves) or start.model
         return baselines(offer, await price_book.alternatives(session, offer.accelerator.name, model), model)
+
+
+async def _as_planned(session: AsyncSession, snapshot: Snapshot, going: Collection[str]) -> frozenset[str]:
+    """Those that are still to be served by the profile that they were planned with (`variant_again`)."""
+    models = {work.id: work.model for work in snapshot.works}
+    found = await session.execute(select(col(Batch.id), col(Batch.model)).where(col(Batch.id).in_(going)))
+    return frozenset(batch for batch, model in found.all() if (model or "") == models[batch])
 
 
 def hold_nano(offer: Offer, start: Start, control: ControlSettings, now_us: int, besides_nano: int = 0) -> int:

@@ -93,10 +93,11 @@ async def freeze(
     extra_policies: Mapping[str, ResidencyPolicy] | None = None,
     held: Sequence[Held] = (),
 ) -> Frozen:
-    """The queue, the price book, what runs, and the limits, at `now_us`. `extra` are works of a dry run, `held` the assignments
-    of the plan before."""
+    """The queue, the price book, what runs, and the limits, at `now_us`. `extra` are works of a dry run (one that is
+    queued too stands instead of itself), `held` the assignments of the plan before."""
     queued, binding = await _works(session, services)
-    works = [*queued, *extra]
+    dry = {each.id for each in extra}
+    works = [*(each for each in queued if each.id not in dry), *extra]
     open_rentals = await rentals.open_rentals(session)
     of_rentals = {row.offer_key for row in open_rentals}
     planned = await planned_offers(

@@ -29,6 +29,7 @@ from broker.control.own_part_maker import OwnPartMaker
 from broker.control.quote import quote_batch, quote_row
 from broker.control.saving import Price, price_of
 from broker.control.snapshot import max_nano
+from broker.control.variant_again import VariantAgain
 from broker.control.variant_quotes import PASSING, Quoted
 from broker.model_revision import revision_of
 from broker.project_limits import project_limits
@@ -68,6 +69,7 @@ class Taken:
 @dataclass
 class Validator:
     services: Services
+    _again: VariantAgain | None = None
 
     async def step(self) -> None:
         async with self.services.database.transaction() as session:
@@ -84,6 +86,13 @@ class Validator:
                 log.error("batch.validate_failed", batch=batch.id, error=f"{type(failure).__name__}: {failure}")
         if fresh:
             self.services.nudge("plan")
+            return
+        self._again = self._again or VariantAgain(self.services)
+        try:
+            await self._again.step()
+        except (JobsError, SolverError) as failure:
+            # it keeps its profile, and is looked at again later
+            log.error("batch.variant_failed", error=f"{type(failure).__name__}: {failure}")
 
     async def validate(self, batch_id: str) -> None:
         """One batch, unless it was seen to since the list was made."""

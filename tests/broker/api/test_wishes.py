@@ -10,6 +10,8 @@ import pytest
 from sqlalchemy import select
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from broker.api.quote_shapes import VariantQuote
+from broker.control import variant_again
 from broker.control.plan import Planner
 from broker.control.validate import Validator
 from broker.tables import Assignment
@@ -248,6 +250,70 @@ async def test_a_batch_with_a_p95_is_leased_with_so_many_requests_at_once_and_wh
     told = (await town.call("GET", f"/v1/batches/{batch['id']}/explain")).json
     assert (told["feasible"], told["waiting_on"]) == (False, "latency")
     assert "even one at a time, at most 2600 ms are wanted" in " ".join(told["reasons"])
+
+
+async def two_profiles_of_two_machines(server: Any) -> None:
+    """`tiny` on one kind of machine, `tiny@fp8` on another; both are sold out."""
+    for each in (
+        profile("tiny", "bf16", 4),
+        replace(profile("tiny@fp8", "fp8", 4, "tiny"), tokens_per_s={"L4": (40, 4)}),
+    ):
+        server.services.models[each.id] = each
+    await listed(server, *(replace(each, capacity=0) for each in two_machines()))
+
+
+def two_machines() -> tuple[Offer, Offer]:
+    small = Accelerator(kind="nvidia", name="L4", memory_mib=23_034, count=1)
+    return offer(), replace(offer(sku="L4"), accelerator=small)
+
+
+@pytest.mark.parametrize(("wishes", "served"), [({}, "tiny@fp8"), ({"precision": ["bf16"]}, "tiny")])
+async def test_a_batch_that_waits_takes_the_variant_whose_machine_came_free_where_its_wishes_allow_it(
+    server: Any, monkeypatch: Any, wishes: dict[str, Any], served: str
+) -> None:
+    """The profile was chosen once, at its beginning: a batch waited for one machine while another that would do stood free."""
+    monkeypatch.setattr(variant_again, "LOOK_US", 0)
+    await two_profiles_of_two_machines(server)
+    validator, planner = Validator(server.services), Planner(server.services)
+    batch = await server.new_batch(x_broker=wishes)
+    await validator.step()
+    await planner.step()
+    seen = (await server.call("GET", f"/v1/batches/{batch['id']}")).json["x_broker"]
+    assert (seen["served_model"], seen["waiting_on"]) == ("tiny", "capacity")
+    one, other = two_machines()
+    await listed(server, replace(one, capacity=0), other)
+    await validator.step()
+    await planner.step()
+    seen = (await server.call("GET", f"/v1/batches/{batch['id']}")).json["x_broker"]
+    assert seen["served_model"] == served
+    told = (await server.call("GET", f"/v1/batches/{batch['id']}/explain")).json
+    if served == "tiny@fp8":
+        assert [each["offer_key"] for each in told["chosen"]] == [str(other.key)]
+        assert {each["profile"]: each["chosen"] for each in told["variants"]} == {"tiny": False, "tiny@fp8": True}
+    else:
+        assert told["chosen"] == []
+    # what has a machine keeps its profile, whatever gets cheaper meanwhile
+    await listed(server, replace(one, price=Decimal("0.0001")), other)
+    await validator.step()
+    again = (await server.call("GET", f"/v1/batches/{batch['id']}")).json["x_broker"]
+    assert again["served_model"] == served
+
+
+def test_another_variant_is_taken_where_it_is_feasible_or_two_percent_cheaper_and_else_not() -> None:
+    def told(name: str, usd: str | None, *, chosen: bool = False) -> VariantQuote:
+        return VariantQuote(
+            profile=name, model="m", precision="p", chosen=chosen, feasible=usd is not None, usd=usd, end=None,
+            waiting_on=None, reason=None,
+        )  # fmt: skip
+
+    for before, after, is_better in (
+        (None, "9", True),  # the one waits, the other would run
+        ("1.00", "0.97", True),
+        ("1.00", "0.99", False),  # not worth another model
+        (None, None, False),
+    ):
+        assert variant_again.is_better([told("a", before), told("b", after, chosen=True)], "a") is is_better
+    assert not variant_again.is_better([told("a", "1", chosen=True), told("b", "2")], "a")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,146 @@
+"""Which profile serves a batch that waits is asked again while it waits: prices move, and what was sold out comes back.
+
+A batch that no engine has begun has no reason to keep the profile that was cheapest when it was made. Each look plans it dry with
+every profile that its wishes allow, beside all that is queued, as at its beginning; one batch a step, and each only so often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import structlog
+from sqlalchemy import delete, exists, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from broker.api import quote_shapes, shapes
+from broker.approvals import approval_of, needed_because
+from broker.control.quote import quote_batch
+from broker.control.snapshot import max_nano
+from broker.control.variant_quotes import Quoted
+from broker.project_limits import project_limits
+from broker.services import Services
+from broker.tables import STOPPED, Assignment, Quote, Waiting
+from broker.variants import ModelWishes, variants
+from jobs import batches
+from jobs.clock import db_now
+from jobs.tables import Batch, Shard
+from jobs.transitions import locked
+from ledger.money import to_nano
+from markets import rentals
+from workers.profile import ModelProfile
+
+log = structlog.get_logger()
+# A look is a plan for each profile: not more often than this for one batch.
+LOOK_US = 600_000_000
+# Less than this part of the cost is not worth another model in the explanation.
+WORTH = Decimal("0.02")
+
+
+@dataclass
+class VariantAgain:
+    """`_looked`: when each batch that waits was looked at last."""
+
+    services: Services
+    _looked: dict[str, int] = field(default_factory=dict)
+
+    async def step(self) -> None:
+        """Look at the batch that was looked at longest ago, if any is due."""
+        async with self.services.database.transaction() as session:
+            now_us = await db_now(session)
+            waiting = {batch.id: batch for batch in await _waiting(session)}
+        self._looked = {name: at_us for name, at_us in self._looked.items() if name in waiting}
+        for batch_id, batch in waiting.items():
+            self._looked.setdefault(batch_id, batch.in_progress_us or now_us)
+        due = [(at_us, name) for name, at_us in self._looked.items() if at_us + LOOK_US <= now_us]
+        for _, batch_id in sorted(due):
+            profiles = _profiles(self.services, waiting[batch_id])
+            self._looked[batch_id] = now_us
+            if len(profiles) > 1:
+                async with self.services.claimed("validate", batch_id) as mine:
+                    if mine is not None:
+                        await VariantAgain(mine).look(waiting[batch_id], profiles)
+                return
+
+    async def look(self, batch: Batch, profiles: Sequence[ModelProfile]) -> None:
+        """Plan it with each, and change the profile where another is feasible and this one is not, or is dearer."""
+        async with self.services.database.transaction() as session:
+            left = await batches.remaining(session, batch.id)
+        quoted = await quote_batch(self.services, batch, left, profiles)
+        if not is_better(quoted.explanation.variants, batch.model or ""):
+            return
+        async with self.services.database.transaction() as session:
+            is_changed = await self._change(session, batch, quoted)
+        if is_changed:
+            log.info("batch.variant_changed", batch=batch.id, before=batch.model, model=quoted.profile.id)
+            self.services.nudge("plan")
+
+    async def _change(self, session: AsyncSession, seen: Batch, quoted: Quoted) -> bool:
+        """Unless it was changed or begun since it was looked at, or would need a second person's word."""
+        batch = await locked(session, seen.id)
+        is_same = (batch.version, batch.model) == (seen.version, seen.model)
+        if not is_same or batch.id not in {each.id for each in await _waiting(session)}:
+            return False
+        limits = await project_limits(session, self.services.settings, batch.project)
+        cost = quoted.explanation.usd
+        reason = needed_because(
+            above_nano=limits.approve_above_nano,
+            quote_nano=None if cost is None else to_nano(Decimal(cost)),
+            max_nano=max_nano((batch.wishes or {}).get("max_usd")),
+        )
+        earlier = await approval_of(session, batch.id)
+        if reason is not None and (earlier is None or earlier.outcome != "approved"):
+            log.info("batch.variant_needs_approval", batch=batch.id, model=quoted.profile.id, reason=reason)
+            return False
+        batch.model = quoted.profile.id
+        await session.execute(delete(Assignment).where(col(Assignment.batch) == batch.id))
+        first = select(Quote).where(col(Quote.batch) == batch.id).order_by(col(Quote.created_us)).limit(1)
+        quote: Quote | None = await session.scalar(first)
+        if quote is not None:  # what was promised stays; which profiles were compared is of now
+            told = [each.model_dump(mode="json") for each in quoted.explanation.variants]
+            quote.body = {**quote.body, "variants": told}
+        return True
+
+
+def is_better(told: Sequence[quote_shapes.VariantQuote], current: str) -> bool:
+    """Whether the chosen one of these is worth changing to. Pure."""
+    chosen = next((each for each in told if each.chosen), None)
+    before = next((each for each in told if each.profile == current), None)
+    if chosen is None or not chosen.feasible or chosen.profile == current:
+        return False
+    if before is None or not before.feasible:
+        return True
+    return Decimal(chosen.usd or 0) < Decimal(before.usd or 0) * (1 - WORTH)
+
+
+async def _waiting(session: AsyncSession) -> list[Batch]:
+    """Batches that wait whole: no line was ever leased, no machine is there for their profile, and no answer of earlier ones was
+    taken over (whose model is pinned)."""
+    has_begun = exists().where(col(Shard.batch_id) == col(Batch.id), col(Shard.epoch) > 0)
+    found = await session.scalars(
+        select(Batch)
+        .join(Waiting, col(Waiting.batch) == col(Batch.id))
+        .where(
+            col(Batch.status) == "in_progress",
+            col(Batch.ending).is_(None),
+            col(Batch.paused_us).is_(None),
+            col(Batch.revision).is_(None),
+            col(Waiting.plan) != STOPPED,
+            ~has_begun,
+        )
+        .order_by(col(Batch.id))
+    )
+    served = {(row.project, row.model) for row in await rentals.open_rentals(session)}
+    return [
+        batch for batch in found if (batch.project, batch.model) not in served and not (batch.wishes or {}).get("reuse")
+    ]
+
+
+def _profiles(services: Services, batch: Batch) -> tuple[ModelProfile, ...]:
+    """The profiles that its wishes allow, the preferred one first."""
+    wishes = shapes.BatchWishes.model_validate(batch.wishes or {})
+    wanted = ModelWishes(models=wishes.models or (), precision=wishes.precision, engine_profile=wishes.engine_profile)
+    name = batch.asked_model or batch.model or ""
+    return variants(services.models, model=name, endpoint=batch.endpoint, wishes=wanted).profiles
