@@ -1,9 +1,9 @@
 """Scaleway: GPU machines in Paris, Amsterdam, Warsaw and Milan; prices in euros. Unverified against the live service.
 
-Source: answers that Scaleway's own clients recorded (2026-08), `/instance/v1/zones/{zone}/products/servers`, a page after the
-other with the total in a header. Whether it answers without a token was not to be seen there, so one is asked for.
-`availability` is `available`, `scarce` or `shortage`; the last is sold out. Billing by the hour is believed, not documented
-there.
+Source: answers that Scaleway's own clients recorded (2026-08) and its Python SDK, `/instance/v1/zones/{zone}/products/servers`,
+a page after the other with the total in a header. Whether it answers without a token was not to be seen there, so one is asked
+for. What is free is another list, `…/servers/availability`: `available`, `scarce` or `shortage`; the last is sold out, and of a
+type that it does not have nothing is known. Billing by the hour is believed, not documented there.
 """
 
 from __future__ import annotations
@@ -49,19 +49,20 @@ class ScalewaySource:
 
     async def offers(self) -> list[Offer]:
         at, fx = datetime.now(UTC), self._fx()
-        zones = await together(*map(self._zone, self._zones))
+        paths = [f"/instance/v1/zones/{zone}/products/servers" for zone in self._zones]
+        answers = await together(*map(self._listed, [*paths, *(f"{path}/availability" for path in paths)]))
+        sold, free = answers[: len(paths)], answers[len(paths) :]
         return distinct(
             made
-            for zone, found in zip(self._zones, zones, strict=True)
-            for made in rows(found, lambda row, zone=zone: _of(row[0], row[1], zone, fx, at))  # type: ignore[misc]
+            for zone, types, room in zip(self._zones, sold, free, strict=True)
+            for made in rows(types.items(), lambda row, zone=zone, room=room: _of(*row, zone, room, fx, at))  # type: ignore[misc]
         )
 
     async def close(self) -> None:
         await self._api.close()
 
-    async def _zone(self, zone: str) -> list[tuple[str, Shape]]:
-        """All server types of a zone, by name. ShapeDrift when fewer come than the answer says there are."""
-        path = f"/instance/v1/zones/{zone}/products/servers"
+    async def _listed(self, path: str) -> dict[str, Shape]:
+        """What is said of each server type, by name. ShapeDrift when fewer come than the answer says there are."""
         found: dict[str, Shape] = {}
 
         async def ask(number: int) -> Shape:
@@ -80,10 +81,12 @@ class ScalewaySource:
 
         numbers = [1]
         await self._api.pages(ask, 1, after)
-        return list(found.items())
+        return found
 
 
-def _of(sku: str, row: Shape, zone: str, fx: Mapping[str, FxRate], at: datetime) -> Iterator[Offer]:
+def _of(
+    sku: str, row: Shape, zone: str, room: Mapping[str, Shape], fx: Mapping[str, FxRate], at: datetime
+) -> Iterator[Offer]:
     chip = row.get("gpu_info")
     if chip is None or not row["gpu"].whole():
         return
@@ -104,7 +107,7 @@ def _of(sku: str, row: Shape, zone: str, fx: Mapping[str, FxRate], at: datetime)
             memory_mib=chip["gpu_memory"].whole() // MIB,
             region=zone.rpartition("-")[0],
             zone=zone,
-            capacity=0 if row["availability"].text() == "shortage" else None,
+            capacity=0 if sku in room and room[sku]["availability"].text() == "shortage" else None,
             granularity_s=3_600,
             minimum_s=3_600,
             interruption_per_hour=Decimal(0),

@@ -158,6 +158,16 @@ def recorded(provider: str, name: str) -> Json:
     return json.loads((Path(folder) / "specs" / provider / name).read_text())
 
 
+def cassette(provider: str, name: str) -> list[Json]:
+    """Requests and answers that somebody's client recorded, of the reference folder; skips without one."""
+    folder = os.environ.get("BROKER_REFERENCE")
+    if folder is None:
+        pytest.skip("BROKER_REFERENCE names no reference folder")
+    text = (Path(folder) / "specs" / provider / f"{name}.cassette.yaml").read_text()
+    found: list[Json] = yaml.load(text, Loader=yaml.CSafeLoader)["interactions"]
+    return found
+
+
 def price_data(name: str) -> list[dict[str, str]]:
     """Rows of real prices of the reference folder; skips without one."""
     folder = os.environ.get("BROKER_REFERENCE")

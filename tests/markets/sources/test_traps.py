@@ -4,9 +4,13 @@ into."""
 from __future__ import annotations
 
 import copy
+import json
+from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
+from yarl import URL
 
 from markets.errors import NotAuthorized, ShapeDrift, Unavailable
 from markets.provider.listing import country_of
@@ -21,7 +25,7 @@ from tests.markets.sources import (
     case_verda,
     case_vultr,
 )
-from tests.markets.sources.document import official, recorded
+from tests.markets.sources.document import cassette, official, recorded
 from tests.markets.sources.loopback import Fault, Loopback, Reply
 from tests.markets.sources.polling import one, poll
 
@@ -304,8 +308,27 @@ async def test_scaleway_pages_that_end_too_soon_are_no_list() -> None:
         await poll(case_scaleway.CASE, short)
 
 
-async def test_the_recorded_scaleway_types_are_read() -> None:
-    found = recorded("scaleway", "gpu-server-types-fr-par-1.json")
-    offers = await poll(case_scaleway.CASE, {case_scaleway.path("fr-par-1"): case_scaleway.pages(found)})
+def told_by(client: list[Any]) -> dict[str, Any]:
+    """The answers of a recorded client, page by page."""
+    pages: dict[str, dict[str, Reply]] = {}
+    for each in client:
+        url, answer = URL(each["request"]["url"]), each["response"]
+        total = {name: value[0] for name, value in answer["headers"].items() if name == "X-Total-Count"}
+        said = Reply(json.loads(answer["body"]), total)
+        pages.setdefault(f"{each['request']['method']} {url.path}", {})[url.query.get("page", "1")] = said
+    return {path: lambda request, _, of=of: of[request.query["page"]] for path, of in pages.items()}
+
+
+async def test_scaleways_answers_as_its_own_cli_recorded_them_are_read() -> None:
+    """What is free is no member of a type, as it was here before its own client was looked at: no offer could be read at all."""
+    answers = told_by(cassette("scaleway", "server-type-list-fr-par1"))
+    case = replace(
+        case_scaleway.CASE,
+        make=lambda keys, reach: ScalewaySource(keys, reach, zones=("fr-par-1",), fx=lambda: case_scaleway.EUR),
+        answers=answers,
+    )
+    offers = await poll(case)
     l4 = one(offers, sku="L4-1-24G")
     assert (l4.accelerator.name, l4.accelerator.memory_mib, l4.capacity) == ("l4", 24 * 1024, 0)
+    assert l4.price == Decimal("0.7875") * case_scaleway.EUR["EUR"].usd
+    assert one(offers, sku="RENDER-S").accelerator.name == "p100" and all(each.country == "FR" for each in offers)
