@@ -19,7 +19,7 @@ RUN = .venv/bin/python
 APART = $(RUN) tests/support/islands.py
 NODE = tests/conformance/node
 
-.PHONY: setup demo test test-postgres test-replicas aws residency conformance objects objects-azure worlds lint chaos finance ledger lock lock-node
+.PHONY: setup demo test test-postgres test-replicas aws residency conformance clients objects objects-azure worlds lint chaos finance ledger lock lock-node
 .DELETE_ON_ERROR:
 
 setup: .venv/ok
@@ -75,6 +75,10 @@ ledger: .venv/ok
 # answers that schemathesis makes of providers' official documents (in BROKER_REFERENCE), read by our adapters.
 conformance: .venv/ok $(NODE)/node_modules/.package-lock.json
 	$(RUN) -m pytest -q -n $(WORKERS) -m conformance tests/conformance tests/markets/sources
+
+# Providers' own SDKs read the answers that our adapters' tests are made of (installed by .ci/clients).
+clients: .venv/ok
+	@bash .ci/clients $(CLIENTS)
 
 # Random queues and markets, each plan checked: SEEDS of them. The last line is JSON: {"worlds", "faults"}.
 worlds: .venv/ok

@@ -2,7 +2,8 @@
 
 Source: OpenRouter documentation, "Models API" (2026): `GET /api/v1/models`, without log-in. Prices are texts in dollars a token:
 of a prompt's, a completion's, a cached prompt's. "-1" is "it depends" and "0" a free variant with a quota: neither is a price.
-A price per request, or another one above some length, is not what a plan counts with. Where a prompt goes, and what is kept
+A price per request, or another one by the hour or the day, is not what a plan counts with; where long prompts cost more
+(`overrides`, its Python SDK), the model is taken up to that length. Where a prompt goes, and what is kept
 of it, depends on the provider that it is routed to: no country, no data policy.
 """
 
@@ -46,7 +47,7 @@ def openrouter_offers(answer: Shape, at: datetime) -> list[Offer]:
         if not _writes_text(model):
             return
         pricing, name = model["pricing"], model["id"].text()
-        context, provider = model.get("context_length"), model.get("top_provider")
+        provider = model.get("top_provider")
         most = provider.get("max_completion_tokens") if provider else None
         yield token_offer(
             TokenSaid(
@@ -56,7 +57,7 @@ def openrouter_offers(answer: Shape, at: datetime) -> list[Offer]:
                 input=_per_million(pricing, "prompt"),
                 output=_per_million(pricing, "completion"),
                 cached=_per_million(pricing, "input_cache_read"),
-                context_tokens=context.whole() if context else None,
+                context_tokens=_context(model, pricing),
                 max_output_tokens=most.whole() if most else None,
                 source=SOURCE,
                 raw={"model": name, "pricing": pricing.value},
@@ -73,10 +74,24 @@ def _per_million(pricing: Shape, name: str) -> Decimal | None:
     return None if found is None else found.number() * MILLION
 
 
+def _overrides(pricing: Shape) -> list[Shape]:
+    """Other prices under conditions; the others are those of every day."""
+    found = pricing.get("overrides")
+    return found.each() if found else []
+
+
+def _context(model: Shape, pricing: Shape) -> int | None:
+    """How long a prompt may be at the price that is listed: above `min_prompt_tokens` it is another."""
+    lengths = [model.get("context_length"), *(each.get("min_prompt_tokens") for each in _overrides(pricing))]
+    return min((each.whole() for each in lengths if each), default=None)
+
+
 def _problem(pricing: Shape) -> str | None:
     request = pricing.get("request")
     if request and request.number() > 0:
         return f"each request costs {request.number()} USD beside its tokens; the planner cannot count that"
+    if any(each.get("min_prompt_tokens") is None for each in _overrides(pricing)):
+        return "its price is another at some hours or on some days; the planner cannot count that"
     return None
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 
 from markets.errors import ShapeDrift
 from markets.hourly import FxRate
@@ -55,7 +56,7 @@ class ScalewaySource:
         return distinct(
             made
             for zone, types, room in zip(self._zones, sold, free, strict=True)
-            for made in rows(types.items(), lambda row, zone=zone, room=room: _of(*row, zone, room, fx, at))  # type: ignore[misc]
+            for made in rows(types.items(), partial(_of, zone=zone, room=room, fx=fx, at=at))
         )
 
     async def close(self) -> None:
@@ -85,8 +86,9 @@ class ScalewaySource:
 
 
 def _of(
-    sku: str, row: Shape, zone: str, room: Mapping[str, Shape], fx: Mapping[str, FxRate], at: datetime
+    named: tuple[str, Shape], *, zone: str, room: Mapping[str, Shape], fx: Mapping[str, FxRate], at: datetime
 ) -> Iterator[Offer]:
+    sku, row = named
     chip = row.get("gpu_info")
     if chip is None or not row["gpu"].whole():
         return

@@ -1,6 +1,7 @@
 """Verda (formerly DataCrunch): machines in Finland and Iceland, on demand and spot. Unverified against the live service.
 
-Source: the provider's Python SDK and rows that others recorded (2026-10); there is no published OpenAPI document. Prices are
+Source: the provider's Python SDK (1.25, whose requests are ours: `isSpot`, not `is_spot`) and rows that others recorded
+(2026-10); there is no published OpenAPI document. Prices are
 texts, US dollars an hour of the whole machine; `gpu_memory` is of all GPUs together. Log-in by OAuth2 client credentials. No
 notice before spot ends. Billing in steps of ten minutes is believed, not documented there.
 """
@@ -33,11 +34,13 @@ class VerdaSource:
 
     async def offers(self) -> list[Offer]:
         at = datetime.now(UTC)
-        types = await self._api.get("/v1/instance-types")  # before the others, so that one of them fetches the token
+        types = await self._api.get(
+            "/v1/instance-types", {"currency": "usd"}
+        )  # before the others, so that one of them fetches the token
         locations, free, free_spot = await together(
             self._api.get("/v1/locations"),
-            self._api.get("/v1/instance-availability", {"is_spot": "false"}),
-            self._api.get("/v1/instance-availability", {"is_spot": "true"}),
+            self._api.get("/v1/instance-availability", {"isSpot": "false"}),
+            self._api.get("/v1/instance-availability", {"isSpot": "true"}),
         )
         countries = {each["code"].text(): each["country_code"].text() for each in locations.each()}
         room = {"on_demand": _room(free), "spot": _room(free_spot)}

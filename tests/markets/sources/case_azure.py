@@ -60,6 +60,8 @@ def regional(pages: dict[str, list[str]]) -> Callable[[web.Request, bytes], Any]
     def answer(request: web.Request, _: bytes) -> dict[str, Any]:
         region = next(each for each in REGIONS if f"'{each}'" in request.query["$filter"])
         step = int(request.query.get("$skip", "0"))
+        if step >= len(pages[region]):  # whoever counts by himself comes to a page of nothing
+            return {"Items": [], "NextPageLink": None, "Count": 0}
         link = request.url.update_query({"$skip": str(step + 1)})
         items = CONTENT[pages[region][step]]
         following = str(link) if step + 1 < len(pages[region]) else None

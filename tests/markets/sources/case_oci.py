@@ -11,6 +11,7 @@ from tests.markets.sources.cases import Case
 def shape(name: str, gpus: int | None, part: str, **facts: Any) -> dict[str, Any]:
     row = {"name": name, "hidden": False, "status": "ACTIVE", "allowPreemptible": True, "bundleMemoryQty": 240}
     row |= {"gpuQty": gpus, "gpuMemoryQty": 24, "processorType": {"value": "arm"}, "subType": {"value": "gpu"}}
+    row |= {"shapeType": {"value": name[:2].lower()}}
     return row | {"products": [{"partNumber": part, "qty": 15, "type": {"value": "ocpu"}}]} | facts
 
 
@@ -22,6 +23,8 @@ def product(part: str, usd: float, metric: str = "GPU Per Hour") -> dict[str, An
         "displayName": "",
         "metricName": metric,
         "serviceCategory": "",
+        "billingModel": "UCM",
+        "pricetype": "HOUR",
         "currencyCodeLocalizations": local,
     }
 

@@ -11,10 +11,11 @@ from tests.markets.sources.cases import Case
 def model(name: str, prompt: str, completion: str, *, writes: str = "text", **more: str) -> dict[str, Any]:
     return {
         "id": name, "canonical_slug": name, "name": name, "created": 1_733_506_137, "description": "…", "context_length": 131_072,
-        "architecture": {"input_modalities": ["text"], "output_modalities": [writes], "tokenizer": "Llama3"},
+        "architecture": {"input_modalities": ["text"], "output_modalities": [writes], "tokenizer": "Llama3", "modality": None},
         "pricing": {"prompt": prompt, "completion": completion, "request": "0", "image": "0", **more},
         "top_provider": {"context_length": 131_072, "max_completion_tokens": 16_384, "is_moderated": False},
-        "per_request_limits": None, "supported_parameters": ["max_tokens"],
+        "per_request_limits": None, "supported_parameters": ["max_tokens"], "default_parameters": None, "supported_voices": None,
+        "links": {"details": f"/api/v1/models/{name}/endpoints"},
     }  # fmt: skip
 
 
@@ -29,7 +30,7 @@ MODELS = [
 CASE = Case(
     name="openrouter",
     make=lambda _, reach: OpenRouterSource(reach),
-    answers={"GET /api/v1/models": {"data": MODELS}},
+    answers={"GET /api/v1/models": {"data": MODELS, "links": {"next": None}, "total_count": len(MODELS)}},
     offers=4,
     is_public=True,
 )

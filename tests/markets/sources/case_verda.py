@@ -13,6 +13,15 @@ from tests.markets.sources.cases import Case
 
 def kind(sku: str, name: str, count: int, gib: int, price: str, spot: str) -> dict[str, Any]:
     row = {"instance_type": sku, "name": name, "currency": "usd", "price_per_hour": price, "spot_price": spot}
+    row |= {
+        "id": sku,
+        "description": "Dedicated Hardware Instance",
+        "display_name": None,
+        "model": name,
+        "manufacturer": "",
+    }
+    row |= {"cpu": {"number_of_cores": 30}, "memory": {"size_in_gigabytes": 120}, "storage": {"description": "dynamic"}}
+    row |= {"best_for": [], "p2p": None, "supported_os": ["ubuntu-24.04"], "deploy_warning": None}
     return row | {"gpu": {"description": "", "number_of_gpus": count}, "gpu_memory": {"size_in_gigabytes": gib}}
 
 
@@ -29,14 +38,16 @@ PLACES = [
 
 
 def room(request: web.Request, _: bytes) -> list[dict[str, Any]]:
-    free = ["2A6000.20V"] if request.query["is_spot"] == "true" else ["1H100.80S.30V", "2A6000.20V"]
+    """`isSpot`, as its SDK asks: by another name it is not heard."""
+    free = ["2A6000.20V"] if request.query.get("isSpot") == "true" else ["1H100.80S.30V", "2A6000.20V"]
     return [{"location_code": "FIN-01", "availabilities": free}, {"location_code": "ICE-01", "availabilities": []}]
 
 
 def token(_: web.Request, body: bytes) -> dict[str, Any]:
     asked = json.loads(body)
     assert asked == {"grant_type": "client_credentials", "client_id": "client_1", "client_secret": "secret_verda"}
-    return {"access_token": "token_of_a_moment", "token_type": "Bearer", "expires_in": 3600}
+    told = {"access_token": "token_of_a_moment", "token_type": "Bearer", "expires_in": 3600}
+    return told | {"refresh_token": "token_of_later", "scope": "cloud-api-v1"}
 
 
 CASE = Case(

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import pytest
+
 from markets.offer import Offer
 from markets.provider.shape import Shape, read
 from markets.sources.koyeb import koyeb_offers
@@ -108,6 +110,26 @@ def test_openrouter_free_and_it_depends_are_no_prices() -> None:
     for prompt, completion in (("0", "0"), ("-1", "-1"), ("0.000001", "0"), ("0", "0.000001")):
         (offer,) = openrouter(model("m", prompt, completion))
         assert offer.quarantined
+
+
+@pytest.mark.parametrize(
+    ("override", "context", "why"),
+    [
+        ({"min_prompt_tokens": 32_000, "prompt": "0.000006"}, 32_000, None),
+        ({"min_prompt_tokens": 900_000, "prompt": "0.000006"}, 131_072, None),
+        ({"utc_start": 100, "utc_end": 400, "prompt": "0.000006"}, 131_072, "at some hours"),
+        ({"utc_days": ["monday"], "completion": "0.00006"}, 131_072, "at some hours"),
+    ],
+)
+def test_openrouter_the_dearer_price_of_long_prompts_was_not_seen(
+    override: dict[str, Any], context: int, why: str | None
+) -> None:
+    """Its own SDK has `overrides`; planned by the price of every day, a batch of long prompts cost twice its quote."""
+    asked = model("m", "0.000003", "0.000015")
+    asked["pricing"]["overrides"] = [override]
+    (offer,) = openrouter(asked)
+    assert offer.endpoint is not None and offer.endpoint.context_tokens == context
+    assert (why is None and offer.quarantined is None) or (why and why in (offer.quarantined or ""))
 
 
 def test_openrouter_a_price_of_each_request_cannot_be_counted() -> None:
