@@ -64,8 +64,19 @@ def fill(pricing: Pricing, scarcity: Scarcity | None = None) -> list[tuple[int, 
             continue
         if (kind, bucket) not in hourly:
             hourly[kind, bucket] = pricing.hourly(kind, bucket, scarcity, edges, is_bound=False)
-        pieces.extend(_place(pricing, room, k, *pricing.of_class(k, *hourly[kind, bucket])))
+        at, price = pricing.of_class(k, *hourly[kind, bucket])
+        if pricing.besides.is_any:
+            price = price + _besides(pricing, k, at, float(edges[bucket]))
+        pieces.extend(_place(pricing, room, k, at, price))
     return pieces
+
+
+def _besides(pricing: Pricing, k: int, at: Ints, edge: float) -> Floats:
+    """What the class pays there for its data, and for its part of starts."""
+    kind = int(pricing.classes.kind[k])
+    time = edge - pricing.figures.start[kind, at]
+    besides = pricing.besides
+    return besides.moving(k, at) + besides.of_starts(kind, at, pricing.masks.hours(k, at), time)
 
 
 def _place(pricing: Pricing, room: Room, k: int, at: Ints, price: Floats) -> list[tuple[int, int, float]]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from solver.fluid.besides import Besides
 from solver.fluid.classes import Classes
 from solver.fluid.figures import Figures, Floats, Ints
 from solver.fluid.masks import Masks
@@ -48,6 +49,7 @@ class Pricing:
 
     def __init__(self, figures: Figures, classes: Classes, masks: Masks) -> None:
         self.figures, self.classes, self.masks = figures, classes, masks
+        self.besides = Besides(figures, classes)
         self.buckets = len(classes.edge_low)
         used = {each.quota_group for each in figures.offers}
         self.quota_names = sorted(name for name in figures.view.quotas if name in used)

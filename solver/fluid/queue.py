@@ -14,6 +14,7 @@ from solver.fluid import blocks
 from solver.fluid import classes as grouping
 from solver.fluid.apart import Apart
 from solver.fluid.effort import Counts, Effort, counts
+from solver.fluid.fairness import share_fairly
 from solver.fluid.figures import NANO_USD, Figures, Floats
 from solver.fluid.fill import fill
 from solver.fluid.guide import Pieces, by_placement, by_program, first_prices, is_guided
@@ -194,7 +195,10 @@ def restore(
     Renewal(restoration).run(renewals)
     if nowhere:
         restoration.left.extend(restoration.make_room(nowhere))
-        restoration.finish()
+        waiting = restoration.finish()
+        if waiting and len({each.project for each in pricing.figures.pools}) > 1:
+            restoration.left.extend(share_fairly(restoration, waiting))
+            restoration.finish()
     return settle(view, restoration)
 
 

@@ -166,7 +166,7 @@ class Restoration:
                 continue
             if tries is not None and (tries := tries - 1) < 0:
                 break
-            trial = self._try(offer, k, part)
+            trial = self.fit(offer, k, part)
             if trial is None:
                 refused[offer] = part
                 continue
@@ -191,15 +191,15 @@ class Restoration:
         return found
 
     def _starting(self, kind: int) -> list[float]:
-        """USD of a start of a kind at each offer."""
+        """USD of a start of a kind at each offer, what is paid once for it included."""
         if kind not in self._starts:
             many = len(self.pricing.figures.offers)
-            self._starts[kind] = (
-                self.pricing.figures.start[kind, :many] * self.pricing.figures.resources.price[:many]
-            ).tolist()
+            figures = self.pricing.figures
+            starts = figures.start[kind, :many] * figures.resources.price[:many] + self.pricing.besides.once(kind)
+            self._starts[kind] = starts.tolist()
         return self._starts[kind]
 
-    def _try(self, offer: int, k: int, part: float) -> tuple[Berth, float] | None:
+    def fit(self, offer: int, k: int, part: float) -> tuple[Berth, float] | None:
         """The offer with as much of the part as fits, or None."""
         best: tuple[Berth, float] | None = None
         cost = self.yard.berth(offer).cost
@@ -270,7 +270,8 @@ class Restoration:
             _, scarce = self.pricing.hourly(kind, bucket, self.scarcity, self.edges, is_bound=True)
             late = self.pricing.figures.start[kind] >= 0.95 * self.edges[bucket]
             self._hourly[kind, bucket] = (np.where(late, NEVER, self.pricing.figures.resources.price), scarce)
-        return self.pricing.of_class(k, *self._hourly[kind, bucket])
+        at, price = self.pricing.of_class(k, *self._hourly[kind, bucket])
+        return at, price + self.pricing.besides.moving(k, at) if self.pricing.besides.is_any else price
 
     def _rent(self, k: int, offer: int) -> float:
         """Scarcity of the hours that the whole class takes at an offer, in USD."""
@@ -305,7 +306,7 @@ class Restoration:
                     if stay := {each: share for each, share in parts.items() if each not in gone}:
                         kept[pool] = stay
                 self.yard.put(offer, self.yard.weigh(offer, kept))
-                trial = self._try(offer, k, rest)
+                trial = self.fit(offer, k, rest)
                 if trial is None:
                     self.yard.undo(mark)
                     continue

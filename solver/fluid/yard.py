@@ -215,6 +215,8 @@ class Yard:
         for pool, block in blocks.items():
             is_same = packing.placed[pool] is before.packing.placed.get(pool)
             costs[pool] = before.costs[pool] if is_same else self._cost(offer, block, packing)
+            if not is_same and self.pricing.besides.is_any:
+                costs[pool] += self._besides(offer, block, loads[pool], packing)
         return Berth(loads, packing, costs, blocks, sum(costs.values()))
 
     def _block(self, offer: int, pool: int, parts: dict[int, float]) -> Block:
@@ -250,6 +252,16 @@ class Yard:
                 hourly * max(until, each) for hourly, each in zip(warm.price, warm.ready[: placed.warm], strict=False)
             )
         return cost
+
+    def _besides(self, offer: int, block: Block, parts: dict[int, float], packing: Packing) -> float:
+        """What is paid besides time: once for each start, and for the data of what was accepted."""
+        placed, besides = packing.placed[block.pool], self.pricing.besides
+        kind = int(self.pricing.figures.kind_of_pool[self.pool_of(block.pool)])
+        usd = len(placed.begins) * besides.once_at(kind, offer)
+        for item, accepted in zip(block.items, placed.accepted, strict=True):
+            share = accepted / item.load if item.load else 1.0
+            usd += parts[item.key] * share * besides.moving_at(item.key, offer)
+        return usd
 
     def put(self, offer: int, berth: Berth) -> None:
         before = self.berth(offer)

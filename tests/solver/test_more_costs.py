@@ -24,6 +24,11 @@ def plans(snapshot: Snapshot) -> list[Plan]:
     ]
 
 
+def programs(snapshot: Snapshot) -> list[Plan]:
+    """Where a program decides. The first placement of a large queue takes a part of a start for a part of what it costs."""
+    return [solve(snapshot), solve_large(View(snapshot), is_program=True)]
+
+
 def test_capacity_that_is_paid_for_anyway_is_used_first_and_costs_nothing_more(town: Any) -> None:
     reserved = town.offer("a/reserved", 0.0, pricing="reserved", sunk=True, capacity=1)
     snapshot = town.snapshot([town.work("w", 4, within_h=6)], [reserved, town.offer("b/cheap", 0.1)])
@@ -35,10 +40,10 @@ def test_capacity_that_is_paid_for_anyway_is_used_first_and_costs_nothing_more(t
 def test_a_reservation_that_is_too_small_is_filled_before_anything_else_is_rented(town: Any) -> None:
     reserved = town.offer("a/reserved", 0.0, pricing="reserved", sunk=True, capacity=1)
     snapshot = town.snapshot([town.work("w", 8, within_h=6)], [reserved, town.offer("b/dear", 3.0)])
-    plan = solve(snapshot)
-    share = {each.offer_key: each.share_ppm for each in plan.assignments}
-    assert share["a/reserved"] == pytest.approx(750_000, abs=2_000)
-    assert check(snapshot, plan) == []
+    for plan in plans(snapshot):
+        share = {each.offer_key: each.share_ppm for each in plan.assignments}
+        assert share["a/reserved"] == pytest.approx(750_000, abs=2_000)
+        assert check(snapshot, plan) == []
 
 
 def test_a_price_of_nothing_is_unknown_where_nothing_is_paid_for_anyway(town: Any) -> None:
@@ -52,8 +57,9 @@ def test_what_moves_in_and_out_decides_between_places_of_nearly_one_price(town: 
     work = town.work("w", 4, input_bytes=40 * 10**9, output_bytes=10 * 10**9)
     far = town.offer("a/far", 1.0, egress_nano_gb=90_000_000, ingress_nano_gb=10_000_000)
     snapshot = town.snapshot([work], [far, town.offer("b/near", 1.2)])
-    plan = solve(snapshot)
-    assert [start.offer_key for start in plan.starts] == ["b/near"]
+    for plan in plans(snapshot):
+        assert [start.offer_key for start in plan.starts] == ["b/near"]
+        assert plan.bound_nano <= plan.cost_nano
     only_far = town.snapshot([work], [far])
     for each in plans(only_far):
         # 4 hours of 1 USD, 40 GB in at 0.01 and 10 GB out at 0.09
@@ -64,11 +70,13 @@ def test_what_moves_in_and_out_decides_between_places_of_nearly_one_price(town: 
 def test_a_deposit_that_stays_there_is_paid_for_each_start(town: Any) -> None:
     lost = town.offer("a/deposit", 1.0, lost_nano=5 * USD)
     snapshot = town.snapshot([town.work("w", 4)], [lost, town.offer("b/plain", 2.0)])
-    assert [start.offer_key for start in solve(snapshot).starts] == ["b/plain"]
+    for plan in programs(snapshot):
+        assert [start.offer_key for start in plan.starts] == ["b/plain"]
     long = town.snapshot([town.work("w", 8)], [lost, town.offer("b/plain", 2.0)])
-    plan = solve(long)
-    assert [(start.offer_key, start.cost_nano) for start in plan.starts] == [("a/deposit", 13 * USD)]
-    assert check(long, plan) == []
+    for plan in programs(long):
+        assert [(start.offer_key, start.cost_nano) for start in plan.starts] == [("a/deposit", 13 * USD)]
+        assert check(long, plan) == []
+        assert plan.bound_nano <= plan.cost_nano
 
 
 def test_each_start_pays_for_what_it_downloads(town: Any) -> None:
@@ -76,7 +84,8 @@ def test_each_start_pays_for_what_it_downloads(town: Any) -> None:
     snapshot = msgspec.structs.replace(
         town.snapshot([town.work("w", 1)], [metered, town.offer("b/plain", 1.5)]), fetched_bytes={"m": 16 * 10**9}
     )
-    assert [start.offer_key for start in solve(snapshot).starts] == ["b/plain"]
+    for plan in programs(snapshot):
+        assert [start.offer_key for start in plan.starts] == ["b/plain"]
 
 
 def test_the_checker_finds_a_start_that_hides_its_deposit(town: Any) -> None:
