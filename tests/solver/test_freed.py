@@ -38,6 +38,7 @@ def begins(plan: Plan) -> list[tuple[str, str | None]]:
         (1, 24, 0),
         (1, 3, 1),
         (60, 24, 0),  # planned by classes
+        (60, 3, 1),  # the running machine was let go, and two rented
     ],
 )
 def test_a_queued_batch_is_planned_behind_the_running_one_where_time_is_left_and_beside_it_where_not(
