@@ -29,4 +29,4 @@ def test_the_engine_never_has_more_requests_at_once_than_keep_the_p95_and_says_w
     assert (ended["status"], ended["request_counts"]["completed"]) == ("completed", 24)
     assert most_at_once(log) == 2  # the engine takes four, and is given more where nobody wishes for less
     assert ended["x_broker"]["max_p95_ms"] == 1_000
-    assert 47 <= ended["x_broker"]["p95_ms"], "the engine takes 50 ms, and a percentile of counts is 2.5 % off at most"
+    assert ended["x_broker"]["p95_ms"] >= 47, "the engine takes 50 ms, and a percentile of counts is 2.5 % off at most"
