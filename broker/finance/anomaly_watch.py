@@ -14,6 +14,7 @@ from broker.control.convert import usd
 from broker.costs import accrued_by_rental
 from broker.finance.spend import DAY_US, HOUR_US, TAG, Cell, Facts, by_tag, cells, facts_of, grouped
 from broker.finance.tables import AnomalyLabel
+from broker.token_buying import is_bought
 from jobs.tables import Part
 from ledger.anomalies import Anomaly, MachineFacts, burning, daily, structural
 from ledger.holds import open_holds
@@ -147,8 +148,9 @@ def _quoted(row: RentalRow) -> int:
 
 
 def _idle_s(row: RentalRow, newest_us: int | None, now_us: int) -> int | None:
-    """How long a machine that runs has committed nothing; None for one that does not run."""
-    if row.state != "running" or row.started_us is None:
+    """How long a machine that runs has committed nothing; None for one that does not run, and for an executor: one that buys no
+    tokens costs nothing, whatever an hour at its limits would."""
+    if row.state != "running" or row.started_us is None or is_bought(row):
         return None
     return (now_us - max(row.started_us, newest_us or 0)) // 1_000_000
 

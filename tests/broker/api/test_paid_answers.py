@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -13,6 +14,8 @@ from broker.control.settle import Settler
 from jobs import leases
 from jobs.clock import db_now
 from jobs.tables import Batch
+from ledger.commitments import HOUR_US
+from markets.tables import RentalRow
 from tests.support.endpoint_wire import book, buying, endpoint
 from tests.support.wire_agent import Rent, confirm, part_bytes
 
@@ -62,3 +65,15 @@ async def test_who_was_never_leased_the_lines_books_nothing(server: Any, rent: R
         assert answer.status != 200 or answer.json["outcome"] == "rejected_terminal", answer.raw
     await book(server)
     assert "Expenses:Compute:Tokens:Near" not in await balances(server)
+
+
+async def test_an_idle_executor_is_no_waste_and_an_idle_machine_is(server: Any, rent: Rent) -> None:
+    """An hour at the endpoint's limits has a price in plans; one in which nothing is asked has none."""
+    executor, _ = await buying(server, rent)
+    machine = await rent()
+    async with server.services.database.transaction() as session:
+        for each in (executor, machine):
+            row = await session.get_one(RentalRow, each.rental)
+            row.started_us = (row.started_us or 0) - HOUR_US
+    found = (await server.call("GET", f"/v1/ledger/anomalies?day={datetime.now(UTC):%Y-%m-%d}")).json["data"]
+    assert [each["scope"] for each in found if each["rule"] == "idle"] == [f"rental:{machine.rental}"]
