@@ -106,7 +106,8 @@ class ControlSettings(Section):
     that is asked to finish. Both bound what a line that hangs can cost. `approve_above_usd`: a batch that may cost more waits
     until a second person has approved it; a project may have a threshold of its own. Objects that no row needs are removed
     `orphan_grace_s` after they were written, at most `max_objects_per_cycle` each `garbage_s`; 0 removes none.
-    `anomaly_s`: how often the books are looked through for anomalies.
+    `anomaly_s`: how often the books are looked through for anomalies. `hold_expiry_s`: how long money stays set aside for what
+    is no longer known or was settled without giving it back (never while a machine runs).
     `keep_plans`: so many of the newest plans are kept, each with all that it was made of, beside those that open batches and
     machines go by. `begin_later`: batches with time to spare wait for a cheaper hour, or for spot that is sold out; else all
     begin as soon as they can.
@@ -124,6 +125,7 @@ class ControlSettings(Section):
     max_objects_per_cycle: int = Field(default=1_000, ge=0)
     keep_plans: int = Field(default=500, ge=1)
     hold_buffer: Decimal = Decimal("1.25")
+    hold_expiry_s: float = Field(default=86_400, ge=60)
     idle_release_s: float = 20
     worker_silence_s: float = 60
     dead_man_s: int = 900

@@ -20,7 +20,7 @@ from ledger.errors import HoldResolved, HoldUnknown, MalformedEvent
 from ledger.event import UNIT_USD, Dims, Event, Exists, Line, Posted
 from ledger.positions import Hold, hold, open_holds
 
-__all__ = ["Hold", "extend_hold", "hold", "open_hold", "open_holds", "post_part", "void_hold"]
+__all__ = ["Hold", "expire_hold", "extend_hold", "hold", "open_hold", "open_holds", "post_part", "void_hold"]
 
 
 async def open_hold(
@@ -153,6 +153,30 @@ async def void_hold(
         scopes=scopes_of(opened),
     )
     return await post(session, event, recorded_at_us=occurred_at_us if recorded_at_us is None else recorded_at_us)
+
+
+async def expire_hold(session: AsyncSession, *, hold_id: str, occurred_at_us: int, actor: str) -> Posted:
+    """Resolve a hold that nothing is behind any more; what becomes of its money is as with a void.
+
+    Raises HoldUnknown, HoldResolved.
+    """
+    await lock(session)
+    opened = await _opened(session, hold_id)
+    if opened.resolved is not None:
+        raise HoldResolved(f"hold {hold_id} was resolved before ({opened.resolved}); a hold is resolved exactly once")
+    event = Event(
+        key=f"hold.expire:{hold_id}",
+        kind="hold.expire",
+        occurred_at_us=occurred_at_us,
+        actor=actor,
+        dims=_dims(opened),
+        lines=_resolution(opened),
+        hold=hold_id,
+        scopes=scopes_of(opened),
+    )
+    posted = await post(session, event, recorded_at_us=occurred_at_us)
+    assert isinstance(posted, Posted), "behind the lock of the books it was open"
+    return posted
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,17 @@ async def all_holds(session: AsyncSession) -> list[Hold]:
     return await _holds(session)
 
 
+async def expired_nano(session: AsyncSession, project: str, period: str) -> int:
+    """Nano-USD that came back to the project's budget in the month (`YYYY-MM`) because holds expired."""
+    total = (
+        select(func.coalesce(func.sum(col(Posting.nano)), 0))
+        .join(Entry, col(Entry.id) == col(Posting.entry_id))
+        .where(col(Entry.kind) == "hold.expire", col(Entry.project) == project, col(Entry.period) == period)
+        .where(col(Posting.account) == accounts.held(project), col(Posting.unit) == UNIT_USD)
+    )
+    return -int((await session.execute(total)).scalar_one())
+
+
 async def _holds(session: AsyncSession, *conditions: ColumnElement[bool]) -> list[Hold]:
     # Columns, not rows: a row of the session's identity map would be as old as its first read.
     names = [field.name for field in fields(Hold)]

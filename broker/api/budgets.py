@@ -17,6 +17,7 @@ from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
 from broker.api.shapes import Own
 from broker.control.convert import usd
+from broker.hold_expiry import behind_of, expires_us
 from broker.tables import Project
 from jobs.clock import db_now
 from ledger.book import find
@@ -25,7 +26,8 @@ from ledger.errors import KeyReused
 from ledger.event import Exists, Posted
 from ledger.holds import open_holds
 from ledger.money import to_nano
-from ledger.positions import remaining
+from ledger.positions import expired_nano, remaining
+from ledger.rules import period_of
 
 log = structlog.get_logger()
 
@@ -42,6 +44,8 @@ class Budget(BaseModel):
     project: str
     remaining_usd: str | None
     held_usd: str = Field(description="set aside for machines that run or start now; not in remaining_usd")
+    stale_usd: str = Field(description="what of held_usd nothing is behind any more: it comes back when it expires")
+    expired_usd: str = Field(description="what came back this month (UTC) of holds that expired")
 
 
 class BudgetList(BaseModel):
@@ -105,8 +109,16 @@ async def _known(session: AsyncSession, project: str) -> None:
 
 async def _budget(session: AsyncSession, project: str) -> Budget:
     left = await remaining(session, project)
-    held = sum(each.remaining_nano for each in await open_holds(session, project=project))
-    return Budget(project=project, remaining_usd=None if left is None else usd(left), held_usd=usd(held))
+    held = await open_holds(session, project=project)
+    behind = await behind_of(session, held)
+    stale = [each for each in held if expires_us(each, behind.get(each.id), 0) is not None]
+    return Budget(
+        project=project,
+        remaining_usd=None if left is None else usd(left),
+        held_usd=usd(sum(each.remaining_nano for each in held)),
+        stale_usd=usd(sum(each.remaining_nano for each in stale)),
+        expired_usd=usd(await expired_nano(session, project, period_of(await db_now(session)))),
+    )
 
 
 ROUTES: tuple[Route, ...] = (

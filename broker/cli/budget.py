@@ -15,7 +15,7 @@ from broker.cli.output import document, line, table, usd
 
 
 def show(target: Target) -> None:
-    """What each project may still commit, and what is held for its machines."""
+    """What each project may still commit, what is held for its machines, and what of that nothing is behind any more."""
 
     async def work(client: Client) -> int:
         found = await client.get("/v1/budgets")
@@ -27,10 +27,12 @@ def show(target: Target) -> None:
                 each["project"],
                 "no limit" if each["remaining_usd"] is None else usd(each["remaining_usd"]),
                 usd(each["held_usd"]),
+                usd(each["stale_usd"]),
+                usd(each["expired_usd"]),
             )
             for each in found["data"]
         ]
-        table(("project", "remaining", "held"), rows)
+        table(("project", "remaining", "held", "of it stale", "expired this month"), rows)
         return exits.OK
 
     target.run(work)

@@ -18,6 +18,7 @@ from sqlmodel import col
 from broker.budget_tables import BudgetAlert, BudgetRow
 from broker.budgets import projects_in, rentals_in, state_of, use_of
 from broker.control.draining import drain_all
+from broker.hold_expiry import expire_holds
 from broker.mail import Letter, MailFailed, MailServerDown, send
 from broker.services import Services
 from broker.token_holds import Earlier, settle_tokens
@@ -44,6 +45,7 @@ class BudgetKeeper:
     async def step(self) -> None:
         await self.earlier.step(self.services.database)
         await settle_tokens(self.services.database)
+        await expire_holds(self.services.database, self.services.settings.control.hold_expiry_s)
         async with self.services.database.transaction() as session:
             budgets = list(await session.scalars(select(col(BudgetRow.id)).order_by(col(BudgetRow.id))))
         for budget in budgets:

@@ -17,6 +17,7 @@ from broker.finance.policy_costs import policy_costs, section
 from broker.finance.reconciliation import exceptions
 from broker.finance.report import Report, Section
 from broker.finance.spend import DAY_US, NONE, Cell, Facts, cells, facts_of, grouped, usd_sums
+from broker.hold_expiry import Behind, behind_of
 from jobs.tables import Part
 from ledger.allot import allot
 from ledger.focus.charge import metered
@@ -178,10 +179,19 @@ def _waste(now: Sequence[Cell], facts: Facts) -> Section:
 
 async def _stale_holds(session: AsyncSession, now_us: int, project: str | None) -> Section:
     held = [hold for hold in await open_holds(session, project=project) if now_us - hold.opened_at_us >= STALE_US]
-    rows = [(hold.id, hold.project, usd(hold.remaining_nano), _day(hold.opened_at_us)) for hold in held]
-    return Section(
-        "Stale holds", ("hold", "project", "held USD", "since"), rows, "" if rows else "none is older than a day"
-    )
+    behind = await behind_of(session, held)
+    rows = [
+        (hold.id, hold.project, usd(hold.remaining_nano), _day(hold.opened_at_us), _covers(behind.get(hold.id)))
+        for hold in held
+    ]
+    columns = ("hold", "project", "held USD", "since", "for")
+    return Section("Stale holds", columns, rows, "" if rows else "none is older than a day")
+
+
+def _covers(behind: Behind | None) -> str:
+    if behind is None:
+        return "nothing that is known: it expires"
+    return f"what is {behind.state}" + ("" if behind.over_us is None else " and settled: it expires")
 
 
 async def _recommendations(session: AsyncSession, now: Sequence[Cell], facts: Facts) -> Section:

@@ -15,7 +15,9 @@ async def granted(server: Any, usd: str, *, idempotency: str | None = None, proj
 
 async def test_a_grant_is_a_limit_and_a_second_one_adds_to_it(server: Any) -> None:
     before = (await server.call("GET", "/v1/budgets")).json["data"]
-    assert before == [{"project": "default", "remaining_usd": None, "held_usd": "0"}]
+    assert before == [
+        {"project": "default", "remaining_usd": None, "held_usd": "0", "stale_usd": "0", "expired_usd": "0"}
+    ]
     assert (await granted(server, "1.50")).json["remaining_usd"] == "1.5"
     assert (await granted(server, "0.000000001")).json["remaining_usd"] == "1.500000001"
 
