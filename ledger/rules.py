@@ -31,7 +31,7 @@ _TOUCHES: Mapping[str, tuple[str, ...]] = {
     "usage.accrue": ("Expenses:", "Liabilities:Accrued:", "Assets:Prepaid:", "Assets:Credits:", "Assets:Escrow:"),
     "usage.waste": ("Expenses:",),
     "refund.expected": ("Assets:Receivable:", "Income:Refunds:", "Expenses:"),
-    "refund.received": ("Assets:Receivable:", "Income:Refunds:", "Expenses:", *_PAYS),
+    "refund.received": ("Assets:Receivable:", "Income:Refunds:", "Expenses:", "Liabilities:Accrued:", *_PAYS),
     "credit.grant": ("Assets:Credits:", "Income:Grants:"),
     "credit.apply": ("Assets:Credits:", "Liabilities:Accrued:", "Liabilities:Payable:"),
     "prepaid.fund": _PAYS,

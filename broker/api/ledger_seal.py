@@ -34,7 +34,7 @@ _BY_LOOPS = frozenset({"hold.open", "hold.extend", "hold.post", "hold.void", "ho
                        "commitment.amortise", "period.close"})  # fmt: skip
 # How the loops' own keys begin: they read them back (a meter its newest one), or count them.
 _KEYS_OF_LOOPS = ("accrue:", "tokens:", "waste:", "besides.", "hold.", "settle", "saving.", "budget.grant:", "limit:",
-                  "period.close:", "commitment.amortise:", "invoice.match:", "invoice.variance:")  # fmt: skip
+                  "period.close:", "commitment.amortise:", "back:", "invoice.match:", "invoice.variance:")  # fmt: skip
 _MOST = 1000
 
 

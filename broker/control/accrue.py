@@ -16,7 +16,7 @@ from sqlmodel import col
 
 from broker.budget_batches import Early, served_by
 from broker.budgets import Placement, admit, early_for, nodes_above, why_refused, within_own_limits
-from broker.control.besides import set_aside_nano, terms_of
+from broker.control.besides import book_deposit, set_aside_nano, terms_of
 from broker.control.ceiling import stop_at_ceiling
 from broker.control.draining import drain
 from broker.control.settle import ACTOR, meter_of
@@ -112,6 +112,7 @@ class Accruer:
             await accrue_used(session, row, meter, until_us=at_us, final=False, actor=ACTOR, recorded_at_us=now_us)
         else:
             await accrue(session, meter, until_us=row.last_seen_us, final=False, actor=ACTOR, recorded_at_us=now_us)
+        await book_deposit(session, row, meter, is_over=False, actor=ACTOR, now_us=now_us)
         return await self._keep_ahead(session, row, now_us, early)
 
     async def _most(self, session: AsyncSession, row: RentalRow, batches: Sequence[str]) -> int:

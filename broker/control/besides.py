@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.control.convert import lost_deposit_nano
+from broker.control.convert import lost_deposit_nano, returned_deposit_nano
 from broker.tables import Worker
 from jobs.tables import LeaseRow, Part, Shard
-from ledger.accrual import Meter
+from ledger.accrual import Meter, read_meter
 from ledger.besides import charge_besides
+from ledger.given_back import expect_refund, pay_deposit, return_deposit
 from markets.offer import Offer
+from markets.offer_record import offer_from_record
+from markets.refunds import is_free
 from markets.tables import RentalRow
 from solver.data_costs import GB, moving_nano, once_nano
 from solver.types import Snapshot, Start
@@ -65,6 +69,29 @@ async def book_besides(
     await charge_besides(session, meter, "deposit", lost, **posting)
     await charge_besides(session, meter, "data", data, **posting)
     return lost + data
+
+
+async def book_deposit(
+    session: AsyncSession, row: RentalRow, meter: Meter, *, is_over: bool, actor: str, now_us: int
+) -> None:
+    """Book what comes back of the machine's deposit: with the market from its start, and ours again at its confirmed end."""
+    if not Decimal(row.facts.get("deposit") or 0):
+        return
+    nano, begun_us = returned_deposit_nano(offer_from_record(row.facts)), meter.started_us
+    await pay_deposit(session, meter, nano, occurred_at_us=begun_us, actor=actor, recorded_at_us=now_us)
+    if is_over:
+        at_us = max(row.ended_us or begun_us, begun_us)
+        await return_deposit(session, meter, occurred_at_us=at_us, actor=actor, recorded_at_us=now_us)
+
+
+async def book_refund(session: AsyncSession, row: RentalRow, meter: Meter, *, actor: str, now_us: int) -> None:
+    """Book what the market does not charge for by its own terms, of a machine whose end is confirmed and booked."""
+    at_us = max(row.ended_us or meter.started_us, meter.started_us)
+    is_given = is_free(row.market, row.pricing, started_us=meter.started_us, ended_us=at_us, end_reason=row.end_reason)
+    if is_given:
+        booked = await read_meter(session, row.id)
+        posting: dict[str, Any] = {"occurred_at_us": at_us, "actor": actor, "recorded_at_us": now_us}
+        await expect_refund(session, meter, booked.nano, reason="interrupted", **posting)
 
 
 async def _moved(session: AsyncSession, rental: str, terms: dict[str, int]) -> int:

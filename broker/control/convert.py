@@ -126,6 +126,12 @@ def _rtt_ms(offer: Offer, stated: Mapping[str, int]) -> int | None:
     return stated.get(f"{provider}/{offer.key.region}", stated.get(provider))
 
 
+def returned_deposit_nano(offer: Offer) -> int:
+    """What of the deposit comes back at the end of each machine."""
+    whole = _nano_up(offer.deposit) if offer.currency == "USD" else 0
+    return max(0, whole - lost_deposit_nano(offer))
+
+
 def lost_deposit_nano(offer: Offer) -> int:
     """What of the deposit is not returned, for each machine."""
     return _nano_up(offer.deposit * (1 - offer.refundable_fraction)) if offer.currency == "USD" else 0

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.budgets import nodes_above
 from broker.control.avoided import book_avoided
-from broker.control.besides import book_besides
+from broker.control.besides import book_besides, book_deposit, book_refund
 from broker.control.lives import life_of
 from broker.services import Services
 from broker.tables import Worker
@@ -96,6 +96,8 @@ async def settle(session: AsyncSession, rental_id: str, *, now_us: int) -> None:
             await accrue(session, meter, until_us=row.ended_us, final=True, actor=actor, recorded_at_us=now_us)
             life = await life_of(session, row)
             await split(session, meter, life, occurred_at_us=at_us, actor=ACTOR, recorded_at_us=now_us)
+            await book_refund(session, row, meter, actor=ACTOR, now_us=now_us)
+        await book_deposit(session, row, meter, is_over=True, actor=ACTOR, now_us=now_us)
         besides = await book_besides(session, row, meter, occurred_at_us=at_us, actor=actor, now_us=now_us)
         await book_avoided(session, row, besides_nano=besides, now_us=now_us)
     await _void(session, rental_id, now_us)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -14,6 +14,7 @@ from broker.token_costs import rate_of, rate_of_rental, tokens_of
 from ledger import accounts
 from ledger.book import recorded
 from ledger.focus.charge import metered
+from ledger.given_back import KEYS
 from ledger.reconcile.match import CARD_NOW, Accrued
 from ledger.tables import Entry, Posting
 from ledger.token_meter import TokenRate, Used, cost_of_tokens, tokens_in
@@ -42,6 +43,7 @@ class _Sum:
 
     project: str | None = None
     nano: int = 0
+    refund_nano: int = 0
     seconds: int = 0
     keys: list[str] = field(default_factory=list)
 
@@ -88,7 +90,27 @@ async def _sums(session: AsyncSession, provider: str, period: str) -> dict[str, 
         of.seconds += interval[1] - interval[0] if interval else 0
         if tokens_in(key, rental) is not None:
             of.keys.append(key)
+    for rental, nano in await _refunds(session, provider, period):
+        found[rental].nano -= nano
+        found[rental].refund_nano = nano
     return found
+
+
+async def _refunds(session: AsyncSession, provider: str, period: str) -> list[tuple[str, int]]:
+    """What the provider will not charge of the month's machines by its own terms, and no invoice has answered yet."""
+    query = (
+        select(col(Entry.rental), func.sum(col(Posting.nano)))
+        .join(Posting, col(Posting.entry_id) == col(Entry.id))
+        .where(
+            col(Entry.period) == period,
+            col(Entry.rental).is_not(None),
+            col(Entry.key).startswith(KEYS),
+            col(Posting.account) == accounts.of_market("Assets:Receivable", provider),
+            col(Posting.unit) == "USD",
+        )
+        .group_by(col(Entry.rental))
+    )
+    return [(str(rental), int(nano)) for rental, nano in (await session.execute(query)).all() if int(nano)]
 
 
 async def _tiers(session: AsyncSession, provider: str) -> dict[tuple[str, ...], dict[str, int]]:
@@ -106,8 +128,8 @@ def _machine(
     rental: str, of: _Sum, row: RentalRow | None, tiers: Mapping[tuple[str, ...], Mapping[str, int]]
 ) -> Accrued:
     if row is None:  # a rental that only the books know
-        price = of.nano * 3600 // of.seconds if of.seconds > 0 else 0
-        return Accrued(rental, of.project, of.nano, of.seconds, price)
+        price = (of.nano + of.refund_nano) * 3600 // of.seconds if of.seconds > 0 else 0
+        return Accrued(rental, of.project, of.nano, of.seconds, price, refund_nano=of.refund_nano)
     *machine, pricing = row.offer_key.split("/")
     others = {name: price for name, price in tiers.get(tuple(machine), {}).items() if name != pricing}
     return Accrued(
@@ -120,6 +142,7 @@ def _machine(
         row.minimum_s,
         row.ended_us,
         others,
+        refund_nano=of.refund_nano,
     )
 
 

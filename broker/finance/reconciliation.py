@@ -264,6 +264,16 @@ def _events(invoice: str, bill: Bill, result: Reconciliation, *, occurred_at_us:
             )
         )
     events += [
+        Event(
+            key=f"back:{rental}:settled:{invoice}", kind="refund.received", occurred_at_us=occurred_at_us, actor=by,
+            dims=Dims(rental=rental),
+            lines=(Line(account=accounts.accrued(bill.provider), nano=nano),
+                   Line(account=f"Assets:Receivable:{market}", nano=-nano)),
+            facts=Facts(market=bill.provider, invoice=invoice, reason="not_charged"),
+        )
+        for rental, nano in sorted(result.refunds.items())
+    ]  # fmt: skip
+    events += [
         variance_event(f"invoice.variance:{invoice}:{number}", bill.provider, invoice, each.code, each.nano, each.project,
                        each.rental if each.accrued_nano else None, occurred_at_us=occurred_at_us, by=by)
         for number, each in enumerate(result.variances)

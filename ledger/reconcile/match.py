@@ -9,7 +9,7 @@ model of the endpoint for the machine: such bills name models.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Literal
@@ -20,7 +20,7 @@ from ledger.reconcile.bill import Bill, BillLine
 Code = Literal[
     "exact", "rounding", "minimum", "fx", "tax", "credit",
     "leaked", "unknown_resource", "billed_twice", "wrong_tier", "price_moved", "longer", "shorter", "more_tokens",
-    "fewer_tokens", "purchase", "unexplained",
+    "fewer_tokens", "not_refunded", "purchase", "unexplained",
 ]  # fmt: skip
 # Innocent reasons: booked at once. All others wait for a person.
 INNOCENT: frozenset[Code] = frozenset({"exact", "rounding", "minimum", "fx", "tax", "credit"})
@@ -47,6 +47,7 @@ class Accrued:
     price a million: what a million of them did cost, whatever their classes). `tiers` are the prices of the same under other
     terms (on_demand, spot …; of tokens "batch", "without its cache", "the card's price now"). `ended_us` None: it runs.
     `is_rest`: an earlier invoice of the month paid for a part, this is what is left. `rentals` are those that bought a model.
+    `refund_nano` is what the provider does not charge by its own terms: it is not in `nano`.
     """
 
     subject: str
@@ -61,6 +62,7 @@ class Accrued:
     is_rest: bool = False
     unit: Literal["seconds", "tokens"] = "seconds"
     rentals: tuple[str, ...] = ()
+    refund_nano: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ class Variance:
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
     """`variances` has one entry for each thing on the bill, exact ones too; `not_billed` are accruals that no line pays for;
-    `matched` are the rentals of what a line pays for, `paid` is what was paid, by subject.
+    `matched` are the rentals of what a line pays for, `paid` is what was paid, by subject; `refunds` are those that the bill
+    answers, by rental: it charges for them or could have, so that what they are for is owed no longer.
 
     billed = accrued (of what was matched) + the sum of the variances, always.
     """
@@ -104,6 +107,7 @@ class Reconciliation:
     matched: tuple[str, ...]
     not_billed: tuple[Accrued, ...]
     paid: Mapping[str, Paid] = field(default_factory=dict)
+    refunds: Mapping[str, int] = field(default_factory=dict)
 
 
 def reconcile(
@@ -132,16 +136,31 @@ def reconcile(
         for (kind, subject), lines in groups.items()
     ]
     paid = tuple(sorted(each.subject for each in found if each.subject in accrued and each.accrued_nano))
+    refunds = _answered(left, {subject for _, subject in groups}, bill)
     return Reconciliation(
         billed_nano=sum(amounts.values()),
         accrued_nano=sum(each.accrued_nano for each in found),
         variances=tuple(found),
         matched=tuple(sorted(rental for each in paid for rental in accrued[each].rentals or (each,))),
         not_billed=tuple(
-            each for key, each in sorted(left.items()) if key not in paid and (each.nano or key not in before)
+            each
+            for key, each in sorted(left.items())
+            if key not in paid and key not in refunds and (each.nano or each.refund_nano or key not in before)
         ),
         paid={subject: Paid(left[subject].nano, left[subject].quantity) for subject in paid},
+        refunds=refunds,
     )
+
+
+def _answered(left: Mapping[str, Accrued], on_bill: Collection[str], bill: Bill) -> dict[str, int]:
+    """The refunds that the bill answers: of what it names, and of what it does not name though it goes on beyond its end (of a
+    bill whose lines have no times it is the whole month)."""
+    last = max((line.end_us for line in bill.lines if line.end_us is not None), default=None)
+    return {
+        subject: each.refund_nano
+        for subject, each in left.items()
+        if each.refund_nano and (subject in on_bill or last is None or (each.ended_us or last + 1) <= last)
+    }
 
 
 def _left(whole: Accrued, paid: Paid | None) -> Accrued:
@@ -205,6 +224,11 @@ def _of_ours(lines: Sequence[BillLine], billed: int, ours: Accrued, bill: Bill, 
         price_nano = _cost(ours, price - ours.price_nano, quantity if quantity is not None else ours.quantity)
     difference = billed - ours.nano
     rest = difference - time_nano - price_nano
+    if ours.refund_nano and billed > 0:
+        words = f"interrupted by the provider so early that its own terms charge nothing; it charges {in_usd(billed)}"
+        return Variance(
+            ours.subject, ours.project, "not_refunded", billed, ours.nano, 0, 0, difference, words, ours.subject
+        )
     code, words = _explained(lines, difference, time_nano, price_nano, rest, quantity, price, ours, bill)
     rental = None if ours.rentals else ours.subject
     return Variance(ours.subject, ours.project, code, billed, ours.nano, time_nano, price_nano, rest, words, rental)

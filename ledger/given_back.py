@@ -1,0 +1,81 @@
+"""What comes back: the part of a deposit that is returned when a machine's end is confirmed, and what a market does not charge
+by its own terms.
+
+A deposit lies with the market while the machine runs: out of the prepaid balance there, where the books have one, else owed. A
+refund is expected until an invoice answers it: what it is for is then no longer owed (broker/finance/reconciliation.py).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from ledger import accounts
+from ledger.accrual import Meter
+from ledger.book import find, lock, post
+from ledger.event import Dims, Event, Facts, Kind, Line, Posted
+from ledger.tables import Posting
+
+KEYS = "back:"
+
+
+async def pay_deposit(
+    session: AsyncSession, meter: Meter, nano: int, *, occurred_at_us: int, actor: str, recorded_at_us: int
+) -> Posted | None:
+    """Book that `nano` nano-USD lie with the market for the rental; None when that is nothing, or was booked before."""
+    key = f"{KEYS}{meter.rental}:deposit"
+    if nano <= 0 or await find(session, key) is not None:
+        return None
+    source = accounts.of_market("Assets:Prepaid", meter.market)
+    if await session.scalar(select(col(Posting.entry_id)).where(col(Posting.account) == source).limit(1)) is None:
+        source = accounts.of_market("Liabilities:Payable", meter.market)
+    moves = ((accounts.of_market("Assets:Deposit", meter.market), nano), (source, -nano))
+    return await _post(session, meter, key, "deposit.pay", moves, "deposit", occurred_at_us, actor, recorded_at_us)
+
+
+async def return_deposit(
+    session: AsyncSession, meter: Meter, *, occurred_at_us: int, actor: str, recorded_at_us: int
+) -> Posted | None:
+    """Undo what `pay_deposit` booked; None when that was nothing, or it was undone before."""
+    paid = await find(session, f"{KEYS}{meter.rental}:deposit")
+    key = f"{KEYS}{meter.rental}:returned"
+    if paid is None or await find(session, key) is not None:
+        return None
+    moves = tuple((line.account, -line.nano) for line in paid.event.lines)
+    return await _post(session, meter, key, "deposit.return", moves, "returned", occurred_at_us, actor, recorded_at_us)
+
+
+async def expect_refund(
+    session: AsyncSession, meter: Meter, nano: int, *, reason: str, occurred_at_us: int, actor: str, recorded_at_us: int
+) -> Posted | None:
+    """Book that `nano` nano-USD of what the rental did cost will not be charged; None as above."""
+    key = f"{KEYS}{meter.rental}:refund"
+    if nano <= 0 or await find(session, key) is not None:
+        return None
+    moves = (
+        (accounts.of_market("Assets:Receivable", meter.market), nano),
+        (accounts.of_market("Income:Refunds", meter.market), -nano),
+    )
+    return await _post(session, meter, key, "refund.expected", moves, reason, occurred_at_us, actor, recorded_at_us)
+
+
+async def _post(
+    session: AsyncSession, meter: Meter, key: str, kind: Literal["deposit.pay", "deposit.return", "refund.expected"],
+    moves: tuple[tuple[str, int], ...], reason: str, occurred_at_us: int, actor: str, recorded_at_us: int,
+) -> Posted | None:  # fmt: skip
+    told: Kind = kind
+    await lock(session)
+    event = Event(
+        key=key,
+        kind=told,
+        occurred_at_us=occurred_at_us,
+        actor=actor,
+        dims=Dims(project=meter.project, batch=meter.batch, rental=meter.rental, offer_key=meter.offer_key),
+        lines=tuple(Line(account=account, nano=nano) for account, nano in moves),
+        facts=Facts(market=meter.market, pricing=meter.pricing, reason=reason),
+    )
+    posted = await post(session, event, recorded_at_us=recorded_at_us)
+    return posted if isinstance(posted, Posted) else None
