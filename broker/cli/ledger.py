@@ -10,7 +10,7 @@ from typing import IO, Annotated, Any
 
 import typer
 
-from broker.cli import exits, ledger_seal
+from broker.cli import exits, ledger_seal, provider_money
 from broker.cli.client import Client
 from broker.cli.completion import batch_ids
 from broker.cli.exits import ERROR, USAGE, Failure
@@ -167,9 +167,11 @@ async def save_csv(client: Client, out: Path | None) -> int:
 
 ledger = declare(
     typer.Typer(no_args_is_help=True, help="The books: every hold, accrual and correction."),
-    {"show": show, "export": export, "reconcile": reconcile, **ledger_seal.COMMANDS},
+    {"show": show, "export": export, "reconcile": reconcile, "pay": provider_money.pay, **ledger_seal.COMMANDS},
 )
 ledger.add_typer(accounts, name="accounts")
 ledger.add_typer(exceptions, name="exceptions")
 ledger.add_typer(rates, name="rates")
 ledger.add_typer(anomalies, name="anomalies")
+for _name, _group in provider_money.GROUPS.items():
+    ledger.add_typer(_group, name=_name)
