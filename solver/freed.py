@@ -17,6 +17,9 @@ from solver.slack import latest_us
 from solver.types import HOUR_US, OfferView, Plan, Work
 from solver.view import View, pool_of
 
+# Offers that are looked at for a run, the cheapest by its first work: every rule is asked of each with every work of it.
+MOST_LOOKED_AT = 6
+
 
 @dataclass(frozen=True, slots=True)
 class Occupied:
@@ -83,20 +86,32 @@ def freed(
 ) -> Freed | None:
     """The cheapest run on an offer of `full`, of which nothing is left to rent, once its machines are free: within `within_us`,
     and in time for every deadline. Not where the pool has machines itself: it is planned on those already."""
-    best: Freed | None = None
+    first = parts[0][0]
+    ranked = []
     for key in full:
         offer, there = view.offers[key], used[key]
-        if pool in there.pools or there.until_us > within_us or not offer.is_priced or offer.pricing == "token":
+        busy = view.busy(first, offer)
+        if (
+            pool in there.pools
+            or there.until_us > within_us
+            or not offer.is_priced
+            or offer.pricing == "token"
+            or not busy
+        ):
             continue
-        if any(not _only_sold_out(view, work, offer) for work, _ in parts):
-            continue
+        ranked.append(((offer.price_nano_hour or 0) * busy[0], key))
+    best: Freed | None = None
+    for _, key in sorted(ranked)[:MOST_LOOKED_AT]:
+        offer, there = view.offers[key], used[key]
         enough = next(
             (n for n in range(1, there.machines + 1) if latest_us(view, offer, n, parts, 1) >= there.until_us), None
         )
         if enough is None:
             continue
         cost_nano = _cost(view, offer, enough, parts)
-        if best is None or cost_nano < best.cost_nano:
+        if best is not None and cost_nano >= best.cost_nano:
+            continue
+        if all(_only_sold_out(view, work, offer) for work, _ in parts):
             best = Freed(offer, there.until_us, cost_nano)
     return best
 
