@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from sqlalchemy import pool, text
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 
@@ -13,6 +13,7 @@ from alembic import context
 from broker import budget_tables, vault_tables
 from broker import tables as broker_tables
 from broker.compliance import tables as compliance_tables
+from broker.database import LIVELINESS
 from broker.finance import tables as finance_tables
 from jobs import tables as jobs_tables
 from ledger import tables as ledger_tables
@@ -43,7 +44,10 @@ def migrate(connection: Connection) -> None:
 
 
 async def online() -> None:
-    engine = create_async_engine(config.get_main_option("sqlalchemy.url") or "", poolclass=pool.NullPool)
+    url = config.get_main_option("sqlalchemy.url") or ""
+    # one that was cut off is not waited for: whoever keeps this process alive starts it again
+    lively = {} if make_url(url).get_backend_name() == "sqlite" else LIVELINESS
+    engine = create_async_engine(url, poolclass=pool.NullPool, connect_args=lively)
     async with engine.connect() as connection:
         await connection.run_sync(migrate)
         await connection.commit()

@@ -182,6 +182,7 @@ def _listen(host: str, port: int) -> socket.socket:
 async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) -> Services:
     database = Database(settings.database_url or sqlite_url(settings.data / "broker.db"), settings=settings.database)
     stack.push_async_callback(database.close)
+    await database.require()
     await upgrade(database.url)
     solver = SolverProcess(timeout_s=settings.control.solve_timeout_s)
     stack.push_async_callback(solver.close)

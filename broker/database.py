@@ -10,12 +10,13 @@ import copy
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DisconnectionError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import ORMExecuteState, Session
@@ -78,6 +79,10 @@ def remembered(session: AsyncSession) -> dict[str, Any]:
     return known
 
 
+class Unreachable(Exception):
+    """A broker begins with a database, and this one does not answer, or does not let us in."""
+
+
 class _Session(Session):
     """A session whose locking reads are fresh."""
 
@@ -137,6 +142,18 @@ class Database:
         """Microseconds UTC by this process's clock, shifted as the database's is in tests. For nothing that a lease hangs on."""
         return time.time_ns() // 1_000 + self.clock_offset_us
 
+    async def require(self) -> None:
+        """Raises Unreachable when nobody answers there, or whoever does refuses us."""
+        try:
+            async with self.engine.connect():
+                pass
+        except UNAVAILABLE as away:
+            where = make_url(self.url).render_as_string(hide_password=True)
+            said = " ".join(str(away.orig if isinstance(away, DBAPIError) else away).split())
+            raise Unreachable(
+                f"the database {where} cannot be used: {said}; see database_url and whether it is up"
+            ) from away
+
     @property
     def is_shared(self) -> bool:
         """Whether several brokers may work on it."""
@@ -160,6 +177,10 @@ def _engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
         # and, told to the server's TCP, when it no longer reads what it asked for. (Between two messages of a pipeline
         # neither holds: broker.replica_link ends it.)
         silence_ms = round(settings.leader_patience_s * 1000)
+        if find_spec("psycopg") is None:
+            raise Unreachable(
+                "database_url names PostgreSQL, whose driver is missing: pip install 'compute-broker[postgres]'"
+            )
         engine = create_async_engine(
             url,
             # an error's message would show what was written, and that may be a secret or a person's text

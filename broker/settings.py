@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from pydantic import Field, NonNegativeInt, SecretStr, model_validator
+from pydantic import Field, NonNegativeInt, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from broker.market_settings import (
@@ -360,6 +360,13 @@ class Settings(BaseSettings):
     fx_rates: dict[str, FxSettings] = {}
     prices: PriceSettings = PriceSettings()
     models: dict[str, ModelSettings] = {}
+
+    @field_validator("database_url")
+    @classmethod
+    def _names_a_database_that_we_speak(cls, url: str | None) -> str | None:
+        if url is not None and url.partition(":")[0].partition("+")[0] not in ("postgresql", "postgres", "sqlite"):
+            raise ValueError("must be postgresql://USER@HOST/NAME; leave it out for SQLite in the data folder")
+        return url
 
     @classmethod
     def settings_customise_sources(

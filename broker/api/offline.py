@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 from broker.api import outside, surroundings
 from broker.api.health import database_problems
 from broker.api.shapes import Check, Doctor
-from broker.database import Database, sqlite_url
+from broker.database import Database, Unreachable, sqlite_url
 from broker.model_set import model_profiles
 from broker.object_store import BadStoreSettings, store_of, told
 from broker.owner import owner
@@ -63,7 +63,10 @@ async def _database(settings: Settings) -> Check:
     shown = make_url(url).render_as_string(hide_password=True)
     if _is_to_be_made(url):
         return Check(name="database", ok=True, found=f"{shown} does not exist yet; `broker serve` makes it", mend=None)
-    database = Database(url)
+    try:
+        database = Database(url)
+    except Unreachable as missing:
+        return Check(name="database", ok=False, found=str(missing), mend="install what it names")
     try:
         problems = await database_problems(database)
     finally:

@@ -76,6 +76,7 @@ def _run(settings: Settings, ownership: Ownership, exit_when_idle: float | None,
     # Imported here: the broker's rooms, the solver and its libraries take a second that no other command should pay.
     from broker.compose import Ready  # noqa: PLC0415
     from broker.compose import serve as compose  # noqa: PLC0415
+    from broker.database import Unreachable  # noqa: PLC0415
     from broker.keyring import BadKek  # noqa: PLC0415
     from broker.object_store import BadStoreSettings  # noqa: PLC0415
     from broker.tls import BadTls  # noqa: PLC0415
@@ -98,6 +99,8 @@ def _run(settings: Settings, ownership: Ownership, exit_when_idle: float | None,
             runner.run(compose(settings, ready=ready, exit_when_idle_s=exit_when_idle, new_admin_key=new_admin_key))
     except (BadStoreSettings, BadKek, BadTls) as wrong:
         raise Failure(str(wrong), USAGE) from wrong
+    except Unreachable as away:
+        raise Failure(str(away), ERROR) from away
     except (StoreFailed, StoreUnfit) as failure:
         raise Failure(f"the object store cannot be used: {failure}", ERROR) from failure
 

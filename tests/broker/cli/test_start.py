@@ -11,7 +11,7 @@ import typer
 
 from broker import client_settings, settings
 from broker.cli.configuration import load_client
-from broker.cli.exits import USAGE, Failure
+from broker.cli.exits import ERROR, USAGE, Failure
 from broker.cli.main import OWN_WORK, app
 from tests.broker.cli.test_help import commands
 from tests.support.command_line import ENVIRONMENT, quick
@@ -91,3 +91,25 @@ def test_a_broker_is_not_started_on_settings_that_it_would_refuse(tmp_path: Path
     assert done.returncode == USAGE
     assert "control.plan_s = 'often'" in done.stderr
     assert not (tmp_path / "broker.log").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "said"),
+    [
+        # nobody listens on port 1
+        (
+            "postgresql://me:canary@127.0.0.1:1/name",
+            ERROR,
+            "postgresql+psycopg://me:***@127.0.0.1:1/name cannot be used:",
+        ),
+        ("mysql://me:canary@127.0.0.1/name", USAGE, "must be postgresql://USER@HOST/NAME; leave it out for SQLite"),
+        ("db.example", USAGE, "must be postgresql://USER@HOST/NAME; leave it out for SQLite"),
+    ],
+)
+def test_a_database_that_a_broker_cannot_use_is_said_in_a_line_without_its_password(
+    tmp_path: Path, url: str, code: int, said: str
+) -> None:
+    done = quick("serve", "--data", str(tmp_path), "--port", "0", "--database-url", url)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr and "canary" not in done.stderr
