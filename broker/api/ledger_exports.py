@@ -131,7 +131,9 @@ async def get_mapping(call: Call) -> AccountMapping:
     async with call.services.database.transaction() as session:
         found = await newest_map(session)
     if found is None:
-        raise not_found("no_account_mapping", "There is no account mapping yet; set one.")
+        raise not_found(
+            "no_account_mapping", "There is no account mapping yet; set one with `broker ledger accounts set FILE`."
+        )
     version, mapping = found
     rules = [
         {"account": rule.account, "gl": rule.gl, "project": rule.project, "cost_centre": rule.cost_centre}

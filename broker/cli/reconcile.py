@@ -49,13 +49,12 @@ def reconcile(
 
 
 def _print(found: dict[str, Any]) -> None:
-    table(
-        ("what", "why", "variance", "of it time", "price", "rest"),
-        [
-            (each["subject"], each["code"], *(usd(each[name]) for name in ("usd", "time_usd", "price_usd", "rest_usd")))
-            for each in found["variances"]
-        ],
-    )
+    rows = [
+        (each["subject"], each["code"], *(usd(each[name]) for name in ("usd", "time_usd", "price_usd", "rest_usd")))
+        for each in found["variances"]
+    ]
+    if rows:
+        table(("what", "why", "variance", "of it time or tokens", "price", "rest"), rows)
     for each in found["variances"]:
         line(f"{each['subject']}: {each['explanation']}")
     line(

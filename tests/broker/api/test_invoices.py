@@ -98,6 +98,13 @@ async def test_the_books_owe_what_the_provider_asks_for(booked: Any) -> None:
     assert (after["Assets:Suspense:Aws"], after["Expenses:Variance:Aws"]) == (7, Decimal("1.2"))
 
 
+async def test_what_an_invoice_of_this_month_left_unexplained_keeps_no_month_before_open(booked: Any) -> None:
+    """October could not be closed while a charge of November waited: money in suspense counted whenever it had come there."""
+    assert (await send(booked, await own_bill(booked, "aws", with_tax_and_a_stranger))).json["exceptions"]
+    closed = await booked.call("POST", "/v1/ledger/periods/2026-10/close", json={})
+    assert closed.status == 200, closed.raw
+
+
 async def test_a_trial_posts_nothing_and_an_import_posts_once(booked: Any) -> None:
     text, count = await own_bill(booked, "aws"), await entries(booked)
     assert (await send(booked, text, trial="true")).json["id"] is None
