@@ -37,6 +37,9 @@ class InvoiceQuery(shapes.Own):
     period: str | None = Field(
         default=None, pattern=PERIOD, description="needed where the lines do not say which month"
     )
+    number: str | None = Field(
+        default=None, min_length=1, max_length=200, description="the invoice's number, where the file holds several"
+    )
     rate: str | None = Field(
         default=None, pattern=r"^[0-9]{1,9}(\.[0-9]{1,18})?$", description="USD for one of the bill's currency"
     )
@@ -139,14 +142,16 @@ async def import_invoice(call: Call, query: InvoiceQuery) -> ReconciliationShape
     columns = query.columns.encode() if query.columns else None
     try:
         bill = await asyncio.to_thread(
-            read_bill, text, provider=query.provider, form=query.form, period=query.period, columns=columns
-        )
+            read_bill, text, provider=query.provider, form=query.form, period=query.period, columns=columns,
+            number=query.number,
+        )  # fmt: skip
         async with call.services.database.transaction() as session:
             await as_of_now(session)
             asked = await reconciliation.ask(
                 session,
                 bill,
-                text,
+                # a file of several is imported once for each of them
+                text if query.number is None else text + b"\n" + query.number.encode(),
                 rate=Decimal(query.rate) if query.rate else None,
                 now_us=await db_now(session),
                 most_days=call.services.settings.prices.fx_max_age_days,

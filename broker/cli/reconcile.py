@@ -24,6 +24,7 @@ def reconcile(
     invoice: Annotated[Path, typer.Option(help="The invoice's file.")],
     form: Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMS)}.")] = "focus",
     period: Annotated[str | None, typer.Option(help="The month, YYYY-MM, where the lines do not say it.")] = None,
+    number: Annotated[str | None, typer.Option(help="The invoice's number, where the file holds several.")] = None,
     rate: Annotated[str | None, typer.Option(help="USD for one of the invoice's currency.")] = None,
     mapping: Annotated[Path | None, typer.Option(help="--format csv: JSON, which column means what.")] = None,
     trial: Annotated[bool, typer.Option("--trial", help="Match and tell, post nothing.")] = False,
@@ -33,7 +34,7 @@ def reconcile(
         raise Failure(f"--format {form!r}: one of {', '.join(FORMS)} is meant", USAGE)
     text, columns = _read(invoice), None if mapping is None else _read(mapping).decode(errors="replace")
     query = {
-        "provider": provider, "form": form, "period": period, "rate": rate, "columns": columns,
+        "provider": provider, "form": form, "period": period, "number": number, "rate": rate, "columns": columns,
         "trial": "true" if trial else None,
     }  # fmt: skip
 

@@ -73,14 +73,16 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def read_bill(
-    text: bytes, *, provider: str, form: Form, period: str | None = None, columns: bytes | None = None
-) -> Bill:
-    """The file as a bill. `period` is needed where no line has a time. Raises BadBill naming every line that cannot be read."""
+    text: bytes, *, provider: str, form: Form, period: str | None = None, columns: bytes | None = None,
+    number: str | None = None,
+) -> Bill:  # fmt: skip
+    """The file as a bill. `period` is needed where no line has a time, `number` where the file holds several invoices: it is of
+    that one. Raises BadBill naming every line that cannot be read."""
     digest = hashlib.sha256(text).hexdigest()[:16]
     if form == "sandbox":
         return _sandbox(text, provider, period, digest)
     rows, names = _rows(text)
-    reader = _Reader(provider, form, digest)
+    reader = _Reader(provider, form, digest, number)
     if form == "focus":
         reader.require(names, ("BilledCost", "BillingCurrency", "ChargeCategory"))
         reader.read(rows, _focus_line, "BillingCurrency", "InvoiceId")
@@ -98,8 +100,8 @@ def read_bill(
 class _Reader:
     """Collects lines and everything that is wrong with them."""
 
-    def __init__(self, provider: str, form: Form, digest: str) -> None:
-        self._provider, self._form, self._digest = provider, form, digest
+    def __init__(self, provider: str, form: Form, digest: str, wanted: str | None) -> None:
+        self._provider, self._form, self._digest, self._wanted = provider, form, digest, wanted
         self._lines: list[BillLine] = []
         self._findings: list[BillFinding] = []
         self._currencies: Counter[str] = Counter()
@@ -121,13 +123,15 @@ class _Reader:
         number: str | None,
     ) -> None:
         for at, row in enumerate(rows, start=2):
+            if number and row.get(number):
+                self._numbers[str(row[number])] += 1
+            if self._wanted is not None and (number is None or row.get(number) != self._wanted):
+                continue
             try:
                 self._lines.append(line_of(at, row))
                 self._currencies[
                     row.get(currency) or (currency if currency.isupper() and len(currency) <= 5 else "")
                 ] += 1
-                if number and row.get(number):
-                    self._numbers[str(row[number])] += 1
             except (ValueError, InvalidOperation) as wrong:
                 if len(self._findings) < MOST_FINDINGS:
                     self._findings.append(BillFinding(at, "unreadable", str(wrong)))
@@ -135,19 +139,23 @@ class _Reader:
     def bill(self, period: str | None) -> Bill:
         if self._findings:
             raise BadBill(f"{len(self._findings)} lines cannot be read", tuple(self._findings))
+        if not self._lines and self._wanted is not None:
+            told = ", ".join(sorted(self._numbers)[:5]) or "none: its lines have no number of an invoice"
+            raise BadBill(f"the file has no invoice {self._wanted}; those in it: {told}")
         if not self._lines:
             raise BadBill("the bill has no lines")
         if len(self._currencies) != 1:
             raise BadBill(
                 f"the bill is in several currencies ({', '.join(sorted(self._currencies))}); split it, one each"
             )
-        if len(self._numbers) > 1:
+        if len(self._numbers) > 1 and self._wanted is None:
             raise BadBill(
-                f"the file holds several invoices ({', '.join(sorted(self._numbers)[:5])}); split it, one each"
+                f"the file holds several invoices ({', '.join(sorted(self._numbers)[:5])}); import one after the other, each "
+                "with --number"
             )
         return Bill(
             provider=self._provider,
-            number=next(iter(self._numbers), f"{self._provider}-{self._digest}"),
+            number=self._wanted or next(iter(self._numbers), f"{self._provider}-{self._digest}"),
             period=_period(self._lines, period),
             currency=known_currency(next(iter(self._currencies))),
             form=self._form,

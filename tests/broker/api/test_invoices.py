@@ -105,6 +105,23 @@ async def test_what_an_invoice_of_this_month_left_unexplained_keeps_no_month_bef
     assert closed.status == 200, closed.raw
 
 
+async def test_a_file_of_several_invoices_is_imported_one_after_the_other(booked: Any) -> None:
+    def two(rows: list[dict[str, str]]) -> None:
+        rows.append({**rows[0], "InvoiceId": "INV-2", "ChargeCategory": "Tax", "BilledCost": "1.5", "Tags": "{}"})
+
+    text = await own_bill(booked, "aws", two)
+    both = await send(booked, text)
+    assert (both.status, both.code) == (400, "bad_invoice") and "INV-1, INV-2" in both.json["error"]["message"]
+    none = await send(booked, text, number="INV-3")
+    assert none.status == 400 and "INV-1, INV-2" in none.json["error"]["message"]
+    told = [(await send(booked, text, number=number)).json for number in ("INV-1", "INV-2")]
+    assert [(each["number"], [it["code"] for it in each["variances"]]) for each in told] == [
+        ("INV-1", []), ("INV-2", ["tax"]),
+    ]  # fmt: skip
+    again = await send(booked, text, number="INV-2")
+    assert (again.status, again.code) == (422, "invoice_refused")
+
+
 async def test_a_trial_posts_nothing_and_an_import_posts_once(booked: Any) -> None:
     text, count = await own_bill(booked, "aws"), await entries(booked)
     assert (await send(booked, text, trial="true")).json["id"] is None
