@@ -82,6 +82,7 @@ class Figures:
         rtt = [np.inf if each.rtt_ms is None else float(each.rtt_ms) for each in self.offers]
         self.rtt: Floats = np.array(rtt, dtype=np.float64)[self.resources.offer]
         self._residency: dict[str, Flags] = {}
+        self._by_facts: tuple[list[OfferView], Ints] | None = None
         self._of_accounts = [n for n, each in enumerate(self.offers) if each.only_for is not None or each.not_for]
         self._closed: dict[str, Flags] = {}
 
@@ -200,15 +201,22 @@ class Figures:
     def residency(self, policy_hash: str) -> Flags:
         """Whether the policy allows each resource."""
         if policy_hash not in self._residency:
-            outcome: dict[str, bool] = {}
             work = next(each for each in self.works if each.policy_hash == policy_hash)
-            allowed = np.empty(len(self.offers), dtype=bool)
-            for number, each in enumerate(self.offers):
-                if each.facts_hash not in outcome:
-                    outcome[each.facts_hash] = self.view.allows(work, each)
-                allowed[number] = outcome[each.facts_hash]
+            example, of_offer = self._facts()
+            allowed = np.array([self.view.allows(work, each) for each in example], dtype=bool)[of_offer]
             self._residency[policy_hash] = allowed[self.resources.offer]
         return self._residency[policy_hash]
+
+    def _facts(self) -> tuple[list[OfferView], Ints]:
+        """An offer of each facts, and of every offer which of these has its facts."""
+        if self._by_facts is None:
+            example: dict[str, OfferView] = {}
+            for each in self.offers:
+                example.setdefault(each.facts_hash, each)
+            number = {facts: index for index, facts in enumerate(example)}
+            of_offer = np.array([number[each.facts_hash] for each in self.offers], dtype=np.int64)
+            self._by_facts = (list(example.values()), of_offer)
+        return self._by_facts
 
 
 def _hazard(offer: OfferView) -> float:

@@ -33,7 +33,7 @@ from solver.types import Snapshot, Unplaced, Work
 from solver.view import View
 
 # Blocks that are looked at to be dissolved, the most wasteful first; when a plan is held, one of so many.
-MOVES, HELD_ONE_OF = 4_000, 10
+MOVES, HELD_ONE_OF = 4_000, 20
 # What a move must save when a plan is held, and the part of the queue that what is held must cover to be gone on from. Keeping a
 # plan costs 0.05 % after every price moved by 2 %; without a threshold 9 % of all tokens move, with 3 % of a block and all blocks
 # looked at it was 3.7 %.
@@ -142,9 +142,9 @@ def _bounds(
     low, up = pricing.classes.edge_low, pricing.classes.edge_up
     served = _served(pricing, draft)
     if much is None:
-        return pricing.bound(scarcity, low, served), max(
-            pricing.bound(each, up, served) for each in (scarcity, pricing.free())
-        )
+        free = pricing.free()
+        prices = [scarcity, free] if scarcity.rent > 0 else [free]
+        return pricing.bound(scarcity, low, served), max(pricing.bound(each, up, served) for each in prices)
     _, prices = blocks.bound(
         pricing,
         low,
@@ -196,11 +196,11 @@ def restore(
 ) -> Exact:
     """Instances and exact shares from parts of classes; `turns` of those that are held."""
     # the first placement is quick: a pool has one block at an offer
-    yard = Yard(pricing, turns=turns or {}, most_turns=MOST_TURNS if moves else 1)
-    restoration = Restoration(pricing, yard, scarcity, pricing.classes.edge_low, threshold=threshold)
     is_held = threshold >= SWITCH
+    yard = Yard(pricing, turns=turns or {}, most_turns=MOST_TURNS if moves else 1, is_held=is_held)
+    restoration = Restoration(pricing, yard, scarcity, pricing.classes.edge_low, threshold=threshold)
     if is_held:  # what is held stays, however little it is
-        restoration.take(pieces, least=0.0)
+        restoration.take(pieces, least=0.0, is_held=True)
     else:
         restoration.take(pieces)
     placed = np.zeros(len(pricing.classes))
@@ -247,13 +247,11 @@ def held_pieces(pricing: Pricing) -> tuple[Pieces, Turns]:
         covered += held.share_ppm / PPM
     if covered < COVERED * len(view.snapshot.works):
         return [], {}
-    open_at: dict[int, set[int]] = {}
-    pieces = []
-    for (k, offer), part in sorted(parts.items()):
-        if k not in open_at:
-            open_at[k] = set(resources.offer[pricing.masks.open_to(k)].tolist())
-        if offer in open_at[k]:
-            pieces.append((k, offer, part))
+    ways: dict[int, list[int]] = {offer: [offer] for _, offer in parts}
+    for r in range(len(pricing.figures.offers), len(resources)):
+        ways.setdefault(int(resources.offer[r]), []).append(r)
+    open_at = {k: pricing.masks.open_to(k) for k in {k for k, _ in parts}}
+    pieces = [(k, offer, part) for (k, offer), part in sorted(parts.items()) if open_at[k][ways[offer]].any()]
     return pieces, turns
 
 

@@ -44,7 +44,7 @@ class Restoration:
     _full: dict[int, int] = field(default_factory=dict)
     _starts: dict[int, list[float]] = field(default_factory=dict)
 
-    def take(self, pieces: list[tuple[int, int, float]], *, least: float = LEAST_H) -> None:
+    def take(self, pieces: list[tuple[int, int, float]], *, least: float = LEAST_H, is_held: bool = False) -> None:
         """Put parts where a program or a first placement says, as far as they fit; the rest is `left`, and what takes less than
         `least` hours there."""
         loads: dict[int, Loads] = {}
@@ -58,7 +58,8 @@ class Restoration:
             parts[k] = parts.get(k, 0.0) + part
         for offer in sorted(loads):
             self._settle(offer, loads[offer])
-            self.merge(offer)
+            if not is_held:
+                self.merge(offer)
         self.yard.log.clear()
 
     def _settle(self, offer: int, loads: Loads) -> None:

@@ -14,6 +14,8 @@ from solver.fluid.prices import Pricing
 
 # Of the time before a deadline this part, and these hours, stay free: what exact shares of works add to rounded ones.
 MARGIN, MARGIN_H = 2e-4, 2 / 3600
+# What is held was exact once: with those margins a half of one percent of it did not fit where it was.
+HELD_MARGIN = (1e-7, 0.05 / 3600)
 # A part of a class below this is a crumb.
 CRUMB = 1e-7
 # Instance hours below which a part of a class is not worth a place of its own, or this part of the time to its deadline where
@@ -69,7 +71,8 @@ class Warm:
 class Yard:
     """All berths. `put` replaces one and keeps the books of quotas and budgets; `undo` takes back what was put since a mark.
 
-    `turns` are those of classes at offers in a plan that is held, `most_turns` how many blocks a pool may have at an offer.
+    `turns` are those of classes at offers in a plan that is held, `most_turns` how many blocks a pool may have at an offer,
+    `is_held` whether it begins with a plan that was exact.
     """
 
     pricing: Pricing
@@ -87,6 +90,7 @@ class Yard:
     _terms: list[tuple[float, float, float]] = field(default_factory=list)
     turns: Turns = field(default_factory=dict)
     most_turns: int = MOST_TURNS
+    is_held: bool = False
     is_later: bool = False
     pools: int = 1
 
@@ -97,7 +101,8 @@ class Yard:
             self.most_turns = 1
         self._accelerator, self._slow = figures.accelerator.tolist(), figures.slow.tolist()
         self._kind = classes.kind.tolist()
-        self._due = (classes.due * (1 - MARGIN) - MARGIN_H).tolist()
+        share, hours = HELD_MARGIN if self.is_held else (MARGIN, MARGIN_H)
+        self._due = (classes.due * (1 - share) - hours).tolist()
         # USD an hour, and hours that are billed at least and in steps
         self._terms = [
             (price, each.minimum_s / 3600, each.granularity_s / 3600)
