@@ -143,8 +143,8 @@ def _bounds(
     served = _served(pricing, draft)
     if much is None:
         free = pricing.free()
-        prices = [scarcity, free] if scarcity.rent > 0 else [free]
-        return pricing.bound(scarcity, low, served), max(pricing.bound(each, up, served) for each in prices)
+        either = [scarcity, free] if scarcity.rent > 0 else [free]
+        return pricing.bound(scarcity, low, served), max(pricing.bound(each, up, served) for each in either)
     _, prices = blocks.bound(
         pricing,
         low,
