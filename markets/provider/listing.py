@@ -27,6 +27,7 @@ from markets.offer import (
     Offer,
     OfferKey,
     Pricing,
+    QuotaShare,
     quarantine,
     raw_digest,
 )
@@ -94,6 +95,7 @@ class Said:
     boot_s: int | None = None
     confidentiality: Confidentiality = "none"
     not_for_sale: str | None = None
+    quota: QuotaShare | None = None
 
 
 def offer(said: Said, at: datetime) -> Offer:
@@ -120,6 +122,7 @@ def offer(said: Said, at: datetime) -> Offer:
         raw={**money.raw, **({"device": said.device} if said.device else {})},
         components=money.components if said.components else {},
         capacity=said.capacity,
+        quota=said.quota,
         granularity_s=said.granularity_s,
         minimum_s=said.minimum_s,
         deposit=said.deposit,

@@ -27,6 +27,7 @@ from markets.provider.api import ProviderApi, Reach
 from markets.provider.listing import Said, distinct, offer
 from markets.provider.login import CredentialSource, Login, bearer
 from markets.provider.shape import Shape
+from markets.sources.gcp_quotas import quota_of, quotas_left
 from markets.sources.gcp_skus import PartPrices, part_prices
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ class GcpSource:
             raise ShapeDrift("gcp: Compute Engine lists no accelerator in any zone")
         types = await account.machine_types(FILTER)
         prices = await self._part_prices()
-        sold = (each for machine in machines(types, accelerators) for each in _of(machine, prices, at))
+        quotas = await quotas_left(account)
+        sold = (each for machine in machines(types, accelerators) for each in _of(machine, prices, quotas, at))
         return distinct(chain(sold, old_tpus(accelerators, at)))
 
     async def close(self) -> None:
@@ -204,7 +206,7 @@ def old_tpus(accelerators: set[tuple[str, str]], at: datetime) -> Iterator[Offer
         yield replace(listed, quarantined=f"offer {listed.key}: {WHY_NO_OLD_TPU} (source: {SOURCE})")
 
 
-def _of(machine: Machine, prices: PartPrices, at: datetime) -> Iterator[Offer]:
+def _of(machine: Machine, prices: PartPrices, quotas: Mapping[tuple[str, str], int], at: datetime) -> Iterator[Offer]:
     pricings: tuple[tuple[Pricing, bool], ...] = (("on_demand", False), ("spot", True))
     for pricing, is_spot in pricings:
         parts = _parts(machine, prices, is_spot=is_spot)
@@ -234,6 +236,7 @@ def _of(machine: Machine, prices: PartPrices, at: datetime) -> Iterator[Offer]:
                 egress_per_gb=EGRESS_PER_GB,
                 interruption_per_hour=None if is_spot else Decimal(0),
                 notice_s=NOTICE_S if is_spot else 0,
+                quota=quota_of(machine.accelerator, machine.region, machine.count, quotas, is_spot=is_spot),
                 not_for_sale="it has an on-demand price and is not sold on demand" if refused else None,
             ),
             at,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -59,6 +60,22 @@ class Account:
         """(zone, accelerator type) of all zones."""
         client = await self._client(compute_v1.AcceleratorTypesClient)
         return await self._listed(client, compute_v1.AggregatedListAcceleratorTypesRequest, "accelerator_types", "")
+
+    async def quotas(self) -> dict[tuple[str, str], int]:
+        """How many are granted and not in use, by region and metric (`NVIDIA_L4_GPUS`)."""
+        client = await self._client(compute_v1.RegionsClient)
+        asked = compute_v1.ListRegionsRequest(project=self._project, max_results=500)
+
+        def first_page() -> dict[tuple[str, str], int]:
+            page = next(iter(client.list(asked, retry=None, timeout=self._reach.timeout_s).pages))
+            return {
+                (region.name, quota.metric): max(0, int(quota.limit - quota.usage))
+                for region in page.items
+                for quota in region.quotas
+                if quota.limit > 0 and math.isfinite(quota.limit - quota.usage)
+            }
+
+        return await patiently(self._reach, lambda: self._ask(first_page))
 
     async def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -159,4 +159,5 @@ CASE = Case(
     looping={**OTHERS, f"GET {SKUS}": lambda request, _: {"skus": SKUS_1, "nextPageToken": "1"}},
     twice={**OTHERS, f"GET {SKUS}": billing(SKUS_1, [*SKUS_1, *SKUS_2[:1]], SKUS_2)},
     by_library=True,
+    besides=frozenset({"GET /compute/v1/projects/project-1/regions"}),
 )

@@ -19,7 +19,8 @@ class Case:
     `looping`: answers whose pages go round; `twice`: answers in which a page comes twice, and the offers are those of the
     good day. Both None for a provider without pages. `by_library`: the provider's own library asks, and
     what it does with redirects and with answers without end is its own. `document` gives the official document; None: there is
-    none that is public. `undocumented` are the answers that it says nothing of.
+    none that is public. `undocumented` are the answers that it says nothing of. `besides` are asked for what stands beside the
+    prices: when they fail, all offers are there without it.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Case:
     by_library: bool = False
     document: Callable[[], Document | None] | None = None
     undocumented: frozenset[str] = frozenset()
+    besides: frozenset[str] = frozenset()
 
     def open(
         self, url: str, *, timeout_s: float = 20, max_bytes: int = 1 << 26, anonymous: bool = False

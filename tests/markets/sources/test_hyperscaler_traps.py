@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from markets.errors import MarketsError, NotAuthorized, ShapeDrift
-from markets.offer import Offer
+from markets.offer import Offer, QuotaShare
 from markets.provider.api import Reach
 from markets.sources import gcp
 from markets.sources.azure import gpus_of
@@ -218,6 +218,31 @@ async def test_a_tpu_with_two_prices_has_none_and_google_has_all_others() -> Non
         offers["tpu-v5e", "on_demand"].quarantined or ""
     )
     assert offers["tpu-v5e", "spot"].quarantined is None and offers["tpu-7x", "on_demand"].quarantined is None
+
+
+@pytest.mark.parametrize(
+    "is_granted", [True, False]
+)  # False: an answer that is no error of Google's, and broke its library
+async def test_google_offers_say_what_the_region_still_grants_and_have_prices_without_that(is_granted: bool) -> None:
+    """A key that may not read regions has prices all the same, and quotas that nobody knows."""
+    granted = [
+        {"metric": "NVIDIA_L4_GPUS", "limit": 8.0, "usage": 3.0},
+        {"metric": "PREEMPTIBLE_NVIDIA_L4_GPUS", "limit": 1.0, "usage": 1.0},
+        {"metric": "NVIDIA_T4_GPUS", "limit": 0.0, "usage": 0.0},
+    ]
+    regions = {"kind": "compute#regionList", "items": [{"name": "us-central1", "quotas": granted}]}
+    path = "GET /compute/v1/projects/project-1/regions"
+    offers = await poll(case_gcp.CASE, {path: regions} if is_granted else None)
+    found = {(each.key.sku, each.pricing): each.quota for each in offers if each.quota}
+    group = "gcp/us-central1/{}NVIDIA_L4_GPUS".format
+    assert len(offers) == case_gcp.CASE.offers and found == (
+        {
+            ("g2-standard-4", "on_demand"): QuotaShare(group(""), 1, 5, "GPU"),
+            ("g2-standard-4", "spot"): QuotaShare(group("PREEMPTIBLE_"), 1, 0, "GPU"),
+        }
+        if is_granted
+        else {}
+    )
 
 
 async def test_old_google_tpus_are_listed_with_the_reason_and_never_chosen() -> None:
