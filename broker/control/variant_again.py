@@ -1,7 +1,7 @@
 """Which profile serves a batch that waits is asked again while it waits: prices move, and what was sold out comes back.
 
 A batch that no engine has begun has no reason to keep the profile that was cheapest when it was made. Each look plans it dry with
-every profile that its wishes allow, beside all that is queued, as at its beginning; one batch a step, and each only so often.
+every profile that its wishes allow, beside all that is queued, as at its beginning; a few batches a minute, each only so often.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from workers.profile import ModelProfile
 log = structlog.get_logger()
 # A look is a plan for each profile: not more often than this for one batch.
 LOOK_US = 600_000_000
+# How often the batches that wait are listed, how many, and how many of them are looked at then.
+ROUND_US, LISTED, LOOKED_AT = 60_000_000, 500, 2
 # Less than this part of the cost is not worth another model in the explanation.
 WORTH = Decimal("0.02")
 
@@ -45,24 +47,31 @@ class VariantAgain:
 
     services: Services
     _looked: dict[str, int] = field(default_factory=dict)
+    _next_us: int = 0
 
     async def step(self) -> None:
-        """Look at the batch that was looked at longest ago, if any is due."""
+        """Look at those that were looked at longest ago, if any is due."""
         async with self.services.database.transaction() as session:
             now_us = await db_now(session)
+            if now_us < self._next_us:
+                return
+            self._next_us = now_us + min(ROUND_US, LOOK_US)
             waiting = {batch.id: batch for batch in await _waiting(session)}
         self._looked = {name: at_us for name, at_us in self._looked.items() if name in waiting}
         for batch_id, batch in waiting.items():
             self._looked.setdefault(batch_id, batch.in_progress_us or now_us)
         due = [(at_us, name) for name, at_us in self._looked.items() if at_us + LOOK_US <= now_us]
+        left = LOOKED_AT
         for _, batch_id in sorted(due):
+            if not left:
+                break
             profiles = _profiles(self.services, waiting[batch_id])
             self._looked[batch_id] = now_us
             if len(profiles) > 1:
+                left -= 1
                 async with self.services.claimed("validate", batch_id) as mine:
                     if mine is not None:
                         await VariantAgain(mine).look(waiting[batch_id], profiles)
-                return
 
     async def look(self, batch: Batch, profiles: Sequence[ModelProfile]) -> None:
         """Plan it with each, and change the profile where another is feasible and this one is not, or is dearer."""
@@ -131,6 +140,7 @@ async def _waiting(session: AsyncSession) -> list[Batch]:
             ~has_begun,
         )
         .order_by(col(Batch.id))
+        .limit(LISTED)
     )
     served = {(row.project, row.model) for row in await rentals.open_rentals(session)}
     return [
