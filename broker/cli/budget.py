@@ -27,8 +27,9 @@ def show(target: Target) -> None:
                 each["project"],
                 "no limit" if each["remaining_usd"] is None else usd(each["remaining_usd"]),
                 usd(each["held_usd"]),
-                usd(each["stale_usd"]),
-                usd(each["expired_usd"]),
+                # an older broker says neither
+                usd(each["stale_usd"]) if "stale_usd" in each else "-",
+                usd(each["expired_usd"]) if "expired_usd" in each else "-",
             )
             for each in found["data"]
         ]

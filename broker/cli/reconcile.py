@@ -95,6 +95,8 @@ def list_exceptions(
                 for each in found["data"]
             ],
         )  # fmt: skip
+        for each in found["data"]:
+            line(f"{each['id']}: {each['explanation']}" + (f"; {each['decision']}" if each["decision"] else ""))
         return exits.OK
 
     target.run(work)
