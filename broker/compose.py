@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 import signal
@@ -16,6 +17,8 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
+from alembic.util import CommandError
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 from ulid import ULID
 
@@ -46,7 +49,7 @@ from broker.control.solver_process import SolverProcess
 from broker.control.validate import Validator
 from broker.control.watch import Watcher
 from broker.credentials import Credentials
-from broker.database import UNAVAILABLE, Database, sqlite_url
+from broker.database import UNAVAILABLE, Database, Unreachable, sqlite_url
 from broker.failpoints import Failpoints
 from broker.house_accounts import HouseAccounts
 from broker.keyring import OWN_KEK, BadKek, Keyring, open_keyring
@@ -168,22 +171,40 @@ class Activity:
 MOST_URL_BYTES = 64 * 1024
 
 
+class CannotStart(Exception):
+    """What the settings name cannot be used; the message says what, and how to mend it."""
+
+
 def _listen(host: str, port: int) -> socket.socket:
-    """Bound before anything is made, because workers must be told the port. Raises OSError naming the address."""
+    """Bound before anything is made, because workers must be told the port. Raises CannotStart naming the address."""
     try:
         return socket.create_server((host, port), backlog=512)
     except OSError as refused:
-        where = f"{host}:{port}"
-        raise OSError(
-            refused.errno, f"cannot listen on {where}: {refused.strerror}; choose another --port"
-        ) from refused
+        said = (refused.strerror or str(refused)).partition(" (while")[0]
+        mend = "another --port" if refused.errno in (errno.EADDRINUSE, errno.EACCES) else "a --host of this machine's"
+        raise CannotStart(f"cannot listen on {host}:{port}: {said}; choose {mend}") from refused
+
+
+async def _database(settings: Settings) -> Database:
+    """The database with this code's schema. Raises Unreachable, and CannotStart when it is of a release that this one does not
+    know."""
+    database = Database(settings.database_url or sqlite_url(settings.data / "broker.db"), settings=settings.database)
+    try:
+        await database.require()
+        await upgrade(database.url)
+    except (Unreachable, CommandError) as refused:
+        await database.close()
+        if isinstance(refused, Unreachable):
+            raise
+        shown = make_url(database.url).render_as_string(hide_password=True)
+        mend = "start the release that it was last used with, or a newer one"
+        raise CannotStart(f"the database {shown} is of another release: {refused}; {mend}") from refused
+    return database
 
 
 async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) -> Services:
-    database = Database(settings.database_url or sqlite_url(settings.data / "broker.db"), settings=settings.database)
+    database = await _database(settings)
     stack.push_async_callback(database.close)
-    await database.require()
-    await upgrade(database.url)
     solver = SolverProcess(timeout_s=settings.control.solve_timeout_s)
     stack.push_async_callback(solver.close)
     owner = (await _common(database, settings.data / "owner", lambda: str(ULID()).encode())).decode()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class UnknownMarket(ValueError):
-    """A name in the setting `markets` that no adapter answers to."""
+    """A market in the settings that no adapter answers to, or whose section is not as it must be."""
 
 
 async def open_markets(
@@ -76,7 +76,10 @@ async def _open(name: str, settings: Settings, house: HouseAccounts, owner: str)
         case "sandbox":
             return _sandbox(settings, owner)
         case "hosts":
-            return await asyncio.to_thread(hosts_market, settings, owner=owner)
+            try:
+                return await asyncio.to_thread(hosts_market, settings, owner=owner)
+            except ValueError as wrong:
+                raise UnknownMarket(f"own.hosts: {wrong}") from wrong
         case "aws":
             return HeldMarket(await asyncio.to_thread(_aws, settings, owner), partial(house.hold, name))
     raise UnknownMarket(f"market {name!r} in settings is not one of local, sandbox, hosts, aws")

@@ -74,10 +74,11 @@ def serve(
 
 def _run(settings: Settings, ownership: Ownership, exit_when_idle: float | None, new_admin_key: bool) -> None:
     # Imported here: the broker's rooms, the solver and its libraries take a second that no other command should pay.
-    from broker.compose import Ready  # noqa: PLC0415
+    from broker.compose import CannotStart, Ready  # noqa: PLC0415
     from broker.compose import serve as compose  # noqa: PLC0415
     from broker.database import Unreachable  # noqa: PLC0415
     from broker.keyring import BadKek  # noqa: PLC0415
+    from broker.market_set import UnknownMarket  # noqa: PLC0415
     from broker.object_store import BadStoreSettings  # noqa: PLC0415
     from broker.tls import BadTls  # noqa: PLC0415
     from jobs.errors import StoreFailed, StoreUnfit  # noqa: PLC0415
@@ -97,6 +98,10 @@ def _run(settings: Settings, ownership: Ownership, exit_when_idle: float | None,
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(compose(settings, ready=ready, exit_when_idle_s=exit_when_idle, new_admin_key=new_admin_key))
+    except CannotStart as wrong:
+        raise Failure(str(wrong), ERROR) from wrong
+    except UnknownMarket as wrong:
+        raise Failure(f"settings: {wrong}", USAGE) from wrong
     except (BadStoreSettings, BadKek, BadTls) as wrong:
         raise Failure(str(wrong), USAGE) from wrong
     except Unreachable as away:

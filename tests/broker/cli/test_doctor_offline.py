@@ -21,9 +21,12 @@ async def found(settings: Settings) -> dict[str, Check]:
     return {check.name: check for check in (await offline_checks(settings)).checks}
 
 
-async def test_a_folder_before_its_first_start_is_in_order_but_for_models(tmp_path: Path) -> None:
+async def test_a_folder_before_its_first_start_is_in_order(tmp_path: Path) -> None:
+    """It was not, for want of models, where the running broker's doctor said that all is in order."""
     checks = await found(Settings(data=tmp_path))
-    assert {name for name, check in checks.items() if not check.ok} == {"models"}
+    assert {name for name, check in checks.items() if check.state != "ok"} == {"models"}
+    assert checks["models"].state == "warn"
+    assert "smollm2" in checks["models"].found
     assert "does not exist yet" in checks["database"].found
     assert not (tmp_path / "broker.db").exists(), "looking made a database"
 
@@ -54,8 +57,8 @@ def test_the_command_says_it_and_its_exit_code_too(tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "broker", "doctor", "--offline", "--json", "--data", str(tmp_path)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     told = json.loads(done.stdout)
-    assert (done.returncode, told["ok"]) == (1, False)
-    assert {check["name"]: check["state"] for check in told["checks"]}["models"] == "fail"
+    assert (done.returncode, told["ok"]) == (0, True)
+    assert {check["name"]: check["state"] for check in told["checks"]}["models"] == "warn"
     assert not list(tmp_path.glob("broker.*")), "a broker was started"
 
 
