@@ -75,6 +75,7 @@ def solve_large(view: View, *, is_program: bool, effort: Effort = "normal") -> P
     parts = _parts(view, planned.problem, planned.draft, site_bills)
     cost_nano = sum(each.total for each in site_bills.values())
     is_empty = not parts.assignments
+    choices = planned.reasons.choices(parts.assignments)  # first: funnels go on from their tables
     return Plan(
         snapshot_sha256=sha256(view.snapshot),
         stage="empty" if is_empty else "program" if planned.is_program else "greedy",
@@ -88,7 +89,7 @@ def solve_large(view: View, *, is_program: bool, effort: Effort = "normal") -> P
         bound_nano=planned.bound_nano,
         class_bound_nano=planned.class_bound_nano,
         funnels=planned.reasons.funnels(),
-        choices=planned.reasons.choices(parts.assignments),
+        choices=choices,
     )
 
 

@@ -29,6 +29,7 @@ class Masks:
     _static: dict[tuple[int, str], npt.NDArray[np.int8]] = field(default_factory=dict)
     _largest: dict[int, Work] = field(default_factory=dict)
     _examples: dict[tuple[object, ...], str] = field(default_factory=dict)
+    _speeds: dict[int, Flags] = field(default_factory=dict)
 
     def open_to(self, k: int) -> Flags:
         """May serve at least the last of the class's works in time, residency and machine permitting."""
@@ -167,9 +168,15 @@ class Masks:
             return starting
         tokens = self.classes.tokens_in[k] + self.classes.tokens_out[k]
         part = self.classes.largest[k] / tokens if tokens else 1.0
-        is_known = np.isfinite(self.figures.per_input[kind, self.figures.accelerator]) & self.figures.is_priced
-        cost: Floats = np.where(is_known, resources.price * (start + self.hours(k) * part), np.inf)
+        cost: Floats = np.where(self._known(int(kind)), resources.price * (start + self.hours(k) * part), np.inf)
         return cost
+
+    def _known(self, kind: int) -> Flags:
+        """Where the speed of a kind and a price are known."""
+        if kind not in self._speeds:
+            figures = self.figures
+            self._speeds[kind] = np.isfinite(figures.per_input[kind])[figures.accelerator] & figures.is_priced
+        return self._speeds[kind]
 
     def few(self, k: int, *, is_bound: bool = False) -> Ints:
         """The resources of `open_to`, or `could_serve`, by number: a fifth of all is usual, so what is asked of a class is asked
@@ -199,9 +206,10 @@ class Masks:
         offer_codes[self.figures.resources.offer[many:][codes[many:] == OPEN]] = OPEN
         return offer_codes
 
-    def funnel(self, k: int) -> Funnel:
-        """How many offers each rule removed, in order, with an example each; the last step is what is left."""
-        codes = self.offer_codes(k)
+    def funnel(self, k: int, codes: Ints | None = None) -> Funnel:
+        """How many offers each rule removed, in order, with an example each; the last step is what is left. `codes` are those of
+        the class's offers where they are at hand."""
+        codes = self.offer_codes(k) if codes is None else codes
         counts = np.bincount(codes, minlength=OPEN + 1).tolist()
         steps = [
             Rule(rule=_NAMES[code], count=counts[code], example=self.example(k, code, int(np.argmax(codes == code))))

@@ -48,6 +48,7 @@ class Reasons:
     masks: Masks
     _tables: dict[int, _Table] = field(default_factory=dict)
     _sentences: dict[tuple[int, int, int], str] = field(default_factory=dict)
+    _funnels: dict[int, Funnel] = field(default_factory=dict)
 
     @property
     def classes(self) -> Classes:
@@ -58,7 +59,7 @@ class Reasons:
         works = self.masks.figures.works
         found = {}
         for k, members in enumerate(self.classes.members):
-            funnel = self.masks.funnel(k)
+            funnel = self._funnels.get(k) or self.masks.funnel(k)
             for work in members:
                 found[works[work].id] = funnel
         return dict(sorted(found.items()))
@@ -111,7 +112,7 @@ class Reasons:
         if best is None:
             text += ": the only eligible offer"
         elif table.price[best] >= table.price[here_at]:
-            eligible = int((table.codes == OPEN).sum())
+            eligible = int(np.count_nonzero(table.codes == OPEN))
             next_best = f"{offers[best].key} at {explain.usd(int(table.price[best]))}"
             text += f": the cheapest of {eligible} eligible offers; next is {next_best}"
         else:
@@ -119,7 +120,7 @@ class Reasons:
                 f": {offers[best].key} would cost {explain.usd(int(table.price[best]))} by itself, "
                 "but all queued work together costs less this way, or its capacity is taken"
             )
-        many = int(((table.codes != OPEN) & (table.price < table.price[here_at])).sum())
+        many = int(np.count_nonzero((table.codes != OPEN) & (table.price < table.price[here_at])))
         if not many:
             return text + "."
         noun = "offer was" if many == 1 else "offers were"
@@ -134,6 +135,7 @@ class Reasons:
             tokens = max(1.0, float(self.classes.largest[k]))
             price = self.masks.alone_cost(k)[:many] / tokens * 1e15
             codes = self.masks.offer_codes(k)
+            self._funnels[k] = self.masks.funnel(k, codes)  # the codes are not kept, and cost as much again
             is_open, known = codes == OPEN, np.isfinite(price)
             self._tables[k] = _Table(
                 price, codes, _least(price, is_open & known, 2), _least(price, ~is_open & known, NAMED)
