@@ -40,7 +40,7 @@ INCOMING = ".incoming"
 async def make(settings: Settings, folder: Path) -> Manifest:
     """Back up the broker of `settings` into the empty `folder`, while it runs or not.
 
-    Raises BackupError; then `folder` has no manifest and cannot be taken for a backup.
+    Raises BackupError, and Unreachable of the database; then `folder` has no manifest and cannot be taken for a backup.
     """
     require_empty(folder, "the backup folder")
     url = settings.database_url or sqlite_url(settings.data / "broker.db")
@@ -159,6 +159,7 @@ async def _asked(url: str) -> tuple[str, list[Needed]]:
     """The schema's revision, and the objects that its rows speak of."""
     database = Database(url)
     try:
+        await database.require()
         async with database.transaction() as session:
             revision = await (await session.connection()).run_sync(_revision)
             return revision, await needed_objects(session)

@@ -30,11 +30,12 @@ def backup(
     The backup holds the secrets of the data folder, in files of mode 0600: keep it as safe as those.
     """
     from broker.backup.make import make  # noqa: PLC0415 - the rooms take a second that no other command should pay
+    from broker.database import Unreachable  # noqa: PLC0415 - as above
 
     settings = configuration.load(config=config, data=data, database_url=database_url)
     try:
         made = asyncio.run(make(settings, folder))
-    except (BackupError, OSError) as wrong:
+    except (BackupError, Unreachable, OSError) as wrong:
         raise Failure(str(wrong)) from wrong
     size = sum(kept.bytes for kept in made.files)
     if json:

@@ -14,7 +14,7 @@ from broker.cli.configuration import load_client
 from broker.cli.exits import ERROR, USAGE, Failure
 from broker.cli.main import OWN_WORK, app
 from tests.broker.cli.test_help import commands
-from tests.support.command_line import ENVIRONMENT, quick
+from tests.support.command_line import ENVIRONMENT, broker, quick
 
 RUN = "import sys; from broker.cli.main import run\ntry: run()\nfinally: print(*sys.modules, file=sys.stderr)"
 ROOMS = {"jobs", "ledger", "markets", "solver", "workers"}
@@ -94,22 +94,31 @@ def test_a_broker_is_not_started_on_settings_that_it_would_refuse(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("url", "code", "said"),
+    ("command", "url", "code", "said"),
     [
         # nobody listens on port 1
         (
+            "serve",
             "postgresql://me:canary@127.0.0.1:1/name",
             ERROR,
             "postgresql+psycopg://me:***@127.0.0.1:1/name cannot be used:",
         ),
-        ("mysql://me:canary@127.0.0.1/name", USAGE, "must be postgresql://USER@HOST/NAME; leave it out for SQLite"),
-        ("db.example", USAGE, "must be postgresql://USER@HOST/NAME; leave it out for SQLite"),
+        (
+            "serve",
+            "mysql://me:canary@127.0.0.1/name",
+            USAGE,
+            "must be postgresql://USER@HOST/NAME; leave it out for SQLite",
+        ),
+        # it reads the database itself
+        ("backup", "postgresql://me:canary@127.0.0.1:1/name", ERROR, "cannot be used: connection failed"),
     ],
 )
 def test_a_database_that_a_broker_cannot_use_is_said_in_a_line_without_its_password(
-    tmp_path: Path, url: str, code: int, said: str
+    tmp_path: Path, command: str, url: str, code: int, said: str
 ) -> None:
-    done = quick("serve", "--data", str(tmp_path), "--port", "0", "--database-url", url)
+    """In a process of its own: `serve` takes the logs."""
+    words = {"serve": ("--port", "0"), "backup": (str(tmp_path / "backup"),)}[command]
+    done = broker(command, *words, "--data", str(tmp_path / "data"), "--database-url", url)
     assert done.returncode == code
     assert said in done.stderr
     assert "Traceback" not in done.stderr and "canary" not in done.stderr
