@@ -20,8 +20,9 @@ from jobs.clock import db_now
 from markets import rentals
 from markets.errors import MarketsError, PartialList, RentalNotFound, RentalUnknown, StillReleasing
 from markets.market import Market, Rental
-from markets.own_account import holder_of, owner_mark, provider_of
+from markets.own_account import holder_of, owner_mark
 from markets.price_book import offer_of
+from markets.refunds import free_if_interrupted_s
 from markets.sweep import Action, Adopt, Alarm, MarkEnded, Memory, Release, Seen, SweepSettings, Verify, sweep
 from markets.tables import OfferRow, RentalRow
 from workers.profile import ModelProfile
@@ -30,8 +31,7 @@ log = structlog.get_logger()
 SECOND_US = 1_000_000
 # How long the pull of an engine's image may take: 10 GB at 17 MB/s. The single-use token of a machine lives 900 s.
 IMAGE_S = 600
-# A spot machine that AWS interrupts within an hour of its start costs nothing; its end comes about two minutes after the notice.
-_FREE_IF_INTERRUPTED_US = 3600 * SECOND_US
+# A machine that its market interrupts ends about two minutes after the notice.
 _AFTER_NOTICE_S = 60
 
 
@@ -239,6 +239,6 @@ def is_left_to_market(row: RentalRow, worker: Worker, now_us: int) -> bool:
     """
     if worker.notice_us is None or row.started_us is None or row.pricing != "spot":
         return False
-    if provider_of(row.market) != "aws" or worker.notice_us - row.started_us >= _FREE_IF_INTERRUPTED_US:
+    if worker.notice_us - row.started_us >= free_if_interrupted_s(row.market) * SECOND_US:
         return False
     return now_us < worker.notice_us + SECOND_US * _AFTER_NOTICE_S
