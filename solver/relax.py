@@ -15,7 +15,7 @@ import msgspec
 from ledger.money import from_nano
 from solver import greedy
 from solver.durations import PPM, SECOND_US
-from solver.eligibility import Verdict, is_for_rent, stop_reserve, survey
+from solver.eligibility import Verdict, is_for_rent, stop_reserve, survey_one
 from solver.problem import Draft, Problem, bills, state
 from solver.residency import Policy, PolicyRule, evaluate
 from solver.types import Budget, OfferView, Quota, Relaxation, Snapshot, Work
@@ -44,9 +44,19 @@ class Outcome:
 def alone(snapshot: Snapshot, work: Work) -> Outcome:
     """Solve a snapshot that holds only this work."""
     in_use = {rental.offer_key for rental in snapshot.running}
-    offers = tuple(each for each in snapshot.offers if each.key in in_use or is_for_rent(each))
+    known = {
+        each.accelerator for each in snapshot.throughput if (each.model, each.precision) == (work.model, work.precision)
+    }
+    offers = tuple(
+        each
+        for each in snapshot.offers
+        if each.key in in_use
+        or (each.capacity != 0 and each.accelerator in known and each.is_open_to(work.project) and is_for_rent(each))
+    )
     view = View(msgspec.structs.replace(snapshot, works=(work,), offers=offers))
-    problem = state(view, {work.id: survey(work, view)})
+    # the words of a refusal are most of what a look at all offers costs, and nobody reads them here
+    allowed = (offer for offer in offers if view.allows(work, offer))
+    problem = state(view, {work.id: tuple(survey_one(work, offer, view) for offer in allowed)})
     draft = greedy.place(problem)
     site_bills = bills(problem, draft)
     if not site_bills:
