@@ -1,8 +1,9 @@
 """io.net: prepaid blocks of GPUs, as containers and as machines. Unverified against the live service.
 
 Source: the public answers of `GET /v1/io-cloud/vmaas/hardware` and `/caas/hardware` as others recorded them (2026-06), and the
-documents of the enterprise API. `price` is of the whole configuration and an hour, in dollars: not of a GPU. Rows without a
-price, without a GPU, or sold out are listed. A booking is paid ahead by the hour and is not given back when it is ended.
+document of the enterprise API's `/vmaas/hardware`, whose rows have no `sold_out` and may have no memory and no place. `price` is
+of the whole configuration and an hour, in dollars: not of a GPU. Rows without a price, without a GPU, or sold out are listed. A
+booking is paid ahead by the hour and is not given back when it is ended.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def ionet_offers(machines: Shape, containers: Shape, at: datetime) -> list[Offer
                 raw={"machine": machine.value, "container": sku in replicas and replicas[sku].value},
                 device=row["name"].text(),
                 count=count,
-                memory_mib=row["vram_per_card"].whole() * MIB_PER_GIB,
+                memory_mib=_gib(row) * MIB_PER_GIB,
                 form=link,
                 region=country,
                 place=Place(country, "claimed", "host_claim", SOURCE) if country else None,
@@ -78,10 +79,17 @@ def ionet_offers(machines: Shape, containers: Shape, at: datetime) -> list[Offer
 
 def _capacity(row: Shape, replicas: Mapping[str, Shape]) -> int | None:
     """0 when it is sold out, whatever is counted beside."""
-    if row["sold_out"].flag():
+    sold_out = row.get("sold_out")
+    if sold_out and sold_out.flag():
         return 0
     counted = replicas[row["id"].text()].get("available_replicas") if row["id"].text() in replicas else None
     return max(0, counted.whole()) if counted else None
+
+
+def _gib(row: Shape) -> int:
+    """0, what the table says, where it is null."""
+    found = row.get("vram_per_card")
+    return found.whole() if found else 0
 
 
 def _text(row: Shape, name: str) -> str | None:

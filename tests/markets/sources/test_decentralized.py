@@ -206,6 +206,13 @@ def test_ionet_sold_out_wins_over_whatever_is_counted() -> None:
     assert ionet([B300], CONTAINERS)["8B300.240V__FI"].capacity == 0
 
 
+def test_ionet_a_row_as_short_as_its_document_allows_was_left_out() -> None:
+    """`id`, `deploy_id`, `name`, `num_cards`, `supplier` and `price` are required there; memory and place may be null."""
+    short = {"id": "x", "deploy_id": 7, "name": "H100", "num_cards": 8, "supplier": "io", "price": 27.8}
+    offer = ionet([{**short, "vram_per_card": None, "location": None, "interconnect": None, "nvlink": False}], [])["x"]
+    assert (offer.price, offer.capacity, offer.country) == (Decimal("27.8"), None, None)
+
+
 def test_ionet_a_price_of_0_is_unknown_and_a_cpu_is_no_gpu() -> None:
     found = ionet([row("1L40S.0V__US", "L40S", 1, 48, 0, "US"), row("1CPU__US", "", 0, 0, 0.1, "US")], [])
     assert list(found) == ["1L40S.0V__US"]
