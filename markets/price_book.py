@@ -147,6 +147,14 @@ async def offers(
     return [_listed(row, now_us, ages[row.market], cards.get(row.market)) for row in rows]
 
 
+async def quarantined(session: AsyncSession, market: str, *, limit: int) -> list[tuple[str, str]]:
+    """The first by key of what a market lists and the book does not believe, with the reason."""
+    key, reason = col(OfferRow.key), col(OfferRow.quarantined)
+    query = select(key, reason).where(col(OfferRow.market) == market, col(OfferRow.gone_us).is_(None))
+    found = await session.execute(query.where(reason.is_not(None)).order_by(key).limit(limit))
+    return [(key, reason or "") for key, reason in found.all()]
+
+
 async def count_by_market(session: AsyncSession) -> dict[str, int]:
     """How many offers the book has of each market, gone ones too. Read from the index alone."""
     query = select(col(OfferRow.market), func.count()).group_by(col(OfferRow.market))

@@ -166,8 +166,14 @@ class CardFinding(BaseModel):
     message: str
 
 
+class CardDoubt(BaseModel):
+    key: str
+    reason: str
+
+
 class CardImported(BaseModel):
-    """What came of a card. With findings nothing was taken over; `dry_run` never does."""
+    """What came of a card. With findings nothing was taken over; `dry_run` never does. `doubted` are the first of the
+    quarantined, with the reason: they are listed and never chosen, until a mended card is handed in."""
 
     object: Literal["rate_card"] = "rate_card"
     market: str
@@ -177,3 +183,4 @@ class CardImported(BaseModel):
     valid_until: int
     stored: bool
     findings: list[CardFinding]
+    doubted: list[CardDoubt]

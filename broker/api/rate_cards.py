@@ -17,6 +17,9 @@ from markets.history import DAY_US
 from markets.hourly import FxRate
 from markets.instants import moment
 
+# So many of a card's quarantined offers are told with their reasons; the others are in the list of offers.
+MOST_DOUBTS = 20
+
 
 async def import_card(call: Call, body: market_shapes.CardImport) -> market_shapes.CardImported:
     """Take over a rate card: CSV of ours, of gpuhunt or of SkyPilot. With a finding nothing is taken over.
@@ -31,12 +34,14 @@ async def import_card(call: Call, body: market_shapes.CardImport) -> market_shap
         until_us = at_us + (body.valid_days or services.settings.prices.card_days) * DAY_US
         card = _read(body, at_us, await fx_rates(session, services.settings, now_us))
         stored = not card.findings and not body.dry_run
-        quarantined = sum(each.quarantined is not None for each in card.offers)
+        doubts = [(str(each.key), each.quarantined) for each in card.offers if each.quarantined is not None]
+        quarantined = len(doubts)
         if stored:
             taken = await price_book.store_card(
                 session, body.market, card.offers, by=call.caller.name, until_us=until_us, now_us=now_us
             )
             quarantined = taken.quarantined
+            doubts = await price_book.quarantined(session, body.market, limit=MOST_DOUBTS)
     return market_shapes.CardImported(
         market=body.market,
         dialect=card.dialect,
@@ -47,6 +52,7 @@ async def import_card(call: Call, body: market_shapes.CardImport) -> market_shap
         findings=[
             market_shapes.CardFinding(line=each.line, code=each.code, message=each.message) for each in card.findings
         ],
+        doubted=[market_shapes.CardDoubt(key=key, reason=reason) for key, reason in doubts[:MOST_DOUBTS]],
     )
 
 

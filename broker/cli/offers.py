@@ -181,6 +181,11 @@ def take(
         else:
             for each in found["findings"]:
                 line(f"line {each['line']}: {each['message']} [{each['code']}]", sys.stderr)
+            for each in found["doubted"]:
+                reason = each["reason"].removeprefix("offer ").removeprefix(f"{each['key']}: ")
+                line(f"quarantined {each['key']}: {reason}", sys.stderr)
+            if found["doubted"]:
+                line("they are listed and never chosen; mend it and hand the card in again", sys.stderr)
             done = "taken over" if found["stored"] else "not taken over"
             until = moment(found["valid_until"])
             line(

@@ -250,6 +250,19 @@ async def test_a_card_with_a_wrong_line_is_not_taken_over_at_all(server: Any) ->
     assert (await server.call("GET", "/v1/market/offers?market=mine")).json["data"] == []
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_a_card_says_which_of_its_prices_are_not_believed_and_why(server: Any, dry_run: bool) -> None:
+    """It said "1 quarantined" and no more; a price in EUR stayed unknown after its rate was given, until the card came again."""
+    body = {"market": "mine", "text": CARD + "node-c,H100 SXM5 80GB,8,12.5,EUR,on_demand,,DE\n", "dry_run": dry_run}
+    told = (await server.call("POST", "/v1/market/cards", json=body)).json
+    (doubt,) = told["doubted"]
+    assert doubt["key"] == "mine/-/-/node-c/h100-sxm/8/on_demand" and "no rate of EUR" in doubt["reason"]
+    rate = {"unit": "EUR", "rate": "1.08", "dated": datetime.now(UTC).date().isoformat(), "source": "ECB"}
+    await server.call("POST", "/v1/ledger/rates", json={"rates": [rate]})
+    again = (await server.call("POST", "/v1/market/cards", json=body)).json
+    assert (again["doubted"], again["quarantined"]) == ([], 0)
+
+
 async def test_a_card_is_out_of_date_when_it_says_so(server: Any) -> None:
     body = {"market": "mine", "text": CARD, "observed_on": "2025-01-01", "valid_days": 30}
     await server.call("POST", "/v1/market/cards", json=body)
