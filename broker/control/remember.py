@@ -1,6 +1,7 @@
 """The remember loop: where the answers of ended batches lie is kept for later batches of the same project, for a time.
 
-Only batches that asked for reuse and ran on a pinned model are remembered. Rows say where an answer lies, not what it is.
+Only batches that asked for reuse and ran on a pinned model, on machines that load its weights, are remembered. Rows say where an
+answer lies, not what it is.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from jobs import answers
 from jobs.answered import AnsweredLines
 from jobs.clock import MICROSECONDS, db_now
 from jobs.errors import JobsError, ObjectMissing
-from jobs.tables import Batch
+from jobs.tables import Batch, Part
+from markets.tables import RentalRow
 
 log = structlog.get_logger()
 FORGET_EVERY_US = 3600 * MICROSECONDS
@@ -66,7 +68,7 @@ class Rememberer:
         if batch.remembered_us is not None:
             return  # by another broker, since the list was made
         kept = 0
-        if self._still_answers(batch) and not await self._was_repinned(batch):
+        if self._still_answers(batch) and not await self._was_repinned(batch) and not await self._was_bought(batch):
             kept = await self._keep(batch)
         async with self.services.database.transaction() as session:
             row = await session.get_one(Batch, batch.id)
@@ -83,6 +85,17 @@ class Rememberer:
         that it is pinned to now, under which they would be remembered, forbids."""
         statement = select(col(DecisionRow.seq)).where(
             col(DecisionRow.batch) == batch.id, col(DecisionRow.kind) == "pin", col(DecisionRow.point) == "policy"
+        )
+        async with self.services.database.transaction() as session:
+            return await session.scalar(statement.limit(1)) is not None
+
+    async def _was_bought(self, batch: Batch) -> bool:
+        """Whether a token endpoint answered some of it: which weights those were is the endpoint's word alone, and a line without
+        a limit was sent with one, so its answer may be shorter than what a machine writes."""
+        statement = (
+            select(col(Part.shard_id))
+            .join(RentalRow, col(RentalRow.id) == col(Part.placement_id))
+            .where(col(Part.batch_id) == batch.id, col(RentalRow.pricing) == "token")
         )
         async with self.services.database.transaction() as session:
             return await session.scalar(statement.limit(1)) is not None

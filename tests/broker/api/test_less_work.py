@@ -20,6 +20,8 @@ from jobs import answers, batches, leases
 from jobs.clock import db_now
 from jobs.tables import AnswerRow, Batch
 from markets import price_book
+from markets.offer_record import record_from_offer
+from markets.tables import RentalRow
 from tests.support.house import House, request
 from tests.support.line_worker import LineWorker
 from tests.support.object_stores import keys_of
@@ -218,6 +220,19 @@ async def test_a_batch_whose_answers_are_all_known_ends_without_a_worker(house: 
 async def test_an_answer_of_another_model_revision_is_not_reused(house: House, other: dict[str, Any]) -> None:
     await house.run(await house.submit("one", reuse=True))
     house.services = replace(house.services, models={"tiny": replace(house.services.models["tiny"], **other)})
+    assert await house.run(await house.submit("one", reuse=True)) == [0]
+
+
+async def test_an_answer_that_a_token_endpoint_gave_is_not_reused(house: House) -> None:
+    """Whose weights answered is only said there, and a line without a limit is sent with one: a cut answer is not repeated."""
+    bought = RentalRow(
+        id=house.worker.placement, market="tokens", offer_key="tokens:tiny", project="default", model="tiny",
+        precision="bf16", state="ended", settled=True, price_nano_hour=1, pricing="token", granularity_s=1, minimum_s=0,
+        facts=record_from_offer(offer()), purpose={}, market_facts={}, created_us=1,
+    )  # fmt: skip
+    async with house.services.database.transaction() as session:
+        session.add(bought)
+    await house.run(await house.submit("one", reuse=True))
     assert await house.run(await house.submit("one", reuse=True)) == [0]
 
 
