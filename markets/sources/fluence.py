@@ -1,10 +1,11 @@
 """Fluence: GPU plans of vetted data centers, as containers, machines and bare metal. Unverified against the live service.
 
-Source: Fluence documentation, "Browse available GPU plans" (2026-02); the service's own OpenAPI document of the GPU cloud is not
-public. `/plans/` is a flat array, `/plans/vms` and `/plans/baremetal` are grouped by model and by count: a group's
-`minimum_price` is of its cheapest option and no offer. Prices are USDC an hour, of the whole plan. `upfront_hours` are deducted
-at the start, one is spent and the rest comes back; billing is by hours of the clock. A location is a country's code, or a data
-center's id; machines are other providers', who may be markets of ours, too.
+Source: Fluence documentation, "Browse available GPU plans" (2026-02). The OpenAPI document that is public says nothing of GPUs;
+that of the GPU cloud is at the service alone (`/gpu/openapi.json`): no public copy was found (looked 2026-11-28). `/plans/` is a
+flat array, `/plans/vms` and `/plans/baremetal` are grouped by model and by count: a group's `minimum_price` is of its cheapest
+option and no offer. Prices are USDC an hour, of the whole plan. `upfront_hours` are deducted at the start, one is spent and the
+rest comes back; billing is by hours of the clock. A location is a country's code, or a data center's id; machines are other
+providers', who may be markets of ours, too.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """A Kubernetes cluster with GPUs, at the price of a rate card: CoreWeave, a managed one elsewhere, or one's own. Unverified
-against a live cluster.
+against a live cluster; Kubernetes' own client judges requests and answers.
 
 Source: the Kubernetes API, `GET /api/v1/nodes` and `/api/v1/pods` (list with `limit` and `continue`). A cluster says what it has
 and never what it costs: the rates are the operator's, per GPU and hour, by our name of the device or the node's instance type.

@@ -6,6 +6,7 @@ from typing import Any
 
 from markets.sources.fluence import FluenceSource
 from tests.markets.sources.cases import Case
+from tests.markets.sources.document import transcribed
 
 
 def gpu(model: str, vram: str, interface: str) -> dict[str, str]:
@@ -43,7 +44,13 @@ def option(name: str, location: str, provider: str, hour: float, kind: str = "VM
 
 def group(model: dict[str, str], count: int, *options: dict[str, Any]) -> dict[str, Any]:
     cheapest = min(each["pricing"]["hour"] for each in options)
-    number = {"gpu_count": count, "minimum_price": cheapest, "options": list(options)}
+    number = {
+        "gpu_count": count, "minimum_price": cheapest, "options_available_total": len(options),
+        "providers_available_total": len({each["provider"] for each in options}),
+        "data_center_available_total": len({each["location"] for each in options}),
+        "locations": sorted({each["location"] for each in options}),
+        "providers": sorted({each["provider"] for each in options}), "options": list(options),
+    }  # fmt: skip
     return {"gpu_model": model, "minimum_price": cheapest, "availability_by_number": [number]}
 
 
@@ -70,4 +77,5 @@ CASE = Case(
     offers=6,
     credentials={"api_key": "secret_fluence_key"},
     base_path="/gpu",
+    document=lambda: transcribed("fluence.yaml", base="/gpu"),
 )

@@ -6,14 +6,15 @@ from typing import Any
 
 from markets.sources.ionet import IonetSource
 from tests.markets.sources.cases import Case
+from tests.markets.sources.document import transcribed
 
 
 def row(
     name: str, gpu: str, count: int, vram: int, price: float, location: str, *, sold_out: bool = False, **more: Any
 ) -> Any:
     return {
-        "id": name, "name": gpu, "num_cards": count, "supplier": "external", "sold_out": sold_out, "price": price,
-        "vram_per_card": vram, "location": location, **more,
+        "id": name, "deploy_id": name.partition("__")[0], "name": gpu, "num_cards": count, "supplier": "external",
+        "sold_out": sold_out, "price": price, "vram_per_card": vram, "location": location, **more,
     }  # fmt: skip
 
 
@@ -43,4 +44,6 @@ CASE = Case(
     credentials={"api_key": "secret_ionet_key"},
     is_public=True,
     base_path="/v1/io-cloud",
+    document=lambda: transcribed("ionet.yaml", base="/v1/io-cloud"),
+    undocumented=frozenset({"GET /v1/io-cloud/caas/hardware"}),
 )

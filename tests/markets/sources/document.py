@@ -150,6 +150,12 @@ def official(provider: str, name: str, *, base: str = "") -> Document | None:
     return None if folder is None else _read(Path(folder) / "specs" / provider / name, base)
 
 
+def transcribed(name: str, *, base: str = "") -> Document:
+    """What a provider's documentation says of its answers, where its own document cannot be had: `documents/NAME`, which says of
+    which pages it was made."""
+    return _read(Path(__file__).parent / "documents" / name, base)
+
+
 def recorded(provider: str, name: str) -> Json:
     """A recorded answer of the reference folder; skips without one."""
     folder = os.environ.get("BROKER_REFERENCE")

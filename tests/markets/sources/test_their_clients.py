@@ -8,14 +8,23 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from markets.offer import Offer
-from tests.markets.sources import case_azure, case_oci, case_openrouter, case_scaleway, case_verda
+from tests.markets.sources import (
+    case_azure,
+    case_kubernetes,
+    case_oci,
+    case_openrouter,
+    case_scaleway,
+    case_verda,
+)
 from tests.markets.sources.cases import Case
 from tests.markets.sources.loopback import Answer, Loopback
 from tests.markets.sources.polling import poll
@@ -26,12 +35,12 @@ MIB_PER_GIB = 1024
 
 
 async def read_by_both(
-    case: Case, name: str, more: dict[str, Answer] | None = None
+    case: Case, name: str, more: dict[str, Answer] | None = None, *, environment: str = "sdks"
 ) -> tuple[list[Offer], list[dict[str, Any]]]:
     """Our adapter's offers, and the rows that the other's client read, of the same answers."""
     async with Loopback({**case.answers, **(more or {})}) as api:
         client = await asyncio.create_subprocess_exec(
-            str(Path(os.environ["BROKER_MARKET_CLIENTS"]) / "bin" / "python"), "-I", str(SCRIPT), name, api.url,
+            str(Path(os.environ["BROKER_MARKET_CLIENTS"]) / environment / "bin" / "python"), "-I", str(SCRIPT), name, api.url,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         out, err = await client.communicate()
@@ -127,3 +136,35 @@ async def test_gpuhunt_reads_the_same_azure_rows() -> None:
     memory = {each.key.sku: each.accelerator.memory_mib * each.accelerator.fraction / MIB_PER_GIB for each in offers}
     known = {row["sku"]: row["gib"] for row in rows if row["gib"]}
     assert known and {sku: float(memory[sku]) for sku in known} == pytest.approx(known)
+
+
+async def test_kubernetes_own_client_asks_the_same_and_reads_the_same_nodes_and_what_is_free() -> None:
+    """Its models refuse what its API's document does not allow. Page by page, with the same log-in."""
+    asked: dict[str, list[tuple[str, dict[str, str], str | None]]] = {"ours": [], "theirs": []}
+
+    def noted(answer: Answer) -> Answer:
+        def note(request: web.Request, body: bytes) -> Answer:
+            who = "ours" if len(asked["theirs"]) == pages else "theirs"
+            asked[who].append((request.path, dict(request.query), request.headers.get("Authorization")))
+            return answer(request, body)
+
+        return note
+
+    pages = 4
+    case = replace(case_kubernetes.CASE, answers={path: noted(it) for path, it in case_kubernetes.CASE.answers.items()})
+    offers, rows = await read_by_both(case, "kubernetes", environment="kubernetes")
+    by_path = sorted(asked["ours"], key=str)
+    assert by_path == sorted(asked["theirs"], key=str) and len(by_path) == pages
+    assert {login for _, _, login in by_path} == {"Bearer secret_cluster_token"}
+
+    nodes = [row for row in rows if row["gpus"]]
+    assert len(nodes) < len(rows)  # the one without GPUs is no offer
+    for each in offers:
+        sku, _, share = each.key.sku.partition("/")
+        alike = [row for row in nodes if row["sku"] == sku]
+        count, per_node = (int(number) for number in share.split("of"))
+        free = [0 if row["cordoned"] or not row["ready"] else row["gpus"] - row["taken"] for row in alike]
+        assert each.capacity == sum(number // count for number in free)
+        assert {row["gpus"] for row in alike} == {per_node} and each.accelerator.count == count
+        assert {(row["region"], row["mib"]) for row in alike} == {(each.key.region, each.accelerator.memory_mib)}
+    assert {each.key.sku.partition("/")[0] for each in offers} == {row["sku"] for row in nodes}
