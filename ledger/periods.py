@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -29,8 +30,10 @@ async def close(session: AsyncSession, period: str, *, now_us: int, actor: str) 
         raise MalformedEvent(f"period {period!r} is no month (YYYY-MM, UTC) that has ended; it cannot be closed")
     if period in await closed_periods(session):
         raise PeriodClosed(f"{period} is closed already")
-    if open_sums := await in_suspense(session, period):
-        told = ", ".join(f"{account} {in_units(nano, unit)}" for account, unit, nano in open_sums)
+    if waiting := await in_suspense(session, period):
+        told = ", ".join(
+            f"{each.account} {in_units(each.nano, each.unit)} of {each.invoice or 'no invoice'}" for each in waiting
+        )
         raise MalformedEvent(
             f"{period} cannot be closed while money lies in suspense: {told}; `broker ledger exceptions list` says what it waits "
             "for (what is disputed, too, stays there until it is accepted)"
@@ -46,39 +49,39 @@ async def close(session: AsyncSession, period: str, *, now_us: int, actor: str) 
     return await post(session, event, recorded_at_us=now_us)
 
 
-async def in_suspense(session: AsyncSession, period: str) -> list[tuple[str, str, int]]:
-    """What waits for somebody's decision since the month or before: account, unit, nano.
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What lies in suspense of one invoice ("": of none), in nano-`unit`, not 0."""
 
-    An invoice's money lies there from the month in which it was matched until what is left of it is 0, whenever that is. What was
-    put there without an invoice counts for every month.
+    account: str
+    unit: str
+    invoice: str
+    nano: int
+
+
+async def in_suspense(session: AsyncSession, period: str) -> list[Waiting]:
+    """What waits for somebody's decision since the month or before, by account, unit and invoice.
+
+    An invoice's money lies there from the month in which it was matched until what is left of it is 0, whenever that is; it is
+    never set off against another invoice's. What was put there without an invoice counts for every month; a correction is of
+    the invoice of what it corrects.
     """
     query = (
-        select(col(Entry.period), col(Entry.payload), col(Posting.account), col(Posting.unit), col(Posting.nano))
+        select(
+            col(Entry.key), col(Entry.corrects), col(Entry.period), col(Entry.payload),
+            col(Posting.account), col(Posting.unit), col(Posting.nano),
+        )
         .join(Posting, col(Posting.entry_id) == col(Entry.id))
         .where(col(Posting.account).startswith(accounts.SUSPENSE))
-    )
-    if not await _anything_in_suspense(session):
-        return []
+        .order_by(col(Entry.seq))
+    )  # fmt: skip
     sums: dict[tuple[str, str, str], int] = defaultdict(int)
     since: dict[tuple[str, str, str], str] = {}
-    for month, payload, account, unit, nano in (await session.execute(query)).all():
-        invoice = str(json.loads(payload).get("facts", {}).get("invoice") or "")
-        key = (account, unit, invoice)
-        sums[key] += int(nano)
-        since[key] = min(since.get(key, month), month) if invoice else ""
-    found: dict[tuple[str, str], int] = defaultdict(int)
-    for (account, unit, invoice), nano in sums.items():
-        if since[account, unit, invoice] <= period:
-            found[account, unit] += nano
-    return [(account, unit, nano) for (account, unit), nano in sorted(found.items()) if nano]
-
-
-async def _anything_in_suspense(session: AsyncSession) -> bool:
-    query = (
-        select(col(Posting.account))
-        .where(col(Posting.account).startswith(accounts.SUSPENSE))
-        .group_by(col(Posting.account), col(Posting.unit))
-        .having(func.sum(col(Posting.nano)) != 0)
-        .limit(1)
-    )
-    return (await session.execute(query)).first() is not None
+    invoice_of: dict[str, str] = {}
+    for key, corrects, month, payload, account, unit, nano in (await session.execute(query)).all():
+        named = json.loads(payload).get("facts", {}).get("invoice")
+        invoice = invoice_of[key] = str(named or invoice_of.get(corrects or "", ""))
+        of = (account, unit, invoice)
+        sums[of] += int(nano)
+        since[of] = min(since.get(of, month), month) if invoice else ""
+    return [Waiting(*of, nano) for of, nano in sorted(sums.items()) if nano and since[of] <= period]

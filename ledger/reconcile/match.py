@@ -27,6 +27,7 @@ INNOCENT: frozenset[Code] = frozenset({"exact", "rounding", "minimum", "fx", "ta
 # The books round to the nano, bills to cents or to their own digits: half a cent a line is nobody's mistake.
 ROUNDING_NANO_PER_LINE = 5_000_000
 _FX_PER_MILLE = 50
+_NEAR_PRICE = 2  # a charge of half of what a free hour would cost is no disk
 _MILLION = 1_000_000
 CARD_NOW = "the card's price now"  # the tier of tokens that is no other tier, but another day
 
@@ -154,8 +155,11 @@ def reconcile(
 
 def _answered(left: Mapping[str, Accrued], on_bill: Collection[str], bill: Bill) -> dict[str, int]:
     """The refunds that the bill answers: of what it names, and of what it does not name though it goes on beyond its end (of a
-    bill whose lines have no times it is the whole month)."""
-    last = max((line.end_us for line in bill.lines if line.end_us is not None), default=None)
+    bill whose usage has no times it is the whole month; one of tax or support alone says nothing of machines)."""
+    usage = [line for line in bill.lines if line.kind == "usage"]
+    if not usage:
+        return {}
+    last = max((line.end_us for line in usage if line.end_us is not None), default=None)
     return {
         subject: each.refund_nano
         for subject, each in left.items()
@@ -216,6 +220,8 @@ def _alone(subject: str, project: str | None, code: Code, billed: int, words: st
 
 
 def _of_ours(lines: Sequence[BillLine], billed: int, ours: Accrued, bill: Bill, rate: Decimal) -> Variance:
+    if ours.refund_nano:
+        return _of_free(lines, billed, ours, rate)
     quantity = _quantity(lines, ours)
     price = _price(lines, ours, rate)
     time_nano = 0 if quantity is None else _cost(ours, ours.price_nano, quantity - ours.quantity)
@@ -224,14 +230,29 @@ def _of_ours(lines: Sequence[BillLine], billed: int, ours: Accrued, bill: Bill, 
         price_nano = _cost(ours, price - ours.price_nano, quantity if quantity is not None else ours.quantity)
     difference = billed - ours.nano
     rest = difference - time_nano - price_nano
-    if ours.refund_nano and billed > 0:
-        words = f"interrupted by the provider so early that its own terms charge nothing; it charges {in_usd(billed)}"
-        return Variance(
-            ours.subject, ours.project, "not_refunded", billed, ours.nano, 0, 0, difference, words, ours.subject
-        )
     code, words = _explained(lines, difference, time_nano, price_nano, rest, quantity, price, ours, bill)
     rental = None if ours.rentals else ours.subject
     return Variance(ours.subject, ours.project, code, billed, ours.nano, time_nano, price_nano, rest, words, rental)
+
+
+def _of_free(lines: Sequence[BillLine], billed: int, ours: Accrued, rate: Decimal) -> Variance:
+    """Of a machine whose time the provider does not charge by its own terms: its disk and what it sent are charged all the same.
+
+    Lines of hours say what is asked for its time. Where no line has hours, only what comes near to its price can be that.
+    """
+    difference = billed - ours.nano
+    timed = [line for line in lines if line.hours is not None]
+    charged = to_nano(sum((line.amount for line in timed or lines), Decimal(0)) * rate)
+    code: Code = "exact"
+    words = "as accrued"
+    if charged > 0 if timed else charged * _NEAR_PRICE >= ours.refund_nano:
+        code = "not_refunded"
+        words = f"interrupted by the provider so early that its own terms charge nothing; it charges {in_usd(charged)}"
+    elif difference:
+        is_small = abs(difference) <= ROUNDING_NANO_PER_LINE * len(lines)
+        code = "rounding" if is_small else "unexplained"
+        words = f"{in_usd(difference)} besides its time, which is free (disk, network)"
+    return Variance(ours.subject, ours.project, code, billed, ours.nano, 0, 0, difference, words, ours.subject)
 
 
 def _explained(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from ledger.book import balances, entries, post
 from ledger.commitments import HOUR_US, Commitment, amortise, commitments, due
 from ledger.errors import LotsExhausted, MalformedEvent, PeriodClosed
 from ledger.event import Dims, Event, Facts, Line
-from ledger.periods import close
+from ledger.periods import close, in_suspense
 from tests.support.sealed_books import NOW, exchange
 
 DAY_US = 24 * HOUR_US
@@ -101,6 +103,35 @@ async def test_a_month_with_money_in_suspense_is_not_closed(books: Database) -> 
     async with books.transaction() as session:
         await post(session, unexplained, recorded_at_us=NOW)
         with pytest.raises(MalformedEvent, match="Assets:Suspense:Aws"):
+            await close(session, "2026-10", now_us=NOW, actor="fin")
+
+
+async def test_two_invoices_in_suspense_are_not_set_off_against_each_other(books: Database) -> None:
+    """+$5 of September's and -$5 of October's: both wait for a person. A correction belongs to what it corrects."""
+
+    def matched(invoice: str, nano: int, days_ago: int, corrects: str | None = None) -> Event:
+        lines = (
+            Line(account="Assets:Suspense:Aws", nano=nano),
+            Line(account="Liabilities:Payable:Aws", nano=-nano),
+        )
+        facts = Facts(market="aws") if corrects else Facts(market="aws", invoice=invoice)
+        kind: Literal["correction", "invoice.match"] = "correction" if corrects else "invoice.match"
+        at_us = NOW - days_ago * DAY_US
+        return Event(
+            key=f"{invoice}:{nano}", kind=kind, occurred_at_us=at_us, actor="fin", dims=Dims(), lines=lines, facts=facts,
+            corrects=corrects,
+        )  # fmt: skip
+
+    async with books.transaction() as session:
+        await post(session, matched("i_sep", 5, 60), recorded_at_us=NOW)
+        await post(session, matched("i_oct", -5, 30), recorded_at_us=NOW)
+        assert [(each.invoice, each.nano) for each in await in_suspense(session, "2026-09")] == [("i_sep", 5)]
+        with pytest.raises(MalformedEvent, match="of i_sep"):
+            await close(session, "2026-09", now_us=NOW, actor="fin")
+        assert [each.invoice for each in await in_suspense(session, "2026-10")] == ["i_oct", "i_sep"]
+        await post(session, matched("by_hand", -5, 0, corrects="i_sep:5"), recorded_at_us=NOW)
+        await close(session, "2026-09", now_us=NOW, actor="fin")
+        with pytest.raises(MalformedEvent, match="of i_oct"):
             await close(session, "2026-10", now_us=NOW, actor="fin")
 
 

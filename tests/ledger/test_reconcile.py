@@ -220,3 +220,38 @@ def test_a_sandbox_invoice_that_does_not_sum_is_refused() -> None:
         read_bill(text, provider="sandbox", form="sandbox")
     read = read_bill(text.replace(b"3.00", b"2.00"), provider="sandbox", form="sandbox")
     assert (read.lines[0].hours, read.period) == (1, "2026-11")
+
+
+FREE = replace(OURS, nano=0, quantity=100, refund_nano=100_000_000, ended_us=HOUR_US)
+HUNDRED_S: dict[str, object] = {"hours": Decimal(100) / 3600, "end_us": 2 * HOUR_US}
+
+
+@pytest.mark.parametrize(
+    ("on_bill", "code"),
+    [
+        ((line("0", **HUNDRED_S),), "exact"),
+        # its disk, charged by gigabyte and month, beside the free hour or alone
+        ((line("0", **HUNDRED_S), line("0.0004", sku="EBS:VolumeUsage.gp3")), "rounding"),
+        ((line("0.0004", sku="EBS:VolumeUsage.gp3"),), "rounding"),
+        ((line("0.02", sku="EBS:VolumeUsage.gp3"),), "unexplained"),
+        # its time, even little of it; where no line has hours by the amount
+        ((line("0.001", **HUNDRED_S), line("0.0004", sku="EBS:VolumeUsage.gp3")), "not_refunded"),
+        ((line("0.1"),), "not_refunded"),
+    ],
+)
+def test_a_free_hour_is_judged_by_what_is_charged_for_time_not_by_a_cent_of_disk(
+    on_bill: tuple[BillLine, ...], code: str
+) -> None:
+    found = reconcile(bill(*on_bill), {"rental_1": FREE})
+    assert [each.code for each in found.variances] == [code]
+    assert found.refunds == {"rental_1": 100_000_000}
+
+
+@pytest.mark.parametrize("kind", ["tax", "purchase", "credit"])
+@pytest.mark.parametrize("end_us", [None, 2 * HOUR_US])
+def test_a_bill_without_usage_answers_no_refund(kind: str, end_us: int | None) -> None:
+    """Support or tax of the month says nothing of machines: their refunds wait for the bill that has usage."""
+    only = replace(line("7", end_us=end_us), kind=kind)  # type: ignore[arg-type]
+    assert reconcile(bill(only), {"rental_1": FREE}).refunds == {}
+    other = line("1", name="i-77")
+    assert reconcile(bill(only, other), {"rental_1": FREE}).refunds == {"rental_1": 100_000_000}

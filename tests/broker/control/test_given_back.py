@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -23,11 +23,21 @@ DOLLAR = 10**9
 HUNDREDTH = Decimal("0.1")  # what 100 s cost at $3.60 an hour
 
 
-async def machine(town: Any, *, market: str = "town", **fields: Any) -> tuple[Any, str]:
-    """One that has run for 100 s, at an offer with these fields."""
+def last_month() -> datetime:
+    """Its first moment. Machines of invoices run in it: those of `now` are in two months when one has just begun."""
+    return (datetime.now(UTC).replace(day=1) - timedelta(days=1)).replace(
+        day=1, hour=0, minute=0, second=0, microsecond=0
+    )
+
+
+async def machine(
+    town: Any, *, market: str = "town", started: datetime | None = None, **fields: Any
+) -> tuple[Any, str]:
+    """One that has run for 100 s (or since `started`), at an offer with these fields."""
     of = replace(town.offer(), **fields)
     await town.list_offers(of)
-    rental = await town.rental(of, purpose=(await town.batch(),), ran_s=100)
+    ran_s = 100 if started is None else int((datetime.now(UTC) - started).total_seconds())
+    rental = await town.rental(of, purpose=(await town.batch(),), ran_s=ran_s)
     async with town.database.transaction() as session:
         row = await session.get_one(RentalRow, rental)
         row.facts, row.market, row.pricing = record_from_offer(of), market, "spot"
@@ -59,11 +69,11 @@ async def test_what_comes_back_of_a_deposit_lies_with_the_market_while_the_machi
     assert set(over) == {"Liabilities:Accrued"}, over
 
 
-async def bill_of(town: Any, *lines: BillLine) -> Imported:
-    month = datetime.now(UTC).strftime("%Y-%m")
-    asked_of = Bill("aws", "INV-1", month, "USD", "aws-cur", lines)
+async def bill_of(town: Any, *lines: BillLine, month: datetime | None = None) -> Imported:
+    period = (month or last_month()).strftime("%Y-%m")
+    asked_of = Bill("aws", f"INV-{period}", period, "USD", "aws-cur", lines)
     async with town.database.transaction() as session:
-        asked = await ask(session, asked_of, b"INV-1", now_us=await db_now(session), most_days=7)
+        asked = await ask(session, asked_of, period.encode(), now_us=await db_now(session), most_days=7)
         return await import_invoice(session, asked, asked.matched(), now_us=await db_now(session), by="fin")
 
 
@@ -76,7 +86,7 @@ def line(name: str, amount: Decimal) -> BillLine:
 async def test_runs_on_365_a_spot_machine_that_aws_took_back_in_its_first_hour_is_free(
     town: Any, is_named: bool
 ) -> None:
-    of, rental = await machine(town, market="aws")
+    of, rental = await machine(town, market="aws", started=last_month() + timedelta(days=9))
     await end(town, of, rental, reason="preempted")
     due = await held_by(town, "Aws")
     assert (due["Assets:Receivable"], due["Income:Refunds"], due["Liabilities:Accrued"]) == (
@@ -91,7 +101,7 @@ async def test_runs_on_365_a_spot_machine_that_aws_took_back_in_its_first_hour_i
 
 @pytest.mark.own_writes
 async def test_a_first_hour_that_aws_charges_all_the_same_waits_for_a_person(town: Any) -> None:
-    of, rental = await machine(town, market="aws")
+    of, rental = await machine(town, market="aws", started=last_month() + timedelta(days=9))
     await end(town, of, rental, reason="preempted")
     imported = await bill_of(town, line(rental, HUNDREDTH))
     assert [(each.code, each.nano) for each in imported.exceptions] == [("not_refunded", DOLLAR // 10)]
@@ -103,6 +113,6 @@ async def test_a_first_hour_that_aws_charges_all_the_same_waits_for_a_person(tow
 @pytest.mark.own_writes
 @pytest.mark.parametrize("reason", ["released", "exited"])
 async def test_a_machine_that_we_ended_is_paid_for(town: Any, reason: str) -> None:
-    of, rental = await machine(town, market="aws")
+    of, rental = await machine(town, market="aws", started=last_month() + timedelta(days=9))
     await end(town, of, rental, reason=reason)
     assert set(await held_by(town, "Aws")) == {"Liabilities:Accrued"}
