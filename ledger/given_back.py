@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from ledger import accounts
 from ledger.accrual import Meter
-from ledger.book import find, lock, post
+from ledger.book import find, lock, post, selection
 from ledger.event import Dims, Event, Facts, Kind, Line, Posted
-from ledger.tables import Posting
+from ledger.tables import Entry, Posting
 
 KEYS = "back:"
 
@@ -60,6 +60,26 @@ async def expect_refund(
         (accounts.of_market("Income:Refunds", meter.market), -nano),
     )
     return await _post(session, meter, key, "refund.expected", moves, reason, occurred_at_us, actor, recorded_at_us)
+
+
+async def loops_own(
+    session: AsyncSession, *, project: str | None = None, batch: str | None = None, rental: str | None = None
+) -> dict[tuple[str, str], int]:
+    """What of deposits and receivables the loops or an invoice will book back themselves, in nano-units by account and unit.
+
+    Nobody else may take it: it would come back a second time.
+    """
+    query = (
+        select(col(Posting.account), col(Posting.unit), func.sum(col(Posting.nano)))
+        .join(Entry, col(Entry.id) == col(Posting.entry_id))
+        .where(
+            col(Entry.key).startswith(KEYS),
+            col(Posting.account).startswith("Assets:Deposit:") | col(Posting.account).startswith("Assets:Receivable:"),
+            *selection(project=project, batch=batch, rental=rental),
+        )
+        .group_by(col(Posting.account), col(Posting.unit))
+    )
+    return {(account, unit): int(nano) for account, unit, nano in (await session.execute(query)).all() if nano > 0}
 
 
 async def _post(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,9 +20,10 @@ from broker.api.registry import Call, Route, route
 from broker.control.convert import usd
 from broker.database import as_of_now
 from ledger.audit import LedgerFinding, check
-from ledger.book import Recorded, balances, entries
+from ledger.book import Balance, Recorded, balances, entries
 from ledger.event import UNIT_USD
 from ledger.export import COLUMNS, csv_text, rows_of
+from ledger.given_back import loops_own
 from ledger.holds import open_holds
 from markets.tables import RentalRow
 
@@ -55,6 +58,7 @@ async def list_entries(call: Call, query: EntryQuery) -> shapes.Ledger:
         await as_of_now(session)
         page = await entries(session, **chosen, kind=query.kind, after_seq=query.after, limit=query.limit + 1)
         sums = await balances(session, **chosen)
+        own = await loops_own(session, **chosen)
         held = await open_holds(session, project=project)
         findings = await check(session, ended_rentals=await _ended(session))
     held = [each for each in held if query.rental in (None, each.rental) and query.batch in (None, each.batch)]
@@ -62,12 +66,21 @@ async def list_entries(call: Call, query: EntryQuery) -> shapes.Ledger:
     return shapes.Ledger(
         entries=[entry_shape(each) for each in page[: query.limit]],
         balances={each.account: usd(each.nano) for each in sums if each.unit == UNIT_USD},
+        by_hand=_by_hand(sums, own),
         accrued_usd=usd(accrued),
         held_usd=usd(sum(each.remaining_nano for each in held)),
         balanced=not any(each.severity == "error" for each in findings),
         findings=_told(findings, project),
         has_more=len(page) > query.limit,
     )
+
+
+def _by_hand(sums: Sequence[Balance], own: Mapping[tuple[str, str], int]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for each in sums:
+        if each.account.startswith(("Assets:", "Liabilities:")):
+            found[each.account][each.unit] = usd(each.nano - own.get((each.account, each.unit), 0))
+    return found
 
 
 async def _ended(session: AsyncSession) -> frozenset[str]:

@@ -420,6 +420,9 @@ class Ledger(BaseModel):
     object: Literal["ledger"] = "ledger"
     entries: list[Entry]
     balances: dict[str, str] = Field(description="account → USD, of the entries that match")
+    by_hand: dict[str, dict[str, str]] = Field(
+        description="account → unit → what of an asset or a debt people book: without what the broker books back itself"
+    )
     accrued_usd: str
     held_usd: str
     balanced: bool

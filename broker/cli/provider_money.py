@@ -1,7 +1,8 @@
 """`ledger prepaid`, `deposit`, `refund`, `escrow` and `pay`: money between us and a provider that no loop can know of.
 
-Each is one event of docs/ledger-event.schema.json; what is taken back is looked up first, so that no account is left with less
-than nothing by a slip.
+Each is one event of docs/ledger-event.schema.json; what is taken is looked up first, so that no account is left with less than
+nothing by a slip, and what the loops book back themselves (a deposit at a machine's end, a free first hour with the invoice) is
+not booked twice.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ _SIDE_HELP = "bank, prepaid (the balance there) or payable (with the next invoic
 To = Annotated[str, typer.Option(help=_SIDE_HELP)]
 From = Annotated[str, typer.Option("--from", help=_SIDE_HELP)]
 _MOST = 10**9
+# A market has no more of ours than we sent there. A bank's account may be in the red, and was not opened here.
+_NEVER_LESS = ("Assets:Prepaid:", "Assets:Deposit:", "Assets:Receivable:", "Assets:Escrow:", "Assets:Wallet:")
 _SIDES = {"prepaid": "Assets:Prepaid", "payable": "Liabilities:Payable"}
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """`amount` of `unit` from one account to another. `most`: the account that must have as much (`sign` -1: that owes it)."""
+    """`amount` of `unit` from one account to another. `command`: its name, where its kind is that of two."""
 
     kind: str
     market: str
@@ -43,9 +46,8 @@ class Move:
     debit: str
     credit: str
     unit: str = "USD"
-    most: str | None = None
-    sign: int = 1
     kept: str | None = None
+    command: str | None = None
 
 
 def _account(kind: str, market: str) -> str:
@@ -86,7 +88,9 @@ def event_of(move: Move, *, rental: str | None, reference: str | None, at_us: in
         moves.append((_account("Expenses:Forfeited", move.market), kept))
     dims = {} if rental is None else {"rental": rental}
     return {
-        "key": f"{move.kind}:{reference or uuid.uuid4()}", "kind": move.kind, "occurred_at_us": at_us, "actor": "cli",
+        # A transfer's number is its bank's: two markets, and the way there and back, may have the same.
+        "key": f"{move.command or move.kind}:{move.market}:{reference or uuid.uuid4()}",
+        "kind": move.kind, "occurred_at_us": at_us, "actor": "cli",
         "dims": dims,
         "lines": [{"account": account, "nano": each, "unit": move.unit} for account, each in moves if each],
         "facts": {"market": move.market},
@@ -100,15 +104,16 @@ def _book(move: Move, target: Target, rental: str | None = None, reference: str 
         known = sorted(each["name"] for each in (await client.get("/v1/markets"))["data"])
         if move.market not in known:
             raise Failure(f"there is no market {move.market!r}; those of this broker: {', '.join(known)}", USAGE)
-        if move.most is not None:
-            await _require(client, move)
+        if rental is not None:
+            await _require_rental(client, move.market, rental)
+        await _require(client, move)
         try:
             answer = await client.post("/v1/ledger/events", {"events": [made]}, again=True)
         except ApiFailure as refused:
             if refused.code != "key_reused":
                 raise
             raise Failure(
-                f"--reference {reference} was booked before, as a {move.kind}: nothing was posted"
+                f"--reference {reference} was booked before, as {move.command or move.kind} of {move.market}: nothing was posted"
             ) from refused
         if target.json:
             document(answer)
@@ -123,14 +128,35 @@ def _book(move: Move, target: Target, rental: str | None = None, reference: str 
 
 
 async def _require(client: Client, move: Move) -> None:
-    """Raises Failure where less is there than is taken back."""
+    """Raises Failure where less is there (or owed) than is taken, or where the rest is for the broker to book."""
+    wanted = [(move.credit, 1)] if move.credit.startswith(_NEVER_LESS) else []
+    wanted += [(move.debit, -1)] if move.kind == "invoice.pay" else []
+    if not wanted:
+        return
     books = await client.get("/v1/ledger/entries", {"limit": 1})
-    balance = Decimal(books["balances"].get(move.most, "0")) * move.sign
-    if move.unit == "USD" and balance < Decimal(move.amount):
-        raise Failure(
-            f"{move.most} has {balance if balance > 0 else Decimal(0):f} USD, not {move.amount}: nothing was posted",
-            USAGE,
+    for account, sign in wanted:
+        there = max(Decimal(0), Decimal(books["by_hand"].get(account, {}).get(move.unit, "0")) * sign)
+        if there >= Decimal(move.amount):
+            continue
+        own = Decimal(books["balances"].get(account, "0")) * sign - there if move.unit == "USD" else Decimal(0)
+        besides = (
+            f" besides {own:f} that the broker itself books back, with the machine's end or the month's invoice"
+            if own > 0
+            else ""
         )
+        raise Failure(f"{account} has {there:f} {move.unit}{besides}, not {move.amount}: nothing was posted", USAGE)
+
+
+async def _require_rental(client: Client, market: str, rental: str) -> None:
+    """Raises Failure for a rental that the books do not know, or know as another market's."""
+    known = (await client.get("/v1/ledger/entries", {"rental": rental, "limit": 1}))["entries"]
+    if not known:
+        raise Failure(
+            f"--rental {rental}: the books know no such rental; `broker ledger show` has those there are", USAGE
+        )
+    offer_key = known[0]["offer_key"]
+    if offer_key is not None and offer_key.split("/")[0] != market:
+        raise Failure(f"--rental {rental} is at {offer_key}, not of {market}", USAGE)
 
 
 def prepaid_fund(market: Market, amount: Usd, target: Target, *, reference: Reference = None) -> None:
@@ -142,7 +168,11 @@ def prepaid_fund(market: Market, amount: Usd, target: Target, *, reference: Refe
 def prepaid_return(market: Market, amount: Usd, target: Target, *, reference: Reference = None) -> None:
     """The market paid balance back."""
     there = _account("Assets:Prepaid", market)
-    _book(Move("prepaid.fund", market, amount, "Assets:Bank:Main", there, most=there), target, reference=reference)
+    _book(
+        Move("prepaid.fund", market, amount, "Assets:Bank:Main", there, command="prepaid.return"),
+        target,
+        reference=reference,
+    )
 
 
 def deposit_pay(
@@ -161,7 +191,7 @@ def deposit_return(
 ) -> None:  # fmt: skip
     """A security came back, all of it or less what the market keeps."""
     there = _account("Assets:Deposit", market)
-    move = Move("deposit.return", market, amount, with_market(to, market), there, most=there, kept=kept)
+    move = Move("deposit.return", market, amount, with_market(to, market), there, kept=kept)
     _book(move, target, rental, reference)
 
 
@@ -184,7 +214,7 @@ def refund_receive(
 ) -> None:
     """What was expected came."""
     due = _account("Assets:Receivable", market)
-    move = Move("refund.received", market, amount, with_market(to, market), due, most=due)
+    move = Move("refund.received", market, amount, with_market(to, market), due)
     _book(move, target, rental, reference)
 
 
@@ -213,7 +243,7 @@ def pay(
     if source == "payable":
         raise Failure("--from payable: an invoice is paid from bank or prepaid", USAGE)
     _book(
-        Move("invoice.pay", market, amount, owed, with_market(source, market), most=owed, sign=-1),
+        Move("invoice.pay", market, amount, owed, with_market(source, market)),
         target,
         reference=reference,
     )
