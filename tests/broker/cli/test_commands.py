@@ -232,9 +232,12 @@ def test_a_granted_budget_is_shown_with_what_is_held(data: Path) -> None:
     key = new_key(data, "finance", "funded", "finance")
     where = {"BROKER_URL": str(address.url), "BROKER_API_KEY": key, "BROKER_DATA": str(data)}
     granted = json.loads(quick("budget", "grant", "funded", "12.50", "--json", env=where).stdout)
-    assert granted == {"project": "funded", "remaining_usd": "12.5", "held_usd": "0"}
+    assert (granted["project"], granted["remaining_usd"], granted["held_usd"]) == ("funded", "12.5", "0")
     shown = quick("budget", "show", env=where).stdout.splitlines()
-    assert shown == ["project\tremaining\theld", "funded\t$12.50\t$0.00"]
+    assert shown == [
+        "project\tremaining\theld\tof it stale\texpired this month",
+        "funded\t$12.50\t$0.00\t$0.00\t$0.00",
+    ]
     refused = quick("budget", "grant", "default", "1", env=where)
     assert refused.returncode == 1
     assert "project_not_found" in refused.stderr
