@@ -49,17 +49,44 @@ async def return_deposit(
 
 
 async def expect_refund(
-    session: AsyncSession, meter: Meter, nano: int, *, reason: str, occurred_at_us: int, actor: str, recorded_at_us: int
-) -> Posted | None:
-    """Book that `nano` nano-USD of what the rental did cost will not be charged; None as above."""
+    session: AsyncSession, meter: Meter, *, reason: str, actor: str, recorded_at_us: int
+) -> list[Posted]:
+    """Book that all of what the rental's time did cost will not be charged; nothing when that is nothing, or was booked before.
+
+    One event for each month in which its time was booked: the provider's bill of a month answers for that month alone.
+    """
     key = f"{KEYS}{meter.rental}:refund"
-    if nano <= 0 or await find(session, key) is not None:
-        return None
-    moves = (
-        (accounts.of_market("Assets:Receivable", meter.market), nano),
-        (accounts.of_market("Income:Refunds", meter.market), -nano),
+    months = await _metered(session, meter)
+    if sum(nano for _, nano, _ in months) <= 0 or await find(session, key) is not None:
+        return []
+    posted = []
+    for period, nano, last_us in months:
+        moves = (
+            (accounts.of_market("Assets:Receivable", meter.market), nano),
+            (accounts.of_market("Income:Refunds", meter.market), -nano),
+        )
+        own = key if period == months[-1][0] else f"{key}:{period}"
+        posted.append(
+            await _post(session, meter, own, "refund.expected", moves, reason, last_us, actor, recorded_at_us)
+        )
+    return [each for each in posted if each is not None]
+
+
+async def _metered(session: AsyncSession, meter: Meter) -> list[tuple[str, int, int]]:
+    """What the rental's meter booked: month, nano-USD (not 0), when the last of it occurred; by month."""
+    query = (
+        select(col(Entry.period), func.sum(-col(Posting.nano)), func.max(col(Entry.occurred_at_us)))
+        .join(Posting, col(Posting.entry_id) == col(Entry.id))
+        .where(
+            col(Entry.rental) == meter.rental,
+            col(Entry.key).startswith(f"accrue:{meter.rental}:", autoescape=True),
+            col(Posting.account) == accounts.accrued(meter.market),
+        )
+        .group_by(col(Entry.period))
+        .order_by(col(Entry.period))
     )
-    return await _post(session, meter, key, "refund.expected", moves, reason, occurred_at_us, actor, recorded_at_us)
+    found = (await session.execute(query)).all()
+    return [(period, int(nano), int(last_us)) for period, nano, last_us in found if nano]
 
 
 async def loops_own(

@@ -13,7 +13,7 @@ from sqlmodel import col
 from broker.control.convert import lost_deposit_nano, returned_deposit_nano
 from broker.tables import Worker
 from jobs.tables import LeaseRow, Part, Shard
-from ledger.accrual import Meter, read_meter
+from ledger.accrual import Meter
 from ledger.besides import charge_besides
 from ledger.given_back import expect_refund, pay_deposit, return_deposit
 from markets.offer import Offer
@@ -89,9 +89,7 @@ async def book_refund(session: AsyncSession, row: RentalRow, meter: Meter, *, ac
     at_us = max(row.ended_us or meter.started_us, meter.started_us)
     is_given = is_free(row.market, row.pricing, started_us=meter.started_us, ended_us=at_us, end_reason=row.end_reason)
     if is_given:
-        booked = await read_meter(session, row.id)
-        posting: dict[str, Any] = {"occurred_at_us": at_us, "actor": actor, "recorded_at_us": now_us}
-        await expect_refund(session, meter, booked.nano, reason="interrupted", **posting)
+        await expect_refund(session, meter, reason="interrupted", actor=actor, recorded_at_us=now_us)
 
 
 async def _moved(session: AsyncSession, rental: str, terms: dict[str, int]) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Literal
 
+from ledger.focus.table import period_bounds
 from ledger.money import cost_of_seconds, div_half_even, in_usd, to_nano
 from ledger.reconcile.bill import Bill, BillLine
 
@@ -160,10 +161,11 @@ def _answered(left: Mapping[str, Accrued], on_bill: Collection[str], bill: Bill)
     if not usage:
         return {}
     last = max((line.end_us for line in usage if line.end_us is not None), default=None)
+    month_us = period_bounds(bill.period)[1] * 1_000_000  # one that ends in the next month is in this one up to its end
     return {
         subject: each.refund_nano
         for subject, each in left.items()
-        if each.refund_nano and (subject in on_bill or last is None or (each.ended_us or last + 1) <= last)
+        if each.refund_nano and (subject in on_bill or last is None or min(each.ended_us or last + 1, month_us) <= last)
     }
 
 
@@ -245,7 +247,7 @@ def _of_free(lines: Sequence[BillLine], billed: int, ours: Accrued, rate: Decima
     charged = to_nano(sum((line.amount for line in timed or lines), Decimal(0)) * rate)
     code: Code = "exact"
     words = "as accrued"
-    if charged > 0 if timed else charged * _NEAR_PRICE >= ours.refund_nano:
+    if charged > 0 if timed else charged * _NEAR_PRICE >= abs(ours.refund_nano):
         code = "not_refunded"
         words = f"interrupted by the provider so early that its own terms charge nothing; it charges {in_usd(charged)}"
     elif difference:

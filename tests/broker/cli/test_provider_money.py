@@ -12,8 +12,9 @@ import pytest
 from broker.cli.exits import Failure
 from broker.cli.provider_money import Move, event_of
 from broker.database import Database, sqlite_url
-from ledger.accrual import Meter
+from ledger.accrual import Meter, accrue
 from ledger.given_back import expect_refund, pay_deposit, return_deposit
+from ledger.holds import open_hold
 from tests.support.command_line import quick
 
 NANO = 10**9
@@ -73,7 +74,14 @@ def of_loops(data: Path, *booked: tuple[str, str, int]) -> None:
                 elif what == "returned":
                     await return_deposit(session, meter, **posting)
                 else:
-                    await expect_refund(session, meter, nano, reason="interrupted", **posting)
+                    hour_us = AT_US + 3_600_000_000
+                    metered: dict[str, Any] = {"actor": "loop", "recorded_at_us": AT_US}
+                    await open_hold(
+                        session, hold_id=meter.rental, nano=nano, project="default", batch=None, rental=meter.rental,
+                        offer_key=meter.offer_key, occurred_at_us=AT_US, **metered,
+                    )  # fmt: skip
+                    await accrue(session, meter, until_us=hour_us, final=True, **metered)
+                    await expect_refund(session, meter, reason="interrupted", **metered)
         await database.close()
 
     asyncio.run(work())

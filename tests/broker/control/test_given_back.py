@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from broker.control.accrue import Accruer
+from broker.control.settle import meter_of
 from broker.finance.reconciliation import Imported, ask, import_invoice
 from jobs.clock import db_now
 from ledger import audit
+from ledger.accrual import accrue
 from ledger.book import balances
 from ledger.reconcile.bill import Bill, BillLine
 from markets.offer_record import record_from_offer
@@ -96,6 +98,29 @@ async def test_runs_on_365_a_spot_machine_that_aws_took_back_in_its_first_hour_i
     imported = await bill_of(town, *([line(rental, Decimal(0))] if is_named else []), other)
     assert [each.nano for each in imported.result.variances if each.nano] == []
     assert (imported.result.not_billed, imported.exceptions) == ((), ())
+    assert await held_by(town, "Aws") == {"Income:Refunds": -DOLLAR // 10}
+
+
+@pytest.mark.own_writes
+@pytest.mark.parametrize("is_named", [True, False])
+async def test_a_free_hour_over_a_months_end_is_no_exception_in_either_month(town: Any, is_named: bool) -> None:
+    """Half of it is booked in each month; each month's bill answers for its half, and the books are even after both."""
+    second = last_month()
+    of, rental = await machine(town, market="aws", started=second - timedelta(seconds=50))
+    async with town.database.transaction() as session:
+        row = await session.get_one(RentalRow, rental)
+        meter = meter_of(row, ())
+        running = {"until_us": int(second.timestamp() - 1) * 1_000_000, "final": False, "actor": "loop"}
+        await accrue(session, meter, recorded_at_us=await db_now(session), **running)
+    await end(town, of, rental, reason="preempted")
+    for month in (second - timedelta(days=1), second):
+        end_us = int((month.replace(day=28) + timedelta(days=4)).replace(day=1).timestamp()) * 1_000_000
+        other = replace(line("i-other", Decimal(0)), end_us=end_us)
+        named = [replace(line(rental, Decimal(0)), hours=Decimal(50) / 3600)] if is_named else []
+        imported = await bill_of(town, *named, other, month=month)
+        assert [each.nano for each in imported.result.variances if each.nano] == []
+        assert 0 < imported.result.refunds[rental] < DOLLAR // 10
+        assert (imported.result.not_billed, imported.exceptions) == ((), ())
     assert await held_by(town, "Aws") == {"Income:Refunds": -DOLLAR // 10}
 
 
