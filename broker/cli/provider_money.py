@@ -134,6 +134,10 @@ async def _require(client: Client, move: Move) -> None:
     if not wanted:
         return
     books = await client.get("/v1/ledger/entries", {"limit": 1})
+    if "by_hand" not in books:
+        raise Failure(
+            "the broker is older than this command and does not say what is there to take: nothing was posted"
+        )
     for account, sign in wanted:
         there = max(Decimal(0), Decimal(books["by_hand"].get(account, {}).get(move.unit, "0")) * sign)
         if there >= Decimal(move.amount):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from broker.cli.exits import Failure
-from broker.cli.provider_money import Move, event_of
+from broker.cli.provider_money import Move, _require, event_of
 from broker.database import Database, sqlite_url
 from ledger.accrual import Meter, accrue
 from ledger.given_back import expect_refund, pay_deposit, return_deposit
@@ -165,3 +165,12 @@ def test_what_is_no_amount_is_refused(amount: str) -> None:
 def test_a_market_keeps_no_more_than_was_left_with_it() -> None:
     with pytest.raises(Failure, match="more than the deposit"):
         event_of(Move("deposit.return", "m", "1", "A", "B", kept="2"), rental=None, reference=None, at_us=0)
+
+
+async def test_an_older_broker_that_does_not_say_what_is_there_is_named() -> None:
+    class Older:
+        async def get(self, path: str, query: object = None) -> dict[str, Any]:
+            return {"entries": [], "balances": {"A": "5"}}
+
+    with pytest.raises(Failure, match="older than this command"):
+        await _require(Older(), Move("deposit.return", "m", "1", "A", "Assets:Deposit:M"))  # type: ignore[arg-type]
