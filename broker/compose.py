@@ -59,7 +59,7 @@ from broker.market_set import open_accounts, open_markets
 from broker.migrate import upgrade
 from broker.model_set import model_profiles
 from broker.object_keys import ObjectKeys
-from broker.object_store import opened_store
+from broker.object_store import opened_store, told
 from broker.oidc import Issuer
 from broker.owner import ADMIN_KEY
 from broker.provider_set import open_providers
@@ -68,6 +68,7 @@ from broker.sealed_store import SealedStore
 from broker.secret_files import kept
 from broker.services import Services
 from broker.settings import Settings
+from broker.store_identity import require_same_store
 from broker.tls import server_context, trusted_ca
 from broker.vault import Vault, has_data_keys
 from broker.webhook_sender import WebhookSender
@@ -213,11 +214,13 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
     vault = Vault(database, keyring)
     markets = await open_markets(settings, HouseAccounts(database), owner=owner, stack=stack)
     credentials = Credentials(database, vault)
+    opened = await opened_store(settings, stack)
+    await require_same_store(database, opened, told(settings.objects, settings.data))
     object_keys = ObjectKeys(database, vault, seals_new=settings.objects.encryption)
     services = Services(
         settings=settings,
         database=database,
-        store=SealedStore(await opened_store(settings, stack), object_keys),
+        store=SealedStore(opened, object_keys),
         markets=markets,
         models=model_profiles(settings),
         solver=solver,

@@ -1,8 +1,8 @@
 """Which of a provider's accounts the house's machines run in, and that no login of another one speaks for them.
 
 Settings and environment can be changed by anybody who starts the broker. What was agreed here lies in the database: at the
-first answer, and whenever no machine is left, it is the account of the login in use; while machines run, only a person gives
-it up.
+first answer, and whenever no machine is left (nor may turn up), it is the account of the login in use; while machines run, only
+a person gives it up.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from markets.errors import AccountChanged
 from markets.tables import PollRow
 
 log = structlog.get_logger()
+# Lists of EC2 lag by seconds to minutes. For so long a create whose answer was lost may still have made a machine, though no
+# list had it and its intent was given up: a login of another account would never find it.
+DOUBT_US = 3600 * 1_000_000
 
 
 class NotGivenUp(Exception):
@@ -101,7 +104,7 @@ async def _agree(session: AsyncSession, market: str, told: str) -> str | None:
         session.add(HouseAccount(market=market, account=told, since_us=now_us))
         log.info("account.held", market=market, account=told)
         return None
-    if row.account != told and (running := len(await rentals.open_rentals(session, market))):
+    if row.account != told and (running := await _machines(session, market, now_us)):
         if row.other != told:
             row.other, row.other_us = told, now_us
             log.error("account.changed", market=market, account=row.account, login=told, machines=running)
@@ -113,6 +116,12 @@ async def _agree(session: AsyncSession, market: str, told: str) -> str | None:
         row.other, row.other_us = None, None
         await _ask_again(session, market)
     return None
+
+
+async def _machines(session: AsyncSession, market: str, now_us: int) -> int:
+    """How many there are, or may still turn up."""
+    running = len(await rentals.open_rentals(session, market))
+    return running + await rentals.doubtful(session, market, since_us=now_us - DOUBT_US)
 
 
 async def _locked(session: AsyncSession, market: str) -> HouseAccount | None:

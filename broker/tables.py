@@ -98,7 +98,7 @@ class Replica(SQLModel, table=True):
 
 class Agreed(SQLModel, table=True):
     """What all brokers of this database have in common and the first of them made: `owner`, `kek` (its name),
-    and `secret.sealed`."""
+    and `secret.sealed`; of SQLite, too, `store`: the name of the object store (broker/store_identity.py)."""
 
     __tablename__ = "broker_agreed"
     name: str = Field(primary_key=True)

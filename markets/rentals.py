@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -55,6 +55,9 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = {
     ("lost", "lose"): "lost",
     ("ended", "lose"): "ended",
 }
+
+# The error of an intent whose machine no list had: it may turn up all the same, see `doubtful`.
+NEVER_HAD = "the market never had it"
 
 _log = structlog.get_logger("markets.rentals")
 
@@ -170,6 +173,15 @@ async def open_rentals(session: AsyncSession, market: str | None = None) -> Sequ
     if market is not None:
         query = query.where(col(RentalRow.market) == market)
     return (await session.scalars(query)).all()
+
+
+async def doubtful(session: AsyncSession, market: str, *, since_us: int) -> int:
+    """How many intents since then were given up because the market did not list their machines: a create whose answer was
+    lost may have made one that shows up late."""
+    given_up = (col(RentalRow.state) == "failed") & (col(RentalRow.error) == NEVER_HAD)
+    since = col(RentalRow.created_us) >= since_us
+    counted = select(func.count()).where(col(RentalRow.market) == market, given_up, since)
+    return (await session.execute(counted)).scalar_one()
 
 
 async def known_rentals(session: AsyncSession, market: str, tags: Sequence[str]) -> Sequence[RentalRow]:

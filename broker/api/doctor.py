@@ -25,6 +25,7 @@ from broker.leadership import THE_TERM
 from broker.object_store import told
 from broker.replica_settings import differing, digests
 from broker.services import Services
+from broker.store_identity import refusal, standing_of
 from broker.store_residency import store_facts
 from broker.tables import Replica, Term, Worker
 from broker.vault import Wrapping
@@ -98,9 +99,14 @@ async def _objects(services: Services) -> shapes.Check:
     store, began = told(settings.objects, settings.data), time.monotonic()
     try:
         await check_store(services.store)
+        other = refusal(await standing_of(services.database, services.store), store)
     except (StoreFailed, StoreUnfit) as failure:
         mend = "see the section `objects` of broker.toml, and whether the store is up and lets us in"
         return shapes.Check(name="objects", ok=False, found=f"{store}: {failure}", mend=mend)
+    if other is not None:
+        return shapes.Check(
+            name="objects", ok=False, found=other, mend="restart this broker on the store that it names"
+        )
     took = f"{time.monotonic() - began:.2f} s"
     way = "workers are sent there" if services.store.direct else "workers go through the broker"
     sealed = "sealed" if settings.objects.encryption else "what is new lies there in clear (objects.encryption)"

@@ -17,7 +17,9 @@ from broker.model_set import model_profiles
 from broker.object_store import BadStoreSettings, store_of, told
 from broker.owner import owner
 from broker.settings import Settings
+from broker.store_identity import refusal, standing_of
 from jobs.errors import StoreFailed, StoreUnfit
+from jobs.objects import ObjectStore
 from jobs.store_check import check_store
 from workers.catalogue import built_in_models
 
@@ -30,7 +32,8 @@ async def offline_checks(settings: Settings) -> Doctor:
     if checks[0].ok:
         checks += [_owner(settings.data), surroundings.disk(settings.data)]
         checks += surroundings.secrets(settings.data / name for name in SECRETS)
-        checks += [await _database(settings), await _objects(settings)]
+        database = await _database(settings)
+        checks += [database, await _objects(settings, is_database_ready=database.ok)]
         checks += outside.certificates(settings, None, datetime.now(UTC))
         checks += outside.weights(model_profiles(settings), settings.cache)
     checks += surroundings.images(settings.models)
@@ -83,7 +86,7 @@ def _is_to_be_made(url: str) -> bool:
     return parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists()
 
 
-async def _objects(settings: Settings) -> Check:
+async def _objects(settings: Settings, *, is_database_ready: bool) -> Check:
     where = told(settings.objects, settings.data)
     mend = "see the section `objects` of broker.toml, and whether the store is up and lets us in"
     async with AsyncExitStack() as stack:
@@ -91,6 +94,21 @@ async def _objects(settings: Settings) -> Check:
             store = store_of(settings.objects, settings.data)
             stack.push_async_callback(store.close)
             await check_store(store)
+            other = await _other_store(settings, store, where) if is_database_ready else None
         except (BadStoreSettings, StoreFailed, StoreUnfit) as failure:
             return Check(name="objects", ok=False, found=f"{where}: {failure}", mend=mend)
+    if other is not None:
+        return Check(name="objects", ok=False, found=other, mend="`broker serve` does not start on it")
     return Check(name="objects", ok=True, found=f"{where}: names are given once", mend=None)
+
+
+async def _other_store(settings: Settings, store: ObjectStore, where: str) -> str | None:
+    """Why the store is not that of the database, or None. Raises StoreFailed."""
+    url = settings.database_url or sqlite_url(settings.data / "broker.db")
+    if _is_to_be_made(url):
+        return None
+    database = Database(url)
+    try:
+        return refusal(await standing_of(database, store), where)
+    finally:
+        await database.close()

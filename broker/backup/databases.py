@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from broker.backup.errors import BackupError
 
@@ -42,19 +43,27 @@ def dump_postgres(url: str, target: Path) -> None:
 
 def restore_postgres(source: Path, url: str) -> None:
     """Into an empty database, all or nothing. Raises BackupError."""
+    require_no_tables(url)
+    options = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges")
+    _run(url, "pg_restore", (*options, f"--dbname={make_url(url).database}", str(source)))
+
+
+def require_no_tables(url: str) -> None:
+    """Raises BackupError when there are some, or the database does not let us in."""
     tables = _tables(url)
     if tables:
         raise BackupError(
             f"database {_shown(url)} has {len(tables)} tables ({tables[0]}, …); create an empty one and name that"
         )
-    options = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges")
-    _run(url, "pg_restore", (*options, f"--dbname={make_url(url).database}", str(source)))
 
 
 def _tables(url: str) -> list[str]:
     engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"))
     try:
         return inspect(engine).get_table_names()
+    except SQLAlchemyError as away:
+        said = " ".join(str(away.orig if isinstance(away, DBAPIError) else away).split())
+        raise BackupError(f"the database {_shown(url)} cannot be used: {said}; see whether it is up") from away
     finally:
         engine.dispose()
 

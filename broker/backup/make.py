@@ -20,7 +20,7 @@ from broker.backup import databases
 from broker.backup.errors import BackupError
 from broker.backup.manifest import Kept, Manifest, copy, measured, require_empty, write
 from broker.backup.needed import Needed, needed_objects
-from broker.database import Database, sqlite_url
+from broker.database import Database, Unreachable, sqlite_url
 from broker.envelope import Unopenable
 from broker.keyring import BadKek, KekUnavailable, open_keyring
 from broker.object_keys import ObjectKeys
@@ -42,7 +42,7 @@ async def make(settings: Settings, folder: Path) -> Manifest:
 
     Raises BackupError, and Unreachable of the database; then `folder` has no manifest and cannot be taken for a backup.
     """
-    require_empty(folder, "the backup folder")
+    is_new = require_empty(folder, "the backup folder")
     url = settings.database_url or sqlite_url(settings.data / "broker.db")
     dialect: Literal["sqlite", "postgresql"] = (
         "sqlite" if make_url(url).get_backend_name() == "sqlite" else "postgresql"
@@ -50,12 +50,16 @@ async def make(settings: Settings, folder: Path) -> Manifest:
     database = folder / ("database.sqlite" if dialect == "sqlite" else "database.dump")
     # Which objects there must be is read before the copy is made of a live PostgreSQL, out of the copy of SQLite: rows only
     # gain objects as time passes, but for deletions, and those are asked for again below.
-    if dialect == "sqlite":
-        databases.copy_sqlite(Path(make_url(url).database or ""), database)
-        revision, needed = await _asked(sqlite_url(database))
-    else:
-        revision, needed = await _asked(url)
-        databases.dump_postgres(url, database)
+    try:
+        if dialect == "sqlite":
+            databases.copy_sqlite(Path(make_url(url).database or ""), database)
+            revision, needed = await _asked(sqlite_url(database))
+        else:
+            revision, needed = await _asked(url)
+            databases.dump_postgres(url, database)
+    except (BackupError, Unreachable, OSError):
+        _take_back(folder, is_new=is_new)
+        raise
     objects = _local_objects(settings)
     files = [measured(database, database.name), *_copied_data(settings.data, folder)]
     if objects is not None:
@@ -72,6 +76,14 @@ async def make(settings: Settings, folder: Path) -> Manifest:
     )
     write(folder, manifest)
     return manifest
+
+
+def _take_back(folder: Path, *, is_new: bool) -> None:
+    """Leave the folder as it was found, empty or not there: the next attempt wants it so."""
+    for file in folder.glob("database.*"):
+        file.unlink()
+    if is_new:
+        folder.rmdir()
 
 
 def _local_objects(settings: Settings) -> Path | None:

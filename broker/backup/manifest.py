@@ -107,8 +107,10 @@ def damaged(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{file} has {found.bytes} bytes with sha256 {found.sha256}; written were {kept.bytes} with {kept.sha256}"
 
 
-def require_empty(folder: Path, what: str) -> None:
-    """Make `folder` for its owner alone. Raises BackupError when something is in it."""
+def require_empty(folder: Path, what: str) -> bool:
+    """Make `folder` for its owner alone; whether it was not there. Raises BackupError when something is in it."""
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if any(folder.iterdir()):
         raise BackupError(f"{what} {folder} is not empty; name a folder that is empty or does not exist")
+    return is_new

@@ -42,6 +42,8 @@ async def restore(folder: Path, data: Path, database_url: str | None) -> Restore
     """
     manifest = read(folder)
     _require_readable(folder, manifest, database_url)
+    if database_url is not None:
+        databases.require_no_tables(database_url)
     require_empty(data, "the data folder")
     for kept in manifest.files:
         root, _, name = kept.path.partition("/")

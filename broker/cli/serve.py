@@ -80,6 +80,7 @@ def _run(settings: Settings, ownership: Ownership, exit_when_idle: float | None,
     from broker.keyring import BadKek  # noqa: PLC0415
     from broker.market_set import UnknownMarket  # noqa: PLC0415
     from broker.object_store import BadStoreSettings  # noqa: PLC0415
+    from broker.store_identity import OtherStore  # noqa: PLC0415
     from broker.tls import BadTls  # noqa: PLC0415
     from jobs.errors import StoreFailed, StoreUnfit  # noqa: PLC0415
 
@@ -106,7 +107,7 @@ def _run(settings: Settings, ownership: Ownership, exit_when_idle: float | None,
         raise Failure(str(wrong), USAGE) from wrong
     except Unreachable as away:
         raise Failure(str(away), ERROR) from away
-    except (StoreFailed, StoreUnfit) as failure:
+    except (StoreFailed, StoreUnfit, OtherStore) as failure:
         raise Failure(f"the object store cannot be used: {failure}", ERROR) from failure
 
 

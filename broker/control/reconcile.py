@@ -185,7 +185,7 @@ class Reconciler:
                 return
             now_us = await db_now(session)
             if row.started_us is None:
-                await rentals.failed(session, rental_id, error="the market never had it", now_us=now_us)
+                await rentals.failed(session, rental_id, error=rentals.NEVER_HAD, now_us=now_us)
             else:
                 await rentals.lost(session, rental_id, error="the market no longer knows it", now_us=now_us)
 

@@ -18,7 +18,7 @@ from broker.backup.errors import BackupError
 from broker.backup.make import make
 from broker.backup.restore import restore
 from broker.control.finalise import Finaliser
-from broker.database import Database, sqlite_url
+from broker.database import Database, Unreachable, sqlite_url
 from broker.keyring import open_keyring
 from broker.object_keys import ObjectKeys
 from broker.sealed_store import SealedStore
@@ -164,6 +164,25 @@ async def test_nothing_is_overwritten_and_a_half_backup_is_none(
     (tmp_path / "backup" / "manifest.json").unlink()
     with pytest.raises(BackupError, match=r"manifest\.json is missing"):
         await restore(tmp_path / "backup", *elsewhere)
+
+
+async def test_what_refuses_at_once_leaves_folders_as_they_were(
+    live: Any, settings: Settings, tmp_path: Path, elsewhere: tuple[Path, str | None]
+) -> None:
+    """The mended command's next attempt was refused for the empty folder's, or half a database's, sake."""
+    wrong = "postgresql://broker@127.0.0.1:1/none" if SERVER else sqlite_url(tmp_path / "none.db")
+    (tmp_path / "made").mkdir()
+    for target in (tmp_path / "made", tmp_path / "new"):
+        with pytest.raises((BackupError, Unreachable)):
+            await make(settings.model_copy(update={"database_url": wrong}), target)
+    assert not (tmp_path / "new").exists()
+    assert list((tmp_path / "made").iterdir()) == []
+    await make(settings, tmp_path / "made")
+    if elsewhere[1]:
+        for url, said in ((wrong, "cannot be used"), (str(settings.database_url), "create an empty one")):
+            with pytest.raises(BackupError, match=said):
+                await restore(tmp_path / "made", elsewhere[0], url)
+            assert not elsewhere[0].exists()
 
 
 async def test_a_backup_of_a_newer_broker_or_another_database_is_refused(

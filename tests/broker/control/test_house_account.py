@@ -167,6 +167,35 @@ async def test_an_intent_is_not_carried_out_with_another_accounts_login_and_the_
     assert (await house.held()).account == OTHER, "no machine is there any more, and no intent"
 
 
+async def test_a_machine_that_shows_up_after_its_intent_was_given_up_is_not_left_to_an_exchanged_login(
+    house: House,
+) -> None:
+    """The answer to its creation was lost and no list had it for minutes: with no open intent left, any login was let in, and
+    the machine was never found."""
+    services = await house.start(OURS)
+    house.aws.faults |= {"RunInstances": ["drop after"], "CreateFleet": ["drop after"]}
+    row = await house.rent(services)
+    assert (row.state, house.machines(OURS)) == ("creating", 1), row.error
+    house.aws.faults.clear()
+    house.aws.hides = 100
+    house.town.database.clock_offset_us += 600 * 1_000_000
+    reconciler = Reconciler(services)
+    for _ in range(3):
+        await reconciler.step()
+    assert await house.states() == ["failed"]
+    house.aws.hides = 0
+
+    exchanged = await house.start(OTHER)
+    await Reconciler(exchanged).step()
+    held = await house.held()
+    assert (held.account, held.other) == (OURS, OTHER)
+
+    await house.sweep(await house.start(OURS))
+    assert (await house.states(), house.machines(OURS)) == (["ended"], 0)
+    await house.sweep(exchanged)
+    assert (await house.held()).account == OTHER, "nothing is left there, and in doubt is nothing for ever"
+
+
 async def test_without_machines_the_login_may_be_of_any_account(house: House) -> None:
     services = await house.start(OURS)
     await Poller(services).step()
