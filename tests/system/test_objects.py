@@ -44,7 +44,9 @@ def test_a_batch_in_s3_survives_the_kill_of_its_worker_and_every_line_is_answere
     bodies = {
         key: s3.client.get_object(Bucket=s3.bucket, Key=f"{objects['prefix']}/{key}")["Body"].read() for key in keys
     }
-    assert {key for key, body in bodies.items() if not body.startswith(b"brkseal\x01")} == {".owner"}, "all is sealed"
+    assert {key for key, body in bodies.items() if not body.startswith(b"brkseal\x01")} == {".owner", ".store"}, (
+        "all is sealed"
+    )
     assert all(hashlib.sha256(bodies[key]).hexdigest() in key for key in parts), "by the workers themselves"
     assert not (tmp_path / "data" / "objects").exists(), "nothing lies on the broker's disk"
     agents = "".join(log.read_text(errors="replace") for log in tmp_path.rglob("*.log"))

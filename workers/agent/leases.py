@@ -13,7 +13,7 @@ from typing import Any
 
 from workers.agent.answers import Finished
 from workers.agent.lines import Line
-from workers.agent.took import counter_of
+from workers.agent.took import AT_ONCE, counter_of
 
 # Past this share of the ttl without a renewal nothing new is started: it may be another's by the time it is done.
 SAFE_SHARE = 0.8
@@ -125,8 +125,10 @@ class HeldLease:
             self.took[counter_of(seconds)] += 1
 
     def take_took(self) -> Counter[str]:
-        """How long requests took since this was asked last."""
+        """How long requests took since this was asked last, and at how many at once."""
         taken, self.took = self.took, Counter()
+        if taken and self.concurrency is not None:
+            taken[AT_ONCE] = self.concurrency
         return taken
 
     def take_finished(self) -> list[Finished]:

@@ -12,6 +12,8 @@ WIDTH = 1.05
 # An hour and more is one bucket: nothing waits for an answer as long as that.
 LAST = 310
 _NAME = "took_"
+# How many requests at once they were timed at: a lease keeps its number when a later plan says another.
+AT_ONCE = "took_at_once"
 _BUCKETS = {f"{_NAME}{bucket}": bucket for bucket in range(LAST + 1)}
 
 
