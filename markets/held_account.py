@@ -6,15 +6,28 @@ taken for gone, never seen again, and billed for ever. So nothing that another a
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeVar
 
-from markets.errors import RentalNotFound
+import structlog
+
+from markets.errors import (
+    AccountChanged,
+    Ambiguous,
+    MarketsError,
+    RateLimited,
+    RentalNotFound,
+    StillReleasing,
+    Unavailable,
+)
 from markets.market import Charge, Intent, Market, Released, Rental
 from markets.offer import Offer
 
+log = structlog.get_logger()
 T = TypeVar("T")
 # Given what the provider calls the account of the login in use. Raises AccountChanged when our machines run in another one.
 Hold = Callable[[str], Awaitable[None]]
@@ -32,10 +45,12 @@ class AccountTeller(Market, Protocol):
 class HeldMarket:
     """`inner`, asked only while its login is of the account that `hold` agrees to: every method may raise AccountChanged, and
     Unavailable when the provider does not say whose the login is. A login can be exchanged in the middle of a call (a role's
-    keys are renewed), therefore what is concluded from an absence is asked about before and after."""
+    keys are renewed), therefore what is concluded from an absence, and what was created, is asked about before and after.
+    `within_s`: so long the provider may take to say it where a machine costs on meanwhile."""
 
     inner: AccountTeller
     hold: Hold
+    within_s: float = 10
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -46,9 +61,16 @@ class HeldMarket:
         return await self.inner.offers()
 
     async def rent(self, offer: Offer, intent: Intent) -> Rental:
-        """As the market's own. AccountChanged: nothing was created."""
+        """As the market's own. AccountChanged: nothing was created. Ambiguous also when the login was exchanged meanwhile: what
+        it made is released there, for no list of ours will ever have it."""
         await self._held()
-        return await self.inner.rent(offer, intent)
+        try:
+            rental = await self.inner.rent(offer, intent)
+        except (Ambiguous, Unavailable, RateLimited):
+            await self._still_held(intent.tag)
+            raise
+        await self._still_held(intent.tag)
+        return rental
 
     async def rental(self, tag: str) -> Rental:
         """As the market's own."""
@@ -59,7 +81,14 @@ class HeldMarket:
         return await self._asked(self.inner.rentals)
 
     async def release(self, tag: str) -> Released:
-        """As the market's own."""
+        """As the market's own. It is asked for, and nothing concluded, also while the provider does not say whose the login is:
+        the machine would cost on, and no other account's carries our tag."""
+        try:
+            await self._held_soon()
+        except (Unavailable, RateLimited):
+            with suppress(RentalNotFound, StillReleasing):  # whose answer it is, nobody said
+                await self.inner.release(tag)
+            raise
         return await self._asked(lambda: self.inner.release(tag))
 
     async def charges(self, from_at: datetime, to_at: datetime) -> list[Charge]:
@@ -71,6 +100,35 @@ class HeldMarket:
 
     async def _held(self) -> None:
         await self.hold(await self.inner.account())
+
+    async def _held_soon(self) -> None:
+        try:
+            async with asyncio.timeout(self.within_s):
+                account = await self.inner.account()
+        except TimeoutError as silence:
+            raise Unavailable(f"{self.name}: whose the login is was not said within {self.within_s:g} s") from silence
+        await self.hold(account)
+
+    async def _still_held(self, tag: str) -> None:
+        """Ambiguous when the login is of another account than the one that was asked to create `tag`. That nobody says whose it
+        is takes nothing back: the next list is asked about again."""
+        try:
+            await self._held_soon()
+        except AccountChanged as changed:
+            failure = f"{self.name}: the login was exchanged while {tag} was created, perhaps in its account: {changed}"
+            await self._release_there(tag, failure)
+            raise Ambiguous(failure) from changed
+        except MarketsError as unknown:
+            log.warning("rent.account_unknown", rental=tag, market=self.name, error=f"{unknown.code}: {unknown}")
+
+    async def _release_there(self, tag: str, why: str) -> None:
+        told = "released"
+        try:
+            await self.inner.release(tag)
+        except MarketsError as answer:
+            # a person looks there, and a machine that no broker answers ends itself
+            told = f"{answer.code}: {answer}"
+        log.error("rent.account_changed", rental=tag, market=self.name, error=why, release=told)
 
     async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T:
         await self._held()

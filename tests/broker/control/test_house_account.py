@@ -228,6 +228,21 @@ async def test_an_outage_of_sts_concludes_nothing_and_ends_by_itself(house: Hous
     assert house.aws.calls["GetCallerIdentity"] == asked, "a key is of one account for ever"
 
 
+async def test_an_outage_of_sts_keeps_no_machine_running_that_nobody_wants(house: House) -> None:
+    """A broker that was started in the outage asked STS before each Terminate, and sent none."""
+    row = await house.rent(await house.start(OURS))
+    async with house.town.database.transaction() as session:
+        await rentals.request_release(session, row.id, reason="test", now_us=await db_now(session))
+    started_anew = await house.start(OURS)
+    house.aws.faults["GetCallerIdentity"] = [(503, "ServiceUnavailable")] * 100
+    await house.sweep(started_anew, times=1)
+    assert house.machines(OURS) == 0
+    assert await house.states() == ["releasing"], "whose answers these are, nobody said"
+    house.aws.faults.clear()
+    await house.sweep(started_anew)
+    assert await house.states() == ["ended"]
+
+
 async def test_an_account_is_given_up_by_a_person_and_its_machines_are_written_off(house: House) -> None:
     await house.rent(await house.start(OURS))
     accounts = HouseAccounts(house.town.database)
