@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from markets.errors import Unavailable
 
@@ -102,9 +103,11 @@ class PriceList:
         self._folder.mkdir(parents=True, exist_ok=True)
         rows = {name: f"{price:f}" for name, price in prices.by_type.items()}
         content = {"etag": prices.etag, "checked_at": prices.checked_at.isoformat(), "usd_per_hour": rows}
-        new = self._file(prices.region).with_suffix(".new")
-        new.write_text(json.dumps(content), encoding="utf-8")
-        new.replace(self._file(prices.region))
+        # A name of its own: the house's account and a project's store the same list at the same time, and one poll failed when
+        # the other had moved the file that both wrote.
+        with NamedTemporaryFile("w", encoding="utf-8", dir=self._folder, suffix=".new", delete=False) as new:
+            json.dump(content, new)
+        Path(new.name).replace(self._file(prices.region))
 
     def _restore(self, region: str) -> None:
         try:

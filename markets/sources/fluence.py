@@ -10,6 +10,7 @@ providers', who may be markets of ours, too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -28,6 +29,8 @@ REACH = Reach("https://api.fluence.dev/gpu")
 LOGIN = header("X-API-KEY")
 SOURCE = "Fluence /gpu/plans"
 HOUR_S = 3600
+# What it writes of a memory; anything else ("Gi" alone, "NaNGi") is a memory that nobody knows.
+_GIB = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)Gi")
 
 
 class FluenceSource:
@@ -125,7 +128,7 @@ def _offer(
             raw={"plan": raw.value, "gpu": gpu.value, "location": location},
             device=f"{gpu['vendor'].text()} {gpu['model'].text()} {vram.removesuffix('i')}B",
             count=count,
-            memory_mib=int(Decimal(vram.removesuffix("Gi")) * MIB_PER_GIB) if vram.endswith("Gi") else 0,
+            memory_mib=int(Decimal(known[1]) * MIB_PER_GIB) if (known := _GIB.fullmatch(vram)) else 0,
             form=gpu["interface"].text(),
             region=location,
             place=Place(country, "named_datacenter", "contract", SOURCE) if country else None,

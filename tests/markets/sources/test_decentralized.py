@@ -167,6 +167,12 @@ def test_fluence_the_cheapest_of_a_group_is_no_offer() -> None:
     assert [(each.key.sku, each.price) for each in offers] == [("x", Decimal("0.99"))]
 
 
+@pytest.mark.parametrize("vram", ["Gi", "NaNGi", "-1Gi", "24 Gi", "24"])
+def test_fluence_a_memory_that_is_no_number_ends_no_poll(vram: str) -> None:
+    listed = [group(gpu("a10", vram, "pcie"), 1, option("x", "dulles-usa-1", "sesterce", 0.99))]
+    assert [each.key.sku for each in machine_offers(said({"data": listed}), NOON, Direct())] == ["x"]
+
+
 def test_fluence_a_data_center_is_placed_by_the_country_it_names_in_full() -> None:
     found = machine_offers(said({"data": MACHINES}), NOON, Direct())
     assert {each.key.region: each.country for each in found} == {
