@@ -74,21 +74,21 @@ def pairs_below(pricing: Pricing, edges: Floats, scarcity: Scarcity, most: Float
     """All pairs whose price without a start is below `most` of the class, without blocks that cannot pay a start at such prices;
     or of each class the `many` cheapest."""
     kinds = pricing.classes.kind
-    parts = []
-    for kind in np.unique(kinds).tolist():
-        k, r, usd, long, gain = _of_kind(pricing, np.flatnonzero(kinds == kind), (edges, scarcity, most), many)
-        if many is None and k.size:
-            code = pricing.classes.pool[k] * len(pricing.figures.resources) + r
-            _, block = np.unique(code, return_inverse=True)
-            fixed = pricing.figures.start[kind, r] * pricing.figures.resources.price[r]
-            keep = (np.bincount(block, weights=gain)[block] > fixed) | (pricing.figures.resources.pool[r] >= 0)
-            k, r, usd, long = k[keep], r[keep], usd[keep], long[keep]
-        parts.append((k, r, usd, long))
+    parts = [
+        _of_kind(pricing, np.flatnonzero(kinds == kind), (edges, scarcity, most), many)
+        for kind in np.unique(kinds).tolist()
+    ]
     if not parts:
         none = np.empty(0, dtype=np.int64)
         return _sorted(pricing, none, none, np.empty(0), np.empty(0))
     k, r = (np.concatenate([each[number] for each in parts]) for number in (0, 1))
-    usd, long = (np.concatenate([each[number] for each in parts]) for number in (2, 3))
+    usd, long, gain = (np.concatenate([each[number] for each in parts]) for number in (2, 3, 4))
+    if many is None and k.size:  # works of one pool pay a start together, also those of several kinds
+        code = pricing.classes.pool[k] * len(pricing.figures.resources) + r
+        _, block = np.unique(code, return_inverse=True)
+        fixed = pricing.figures.start[kinds[k], r] * pricing.figures.resources.price[r]
+        keep = (np.bincount(block, weights=gain)[block] > fixed) | (pricing.figures.resources.pool[r] >= 0)
+        k, r, usd, long = k[keep], r[keep], usd[keep], long[keep]
     return _sorted(pricing, k, r, usd, long)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+import msgspec
 import numpy as np
 import pulp
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.solver_world import world
+from solver.check import check
 from solver.fluid import blocks
 from solver.fluid.classes import group
 from solver.fluid.figures import Figures
@@ -89,3 +91,27 @@ def test_no_exact_plan_costs_less_than_the_bound_of_a_large_queue(towns: Any, se
     exact, large = solve(snapshot), solve_large(View(snapshot), is_program=True)
     if not exact.unplaced and not large.unplaced:
         assert large.bound_nano <= exact.cost_nano
+
+
+@pytest.mark.parametrize(("seed", "works", "offers"), [(20036, 60, 2), (20117, 3, 6)])
+def test_works_of_several_kinds_pay_a_start_together(town: Any, seed: int, works: int, offers: int) -> None:
+    """Kinds are paced by their p95, one pool has several. Blocks were dropped for not paying a start kind by kind, so the bound
+    lay above the plan's own cost, and the broker threw the plan away for a greedy one."""
+    plain, draw = town.random(seed, works=works, offers=offers), Random(seed)
+    paced = tuple(
+        msgspec.structs.replace(each, max_p95_ms=draw.choice([None, None, 1, 500, 5000, 100_000]))
+        for each in plain.works
+    )
+    speeds = tuple(
+        msgspec.structs.replace(
+            each,
+            sequences=draw.choice([0.0, 1.0, 8.0, 64.5]),
+            fixed=draw.choice([0, 0.5, 1.0]),
+            slower=draw.choice([0.5, 1, 2.3]),
+        )
+        for each in plain.throughput
+    )
+    snapshot = msgspec.structs.replace(plain, works=paced, throughput=speeds)
+    plan = solve_large(View(snapshot), is_program=True)
+    assert plan.bound_nano <= plan.cost_nano
+    assert check(snapshot, plan) == []
