@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from msgspec import UNSET, UnsetType
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -142,16 +143,7 @@ async def void_hold(
                 f"hold {hold_id} was resolved before ({opened.resolved}); a hold is resolved exactly once"
             )
         return Exists(entry_id=before.entry_id, seq=before.seq)
-    event = Event(
-        key=key,
-        kind="hold.void",
-        occurred_at_us=occurred_at_us,
-        actor=actor,
-        dims=_dims(opened),
-        lines=_resolution(opened),
-        hold=hold_id,
-        scopes=scopes_of(opened),
-    )
+    event = _resolved(opened, "hold.void", occurred_at_us, actor)
     return await post(session, event, recorded_at_us=occurred_at_us if recorded_at_us is None else recorded_at_us)
 
 
@@ -164,19 +156,24 @@ async def expire_hold(session: AsyncSession, *, hold_id: str, occurred_at_us: in
     opened = await _opened(session, hold_id)
     if opened.resolved is not None:
         raise HoldResolved(f"hold {hold_id} was resolved before ({opened.resolved}); a hold is resolved exactly once")
-    event = Event(
-        key=f"hold.expire:{hold_id}",
-        kind="hold.expire",
+    event = _resolved(opened, "hold.expire", occurred_at_us, actor)
+    posted = await post(session, event, recorded_at_us=occurred_at_us)
+    assert isinstance(posted, Posted), "behind the lock of the books it was open"
+    return posted
+
+
+def _resolved(opened: Hold, how: Literal["hold.void", "hold.expire"], occurred_at_us: int, actor: str) -> Event:
+    """The end of a hold by `void` or `expire`: its remainder goes back, what was drawn on it is spent."""
+    return Event(
+        key=f"{how}:{opened.id}",
+        kind=how,
         occurred_at_us=occurred_at_us,
         actor=actor,
         dims=_dims(opened),
         lines=_resolution(opened),
-        hold=hold_id,
+        hold=opened.id,
         scopes=scopes_of(opened),
     )
-    posted = await post(session, event, recorded_at_us=occurred_at_us)
-    assert isinstance(posted, Posted), "behind the lock of the books it was open"
-    return posted
 
 
 @dataclass(frozen=True, slots=True)
