@@ -1,7 +1,8 @@
 """The independent checker: does this plan keep every hard rule of this snapshot, and is its money right to the last nano-dollar?
 
 It shares no code with the solver: only the contract (`types`) and the residency evaluator, which there is one of. It is
-meant to be read beside the contract, top to bottom. A plan that any violation is found in is not carried out.
+meant to be read beside the contract, top to bottom; how long things take (`check_times`) is its own, too.
+A plan that any violation is found in is not carried out.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
+from solver import check_times as times
 from solver.residency import evaluate, of_job
-from solver.types import Assignment, OfferView, Plan, Running, Snapshot, Start, Throughput, Work, sha256
+from solver.types import Assignment, OfferView, Plan, Running, Snapshot, Start, sha256
 
-WHOLE = 1_000_000
-SECOND = 1_000_000
 GB = 10**9
 
 Place = tuple[str, str, str, str, int]  # offer key, project, model, precision and turn: what one instance serves
@@ -80,7 +80,7 @@ class _Book:
 
     def instances(self, place: Place) -> list[tuple[int, int]]:
         """(microseconds until ready, how many) of everything that serves this place."""
-        groups = [(rental.ready_in_s * SECOND, 1) for rental in self.kept.get(place, [])]
+        groups = [(rental.ready_in_s * times.SECOND, 1) for rental in self.kept.get(place, [])]
         for start in self.starts.get(place, []):
             if start.count > 0:  # `_starts` reports the others
                 groups.append((self.ready(start), start.count))
@@ -88,13 +88,13 @@ class _Book:
 
     def ready(self, start: Start) -> int:
         """Microseconds from now until a start gives its first token."""
-        return start.from_us - self.snapshot.now_us + _start_up(self.offers[start.offer_key], start.model)
+        return start.from_us - self.snapshot.now_us + times.start_up(self.offers[start.offer_key], start.model)
 
     def occupied(self, place: Place) -> int:
         """Microseconds from now until the place is surely free again: its work with long outputs, and its start-up."""
         load = sum((self.cautious(each) or Fraction(0) for each in self.queues.get(place, [])), Fraction(0))
         groups = self.instances(place)
-        return max(_ends(groups, load) if groups else 0, *(self.ready(start) for start in self.starts[place]))
+        return max(times.ends(groups, load) if groups else 0, *(self.ready(start) for start in self.starts[place]))
 
     def busy(self, each: Assignment, tokens_out: int, *, is_cautious: bool = False) -> Fraction | None:
         """Instance-microseconds of an assignment, interruptions included; None when nobody knows how fast it is. `is_cautious`:
@@ -103,17 +103,19 @@ class _Book:
         speed = self.speeds.get((work.model, work.precision, offer.accelerator))
         if speed is None:
             return None
-        out_per_s = speed.output_per_s * _paced(speed, each.concurrency)
-        whole = _whole_busy(work.input_tokens, tokens_out, speed.input_per_s, out_per_s, _slow_down(offer, work.model))
+        out_per_s = speed.output_per_s * times.paced(speed, each.concurrency)
+        whole = times.whole_busy(
+            work.input_tokens, tokens_out, speed.input_per_s, out_per_s, times.slow_down(offer, work.model)
+        )
         if is_cautious and 0 < speed.cautious < 1:
             whole = math.ceil(whole / speed.cautious)
-        return Fraction(each.share_ppm * whole, WHOLE)
+        return Fraction(each.share_ppm * whole, times.WHOLE)
 
     def moving(self, each: Assignment) -> int:
         """Nano-USD for the data of an assignment: the whole work's gigabytes, then its part, both rounded up."""
         work, offer = self.works[each.work_id], self.offers[each.offer_key]
         nano = work.input_bytes * offer.ingress_nano_gb + work.output_bytes * offer.egress_nano_gb
-        return math.ceil(Fraction(each.share_ppm * math.ceil(Fraction(nano, GB)), WHOLE))
+        return math.ceil(Fraction(each.share_ppm * math.ceil(Fraction(nano, GB)), times.WHOLE))
 
     def expected(self, each: Assignment) -> Fraction | None:
         return self.busy(each, self.works[each.work_id].output_tokens_p50)
@@ -126,70 +128,6 @@ class _Book:
 def _place(each: Start | Running) -> Place:
     turn = each.turn if isinstance(each, Start) else 0  # running rentals serve the first
     return (each.offer_key, each.project, each.model, each.precision, turn)
-
-
-def _start_up(offer: OfferView, model: str) -> int:
-    timings = offer.start_up.get(model, offer.timings)
-    return (timings.boot_s + timings.load_s) * SECOND
-
-
-def _slow_down(offer: OfferView, model: str) -> int:
-    """Daly's factor for free checkpoints in millionths: e^(λR)·(e^(λτ) − 1)/(λτ), τ = 60 s; unknown: 0.3/h for spot."""
-    assumed = 0.3 if offer.pricing in ("spot", "bid") else 0.0
-    per_second = (assumed if offer.hazard is None else offer.hazard) / 3600.0
-    in_flight = min(per_second * 60.0, 20.0)
-    if in_flight <= 0.0:
-        return WHOLE
-    again = min(per_second * (_start_up(offer, model) // SECOND), 20.0)
-    return math.ceil(math.exp(again) * math.expm1(in_flight) / in_flight * WHOLE)
-
-
-def _paced(speed: Throughput, at_once: int | None) -> float:
-    """Output with so many requests at once, as a part of that at the most: B/B₀ ÷ (f + (1 − f)·B/B₀)."""
-    if at_once is None or speed.sequences < 1:
-        return 1.0
-    part = at_once / speed.sequences
-    return min(1.0, part / (speed.fixed + (1.0 - speed.fixed) * part))
-
-
-def _p95_s(work: Work, speed: Throughput, at_once: int) -> float:
-    """Seconds of a request as long as it may be, at the cautious speed: prompts that are read meanwhile, and a step a token."""
-    lines, out = max(1, work.lines), max(1, work.output_tokens_p50)
-    step = (speed.fixed * speed.sequences + (1.0 - speed.fixed) * at_once) / speed.output_per_s
-    mean = at_once * work.input_tokens / lines / speed.input_per_s + work.output_tokens_p50 / lines * step
-    cautious = speed.cautious if 0 < speed.cautious < 1 else 1.0
-    return mean * max(work.output_tokens_p50, work.output_tokens_p90) / out * speed.slower / cautious
-
-
-def _whole_busy(tokens_in: int, tokens_out: int, in_per_s: float, out_per_s: float, slow: int) -> int:
-    """Microseconds of the whole work on one instance; rates count in whole millionths of a token per second."""
-    pico = 0
-    for tokens, rate in ((tokens_in, in_per_s), (tokens_out, out_per_s)):
-        pico += tokens * 10**18 // max(1, round(rate * 1_000_000))
-    return max(1, math.ceil(Fraction(pico * slow, 10**12)))
-
-
-def _ends(groups: list[tuple[int, int]], load: Fraction) -> int:
-    """When instances that get ready at these times have done `load` together: Σ (T − ready)⁺ = load, in whole microseconds."""
-    work, machines = math.ceil(load), 0
-    if work <= 0:
-        return 0
-    for number, (ready, count) in enumerate(groups):
-        machines += count
-        work += ready * count
-        level = -(-work // machines)
-        if number + 1 == len(groups) or level <= groups[number + 1][0]:
-            return level
-    raise AssertionError("a place without instances has no end; callers look first")
-
-
-def _seconds(micros: int) -> int:
-    return -(-micros // SECOND)
-
-
-def _hourly(price_nano: int, seconds: int) -> int:
-    """Nano-USD of these seconds, rounded half to even."""
-    return round(Fraction(price_nano * seconds, 3600))
 
 
 def _references(snapshot: Snapshot, plan: Plan) -> Iterator[Violation]:
@@ -205,12 +143,12 @@ def _references(snapshot: Snapshot, plan: Plan) -> Iterator[Violation]:
     for rental_id in (*plan.keeps, *plan.drains):
         if rental_id not in rentals:
             yield Violation("unknown_rental", f"rental {rental_id} is not running", rental_id=rental_id)
-    for (place, from_us), times in Counter((_place(start), start.from_us) for start in plan.starts).items():
-        if times > 1:
-            yield Violation("duplicate_start", f"{place} is started {times} times at {from_us}", offer_key=place[0])
-    for (work_id, key), times in Counter((each.work_id, each.offer_key) for each in plan.assignments).items():
-        if times > 1:
-            yield Violation("duplicate_assignment", f"{work_id} is assigned to {key} {times} times", work_id, key)
+    for (place, from_us), often in Counter((_place(start), start.from_us) for start in plan.starts).items():
+        if often > 1:
+            yield Violation("duplicate_start", f"{place} is started {often} times at {from_us}", offer_key=place[0])
+    for (work_id, key), often in Counter((each.work_id, each.offer_key) for each in plan.assignments).items():
+        if often > 1:
+            yield Violation("duplicate_assignment", f"{work_id} is assigned to {key} {often} times", work_id, key)
 
 
 def _identity(book: _Book) -> Iterator[Violation]:
@@ -313,16 +251,16 @@ def _shares(book: _Book) -> Iterator[Violation]:
     sums: Counter[str] = Counter()
     for each in book.plan.assignments:
         sums[each.work_id] += each.share_ppm
-        if not 0 < each.share_ppm <= WHOLE:
+        if not 0 < each.share_ppm <= times.WHOLE:
             yield Violation("share", f"a share of {each.share_ppm} millionths", each.work_id, each.offer_key)
     listed = Counter(each.work_id for each in book.plan.unplaced)
     for work_id in book.works:
-        if sums[work_id] > WHOLE:
+        if sums[work_id] > times.WHOLE:
             yield Violation("share_sum", f"{sums[work_id]} millionths of {work_id} are assigned", work_id)
-        elif sums[work_id] < WHOLE and listed[work_id] != 1:
+        elif sums[work_id] < times.WHOLE and listed[work_id] != 1:
             message = f"{sums[work_id]} millionths of {work_id} are assigned; as unplaced it is listed {listed[work_id]} times"
             yield Violation("share_sum", message, work_id)
-        elif sums[work_id] == WHOLE and listed[work_id]:
+        elif sums[work_id] == times.WHOLE and listed[work_id]:
             yield Violation("unplaced", f"{work_id} is listed as unplaced and wholly assigned", work_id)
     for each_unplaced in book.plan.unplaced:
         if not each_unplaced.reasons:
@@ -369,7 +307,7 @@ def _answered_soon(book: _Book, each: Assignment) -> Iterator[Violation]:
     elif speed is not None:
         at_once = each.concurrency or 0
         known = 1 <= at_once <= speed.sequences
-        if not known or _p95_s(work, speed, at_once) * 1000 > work.max_p95_ms * (1 + 1e-9):
+        if not known or times.p95_s(work, speed, at_once) * 1000 > work.max_p95_ms * (1 + 1e-9):
             message = f"with {at_once} requests at once p95 is not known to be within {work.max_p95_ms} ms"
             yield Violation("latency", message, each.work_id, each.offer_key)
 
@@ -400,15 +338,18 @@ def _in_time(book: _Book, groups: list[tuple[int, int]], loads: _Loads) -> Itera
                 f"{each.work_id} may be late: {cautious_so_far} µs of work are due, {offered} µs are offered until then"
             )
             yield Violation("deadline", message, each.work_id, each.offer_key)
-        end = now + _ends(groups, expected_so_far)
+        end = now + times.ends(groups, expected_so_far)
         if each.end_us != end:
             yield Violation("end", f"end {each.end_us} is not {end}", each.work_id, each.offer_key)
 
 
 def _costs(book: _Book, place: Place, groups: list[tuple[int, int]], loads: _Loads) -> Iterator[Violation]:
     load = sum((expected or Fraction(0) for _, expected, _ in loads), Fraction(0))
-    end, key = _ends(groups, load), place[0]
-    total = sum(_hourly(each.price_nano_hour, max(_seconds(end), each.ready_in_s)) for each in book.kept.get(place, []))
+    end, key = times.ends(groups, load), place[0]
+    total = sum(
+        times.hourly(each.price_nano_hour, max(times.seconds(end), each.ready_in_s))
+        for each in book.kept.get(place, [])
+    )
     now = book.snapshot.now_us
     for start in book.starts.get(place, []):
         until = now + max(end, book.ready(start))
@@ -436,9 +377,9 @@ def _costs(book: _Book, place: Place, groups: list[tuple[int, int]], loads: _Loa
 
 def _start_cost(offer: OfferView, count: int, rented: int) -> int:
     """Billed until the work ends or the machine is ready, whichever is later, and the minimum, in whole increments."""
-    seconds = max(_seconds(rented), offer.minimum_s)
+    seconds = max(times.seconds(rented), offer.minimum_s)
     billed = -(-seconds // offer.granularity_s) * offer.granularity_s
-    return count * _hourly(offer.price_nano_hour or 0, billed)
+    return count * times.hourly(offer.price_nano_hour or 0, billed)
 
 
 def _once(offer: OfferView, fetched: int) -> int:

@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from broker.accounts import holders
-from broker.api import outside, shapes, surroundings
+from broker.api import health_shapes as shapes
+from broker.api import outside, surroundings
 from broker.api.health import database_problems, late_loops
 from broker.api.market import serves
 from broker.api.registry import Call, Route, route

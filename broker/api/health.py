@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from broker.api import shapes
+from broker.api import health_shapes as shapes
 from broker.api.registry import Call, Route, route
 from broker.control.loops import LoopState
 from broker.database import Database

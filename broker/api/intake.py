@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
-from broker.api import shapes
+from broker.api import health_shapes as shapes
 from broker.api.problems import Problem
 
 log = structlog.get_logger()

@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 
 from broker.api import outside, surroundings
 from broker.api.health import database_problems
-from broker.api.shapes import Check, Doctor
+from broker.api.health_shapes import Check, Doctor
 from broker.database import Database, Unreachable, sqlite_url
 from broker.model_set import model_profiles
 from broker.object_store import BadStoreSettings, store_of, told

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 from yarl import URL
 
-from broker.api.shapes import Check
+from broker.api.health_shapes import Check
 from broker.settings import ObjectSettings, Settings
 from broker.vault_tables import CertificateRow
 from jobs.clock import MICROSECONDS

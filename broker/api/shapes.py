@@ -10,7 +10,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from broker.api.lists import Listed
 
@@ -428,35 +428,6 @@ class Ledger(BaseModel):
     balanced: bool
     findings: list[str]
     has_more: bool
-
-
-class Check(BaseModel):
-    """One finding. What is in order and yet has something to mend is a warning."""
-
-    name: str
-    ok: bool
-    found: str
-    mend: str | None
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def state(self) -> Literal["ok", "warn", "fail"]:
-        if not self.ok:
-            return "fail"
-        return "warn" if self.mend else "ok"
-
-
-class Doctor(BaseModel):
-    ok: bool
-    checks: list[Check]
-
-
-class Health(BaseModel):
-    status: Literal["ok", "unready"]
-    problems: list[str]
-    leads: bool = Field(
-        description="whether this broker runs the deciding loops; of those that share a database one does"
-    )
 
 
 class KeyCreate(Own):

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.api.shapes import Check
+from broker.api.health_shapes import Check
 from broker.model_settings import ModelSettings
 from broker.tables import Webhook
 from jobs.clock import MICROSECONDS, db_now

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from broker.api.health_shapes import Health
 from broker.api.registry import PARAMETERS, Call, Undeclared, refusals, route
-from broker.api.shapes import Health
 
 # what the path says is all there is to say
 WITHOUT_BODY = (

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.api.health_shapes import Check
 from broker.api.offline import offline_checks
-from broker.api.shapes import Check
 from broker.api.surroundings import images, secrets
 from broker.migrate import upgrade
 from broker.model_settings import ModelSettings
