@@ -19,7 +19,7 @@ RUN = .venv/bin/python
 APART = $(RUN) tests/support/islands.py
 NODE = tests/conformance/node
 
-.PHONY: setup demo test test-postgres test-replicas aws residency conformance clients objects objects-azure worlds lint chaos finance ledger lock lock-node
+.PHONY: setup demo test test-postgres test-replicas aws residency conformance clients objects objects-azure worlds lint chaos finance ledger lock lock-clients lock-node
 .DELETE_ON_ERROR:
 
 setup: .venv/ok
@@ -125,6 +125,13 @@ lock:
 	.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header -c requirements.lock \
 		--extra postgres --extra aws --extra gcp --extra parquet --extra xlsx --extra chart pyproject.toml -o deploy/container/requirements.lock
 	! grep -n '://' requirements.lock deploy/container/requirements.lock
+
+# The environments of .ci/clients: what we ask for is in .ci/locks/NAME.in.
+lock-clients: .venv/ok
+	for name in sdks kubernetes; do \
+		.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header .ci/locks/$$name.in -o .ci/locks/$$name.txt || exit 1; \
+	done
+	! grep -n '://' .ci/locks/*.txt
 
 lock-node:
 	cd $(NODE) && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund

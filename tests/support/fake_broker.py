@@ -74,8 +74,8 @@ class Shard:
 class FakeBroker:
     """Start it with `async with`. `faults[call]` holds what the next calls of that name get instead of an answer:
 
-    a status (an error answer), "drop" (processed, the connection closed before the answer), or "refuse" (closed
-    without processing). With a `seal_key` inputs and parts are sealed.
+    a status (an error answer), "drop" (processed, the connection closed before the answer), "refuse" (closed
+    without processing), or "hang" (neither answered nor closed). With a `seal_key` inputs and parts are sealed.
 
     `hooks[call]` is called once, when the next call of that name arrives. Calls: hello heartbeat
     lease input target put commit delivery goodbye. While `is_away`, all get 503.
@@ -195,6 +195,8 @@ class FakeBroker:
                 return _error(fault, "ordered by the test")
             if fault == "refuse":
                 _cut(request)
+            if fault == "hang":
+                await asyncio.get_running_loop().create_future()  # until the agent hangs up
             response: web.StreamResponse = await handler(request)
             if fault == "drop":
                 _cut(request)

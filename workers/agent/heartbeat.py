@@ -19,6 +19,8 @@ from workers.agent.wire import NotNow, Wire
 State = Literal["starting", "ready", "draining", "failed"]
 # A broker with more to do than it can takes seconds; it is not to be asked twice because of that.
 _LEAST_PATIENCE_S = 10.0
+# Other calls wait as long. Leases do not wait for it: each is given up by its own clock (SAFE_SHARE), heard or not.
+_MOST_PATIENCE_S = 60.0
 
 
 @dataclass(slots=True, eq=False)
@@ -35,16 +37,28 @@ class Heartbeat:
     state: State = "starting"
     interrupted_at: float | None = None
     error: str | None = None
+    _patience_s: float = 0.0
     _soon: asyncio.Event = field(default_factory=asyncio.Event)
+    _at_once: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._patience_s = first_patience_s(self.interval_s)
 
     def beat_now(self) -> None:
         """Something happened that the broker should not wait for."""
         self._soon.set()
 
+    def interrupted(self, at: float) -> None:
+        """This machine will be taken away at `at` (monotonic). The broker hears it at once, whatever a heartbeat waits for."""
+        self.interrupted_at, self.state = at, "draining"
+        self._at_once.set()
+        self._soon.set()
+
     async def run(self) -> None:
         while True:
             self._soon.clear()
-            was_answered = await self.beat()
+            self._at_once.clear()
+            was_answered = await self._beat_unless_overtaken()
             # unanswered ones are repeated soon: leases hang on them
             pause = self.interval_s if was_answered else min(self.interval_s, max(0.2, self.interval_s / 5))
             try:
@@ -52,18 +66,34 @@ class Heartbeat:
             except TimeoutError:
                 continue
 
+    async def _beat_unless_overtaken(self) -> bool:
+        """A heartbeat, or as much of it as there is time for before a notice."""
+        beating = asyncio.create_task(self.beat())
+        overtaken = asyncio.create_task(self._at_once.wait())
+        try:
+            await asyncio.wait({beating, overtaken}, return_when=asyncio.FIRST_COMPLETED)
+            return beating.done() and beating.result()
+        finally:
+            beating.cancel()
+            overtaken.cancel()
+
     async def beat(self) -> bool:
         """One heartbeat; whether it was answered."""
         sent_at = time.monotonic()
+        patience, heard = self._patience_s, False
         # lost ones, too, until their last lines are committed: a batch that is being cancelled waits for these
         named = [lease for lease in self.pool.leases if not lease.is_void]
         try:
             csr = await self.identity.renewal()
             message = self._message(named, sent_at) | ({"csr": csr} if csr else {})
-            answer = await self.wire.heartbeat(message, patience_s(self.interval_s))
+            answer = await self.wire.heartbeat(message, patience)
+            heard = True
         except (NotNow, Refused) as silence:
             event("heartbeat.unanswered", reason=str(silence))
             return False
+        finally:
+            took = time.monotonic() - sent_at
+            self._patience_s = next_patience_s(self.interval_s, patience, took, heard=heard)
         self._follow(answer, named, sent_at)
         return True
 
@@ -113,11 +143,26 @@ class Heartbeat:
             self.on_drain(answer["drain_in_s"])
 
 
-def patience_s(interval_s: float) -> float:
+def first_patience_s(interval_s: float) -> float:
     """How long a heartbeat may wait for its answer: until the next is due. A connection to a broker that was cut off hangs, and a
     new one may reach another: leases live for four heartbeats (the broker's defaults), and an order to drain waits.
 
-    >>> patience_s(15), patience_s(0.5)
+    >>> first_patience_s(15), first_patience_s(0.5)
     (15, 10.0)
     """
     return max(_LEAST_PATIENCE_S, interval_s)
+
+
+def next_patience_s(interval_s: float, patience_s: float, took_s: float, *, heard: bool) -> float:
+    """How long the next heartbeat may wait, when this one was allowed `patience_s` and ended after `took_s`.
+
+    One that waited in vain to its end doubles it: a broker that needs 20 s for each answer would never be heard. After an answer
+    it is twice what that took, so that the same broker is heard again. A refusal or a broken connection says nothing about it.
+
+    >>> next_patience_s(15, 15, 15, heard=False), next_patience_s(15, 30, 20, heard=True)
+    (30, 40)
+    """
+    wanted = 2 * took_s if heard else patience_s
+    if not heard and took_s >= patience_s:
+        wanted = 2 * patience_s
+    return max(first_patience_s(interval_s), min(_MOST_PATIENCE_S, wanted))

@@ -217,10 +217,8 @@ class _Agent:
         source = self._config.metadata
         ask = asker(source, self._to_engine) if source else None
         async for at in notices(self._config.folder, ask):
-            heartbeat.interrupted_at = at
             self._drain("notice", at - time.monotonic())
-            heartbeat.state = "draining"
-            heartbeat.beat_now()
+            heartbeat.interrupted(at)
 
     async def _close(self, ending: Ending, driver: Driver, parts: Parts, heartbeat: Heartbeat) -> None:
         """Finish what can be finished, commit all that is finished, stop the engine, say goodbye."""
