@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -25,6 +26,7 @@ from ulid import ULID
 from broker.agreed import agreed, agreed_secret, one_at_a_time
 from broker.api.app import build_app
 from broker.api.intake import Intake
+from broker.api.outside import certificates
 from broker.authority import open_authority
 from broker.claims import Claims
 from broker.control.accrue import Accruer
@@ -50,9 +52,10 @@ from broker.control.validate import Validator
 from broker.control.watch import Watcher
 from broker.credentials import Credentials
 from broker.database import UNAVAILABLE, Database, Unreachable, sqlite_url
+from broker.envelope import Unopenable
 from broker.failpoints import Failpoints
 from broker.house_accounts import HouseAccounts
-from broker.keyring import OWN_KEK, BadKek, Keyring, open_keyring
+from broker.keyring import OWN_KEK, BadKek, KekUnavailable, Keyring, open_keyring
 from broker.keys import ensure_admin_key, ensure_project
 from broker.leadership import Leadership, Standing, fence
 from broker.market_set import open_accounts, open_markets
@@ -211,7 +214,7 @@ async def _services(settings: Settings, public_url: str, stack: AsyncExitStack) 
     owner = (await _common(database, settings.data / "owner", lambda: str(ULID()).encode())).decode()
     keyring = open_keyring(settings.vault, settings.data, may_make=not await has_data_keys(database))
     await _require_common_key(database, settings, keyring)
-    vault = Vault(database, keyring)
+    vault = await _proven(Vault(database, keyring))
     markets = await open_markets(settings, HouseAccounts(database), owner=owner, stack=stack)
     credentials = Credentials(database, vault)
     opened = await opened_store(settings, stack)
@@ -291,6 +294,18 @@ async def _require_common_key(database: Database, settings: Settings, keyring: K
             f"the brokers of this database wrap secrets with the key {theirs}, and {settings.data / OWN_KEK} is "
             f"{keyring.current}: copy the file from the broker that was first, or name one key in vault.keys of all"
         )
+
+
+async def _proven(vault: Vault) -> Vault:
+    """Raises BadKek for a key that is another than it was under its name. One that cannot be asked now is asked before it wraps
+    anything, and what it opens meanwhile is told missing."""
+    try:
+        await vault.prove()
+    except Unopenable as other:
+        raise BadKek(str(other)) from other
+    except KekUnavailable as silent:
+        log.error("vault.unproven", error=str(silent))
+    return vault
 
 
 async def _joined(services: Services, stack: AsyncExitStack) -> Services:
@@ -406,6 +421,11 @@ async def _serve_http(
         await web.SockSite(runner, listening).start()
         return None
     tls = server_context(services.settings.http, services.authority.certificate)
+    for each in certificates(
+        services.settings.http, services.public_url, services.authority.certificate, datetime.now(UTC)
+    ):
+        if not each.ok:
+            log.error("tls.not_believed", what=each.name, found=each.found, mend=each.mend)
     await web.SockSite(runner, listening, ssl_context=tls).start()
     local = _listen("127.0.0.1", 0)
     await web.SockSite(runner, local).start()

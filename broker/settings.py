@@ -10,6 +10,7 @@ import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import Field, NonNegativeInt, SecretStr, field_validator, model_validator
@@ -30,6 +31,7 @@ from broker.section import Section
 
 class HttpSettings(Section):
     """Where the broker listens. `public_url` is what workers dial; needed when it differs from the listening address.
+    A path in it is a proxy's, which takes it off.
 
     With `tls_certificate` (PEM, with its chain) and `tls_key` the broker speaks TLS itself, and knows its workers by client
     certificates of its own authority; behind a proxy that ends TLS leave both away and set `public_url`. `tls_ca` (PEM) is
@@ -54,7 +56,26 @@ class HttpSettings(Section):
         """A misspelt name must not leave the broker speaking plain HTTP."""
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key go together: set both, or neither to speak plain HTTP")
+        if self.tls_certificate is not None and (self.public_url or "https:").startswith("http:"):
+            raise ValueError(
+                f"public_url = {self.public_url!r} is plain HTTP, and with tls_certificate the port speaks TLS: write https"
+            )
         return self
+
+    @field_validator("public_url")
+    @classmethod
+    def _public_url_can_be_dialled(cls, url: str | None) -> str | None:
+        """Machines are rented and started before they dial: what they cannot must be known before."""
+        if url is None:
+            return None
+        try:
+            parts = urlsplit(url)
+            is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is none, or half an IPv6 address
+            is_whole = False
+        if not is_whole or parts.username or parts.query or parts.fragment or not url.isascii() or " " in url:
+            raise ValueError(f"{url!r} is no URL that workers can dial: write https://HOST or https://HOST:PORT")
+        return url.rstrip("/")
 
 
 class DatabaseSettings(Section):

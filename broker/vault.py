@@ -2,12 +2,15 @@
 
 A data key belongs to an `owner`, such as `credentials/PROJECT` or `webhooks`. Rotation wraps data keys again, one
 transaction each, so that it can stop anywhere and go on; until it is done the earlier KEK still opens the rest.
+A KEK wraps nothing before it has opened what was wrapped under its name first: another key under the same name would make
+secrets that neither of the two opens all of.
 Unwrapping may be a network call (KMS): `data_key` is asked before a transaction begins, and remembers what it unwrapped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -17,8 +20,8 @@ from sqlmodel import col
 from ulid import ULID
 
 from broker.database import Database
-from broker.envelope import close, new_key, open_box
-from broker.keyring import Keyring
+from broker.envelope import Unopenable, close, new_key, open_box
+from broker.keyring import Keyring, LocalKek
 from broker.vault_tables import DataKeyRow
 from jobs.clock import db_now
 
@@ -57,11 +60,20 @@ class Vault:
         self.keyring = keyring
         self._database = database
         self._unwrapped: dict[str, DataKey] = {}
+        self._proven: set[str] = set()
+
+    async def prove(self) -> None:
+        """Every KEK that is here opens what was wrapped under its name first.
+
+        Raises Unopenable for one that does not, KekUnavailable where it cannot be asked. Not to be called in a transaction.
+        """
+        for name in self.keyring.keys:
+            await self._prove(name)
 
     async def data_key(self, owner: str) -> DataKey:
         """The owner's data key, made at the first use. Not to be called inside a transaction.
 
-        Raises Unopenable when it was wrapped by a KEK that is not here.
+        Raises Unopenable when it was wrapped by a KEK that is not here, or would be by one that is another than its name's.
         """
         if owner in self._unwrapped:
             return self._unwrapped[owner]
@@ -76,6 +88,7 @@ class Vault:
         Raises Unopenable for the first that does not open; those before it are done.
         """
         current, done = self.keyring.current, 0
+        await self._prove(current)
         for row in await self._others(current):
             bound = context(row.id, row.owner)
             plain = await self.keyring.named(row.kek).unwrap(row.wrapped, bound)
@@ -102,6 +115,42 @@ class Vault:
             for kek in sorted(counts.keys() | here.keys())
         ]
 
+    async def closed(self) -> Mapping[str, int]:
+        """By KEK, how many data keys do not open: it is not here, or another of that name, or they are damaged. Of a KEK at a
+        cloud one is asked for, because each costs a call. Raises KekUnavailable."""
+        found: Counter[str] = Counter()
+        async with self._database.transaction() as session:
+            rows = list(await session.scalars(select(DataKeyRow).order_by(col(DataKeyRow.created_us))))
+        asked = set[str]()
+        for row in rows:
+            kek = self.keyring.keys.get(row.kek)
+            if kek is not None and not isinstance(kek, LocalKek) and row.kek in asked:
+                continue
+            asked.add(row.kek)
+            try:
+                await self.keyring.named(row.kek).unwrap(row.wrapped, context(row.id, row.owner))
+            except Unopenable:
+                found[row.kek] += 1
+        return found
+
+    async def _prove(self, kek: str) -> None:
+        if kek in self._proven:
+            return
+        first = select(DataKeyRow).where(col(DataKeyRow.kek) == kek)
+        async with self._database.transaction() as session:
+            row = await session.scalar(first.order_by(col(DataKeyRow.created_us), col(DataKeyRow.id)).limit(1))
+        if row is None:
+            return  # its first data key is yet to come: whatever it is, it is the key of that name
+        try:
+            await self.keyring.named(kek).unwrap(row.wrapped, context(row.id, row.owner))
+        except Unopenable as other:
+            raise Unopenable(
+                f"the key {kek!r} does not open the first data key that was wrapped under that name: it is another key "
+                f"than it was then. Give vault.keys.{kek} its former value; a new key takes a new name, "
+                "and then `broker credentials rotate`"
+            ) from other
+        self._proven.add(kek)
+
     async def _row(self, owner: str) -> DataKeyRow | None:
         async with self._database.transaction() as session:
             row: DataKeyRow | None = await session.scalar(select(DataKeyRow).where(col(DataKeyRow.owner) == owner))
@@ -109,6 +158,7 @@ class Vault:
 
     async def _make(self, owner: str) -> DataKeyRow:
         key_id, current = f"datakey_{ULID()}", self.keyring.current
+        await self._prove(current)
         wrapped = await self.keyring.named(current).wrap(new_key(), context(key_id, owner))
         try:
             async with self._database.transaction() as session:

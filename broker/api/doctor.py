@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -29,7 +29,6 @@ from broker.services import Services
 from broker.store_identity import refusal, standing_of
 from broker.store_residency import store_facts
 from broker.tables import Replica, Term, Worker
-from broker.vault import Wrapping
 from jobs.clock import MICROSECONDS, db_now
 from jobs.errors import StoreFailed, StoreUnfit
 from jobs.store_check import check_store
@@ -56,7 +55,7 @@ class Doctor:
             checks.append(await _objects(call.services))
             checks += [surroundings.disk(call.services.settings.data)]
             checks += surroundings.images(call.services.settings.models)
-            checks += [_vault(await call.services.vault.wrappings())]
+            checks += [await surroundings.vault(call.services.vault)]
             checks += await _outside(call.services)
             async with call.services.database.transaction() as session:
                 await as_of_now(session)
@@ -153,20 +152,10 @@ async def _replicas(session: AsyncSession, services: Services) -> list[shapes.Ch
     return [shapes.Check(name="replicas", ok=not unlike, found=found, mend=mend)]
 
 
-def _vault(wrappings: Sequence[Wrapping]) -> shapes.Check:
-    """Whether everything that lies sealed can be opened."""
-    lost = [f"{each.data_keys} data keys under {each.kek}" for each in wrappings if each.data_keys and not each.is_here]
-    here = ", ".join(each.kek for each in wrappings if each.is_here)
-    found = f"cannot be opened: {'; '.join(lost)}" if lost else f"opens with {here}"
-    return shapes.Check(
-        name="vault", ok=not lost, found=found, mend="name the key in vault.keys again" if lost else None
-    )
-
-
 async def _outside(services: Services) -> list[shapes.Check]:
     """What no database says: certificates, weights, and the clocks of those whom the broker speaks to."""
     authority = services.authority.certificate if services.authority else None
-    checks = outside.certificates(services.settings, authority, datetime.now(UTC))
+    checks = outside.certificates(services.settings.http, services.public_url, authority, datetime.now(UTC))
     checks += await asyncio.to_thread(outside.weights, services.models, services.settings.cache)
     own = services.settings.providers
     asked = [each.provider for each in await services.providers.standings() if each.is_asked]

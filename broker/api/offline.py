@@ -13,17 +13,19 @@ from broker.api import outside, surroundings
 from broker.api.health import database_problems
 from broker.api.health_shapes import Check, Doctor
 from broker.database import Database, Unreachable, sqlite_url
+from broker.keyring import OWN_KEK, BadKek, open_keyring
 from broker.model_set import model_profiles
 from broker.object_store import BadStoreSettings, store_of, told
 from broker.owner import owner
 from broker.settings import Settings
 from broker.store_identity import refusal, standing_of
+from broker.vault import Vault, has_data_keys
 from jobs.errors import StoreFailed, StoreUnfit
 from jobs.objects import ObjectStore
 from jobs.store_check import check_store
 from workers.catalogue import built_in_models
 
-SECRETS = ("secret", "admin.key", "ssh_authority", "kek")
+SECRETS = ("secret", "admin.key", "ssh_authority", "kek", "ledger.key")
 
 
 async def offline_checks(settings: Settings) -> Doctor:
@@ -33,8 +35,9 @@ async def offline_checks(settings: Settings) -> Doctor:
         checks += [_owner(settings.data), surroundings.disk(settings.data)]
         checks += surroundings.secrets(settings.data / name for name in SECRETS)
         database = await _database(settings)
-        checks += [database, await _objects(settings, is_database_ready=database.ok)]
-        checks += outside.certificates(settings, None, datetime.now(UTC))
+        checks += [database, await _vault(settings, is_database_ready=database.ok)]
+        checks += [await _objects(settings, is_database_ready=database.ok)]
+        checks += outside.certificates(settings.http, settings.http.public_url, None, datetime.now(UTC))
         checks += outside.weights(model_profiles(settings), settings.cache)
     checks += surroundings.images(settings.models)
     if not settings.models:
@@ -84,6 +87,27 @@ def _is_to_be_made(url: str) -> bool:
     """SQLite makes an empty file of whatever it is asked to open: it is not asked then."""
     parsed = make_url(url)
     return parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists()
+
+
+async def _vault(settings: Settings, *, is_database_ready: bool) -> Check:
+    """Whether the key-encryption keys are such, and open what the database holds. A key that a start would make is not made."""
+    url = settings.database_url or sqlite_url(settings.data / "broker.db")
+    database = Database(url) if is_database_ready and not _is_to_be_made(url) else None
+    try:
+        holds = database is not None and await has_data_keys(database)
+        if not (holds or settings.vault.keys or (settings.data / OWN_KEK).exists()):
+            return Check(name="vault", ok=True, found="`broker serve` makes its key at its first start", mend=None)
+        keyring = open_keyring(settings.vault, settings.data, may_make=False)
+        if not holds or database is None:
+            return Check(
+                name="vault", ok=True, found=f"has {', '.join(sorted(keyring.keys))}; nothing is sealed", mend=None
+            )
+        return await surroundings.vault(Vault(database, keyring))
+    except BadKek as wrong:
+        return Check(name="vault", ok=False, found=str(wrong), mend="see the section `vault` of broker.toml")
+    finally:
+        if database is not None:
+            await database.close()
 
 
 async def _objects(settings: Settings, *, is_database_ready: bool) -> Check:

@@ -21,7 +21,8 @@ from sqlmodel import col
 from yarl import URL
 
 from broker.api.health_shapes import Check
-from broker.settings import ObjectSettings, Settings
+from broker.settings import HttpSettings, ObjectSettings, Settings
+from broker.tls import BadTls, hosts_of, names, server_context, shown_certificate
 from broker.vault_tables import CertificateRow
 from jobs.clock import MICROSECONDS
 from markets.price_book import Listed
@@ -38,19 +39,25 @@ ANSWER_WITHIN_S = 5.0
 SKEW_WARN_S, SKEW_FAIL_S = 10.0, 240.0
 
 
-def certificates(settings: Settings, authority: str | None, now: datetime) -> list[Check]:
-    """Of the server, and of the authority for workers (`authority`, PEM)."""
+def certificates(http: HttpSettings, public_url: str | None, authority: str | None, now: datetime) -> list[Check]:
+    """Of the server, which must be of the host that workers dial, and of the authority for workers (`authority`, PEM)."""
     found = []
-    if settings.http.tls_certificate is not None:
-        mend = "put a renewed certificate there, and restart the broker"
+    if http.tls_certificate is not None:
+        name, mend = "certificate of the server", "put a renewed certificate there, and restart the broker"
         try:
-            pem = settings.http.tls_certificate.read_bytes()
-            first = x509.load_pem_x509_certificates(pem)[0]
-        except (OSError, ValueError, IndexError) as error:
-            at = settings.http.tls_certificate
-            found.append(Check(name="certificate of the server", ok=False, found=f"{at}: {error}", mend=mend))
+            shown = shown_certificate(http.tls_certificate)
+            server_context(http)
+        except BadTls as error:
+            found.append(Check(name=name, ok=False, found=str(error), mend=mend))
         else:
-            found.append(certificate_check("certificate of the server", first.not_valid_after_utc, now, mend))
+            host = URL(public_url or "").host
+            found.append(
+                certificate_check(name, shown.not_valid_after_utc, now, mend, begins=shown.not_valid_before_utc)
+            )
+            if host is not None and not names(shown, host):
+                said = f"workers dial {host}, and it names {', '.join(hosts_of(shown)) or 'nobody'}: they do not believe it"
+                mend = "a certificate with that subject alternative name, or http.public_url with a name that it has"
+                found.append(Check(name="name of the server", ok=False, found=said, mend=mend))
     if authority is not None:
         ends = x509.load_pem_x509_certificate(authority.encode()).not_valid_after_utc
         mend = "delete its row in broker_authority and restart: a new one is made, and workers say hello to it anew"
@@ -58,12 +65,19 @@ def certificates(settings: Settings, authority: str | None, now: datetime) -> li
     return found
 
 
-def certificate_check(name: str, ends: datetime, now: datetime, mend: str) -> Check:
+def certificate_check(name: str, ends: datetime, now: datetime, mend: str, *, begins: datetime | None = None) -> Check:
     """
     >>> at = datetime(2026, 12, 1, tzinfo=UTC)
     >>> [certificate_check("c", at + timedelta(days=n), at, "renew").state for n in (30, 3, -1)]
     ['ok', 'warn', 'fail']
+    >>> certificate_check("c", at + timedelta(days=30), at, "renew", begins=at + timedelta(hours=1)).state
+    'fail'
     """
+    if begins is not None and begins > now:
+        found = f"begins at {begins:%Y-%m-%d %H:%M}Z: nobody believes it before"
+        return Check(
+            name=name, ok=False, found=found, mend="see this machine's clock, or put another certificate there"
+        )
     left = ends - now
     when = f"{ends:%Y-%m-%d %H:%M}Z"
     if left <= timedelta(0):

@@ -15,8 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from broker.api.health_shapes import Check
+from broker.keyring import KekUnavailable
 from broker.model_settings import ModelSettings
 from broker.tables import Webhook
+from broker.vault import Vault
 from jobs.clock import MICROSECONDS, db_now
 
 GB = 1_000_000_000
@@ -82,6 +84,26 @@ def secrets(files: Iterable[Path]) -> list[Check]:
         )
         for file in open_ones
     ]
+
+
+async def vault(known: Vault) -> Check:
+    """Whether everything that lies sealed opens: each data key is opened, because a name of a key says nothing of its value."""
+    wrappings = await known.wrappings()
+    here = ", ".join(each.kek for each in wrappings if each.is_here)
+    lost = [f"{each.data_keys} data keys under {each.kek}" for each in wrappings if each.data_keys and not each.is_here]
+    mend = "name the key in vault.keys again"
+    if not lost:
+        try:
+            closed = await known.closed()
+        except KekUnavailable as silent:
+            return Check(
+                name="vault", ok=False, found=str(silent), mend="see the key's policy, and whether AWS KMS answers"
+            )
+        lost = [f"{count} of the data keys under {kek}" for kek, count in sorted(closed.items())]
+        mend = "the key is another than it was under its name: give it its former value in vault.keys, and a new one a new name"
+    if lost:
+        return Check(name="vault", ok=False, found=f"cannot be opened: {'; '.join(lost)}", mend=mend)
+    return Check(name="vault", ok=True, found=f"opens with {here}", mend=None)
 
 
 def images(models: Mapping[str, ModelSettings]) -> list[Check]:

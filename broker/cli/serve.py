@@ -77,7 +77,8 @@ def _run(settings: Settings, ownership: Ownership, exit_when_idle: float | None,
     from broker.compose import CannotStart, Ready  # noqa: PLC0415
     from broker.compose import serve as compose  # noqa: PLC0415
     from broker.database import Unreachable  # noqa: PLC0415
-    from broker.keyring import BadKek  # noqa: PLC0415
+    from broker.envelope import Unopenable  # noqa: PLC0415
+    from broker.keyring import BadKek, KekUnavailable  # noqa: PLC0415
     from broker.market_set import UnknownMarket  # noqa: PLC0415
     from broker.object_store import BadStoreSettings  # noqa: PLC0415
     from broker.store_identity import OtherStore  # noqa: PLC0415
@@ -105,7 +106,9 @@ def _run(settings: Settings, ownership: Ownership, exit_when_idle: float | None,
         raise Failure(f"settings: {wrong}", USAGE) from wrong
     except (BadStoreSettings, BadKek, BadTls) as wrong:
         raise Failure(str(wrong), USAGE) from wrong
-    except Unreachable as away:
+    except Unopenable as closed:
+        raise Failure(f"what the broker needs at its start lies sealed: {closed}", USAGE) from closed
+    except (Unreachable, KekUnavailable) as away:
         raise Failure(str(away), ERROR) from away
     except (StoreFailed, StoreUnfit, OtherStore) as failure:
         raise Failure(f"the object store cannot be used: {failure}", ERROR) from failure

@@ -155,6 +155,24 @@ async def test_rotation_stops_anywhere_goes_on_and_loses_nothing(database: Datab
         await Vault(database, ring("old", old=old)).data_key("a")
 
 
+async def test_another_key_under_a_name_that_has_wrapped_something_wraps_nothing(database: Database) -> None:
+    """A file with another key, under the name of before: new projects' data keys went under it, and when it was mended theirs
+    did not open any more."""
+    old, good, other = ring("k", k=new_key()), new_key(), new_key()
+    await Vault(database, old).data_key("a")
+    wrong = Vault(database, ring("k", k=other, old=good))
+    with pytest.raises(Unopenable, match=r"another key than it was then\. Give vault\.keys\.k its former"):
+        await wrong.prove()
+    for attempt in (wrong.data_key("new project"), wrong.rewrap()):
+        with pytest.raises(Unopenable):
+            await attempt
+    assert await wrong.closed() == {"k": 1}
+    right = Vault(database, old)
+    await right.prove()
+    assert await right.data_key("new project")
+    assert await right.closed() == {}
+
+
 async def test_two_brokers_that_make_a_data_key_at_once_share_one(database: Database) -> None:
     keys = ring("k", k=new_key())
     one, two = Vault(database, keys), Vault(database, keys)

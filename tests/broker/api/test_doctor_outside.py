@@ -30,16 +30,35 @@ def states(checks: list[Any]) -> dict[str, str]:
 def test_a_certificate_that_ends_soon_is_told_before_and_one_that_cannot_be_read_is_not_in_order(
     tmp_path: Path,
 ) -> None:
-    http = server_certificate(tmp_path)
-    settings = Settings(data=tmp_path, http=http)
+    http = server_certificate(tmp_path, days=90)
     ends = outside.x509.load_pem_x509_certificate((tmp_path / "tls.pem").read_bytes()).not_valid_after_utc
-    for at, state in ((ends - timedelta(days=90), "ok"), (ends - timedelta(days=2), "warn"), (ends, "fail")):
-        assert states(outside.certificates(settings, None, at)) == {"certificate of the server": state}
-    gone = settings.model_copy(
-        update={"http": HttpSettings(tls_certificate=tmp_path / "gone.pem", tls_key=tmp_path / "tls.key")}
-    )
-    (told,) = outside.certificates(gone, None, NOW)
+    for at, state in ((ends - timedelta(days=60), "ok"), (ends - timedelta(days=2), "warn"), (ends, "fail")):
+        assert states(outside.certificates(http, "https://127.0.0.1", None, at)) == {"certificate of the server": state}
+    (early,) = outside.certificates(http, None, None, ends - timedelta(days=100))
+    assert early.state == "fail" and "begins at" in early.found
+    gone = HttpSettings(tls_certificate=tmp_path / "gone.pem", tls_key=tmp_path / "tls.key")
+    (told,) = outside.certificates(gone, None, None, NOW)
     assert told.state == "fail" and "gone.pem" in told.found
+
+
+@pytest.mark.parametrize(
+    ("host", "dialled", "is_its"),
+    [
+        ("127.0.0.1", "https://127.0.0.1:8443", True),
+        ("broker.example.com", "https://Broker.example.com:8443/below", True),
+        ("*.example.com", "https://broker.example.com", True),
+        ("*.example.com", "https://a.broker.example.com", False),  # a star is one label
+        ("*.example.com", "https://example.com", False),
+        ("broker.example.com", "https://127.0.0.1", False),  # no public_url: workers are told the listening address
+        ("broker.example.com", "https://broker.example.org", False),
+    ],
+)
+def test_a_certificate_of_another_host_than_workers_dial_is_not_in_order(
+    host: str, dialled: str, is_its: bool, tmp_path: Path
+) -> None:
+    """Each machine was rented, booted and paid for, and then could not say hello."""
+    found = states(outside.certificates(server_certificate(tmp_path, host=host), dialled, None, NOW))
+    assert found.get("name of the server") == (None if is_its else "fail")
 
 
 @pytest.fixture

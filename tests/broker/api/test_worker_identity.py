@@ -22,7 +22,7 @@ from sqlmodel import col
 from broker.api import binding
 from broker.api.app import build_app
 from broker.authority import BadCsr, checked_csr, open_authority, revoke
-from broker.tls import server_context
+from broker.tls import BadTls, server_context
 from broker.used_proofs import forget, use
 from broker.vault import Vault
 from broker.vault_tables import AuthorityRow, CertificateRow
@@ -447,6 +447,24 @@ async def test_a_worker_whose_clock_is_years_off_proves_itself(
 def test_the_context_of_a_broker_demands_no_certificate_and_refuses_bad_files(tmp_path: Path) -> None:
     http = server_certificate(tmp_path)
     assert server_context(http, (tmp_path / "tls.pem").read_text()).verify_mode == ssl.CERT_OPTIONAL
-    (tmp_path / "tls.key").write_text("nonsense")
-    with pytest.raises(Exception, match=r"http\.tls_key"):
-        server_context(http, "")
+    (tmp_path / "other").mkdir()
+    other = server_certificate(tmp_path / "other").tls_key
+    locked = tmp_path / "locked.key"
+    locked.write_bytes(
+        ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"pass"),
+        )
+    )
+    (tmp_path / "nonsense").write_text("nonsense")
+    for changed, told in (
+        ({"tls_key": other}, "is not the key of http.tls_certificate .*requested with"),
+        ({"tls_key": locked}, "passphrase.*openssl pkey"),  # OpenSSL asked the terminal for it, and waited
+        ({"tls_key": tmp_path / "nonsense"}, r"http\.tls_key = .*nonsense' is no private key in PEM"),
+        ({"tls_key": tmp_path / "none"}, r"http\.tls_key = .*none' cannot be read: No such file"),
+        ({"tls_certificate": tmp_path / "none"}, r"http\.tls_certificate = .*none' cannot be read"),
+        ({"tls_certificate": http.tls_key}, r"http\.tls_certificate = .* is no PEM of a certificate"),
+    ):
+        with pytest.raises(BadTls, match=told):
+            server_context(http.model_copy(update=changed))

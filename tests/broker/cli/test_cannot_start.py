@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import socket
 import sqlite3
@@ -11,10 +12,13 @@ from typing import Any
 import pytest
 
 from broker.compose import CannotStart, serve
+from broker.database import Database
+from broker.keyring import BadKek, Keyring, LocalKek
 from broker.market_set import UnknownMarket
 from broker.migrate import upgrade
-from broker.settings import Settings
+from broker.settings import HttpSettings, Settings
 from broker.store_identity import OtherStore
+from broker.vault import Vault
 from tests.support.command_line import broker
 
 
@@ -45,6 +49,34 @@ async def test_a_database_of_a_newer_release_is_left_alone(tmp_path: Path) -> No
 async def test_a_market_that_nobody_knows_is_told_with_those_that_are_known(tmp_path: Path) -> None:
     message = await refused(UnknownMarket, data=tmp_path, http={"port": 0}, markets=("nope",))
     assert re.search("'nope'.*local, sandbox, hosts, aws", message), message
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://broker", "broker.example.org", "https://", "https://b:x", "https://u:p@b", "https://b/?x=1", "https:// b"],
+)
+def test_a_public_url_that_no_worker_can_dial_is_refused_before_a_machine_is_rented(url: str) -> None:
+    """ftp:// was taken, and each machine was rented before its launch said that it cannot be dialled."""
+    with pytest.raises(ValueError, match="write https://HOST"):
+        HttpSettings(public_url=url)
+
+
+def test_a_public_url_in_clear_is_refused_where_the_port_speaks_tls(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="write https"):
+        HttpSettings(public_url="http://b", tls_certificate=tmp_path / "c", tls_key=tmp_path / "k")
+    assert HttpSettings(public_url="http://b/below/").public_url == "http://b/below"
+
+
+async def test_a_key_that_is_another_than_it_was_under_its_name_is_told_before_it_seals_anything(
+    tmp_path: Path,
+) -> None:
+    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'broker.db'}")
+    await upgrade(database.url)
+    await Vault(database, Keyring("k", {"k": LocalKek(b"1" * 32)})).data_key("objects/p")
+    await database.close()
+    vault = {"keys": {"k": {"value": base64.b64encode(b"2" * 32).decode()}}}
+    message = await refused(BadKek, data=tmp_path, http={"port": 0}, vault=vault)
+    assert re.search(r"the key 'k' .* another key .* vault\.keys\.k", message), message
 
 
 async def test_a_folder_that_lacks_what_the_database_speaks_of_is_told_with_where_it_lies(tmp_path: Path) -> None:

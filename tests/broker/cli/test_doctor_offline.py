@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from broker.api.health_shapes import Check
 from broker.api.offline import offline_checks
 from broker.api.surroundings import images, secrets
+from broker.database import Database
+from broker.keyring import open_keyring
 from broker.migrate import upgrade
 from broker.model_settings import ModelSettings
-from broker.settings import Settings
+from broker.settings import KekSettings, Settings, VaultSettings
+from broker.vault import Vault
 
 
 async def found(settings: Settings) -> dict[str, Check]:
@@ -51,6 +56,31 @@ async def test_a_database_that_is_down_is_told_without_its_password(tmp_path: Pa
     database = (await found(settings))["database"]
     assert not database.ok
     assert "hunter2" not in database.found
+
+
+async def test_a_key_that_does_not_open_what_is_sealed_is_told_and_none_is_made(tmp_path: Path) -> None:
+    """All was "in order" with another key under the name of before, by which the vault opened nothing."""
+    assert "first start" in (await found(Settings(data=tmp_path)))["vault"].found
+    await upgrade(f"sqlite+aiosqlite:///{tmp_path / 'broker.db'}")
+    assert "first start" in (await found(Settings(data=tmp_path)))["vault"].found
+    assert not (tmp_path / "kek").exists(), "looking made a key"
+    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'broker.db'}")
+    await Vault(database, open_keyring(named("k", b"1"), tmp_path)).data_key("objects/p")
+    await database.close()
+    assert (await found(Settings(data=tmp_path, vault=named("k", b"1"))))["vault"].found == "opens with k"
+    for vault, told in (
+        (named("k", b"2"), "cannot be opened: 1 of the data keys under k"),
+        (named("other", b"1"), "cannot be opened: 1 data keys under k"),
+        (VaultSettings(), "the database holds secrets"),
+        (named("k", b""), "0 bytes"),
+    ):
+        check = (await found(Settings(data=tmp_path, vault=vault)))["vault"]
+        assert (check.ok, told in check.found, bool(check.mend)) == (False, True, True), check
+    assert not (tmp_path / "kek").exists()
+
+
+def named(name: str, of: bytes) -> VaultSettings:
+    return VaultSettings(keys={name: KekSettings(value=SecretStr(base64.b64encode(of * 32).decode()))})
 
 
 def test_the_command_says_it_and_its_exit_code_too(tmp_path: Path) -> None:
