@@ -79,7 +79,7 @@ def moved(jobs: int, offers: int, seed: int) -> dict[str, Any]:
     held = tuple(
         Held(work_id=a.work_id, offer_key=a.offer_key, share_ppm=a.share_ppm, turn=a.turn) for a in plan.assignments
     )
-    later = msgspec.structs.replace(snapshot, offers=prices)
+    later = msgspec.structs.replace(snapshot, offers=prices, words=False)  # as the broker plans
     began = time.process_time()
     kept = solve(msgspec.structs.replace(later, held=held))
     cpu_s = time.process_time() - began

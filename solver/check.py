@@ -419,7 +419,10 @@ def _totals(book: _Book) -> Iterator[Violation]:
 
 
 def _funnels(book: _Book) -> Iterator[Violation]:
-    """Each work has a funnel; its counts sum to the number of offers, and what it calls eligible covers what is used."""
+    """Each work has a funnel; its counts sum to the number of offers, and what it calls eligible covers what is used. A plan that
+    was not asked for words may have none at all."""
+    if not book.snapshot.words and not book.plan.funnels:
+        return
     used: dict[str, set[str]] = defaultdict(set)
     for each in book.plan.assignments:
         used[each.work_id].add(each.offer_key)
@@ -437,7 +440,9 @@ def _funnels(book: _Book) -> Iterator[Violation]:
 
 
 def _choices(book: _Book) -> Iterator[Violation]:
-    """Each work that has a place is explained once, by an offer that it uses."""
+    """Each work that has a place is explained once, by an offer that it uses; of a plan without words, none is."""
+    if not book.snapshot.words and not book.plan.choices:
+        return
     used = {(each.work_id, each.offer_key) for each in book.plan.assignments}
     explained = Counter(choice.work_id for choice in book.plan.choices)
     for work_id in {work_id for work_id, _ in used}:

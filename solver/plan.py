@@ -75,7 +75,9 @@ def solve_large(view: View, *, is_program: bool, effort: Effort = "normal") -> P
     parts = _parts(view, planned.problem, planned.draft, site_bills)
     cost_nano = sum(each.total for each in site_bills.values())
     is_empty = not parts.assignments
-    choices = planned.reasons.choices(parts.assignments)  # first: funnels go on from their tables
+    is_told = view.snapshot.words
+    # choices first: funnels go on from their tables
+    choices = planned.reasons.choices(parts.assignments) if is_told else ()
     return Plan(
         snapshot_sha256=sha256(view.snapshot),
         stage="empty" if is_empty else "program" if planned.is_program else "greedy",
@@ -88,7 +90,7 @@ def solve_large(view: View, *, is_program: bool, effort: Effort = "normal") -> P
         cost_nano=cost_nano,
         bound_nano=planned.bound_nano,
         class_bound_nano=planned.class_bound_nano,
-        funnels=planned.reasons.funnels(),
+        funnels=planned.reasons.funnels() if is_told else {},
         choices=choices,
     )
 

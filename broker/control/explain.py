@@ -21,6 +21,7 @@ from jobs.clock import db_now
 from jobs.tables import Batch
 from solver.explain import usd as in_words
 from solver.savings import Saving, savings
+from solver.told import told
 from solver.types import Assignment as PlannedShare
 from solver.types import Choice, Later, Plan, Relaxation, Snapshot, Work
 
@@ -110,7 +111,8 @@ def explain(
     """One work's part of a plan in words and numbers for people. Raises KeyError when the snapshot has no such work."""
     work = {w.id: w for w in snapshot.works}[work_id]
     shares = sorted((a for a in plan.assignments if a.work_id == work_id), key=lambda a: a.order)
-    choices = {c.offer_key: c for c in plan.choices if c.work_id == work_id}
+    funnel, choice = told(snapshot, plan, work_id)
+    choices = {choice.offer_key: choice} if choice else {}
     unplaced = next((u for u in plan.unplaced if u.work_id == work_id), None)
     return quote_shapes.Explanation(
         feasible=bool(shares),
@@ -122,7 +124,7 @@ def explain(
         offers=len(snapshot.offers) + sum(each.count for each in snapshot.apart),
         funnel=[
             quote_shapes.FunnelStep(rule=r.rule, count=r.count, example=r.example)
-            for r in with_apart(plan.funnels.get(work_id, ()), snapshot.apart)
+            for r in with_apart(funnel, snapshot.apart)
         ],
         chosen=[_chosen(share, choices.get(share.offer_key), work) for share in shares],
         begins=[_begins(each) for each in later_of(snapshot, plan).get(work_id, ())],

@@ -150,6 +150,7 @@ async def freeze(
         later_starts=False,  # while an offer is in use it is listed as sold out: a start planned for later would never come due
         hold_buffer_ppm=buffer_ppm(services.settings.control.hold_buffer),
         refusals=_refusals(services, works, budgets, now_us),
+        words=False,  # made when somebody asks, of the snapshot that is stored with the plan
     )
     return Frozen(snapshot, {str(each.offer.key): each.offer for each in listed}, binding | above, ends)
 

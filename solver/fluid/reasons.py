@@ -18,10 +18,11 @@ from ledger.money import div_half_even
 from solver import explain
 from solver.durations import PPM
 from solver.eligibility import ELIGIBLE, Funnel
-from solver.fluid.classes import Classes
-from solver.fluid.figures import OPEN, Floats, Ints
+from solver.fluid.classes import Classes, group
+from solver.fluid.figures import OPEN, Figures, Floats, Ints
 from solver.fluid.masks import Masks
 from solver.types import Assignment, Choice, OfferView, Relaxation, Snapshot, Unplaced, Work
+from solver.view import View
 
 # Cheaper offers that a rule excluded: so many are named, the cheapest; the sentence says how many there were.
 NAMED = 10
@@ -177,6 +178,12 @@ class Reasons:
         if not chosen:
             chosen.update(range(min(SHORT_LIST, len(table.codes))))
         return [self.masks.figures.offers[each] for each in sorted(chosen)]
+
+
+def reasons_of(view: View) -> Reasons:
+    """What explains a plan of the view's works."""
+    figures = Figures(view)
+    return Reasons(Masks(figures, group(figures)))
 
 
 def _least(price: Floats, among: np.ndarray[tuple[int], np.dtype[np.bool_]], many: int) -> list[int]:
