@@ -14,7 +14,8 @@ Prices = Literal["live", "card", "snapshot", "unsupported"]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of one market here; `refusal` says why nothing is rented where it could be."""
+    """What is known of one market here; `refusal` says why nothing is rented where it could be, `by_card` that its adapter reads
+    a price card and asks nobody."""
 
     name: str
     rented_at: bool
@@ -25,6 +26,7 @@ class Facts:
     snapshot_us: int | None
     now_us: int
     refusal: str | None = None
+    by_card: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +46,17 @@ def standing(facts: Facts) -> MarketStanding:
     if poll is not None and poll.card_by is not None:
         return _stands(facts, "card", poll.ok_us, _of_card(poll, facts.now_us))
     if poll is not None and poll.ok_us is not None:
-        return _stands(facts, "live", poll.ok_us, _of_poll(poll) or facts.why_not_asked)
+        return _stands(facts, _asked(facts), poll.ok_us, _of_poll(poll) or facts.why_not_asked)
     reason = (_of_poll(poll) if poll is not None else None) or facts.why_not_asked or _not_built(facts)
     if facts.snapshot_us is not None:
         return _stands(facts, "snapshot", facts.snapshot_us, reason)
     if facts.rented_at or facts.has_adapter:
-        return _stands(facts, "live", None, reason or "not asked yet")
+        return _stands(facts, _asked(facts), None, reason or "not asked yet")
     return _stands(facts, "unsupported", None, reason)
+
+
+def _asked(facts: Facts) -> Prices:
+    return "card" if facts.by_card else "live"
 
 
 def _stands(facts: Facts, prices: Prices, as_of_us: int | None, reason: str | None) -> MarketStanding:

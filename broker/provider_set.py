@@ -45,7 +45,7 @@ from markets.sources import (
     vultr,
 )
 from markets.sources.resold import Direct
-from markets.tokens.source import CardSource, shipped_cards
+from markets.tokens.source import CardSource, shipped_cards, template_words
 
 log = structlog.get_logger()
 
@@ -75,6 +75,7 @@ class Provider:
 
     public. `cadence_s` is how often its prices are worth asking for, `max_age_s` how old they may be (None: three polls).
     `lacks` says what else the settings must hold, `is_chosen` whether they say by themselves that it is to be asked.
+    `is_card`: its prices are those of a card that somebody wrote, not what a service says.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Provider:
     max_age_s: int | None = None
     lacks: Callable[[ProviderSettings], str | None] = lambda settings: None
     is_chosen: Callable[[ProviderSettings], bool] = lambda settings: False
+    is_card: bool = False
 
     @property
     def is_public(self) -> bool:
@@ -101,7 +103,9 @@ def _token_card(name: str) -> Provider:
         Reach(""),
         cadence_s=CARD_CADENCE_S,
         max_age_s=CARD_MAX_AGE_S,
+        lacks=lambda own: None if own.card is not None else template_words(name),
         is_chosen=lambda own: own.card is not None,
+        is_card=True,
     )
 
 
@@ -398,8 +402,9 @@ def _standing(provider: Provider, given: Settings, is_held: bool) -> Standing:
             f"{provider.name}`, or as providers.{provider.name}.credentials in broker.toml"
         )
     elif not (has or named):
-        reason = (
-            f'its prices are public: add "{provider.name}" (or "public") to sources in broker.toml to have them read'
+        what = "a price card of it is shipped" if provider.is_card else "its prices are public"
+        reason = provider.lacks(own) or (
+            f'{what}: add "{provider.name}" (or "public") to sources in broker.toml to have them read'
         )
     return Standing(provider, has, reason or provider.lacks(own))
 

@@ -48,6 +48,10 @@ _NOT_BUILT: Mapping[str, tuple[MarketClass, str]] = MappingProxyType(
         "tensordock": ("decentralized", "its API of 2024 may no longer answer, v2 is undocumented"),
         "massedcompute": ("neocloud", "not built yet; prices through prime-intellect"),
         "latitude": ("neocloud", "not built yet; prices through prime-intellect"),
+        **dict.fromkeys(
+            ("dc_gnu", "dc_roan", "dc_wildebeest", "oblivus", "primecompute"),
+            ("neocloud", "sold by prime-intellect under this name; prices through prime-intellect"),
+        ),
         "modal": ("neocloud", "runs functions of its own SDK, not containers that dial out; hand in a rate card"),
         "replicate": ("neocloud", "lists hardware without prices, runs its own model format"),
         "beam": ("neocloud", "runs functions of its own SDK"),

@@ -147,6 +147,15 @@ async def offers(
     return [_listed(row, now_us, ages[row.market], cards.get(row.market)) for row in rows]
 
 
+async def newer(session: AsyncSession, offers: Sequence[Offer]) -> list[tuple[str, datetime]]:
+    """Which of `offers` the book has an observation of that is newer, and of when, by key."""
+    given = {str(each.key): micros(each.observed_at) for each in offers}
+    markets = {each.market for each in offers}
+    query = select(col(OfferRow.key), col(OfferRow.observed_us)).where(col(OfferRow.market).in_(markets))
+    found = (await session.execute(query.order_by(col(OfferRow.key)))).all()
+    return [(key, moment(at_us)) for key, at_us in found if key in given and given[key] < at_us]
+
+
 async def quarantined(session: AsyncSession, market: str, *, limit: int) -> list[tuple[str, str]]:
     """The first by key of what a market lists and the book does not believe, with the reason."""
     key, reason = col(OfferRow.key), col(OfferRow.quarantined)

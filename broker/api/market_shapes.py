@@ -113,8 +113,29 @@ class Learned(BaseModel):
     billed_usd_per_hour: str | None
 
 
+class Endpoint(BaseModel):
+    """Where tokens are bought. `context_tokens` is of prompt and answer together; None: nobody said it."""
+
+    model: str
+    serves: str
+    base_url: str
+    mode: str
+    window_s: int | None
+    context_tokens: int | None
+    max_output_tokens: int | None
+    precision: str | None
+
+
+class DataPolicy(BaseModel):
+    """What is done with prompts there, and whose word that is; None: nobody promised it, and a policy that asks denies it."""
+
+    retention_days: int | None
+    training: bool | None
+    source: str | None
+
+
 class Explained(BaseModel):
-    """One offer with all that is known of it."""
+    """One offer with all that is known of it. `max_age_s`: how old its price may become; None: it is never chosen."""
 
     object: Literal["offer.explanation"] = "offer.explanation"
     key: str
@@ -122,12 +143,15 @@ class Explained(BaseModel):
     components: dict[str, str]
     sunk_usd_per_hour: str | None
     usd_per_million: dict[str, str] | None
+    endpoint: Endpoint | None
+    data_policy: DataPolicy | None
     raw: dict[str, str]
     raw_sha256: str
     source: str
     observed_at: int
     age_s: int
     max_age_s: int | None
+    capacity: int | None
     deposit_usd: str
     refundable_fraction: str
     granularity_s: int
@@ -143,7 +167,10 @@ class Explained(BaseModel):
     learned: Learned
     trust: int
     trust_points: list[TrustPoint]
-    reason: str | None
+    may_be_chosen: bool
+    reason: str | None = Field(
+        description="why it may not be chosen; or why it may not where a policy asks for its place"
+    )
 
 
 class CardImport(Own):

@@ -67,6 +67,7 @@ def _market(
             snapshot_us=max((micros(each.observed_at) for each in old), default=None),
             now_us=now_us,
             refusal=refused,
+            by_card=asked is not None and asked.provider.is_card,
         )
     )
     return market_shapes.Market(

@@ -21,16 +21,16 @@ from broker.offer_files import as_csv, as_parquet
 from broker.price_ages import default_max_age_s, max_ages_s
 from broker.price_list import age_s, is_snapshot, one_listed, usd_price
 from jobs.clock import MICROSECONDS, db_now
-from ledger.money import from_nano
+from ledger.money import from_nano, to_nano
 from markets import history, learned
 from markets.facts.accelerators import chips
 from markets.history import DAY_US, HOUR_US, PPM
 from markets.instants import micros
 from markets.learned import Learned
 from markets.offer import Offer, Pricing
-from markets.own_account import holder_of
+from markets.own_account import holder_of, provider_of
 from markets.price_book import Listed
-from markets.tables import DayRow, OfferRow
+from markets.tables import DayRow, OfferRow, PollRow
 
 # What our rentals taught is remembered for so long: a host that was mended must be able to become good again.
 LEARNED_DAYS = 90
@@ -66,8 +66,10 @@ async def offer_history(call: Call, query: HistoryQuery) -> market_shapes.Histor
         since_us = now_us - query.days * DAY_US
         changes = await history.changes(session, query.key, from_us=since_us, to_us=now_us + 1)
         days = await history.days(session, query.key, from_us=since_us, to_us=now_us)
-        if (not changes and not days) or not _may_see(call, unquote(query.key.partition("/")[0])):
-            await _one(session, call, query.key, now_us)  # raises for a key that nobody knows
+        is_new = not changes and not days
+        if is_new or not _may_see(call, unquote(query.key.partition("/")[0])):
+            listed = await _one(session, call, query.key, now_us)  # raises for a key that nobody knows
+            changes = [_of_snapshot(listed)] if is_new and is_snapshot(listed) else changes
         return market_shapes.History(
             key=query.key,
             since=since_us // MICROSECONDS,
@@ -95,7 +97,8 @@ async def explain_offer(call: Call, query: KeyQuery) -> market_shapes.Explained:
         listed = await _one(session, call, query.key, now_us)
         since_us = now_us - LEARNED_DAYS * DAY_US
         known = (await learned.learned(session, since_us=since_us, keys=[query.key])).get(query.key, Learned())
-    ages = max_ages_s(call.services)
+        poll = await session.get(PollRow, listed.offer.market)
+    card_until_us = None if poll is None else poll.card_until_us
     offer, trusted = listed.offer, learned.trust(listed.offer, known, now_us=now_us)
     price = usd_price(offer)
     return market_shapes.Explained(
@@ -104,12 +107,15 @@ async def explain_offer(call: Call, query: KeyQuery) -> market_shapes.Explained:
         components={name: shapes.plain(amount) for name, amount in offer.components.items()},
         sunk_usd_per_hour=None if offer.sunk_per_hour is None else shapes.plain(offer.sunk_per_hour),
         usd_per_million=_tokens(offer),
+        endpoint=_endpoint(offer),
+        data_policy=_data_policy(offer),
         raw=dict(offer.raw),
         raw_sha256=offer.raw_sha256,
         source=offer.source,
         observed_at=micros(offer.observed_at) // MICROSECONDS,
         age_s=age_s(listed, now_us),
-        max_age_s=None if is_snapshot(listed) else ages.get(offer.market, default_max_age_s(call.services)),
+        max_age_s=_max_age_s(call, listed, card_until_us),
+        capacity=offer.capacity,
         deposit_usd=shapes.plain(offer.deposit),
         refundable_fraction=shapes.plain(offer.refundable_fraction),
         granularity_s=offer.granularity_s,
@@ -137,8 +143,18 @@ async def explain_offer(call: Call, query: KeyQuery) -> market_shapes.Explained:
             market_shapes.TrustPoint(name=each.name, points=each.points, most=each.most, why=each.why)
             for each in trusted.points
         ],
-        reason=listed.excluded or listed.unlocated,
+        may_be_chosen=listed.excluded is None and offer.capacity != 0,
+        reason=listed.excluded or ("sold out: capacity 0" if offer.capacity == 0 else listed.unlocated),
     )
+
+
+def _max_age_s(call: Call, listed: Listed, card_until_us: int | None) -> int | None:
+    """A card's prices count until its day, those of the snapshot never."""
+    if is_snapshot(listed):
+        return None
+    if card_until_us is not None:
+        return max(0, card_until_us - micros(listed.offer.observed_at)) // MICROSECONDS
+    return max_ages_s(call.services).get(provider_of(listed.offer.market), default_max_age_s(call.services))
 
 
 def _quota_words(offer: Offer) -> str | None:
@@ -217,6 +233,18 @@ async def _one(session: AsyncSession, call: Call, key: str, now_us: int) -> List
     return listed
 
 
+def _of_snapshot(listed: Listed) -> history.Change:
+    """The one day that is known of an offer of the snapshot."""
+    price = usd_price(listed.offer)
+    return history.Change(
+        at_us=micros(listed.offer.observed_at),
+        state="snapshot",
+        price_nano_hour=None if price is None else to_nano(price),
+        capacity=listed.offer.capacity,
+        reason=listed.excluded,
+    )
+
+
 def _may_see(call: Call, market: str) -> bool:
     """A project's own account is nobody else's."""
     return holder_of(market) in (None, call.project)
@@ -232,6 +260,31 @@ def _tokens(offer: Offer) -> dict[str, str] | None:
         return None
     parts = {"input": tokens.input, "cached": tokens.cached, "output": tokens.output}
     return {name: shapes.plain(amount) for name, amount in parts.items() if amount is not None}
+
+
+def _endpoint(offer: Offer) -> market_shapes.Endpoint | None:
+    said = offer.endpoint
+    if said is None:
+        return None
+    return market_shapes.Endpoint(
+        model=said.model,
+        serves=said.serves,
+        base_url=said.base_url,
+        mode=said.mode,
+        window_s=said.window_s,
+        context_tokens=said.context_tokens,
+        max_output_tokens=said.max_output_tokens,
+        precision=said.precision,
+    )
+
+
+def _data_policy(offer: Offer) -> market_shapes.DataPolicy | None:
+    said = offer.data_policy
+    if said is None:
+        return None
+    return market_shapes.DataPolicy(
+        retention_days=said.get("retention_days"), training=said.get("training"), source=said.get("source")
+    )
 
 
 def _gpu_facts(name: str) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from broker.api import market_shapes
-from broker.api.problems import conflict
+from broker.api.problems import bad_request, conflict
 from broker.api.registry import Call, Route, route
 from broker.rates_of_day import fx_rates
 from broker.services import Services
@@ -15,7 +17,8 @@ from markets import price_book
 from markets.cards.rate_card import Card, read_card
 from markets.history import DAY_US
 from markets.hourly import FxRate
-from markets.instants import moment
+from markets.instants import micros, moment
+from markets.offer import Offer
 
 # So many of a card's quarantined offers are told with their reasons; the others are in the list of offers.
 MOST_DOUBTS = 20
@@ -30,9 +33,10 @@ async def import_card(call: Call, body: market_shapes.CardImport) -> market_shap
     await _require_free(services, body.market)
     async with services.database.transaction() as session:
         now_us = await db_now(session)
-        at_us = now_us if body.observed_on is None else _day_us(body)
+        at_us = _observed_us(body, now_us)
         until_us = at_us + (body.valid_days or services.settings.prices.card_days) * DAY_US
-        card = _read(body, at_us, await fx_rates(session, services.settings, now_us))
+        card = _read(body, at_us, now_us, await fx_rates(session, services.settings, now_us))
+        await _require_newest(session, card.offers)
         stored = not card.findings and not body.dry_run
         doubts = [(str(each.key), each.quarantined) for each in card.offers if each.quarantined is not None]
         quarantined = len(doubts)
@@ -65,7 +69,20 @@ async def _require_free(services: Services, market: str) -> None:
         )
 
 
-def _read(body: market_shapes.CardImport, at_us: int, fx: Mapping[str, FxRate]) -> Card:
+async def _require_newest(session: AsyncSession, offers: Sequence[Offer]) -> None:
+    """The book keeps the newest price of each offer: an older card would be said to be taken over, and change nothing."""
+    newer = await price_book.newer(session, offers)
+    if newer:
+        key, at = newer[0]
+        raise conflict(
+            "card_is_older",
+            f"The price of {key} is known as of {at.isoformat(timespec='seconds')}, and this card's is older; say a later day "
+            "(`observed_on`), or give the card another name (`market`).",
+            "observed_on",
+        )
+
+
+def _read(body: market_shapes.CardImport, at_us: int, now_us: int, fx: Mapping[str, FxRate]) -> Card:
     return read_card(
         body.text,
         market=body.market,
@@ -73,15 +90,24 @@ def _read(body: market_shapes.CardImport, at_us: int, fx: Mapping[str, FxRate]) 
         source=body.source,
         provider=body.provider,
         fx=fx,
+        now=moment(now_us),
     )
 
 
-def _day_us(body: market_shapes.CardImport) -> int:
-    assert body.observed_on is not None
-    start = datetime.combine(body.observed_on, datetime.min.time(), UTC)
-    return int(start.timestamp()) * MICROSECONDS
+def _observed_us(body: market_shapes.CardImport, now_us: int) -> int:
+    """The start of the day that is said; today is now."""
+    today = moment(now_us).date()
+    if body.observed_on is None or body.observed_on == today:
+        return now_us
+    if body.observed_on > today:
+        raise bad_request(
+            "day_to_come",
+            f"observed_on is {body.observed_on}, which is to come: today is {today} (UTC).",
+            "observed_on",
+        )
+    return micros(datetime.combine(body.observed_on, datetime.min.time(), UTC))
 
 
 ROUTES: tuple[Route, ...] = (
-    route("POST", "/v1/market/cards", import_card, tag="market", roles=("operator",), errors=(422,)),
+    route("POST", "/v1/market/cards", import_card, tag="market", roles=("operator",), errors=(400, 422)),
 )  # fmt: skip

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import date
 from decimal import Decimal
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from broker.api import shapes
 from broker.api.problems import bad_request, not_found
@@ -25,15 +27,35 @@ _MOST_CHARS = 2_000_000
 _MOST_AT_ONCE = 20_000
 
 
+_RATE = r"^[0-9]{1,12}(\.[0-9]{1,18})?$"
+
+
+def _as_rate(given: str) -> str:
+    if re.fullmatch(_RATE, given) and Decimal(given) > 0:
+        return given
+    raise PydanticCustomError(
+        "rate", "Input should be what one unit is worth in US dollars, a decimal above 0 such as 1.08"
+    )
+
+
+Rated = Annotated[
+    str,
+    AfterValidator(_as_rate),
+    Field(
+        max_length=31,
+        description="what one unit is worth in US dollars, above 0, such as 1.08",
+        json_schema_extra={"pattern": _RATE},
+    ),
+]
+
+
 class NewRate(shapes.Own):
     """One `unit` was worth `rate` US dollars on `dated`, by whose word."""
 
     model_config = ConfigDict(extra="forbid")
 
     unit: str = Field(pattern=_UNIT, description=_UNIT_WORDS)
-    rate: str = Field(
-        pattern=r"^[0-9]{1,12}(\.[0-9]{1,18})?$", description="US dollars for one unit, a decimal such as 1.08"
-    )
+    rate: Rated
     dated: shapes.SaidDay
     source: str = Field(min_length=1, max_length=120)
 

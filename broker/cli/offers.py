@@ -16,6 +16,7 @@ from broker.cli.chart import Step, chart
 from broker.cli.client import Client, Query
 from broker.cli.completion import model_names
 from broker.cli.exits import USAGE, Failure
+from broker.cli.explained_offer import explanation
 from broker.cli.option_groups import declare, spread
 from broker.cli.options import Target
 from broker.cli.output import document, line, moment, rate, span, table, usd
@@ -75,6 +76,8 @@ def list_offers(context: typer.Context, filters: Filters, target: Target) -> Non
         per_million = found.get("usd_per_million")
         columns = COLUMNS if per_million is None else (*COLUMNS[:5], "$/M out", *COLUMNS[5:])
         table(columns, [_row(offer, per_million) for offer in found["data"]])
+        if not found["data"]:
+            line("no offer that is known of is so; `broker markets` lists the markets and what each lacks", sys.stderr)
         return exits.OK
 
     target.run(work)
@@ -245,7 +248,8 @@ def steps(found: Document) -> list[Step]:
         Step(int(moment_of(each["day"])), None if each["mean_usd"] is None else Decimal(each["mean_usd"]))
         for each in found["days"]
     ]
-    told = [Step(each["at"], _amount(each)) for each in found["changes"]]
+    # A snapshot's price was one day's: whether it held on any other nobody knows.
+    told = [Step(each["at"], None if each["state"] == "snapshot" else _amount(each)) for each in found["changes"]]
     return [*(each for each in days if each.at < first), *told]
 
 
@@ -253,39 +257,6 @@ def moment_of(day: str) -> float:
     from datetime import UTC, datetime  # noqa: PLC0415
 
     return datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
-
-
-def explanation(found: Document) -> list[str]:
-    """The lines of `explain`."""
-    lines = [found["key"]]
-    lines.append(
-        f"price {usd(found['usd_per_hour'])} an hour, observed {moment(found['observed_at'])}, from {found['source']}"
-    )
-    lines += [f"  {name}: {usd(amount)}" for name, amount in found["components"].items()]
-    if found["sunk_usd_per_hour"]:
-        lines.append(f"  paid whether used or not: {usd(found['sunk_usd_per_hour'])} an hour")
-    lines += [
-        f"  {name}: {rate(amount)} per million tokens" for name, amount in (found["usd_per_million"] or {}).items()
-    ]
-    lines.append("said by the provider:")
-    lines += [f"  {name}: {words}" for name, words in found["raw"].items()] or ["  (not kept)"]
-    limit = "" if found["max_age_s"] is None else f", {span(found['max_age_s'])} is the most allowed"
-    lines.append(
-        f"age {span(found['age_s'])}{limit}; billed by {found['granularity_s']} s, at least {found['minimum_s']} s"
-    )
-    if found.get("quota"):
-        lines.append(f"quota: {found['quota']}")
-    lines.append(f"location {found['location_tier']}, operator {found['operator'] or 'unknown'}")
-    lines += [
-        f"  {each['kind']}: {each['source']}, {'valid' if each['valid'] else 'expired'} until {moment(each['valid_until'])}"
-        for each in found["evidence"]
-    ] or ["  no evidence"]
-    if found["gpu_facts"]:
-        lines.append("device " + ", ".join(f"{name} {value}" for name, value in found["gpu_facts"].items()))
-    lines.append(f"trust {found['trust']} of 100")
-    lines += [f"  {each['name']}: {each['points']} of {each['most']}, {each['why']}" for each in found["trust_points"]]
-    lines.append(f"may not be chosen: {found['reason']}" if found["reason"] else "may be chosen")
-    return lines
 
 
 def by_price(offer: Document) -> tuple[bool, bool, Decimal, str]:

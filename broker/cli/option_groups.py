@@ -13,21 +13,33 @@ of them.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from broker.cli.exits import ReaderLeft
 
 Command = Callable[..., None]
+NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)")
+
+
+class NumbersAreArguments(TyperCommand):
+    """`-1` is a number and no option: whoever is asked says what is wrong with it, where "No such option: -1" said nothing."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # An option that does not exist is then an argument too many, which is named as well.
+        ctx.ignore_unknown_options = any(NEGATIVE.fullmatch(each) for each in args)
+        return super().parse_args(ctx, args)
 
 
 def declare(app: typer.Typer, commands: Mapping[str, Command]) -> typer.Typer:
     """`app` with these commands, by name."""
     for name, command in commands.items():
-        app.command(name)(spread(command))
+        app.command(name, cls=NumbersAreArguments)(spread(command))
     return app
 
 

@@ -98,8 +98,8 @@ def moment(seconds: int | None) -> str:
 
 def span(seconds: float | None) -> str:
     """
-    >>> span(59), span(3600), span(90061), span(None)
-    ('59 s', '1 h 00 min', '25 h 01 min', '-')
+    >>> span(59), span(3600), span(90061), span(8_640_000), span(None)
+    ('59 s', '1 h 00 min', '25 h 01 min', '100 d 0 h', '-')
     """
     if seconds is None:
         return "-"
@@ -107,4 +107,6 @@ def span(seconds: float | None) -> str:
     if whole < 60:
         return f"{whole} s"
     minutes, rest = divmod(whole, 60)
+    if minutes >= 72 * 60:
+        return f"{minutes // 1440} d {minutes % 1440 // 60} h"
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -78,6 +78,7 @@ class Terms:
     source: str
     provider: str
     fx: Mapping[str, FxRate]
+    now: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,10 +122,12 @@ def read_card(
     provider: str | None = None,
     fx: Mapping[str, FxRate] | None = None,
     of_many: bool = False,
+    now: datetime | None = None,
 ) -> Card:
     """The offers of a card. `observed_at` is when its prices held, unless a row says so itself; `provider` (default: the
-    market) is whose region names it uses. A card is of one market unless `of_many`. Never raises for what is in the text."""
-    terms = Terms(market, observed_at, source, provider or market, fx or {})
+    market) is whose region names it uses. A card is of one market unless `of_many`. `now`: a row of a day to come is a finding,
+    one of today is of now. Never raises for what is in the text."""
+    terms = Terms(market, observed_at, source, provider or market, fx or {}, now)
     reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")), skipinitialspace=True)
     dialect = _dialect(tuple(reader.fieldnames or ()))
     if dialect is None:
@@ -174,8 +177,9 @@ def _offer(row: _Row, terms: Terms) -> Offer:
         identify(row.gpu, count=count, memory_mib=memory, form=row.form or None, fraction=fraction) if row.gpu else None
     )
     pricing: Pricing = _one_of(row.pricing, get_args(Pricing), "pricing")
-    at = _date(row.observed_on) if row.observed_on else terms.observed_at
+    at = _observed(row.observed_on, terms) if row.observed_on else terms.observed_at
     priced = _price(row, count, terms)
+    sunk, egress = (_beside(getattr(row, column), column, row, terms) for column in ("sunk_per_hour", "egress_per_gb"))
     market = row.market or terms.market
     name = chip.accelerator.name if chip else "cpu"
     offer = Offer(
@@ -191,14 +195,14 @@ def _offer(row: _Row, terms: Terms) -> Offer:
         capacity=int(_number(row.capacity, "capacity")) if row.capacity else None,
         granularity_s=int(_number(row.granularity_s, "granularity_s")) if row.granularity_s else 1,
         minimum_s=int(_number(row.minimum_s, "minimum_s")) if row.minimum_s else 0,
-        egress_per_gb=_number(row.egress_per_gb, "egress_per_gb") if row.egress_per_gb else Decimal(0),
+        egress_per_gb=egress or Decimal(0),
         interruption_per_hour=_number(row.interruption_per_hour, "interruption_per_hour")
         if row.interruption_per_hour
         else None,
         notice_s=int(_number(row.notice_s, "notice_s")) if row.notice_s else 0,
         confidentiality=_one_of(row.confidentiality or "none", get_args(Confidentiality), "confidentiality"),
         raw=priced.raw,
-        sunk_per_hour=_number(row.sunk_per_hour, "sunk_per_hour") if row.sunk_per_hour else None,
+        sunk_per_hour=sunk,
         **_where(row, market, terms, at).fields(),
     )
     for problem in (
@@ -223,10 +227,20 @@ def _price(row: _Row, count: int, terms: Terms) -> Hourly:
     per: Per = _one_of(row.per or "hour", ("hour", "second", "minute", "day", "month"), "per")
     of: Literal["instance", "gpu"] = _one_of(row.of or "instance", ("instance", "gpu"), "of")
     if row.pricing == "reserved" and row.sunk_per_hour and row.price in ("", "0", "0.0", "0.00"):
-        return Hourly(
-            Decimal(0), raw={"sunk": f"{row.sunk_per_hour} {row.currency} per hour, paid whether used or not"}
-        )
+        paid = hourly([Part("sunk", row.sunk_per_hour)], currency=row.currency, fx=terms.fx)
+        words = {"sunk": f"{row.sunk_per_hour} {row.currency} per hour, paid whether used or not"}
+        rate = {"fx": paid.raw["fx"]} if "fx" in paid.raw else {}
+        return Hourly(None if paid.problem else Decimal(0), raw=words | rate, problem=paid.problem)
     return hourly([Part("machine", row.price, per=per, of=of)], currency=row.currency, gpus=count, fx=terms.fx)
+
+
+def _beside(text: str, column: str, row: _Row, terms: Terms) -> Decimal | None:
+    """An amount beside the price, in dollars as that is; None: not said, or in a currency without a rate, which is then the
+    price's problem, too."""
+    amount = _number(text, column) if text else None
+    if not amount:
+        return amount
+    return hourly([Part(column, text)], currency=row.currency, fx=terms.fx).price
 
 
 def _broker(values: Mapping[str, str]) -> Iterator[_Row]:
@@ -298,6 +312,16 @@ def _one_of(text: str, allowed: tuple[str, ...], column: str) -> Any:
     if text not in allowed:
         raise _Unreadable("word", f"{column} {text!r} is not one of {', '.join(allowed)}")
     return text
+
+
+def _observed(text: str, terms: Terms) -> datetime:
+    """A price of a day to come would stand against every newer one until that day."""
+    at = _date(text)
+    if terms.now is None:
+        return at
+    if at > terms.now:
+        raise _Unreadable("date", f"observed_on {text!r} is to come; a price was observed today at the latest")
+    return terms.now if "T" not in text and at.date() == terms.now.date() else at
 
 
 def _date(text: str) -> datetime:

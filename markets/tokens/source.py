@@ -27,14 +27,23 @@ class CardSource:
         if card.market != self.name:
             raise BadCard(f"price card of {self.name}: it says market = {card.market!r}; it must be {self.name!r}")
         if not card.models:
-            raise Unsupported(
-                f"{self.name}: its price card is a template without prices; copy it, add [[models]] with the prices that you "
-                f"pay, and name the file in providers.{self.name}.card"
-            )
+            raise Unsupported(f"{self.name}: {_no_prices(self.name)}")
         return card_offers(replace(card, base_url=self._base_url or card.base_url))
 
     async def close(self) -> None:
         """Nothing is open."""
+
+
+def template_words(market: str) -> str | None:
+    """Why the shipped card of `market` prices nothing; None: it has prices."""
+    return None if shipped_card(market).models else _no_prices(market)
+
+
+def _no_prices(market: str) -> str:
+    return (
+        "its price card is a template without prices; copy it, add [[models]] with the prices that you pay, and name the "
+        f"file in providers.{market}.card"
+    )
 
 
 @cache

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.control.convert import facts_of
 from markets.errors import BadCard, MarketsError, Unsupported
 from markets.offer import Offer, OfferKey, price_problem
 from markets.offer_record import offer_from_record, record_from_offer
@@ -164,6 +165,46 @@ async def test_every_shipped_card_has_prices_with_a_source_and_a_date_or_says_th
         assert OfferKey.parse(str(each.key)) == each.key
         assert offer_from_record(record_from_offer(each)) == each
         assert (each.quarantined is None) == ("{" not in card.base_url)
+
+
+NAMED = (
+    "together", "groq", "cerebras", "sambanova", "deepseek", "fireworks", "akashml", "io-intelligence", "orcarouter",
+    "litellm", "portkey", "cloudflare", "openai", "azure-openai", "bedrock",
+)  # fmt: skip
+# What a page promises of requests as they come: days that prompts are kept, and whether they are trained on.
+PROMISED: dict[str, tuple[int | None, bool | None]] = {
+    "openai": (30, False),
+    "fireworks": (0, False),
+    "cerebras": (0, None),  # its page says nothing of training
+    "groq": (30, None),  # kept only where reliability or abuse is looked into, and then so long
+    "together": (None, False),  # two pages contradict each other on what is kept
+    "azure-openai": (None, False),
+    "cloudflare": (None, False),
+}
+
+
+@pytest.mark.parametrize("market", NAMED)
+def test_a_shipped_card_promises_what_a_page_promises_and_places_nobody(market: str) -> None:
+    """Whatever nobody says is unknown, and a policy that asks for it denies: a card never guesses."""
+    retention, training = PROMISED.get(market, (None, None))
+    for each in card_offers(shipped_card(market)):
+        facts = facts_of(each)
+        of_batches = each.endpoint is not None and each.endpoint.mode == "batch"
+        assert (facts.retention_days, facts.trains_on_data) == ((None, None) if of_batches else (retention, training))
+        assert (facts.country, facts.jurisdictions, facts.evidence) == (None, None, ())
+        assert each.data_policy is None or each.data_policy["source"].startswith("https://")
+        assert each.endpoint is not None and each.endpoint.context_tokens != 0
+
+
+def test_batches_of_openai_azure_and_aws_cost_half_where_they_are_sold() -> None:
+    sold = {market: {each.key.sku for each in card_offers(shipped_card(market))} for market in NAMED}
+    halved = {name for name, skus in sold.items() if any(sku.endswith(":batch") for sku in skus)}
+    assert halved == {"openai", "azure-openai", "bedrock", "groq", "together"}
+    assert {shipped_card(name).batch and shipped_card(name).batch.times for name in halved} == {Decimal("0.5")}
+    # AWS sells some models in batches, and nobody is told that it sells them all
+    assert {sku for sku in sold["bedrock"] if sku.endswith(":batch")} == {
+        f"amazon.nova-{size}-v1:0:batch" for size in ("lite", "micro", "pro")
+    }
 
 
 async def test_an_endpoint_whose_address_is_each_customers_own_is_not_chosen_before_it_is_known() -> None:

@@ -14,6 +14,8 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy import update
 
+from broker.cli.explained_offer import explanation
+from broker.cli.offers import steps
 from broker.control.poll import polls
 from jobs.clock import db_now
 from markets import price_book
@@ -23,6 +25,8 @@ from markets.directory import DIRECTORY
 from markets.errors import Unavailable
 from markets.offer import Accelerator, Evidence, Offer, OfferKey
 from markets.tables import PollRow
+from markets.tokens.card import card_offers
+from markets.tokens.source import shipped_card
 
 OFFER_FIELDS = [
     "key", "market", "region", "zone", "country", "subdivision", "location_evidence", "location_tier", "confidentiality",
@@ -212,6 +216,55 @@ async def test_an_offer_of_the_snapshot_is_explained_too(server: Any) -> None:
     assert "snapshot" in told["reason"] and told["max_age_s"] is None
 
 
+async def test_an_offer_of_the_snapshot_has_the_one_day_that_is_known_of_it(server: Any) -> None:
+    """Its history was empty: neither a price nor the word that there is none."""
+    old = snapshot()[0]
+    found = (await server.call("GET", f"/v1/market/offers/history?key={quote(str(old.key), safe='')}")).json
+    (change,) = found["changes"]
+    assert (change["state"], Decimal(change["usd_per_hour"])) == ("snapshot", old.price)
+    assert change["at"] == int(old.observed_at.timestamp()) and "snapshot of" in change["reason"]
+    assert steps(found)[0].value is None, "a chart that shows the price of one day as today's"
+
+
+async def test_an_endpoints_explanation_says_what_is_promised_and_what_nobody_said(server: Any) -> None:
+    at = datetime.now(UTC)
+    card = replace(shipped_card("cerebras"), observed_on=at.date())
+    async with server.services.database.transaction() as session:
+        await price_book.store_offers(session, "cerebras", card_offers(card), now_us=await db_now(session))
+    key = quote("cerebras/-/-/gpt-oss-120b/tokens/0/token", safe="")
+    told = (await server.call("GET", f"/v1/market/offers/explain?key={key}")).json
+    assert told["usd_per_million"] == {"input": "0.35", "output": "0.75"}
+    assert told["data_policy"]["retention_days"] == 0 and told["data_policy"]["training"] is None
+    assert told["data_policy"]["source"].startswith("https://support.cerebras.net/")
+    endpoint = told["endpoint"]
+    assert (endpoint["context_tokens"], endpoint["max_output_tokens"], endpoint["precision"]) == (131072, 32768, None)
+    lines = explanation(told)
+    assert "  context at most 131,072 tokens, answer at most 32,768 tokens, precision unknown" in lines
+    assert any(
+        line.startswith("  prompts are kept: 0 days at most; trained on: unknown, says https://") for line in lines
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "chosen", "told"),
+    [
+        ({}, True, "may be chosen"),
+        ({"capacity": 0}, False, "may not be chosen: sold out: capacity 0"),
+        ({"country": None, "evidence": ()}, True, "may be chosen where no place is asked for: "),
+        ({"quarantined": "offer x: doubted"}, False, "may not be chosen: offer x: doubted"),
+    ],
+)
+async def test_explain_says_whether_an_offer_may_be_chosen(
+    server: Any, changed: dict[str, Any], chosen: bool, told: str
+) -> None:
+    """What had sold out was said to be free to choose, and a machine whose country is unknown not to be."""
+    one = replace(offer("1", datetime.now(UTC)), **changed)
+    await store(server, one)
+    found = (await server.call("GET", f"/v1/market/offers/explain?key={quote(str(one.key), safe='')}")).json
+    assert found["may_be_chosen"] is chosen
+    assert explanation(found)[-1].startswith(told)
+
+
 async def test_a_rate_card_is_taken_over_and_reserved_capacity_costs_nothing_more(server: Any) -> None:
     body = {"market": "our-cluster", "text": CARD}
     answer = await server.call("POST", "/v1/market/cards", json=body)
@@ -261,6 +314,54 @@ async def test_a_card_says_which_of_its_prices_are_not_believed_and_why(server: 
     await server.call("POST", "/v1/ledger/rates", json={"rates": [rate]})
     again = (await server.call("POST", "/v1/market/cards", json=body)).json
     assert (again["doubted"], again["quarantined"]) == ([], 0)
+
+
+async def test_a_card_counts_as_long_as_it_says_and_explain_says_so_too(server: Any) -> None:
+    """`explain` said that three minutes were the most allowed, of a card that counted for 30 days."""
+    await server.call("POST", "/v1/market/cards", json={"market": "mine", "text": CARD, "valid_days": 3})
+    key = quote("mine/-/-/node-b/l40s/4/on_demand", safe="")
+    assert (await server.call("GET", f"/v1/market/offers/explain?key={key}")).json["max_age_s"] == 3 * 86_400
+
+
+async def test_a_card_of_tomorrow_stood_against_every_newer_one_until_its_day(server: Any) -> None:
+    """It was taken over, and the mended card after it was said to be, too, and changed nothing."""
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
+    whole = await server.call(
+        "POST", "/v1/market/cards", json={"market": "mine", "text": CARD, "observed_on": tomorrow}
+    )
+    assert (whole.status, whole.code) == (400, "day_to_come")
+    head, *rows = CARD.splitlines()
+    dated = "\n".join([f"{head},observed_on", *(f"{row},{tomorrow}" for row in rows)])
+    told = (await server.call("POST", "/v1/market/cards", json={"market": "mine", "text": dated})).json
+    assert not told["stored"] and "is to come" in told["findings"][0]["message"]
+    today = datetime.now(UTC).date().isoformat()
+    for price in ("2.10", "2.20"):  # and what is of today is of now: the second is newer
+        body = {"market": "mine", "text": CARD.replace("2.10", price), "observed_on": today}
+        assert (await server.call("POST", "/v1/market/cards", json=body)).json["stored"]
+    found = (await server.call("GET", "/v1/market/offers?market=mine&gpu=l40s")).json["data"]
+    assert [each["usd_per_hour"] for each in found] == ["2.2"]
+
+
+async def test_a_card_that_is_older_than_what_is_known_is_refused_and_not_said_to_be_taken_over(server: Any) -> None:
+    assert (await server.call("POST", "/v1/market/cards", json={"market": "mine", "text": CARD})).json["stored"]
+    body = {"market": "mine", "text": CARD.replace("2.10", "1.10"), "observed_on": "2026-01-01"}
+    refused = await server.call("POST", "/v1/market/cards", json=body)
+    assert (refused.status, refused.code) == (422, "card_is_older")
+    assert "another name" in refused.json["error"]["message"]
+
+
+async def test_what_is_paid_anyway_is_kept_in_dollars(server: Any) -> None:
+    """18.5 euros an hour were kept as 18.5 dollars."""
+    body = {"market": "mine", "text": CARD.replace(",USD,reserved", ",EUR,reserved")}
+    told = (await server.call("POST", "/v1/market/cards", json=body)).json
+    assert told["quarantined"] == 1 and "no rate of EUR" in told["doubted"][0]["reason"]
+    rate = {"unit": "EUR", "rate": "1.2", "dated": datetime.now(UTC).date().isoformat(), "source": "ECB"}
+    await server.call("POST", "/v1/ledger/rates", json={"rates": [rate]})
+    assert (await server.call("POST", "/v1/market/cards", json=body)).json["quarantined"] == 0
+    key = quote("mine/-/-/node-a/h100-sxm/8/reserved", safe="")
+    told = (await server.call("GET", f"/v1/market/offers/explain?key={key}")).json
+    assert (told["usd_per_hour"], told["sunk_usd_per_hour"]) == ("0", "22.2")
+    assert told["raw"]["fx"].startswith("1 EUR = 1.2 USD on ")
 
 
 async def test_a_card_is_out_of_date_when_it_says_so(server: Any) -> None:

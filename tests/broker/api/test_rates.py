@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 RATES = "/v1/ledger/rates"
 ECB_FILE = "Date, USD, GBP, \n26 November 2026, 1.10, 0.88, \n"
 
@@ -40,3 +42,12 @@ async def test_a_source_cannot_say_otherwise_of_the_same_day(server: Any) -> Non
     assert (await server.call("POST", RATES, json={"rates": [row]})).status == 200
     answer = await server.call("POST", RATES, json={"rates": [row | {"rate": "1.2"}]})
     assert (answer.status, answer.code) == (422, "rate_reused")
+
+
+@pytest.mark.parametrize("rate", ["-1", "0", "1,08", "nan", "1e3", ""])
+async def test_a_rate_that_is_none_is_told_in_words(server: Any, rate: str) -> None:
+    """It said "String should match pattern" and the pattern."""
+    row = {"unit": "EUR", "rate": rate, "dated": "2026-11-26", "source": "ECB"}
+    answer = await server.call("POST", RATES, json={"rates": [row]})
+    assert (answer.status, answer.json["error"]["param"]) == (400, "rates.0.rate")
+    assert "a decimal above 0 such as 1.08" in answer.json["error"]["message"]

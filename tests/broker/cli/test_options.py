@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from broker.api.shapes import BatchWishes
 from broker.cli.main import app
-from broker.cli.option_groups import spread
+from broker.cli.option_groups import declare, spread
 from broker.cli.wishes import WishOptions
 
 
@@ -40,6 +40,20 @@ def test_two_options_of_one_name_are_refused_when_the_command_is_declared() -> N
 
     with pytest.raises(TypeError, match="colour"):
         spread(paint)
+
+
+def test_a_negative_number_is_an_argument_and_a_misspelt_option_is_still_named() -> None:
+    """`ledger rates add EUR -1` said "No such option: -1", and nothing of the rate."""
+    seen: list[str] = []
+
+    def rate(unit: str, usd: str, *, source: Annotated[str, typer.Option()] = "") -> None:
+        seen.append(usd)
+
+    shop = declare(typer.Typer(), {"rate": rate, "other": lambda: None})
+    assert CliRunner().invoke(shop, ["rate", "EUR", "-1.5", "--source", "ECB"]).exit_code == 0
+    assert seen == ["-1.5"]
+    told = CliRunner().invoke(shop, ["rate", "EUR", "-1.5", "--sauce", "ECB"])
+    assert told.exit_code == 2 and "--sauce" in told.output
 
 
 EVERYTHING = WishOptions(

@@ -85,6 +85,14 @@ async def test_a_provider_that_is_not_asked_says_why_and_how_to_mend_it(town: To
     assert "api_key" in str(found["lambda"].reason) and "broker credentials set lambda" in str(found["lambda"].reason)
 
 
+async def test_a_market_that_lacks_more_than_a_name_in_the_settings_says_that(town: Town) -> None:
+    """An unconfigured cluster was said to be public and to need a name in `sources`; added there, it lacked its address."""
+    async with AsyncExitStack() as stack:
+        found = {each.provider.name: each for each in await with_providers(town.services, stack).providers.standings()}
+    assert "providers.kubernetes.url" in str(found["kubernetes"].reason)
+    assert {each.provider.is_card for each in found.values() if each.provider.name in ("groq", "portkey")} == {True}
+
+
 async def test_a_provider_that_nobody_knows_is_refused_at_the_start(town: Town) -> None:
     async with AsyncExitStack() as stack:
         with pytest.raises(ValueError, match=r"no provider is called lamda; there are .*lambda"):
@@ -117,7 +125,10 @@ async def test_a_shipped_card_is_followed_when_the_settings_name_it(town: Town) 
         assert await ask(services) == {"groq"}
         async with services.database.transaction() as session:
             errors = {poll.market: poll.error for poll in await price_book.polls(session)}
-    assert errors["groq"] is None and "template without prices" in (errors["litellm"] or "")
+        reasons = {each.provider.name: each.reason for each in await opened.standings()}
+    assert errors == {"groq": None}, "a template has nothing to ask for"
+    assert reasons["groq"] is None and "template without prices" in (reasons["litellm"] or "")
+    assert "a price card of it is shipped" in (reasons["together"] or "")
 
 
 async def test_an_aggregator_leaves_machines_of_markets_that_are_asked_themselves(town: Town) -> None:
