@@ -40,6 +40,19 @@ from ledger.units import MTOKEN
 from markets import rentals
 from markets.tables import RentalRow
 
+
+class HourExceeded(LimitExceeded):
+    """What runs and this machine together cost more an hour than a node of the budget tree allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """Why nothing is held for a placement. `is_hourly`: by a limit of dollars an hour, whatever it would cost in all."""
+
+    why: str
+    is_hourly: bool = False
+
+
 log = structlog.get_logger()
 UNITS = (UNIT_USD, MTOKEN)
 
@@ -118,25 +131,25 @@ async def admit(
         why = await _refused(session, row, placement, now_us, early)
         if why is None:
             continue
-        log.warning("budget.refused", budget=row.id, project=placement.project, reason=why, mode=row.mode)
+        log.warning("budget.refused", budget=row.id, project=placement.project, reason=why.why, mode=row.mode)
         if row.mode == "enforce":
-            raise LimitExceeded(f"budget of {row.scope} {why}; {in_units(placement.nano, row.unit)} were asked for")
+            raise (HourExceeded if why.is_hourly else LimitExceeded)(_told(row, why, placement))
     return await nodes_above(session, placement.project)
 
 
 async def why_refused(
     session: AsyncSession, placement: Placement, *, now_us: int, early: Early | None = None
-) -> str | None:
+) -> Over | None:
     """Why a hold for this placement would not be opened or extended, by a budget or by the project's grants; None: it would.
     The head of the books is locked afterwards, so that it stays true."""
     try:
         await admit(session, placement, now_us=now_us, early=early)
     except LimitExceeded as over:
-        return str(over)
+        return Over(str(over), isinstance(over, HourExceeded))
     left = await positions.remaining(session, placement.project, unit=placement.unit)
     if left is None or placement.nano <= left:
         return None
-    return (
+    return Over(
         f"project {placement.project} has {in_units(max(0, left), placement.unit)} left; "
         f"{in_units(placement.nano, placement.unit)} were asked for"
     )
@@ -144,15 +157,15 @@ async def why_refused(
 
 async def within_own_limits(
     session: AsyncSession, placement: Placement, now_us: int, early: Early | None = None
-) -> tuple[tuple[str, ...], dict[str, str]]:
+) -> tuple[tuple[str, ...], dict[str, Over]]:
     """Those of the placement's batches that no budget of their own or of their tags refuses, and why the others are."""
-    refused: dict[str, str] = {}
+    refused: dict[str, Over] = {}
     for batch in placement.batches:
         for row in await budgets_of(session, placement.project, [batch], placement.unit):
             if not is_of_batches(row) or row.mode != "enforce":
                 continue
             if why := await _refused(session, row, placement, now_us, early):
-                refused[batch] = f"budget of {row.scope} {why}; {in_units(placement.nano, row.unit)} were asked for"
+                refused[batch] = Over(_told(row, why, placement), why.is_hourly)
                 break
     return tuple(batch for batch in placement.batches if batch not in refused), refused
 
@@ -238,20 +251,26 @@ def state_of(row: BudgetRow) -> State:
     return row.state  # type: ignore[return-value]
 
 
+def _told(row: BudgetRow, why: Over, placement: Placement) -> str:
+    return f"budget of {row.scope} {why.why}; {in_units(placement.nano, row.unit)} were asked for"
+
+
 async def _refused(
     session: AsyncSession, row: BudgetRow, placement: Placement, now_us: int, early: Early | None
-) -> str | None:
+) -> Over | None:
     use = await use_of(session, row, now_us, early)
     why = refusal(state_of(row), use, asked_nano=placement.nano, is_running=placement.is_running)
     if why is not None:
         left = max(0, use.limit_nano - use.committed_nano)
-        return why.format(left=in_units(left, row.unit), limit=in_units(use.limit_nano, row.unit), percent=use.percent)
+        limit = in_units(use.limit_nano, row.unit)
+        return Over(why.format(left=in_units(left, row.unit), limit=limit, percent=use.percent))
     if row.per_hour_nano is None or placement.price_nano_hour == 0:
         return None
     running = sum(each.price_nano_hour for each in await rentals_counted(session, row))
     if running + placement.price_nano_hour > row.per_hour_nano:
-        return (
+        return Over(
             f"allows {in_units(row.per_hour_nano, row.unit)} an hour, {in_units(running, row.unit)} an hour run already and "
-            f"this machine costs {in_units(placement.price_nano_hour, row.unit)}"
+            f"this machine costs {in_units(placement.price_nano_hour, row.unit)}",
+            is_hourly=True,
         )
     return None

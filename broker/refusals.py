@@ -34,11 +34,20 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What a snapshot says of a refusal in force. `from_nano_hour`: nothing that costs so much an hour is tried either."""
+
+    why: str
+    from_nano_hour: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Refused:
     why: str
     until_us: int
     times: int
     left: Left | None
+    from_nano_hour: int | None
 
 
 @dataclass(slots=True)
@@ -47,17 +56,18 @@ class Refusals:
 
     _found: dict[tuple[str, str], _Refused] = field(default_factory=dict)
 
-    def note(self, batch: str, offer_key: str, why: str, now_us: int) -> None:
-        """A hold was refused. What is noted again while it is in force counts once."""
+    def note(self, batch: str, offer_key: str, why: str, now_us: int, *, from_nano_hour: int | None = None) -> None:
+        """A hold was refused; `from_nano_hour`: by a limit of dollars an hour, which everything as dear as this passes, too.
+        What is noted again while it is in force counts once."""
         before = self._found.get((batch, offer_key))
         if before is not None and now_us < before.until_us:
             return
         goes_on = before is not None and now_us < before.until_us + FORGOTTEN_S * SECOND_US
         times = before.times + 1 if before is not None and goes_on else 1
         wait_s = min(LONGEST_S, FIRST_S * 2 ** (times - 1))
-        self._found[batch, offer_key] = _Refused(why, now_us + wait_s * SECOND_US, times, None)
+        self._found[batch, offer_key] = _Refused(why, now_us + wait_s * SECOND_US, times, None, from_nano_hour)
 
-    def in_force(self, left: Mapping[str, Left], now_us: int) -> dict[tuple[str, str], str]:
+    def in_force(self, left: Mapping[str, Left], now_us: int) -> dict[tuple[str, str], Found]:
         """What is not tried now and why, of the batches that wait (`left`: what limits leave each)."""
         for key in [key for key, each in self._found.items() if now_us > each.until_us + FORGOTTEN_S * SECOND_US]:
             del self._found[key]
@@ -72,7 +82,8 @@ class Refusals:
             elif now.is_more_than(each.left):
                 del self._found[batch, offer_key]
                 continue
-            found[batch, offer_key] = f"{each.why}; not tried there before {_clock(each.until_us)}"
+            told = f"{each.why}; not tried there before {_clock(each.until_us)}"
+            found[batch, offer_key] = Found(told, each.from_nano_hour)
         return found
 
     def held(self, batch: str, offer_key: str) -> None:

@@ -15,7 +15,7 @@ from fractions import Fraction
 
 from solver import check_times as times
 from solver.residency import evaluate, of_job
-from solver.types import Assignment, OfferView, Plan, Running, Snapshot, Start, sha256
+from solver.types import Assignment, OfferView, Plan, Running, Snapshot, Start, Work, sha256
 
 GB = 10**9
 
@@ -267,6 +267,13 @@ def _shares(book: _Book) -> Iterator[Violation]:
             yield Violation("unplaced", f"{each_unplaced.work_id} waits without a reason", each_unplaced.work_id)
 
 
+def _begun_for(work: Work, offer: OfferView) -> Iterator[Violation]:
+    if not offer.is_open_to(work.project):
+        yield Violation("account", f"it is not rented for project {work.project}", work.id, offer.key)
+    if why := offer.held_back.get(work.project):
+        yield Violation("excluded", f"it is held back for project {work.project}: {why}", work.id, offer.key)
+
+
 def _places(book: _Book) -> Iterator[Violation]:
     """Work runs only where residency allows it, at a known speed, on instances of its own pool."""
     for place, queue in book.queues.items():
@@ -285,9 +292,8 @@ def _places(book: _Book) -> Iterator[Violation]:
                 message = f"to its data and back takes {offer.rtt_ms} ms, it allows {work.max_rtt_ms}"
                 yield Violation("latency", message, each.work_id, offer.key)
             yield from _answered_soon(book, each)
-            if not offer.is_open_to(work.project) and place in book.starts:
-                message = f"it is not rented for project {work.project}"
-                yield Violation("account", message, each.work_id, offer.key)
+            if place in book.starts:
+                yield from _begun_for(work, offer)
             if unfit := offer.unfit.get(each_model := work.model):
                 yield Violation("unfit", f"{each_model} cannot be served there: {unfit}", each.work_id, offer.key)
             if book.expected(each) is None:

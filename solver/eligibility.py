@@ -172,6 +172,8 @@ def _renting(offer: OfferView, view: View) -> Iterator[Broken]:
 
 
 def _account(work: Work, offer: OfferView) -> Iterator[Broken]:
+    if why := offer.held_back.get(work.project):
+        yield Broken("excluded", why)
     if not offer.is_open_to(work.project):
         own = (
             "is rented only for the project whose account it is of"
@@ -239,7 +241,7 @@ def _money_and_time(
             f"{in_usd(work.max_nano - work.progress.spent_nano)} are left",
         )
     is_covered = not instances.is_new and view.is_covered(work, offer)
-    if not is_covered and (refused := view.refused(work).get(offer.key)):
+    if not is_covered and (refused := view.refusal(work, offer)):
         yield Broken("budget", refused)
         return
     remaining = None if is_covered else view.budgets.get(work.project)

@@ -148,7 +148,14 @@ def postponed(view: View, plan: Plan) -> Plan:
         if later := _held(snapshot, site) or _decided(view, site):
             room.rely(site, later)
             found.append(later)
-    return _moved(view, plan, found)
+    return _moved(view, plan, _free_in_time(found))
+
+
+def _free_in_time(found: Sequence[Later]) -> list[Later]:
+    """Without those that follow on machines whose own start is postponed by the same plan: when those are free nobody knows any
+    more, and `free_us` was reckoned as if they began now."""
+    waiting = {each.offer_key for each in found}
+    return [each for each in found if each.kind != "free" or each.awaits not in waiting]
 
 
 def replanned(snapshot: Snapshot, plan: Plan) -> Plan:

@@ -78,7 +78,7 @@ class OfferView(msgspec.Struct, frozen=True, kw_only=True):
     counted in the funnel and never chosen. `hazard` is interruptions per hour, None unknown.
 
     `start_up` has the timings of those models for which they are not the general `timings`; `unfit` says of a model why
-    it cannot be served on this machine, whatever it costs.
+    it cannot be served on this machine, whatever it costs. `held_back` says of a project why nothing is begun there for it now.
 
     `sunk`: capacity that is paid for whether it is used or not; `price_nano_hour` is then what using it costs *more*, and 0 is a
     price. Elsewhere 0 is unknown. `domain` is what fails together with it, a market's region; None is unknown. `lost_nano` is
@@ -134,6 +134,7 @@ class OfferView(msgspec.Struct, frozen=True, kw_only=True):
     most_nano_hour: int = 0
     only_for: str | None = None
     not_for: tuple[str, ...] = ()
+    held_back: dict[str, str] = {}
 
     def is_open_to(self, project: str) -> bool:
         """Whether it is rented for this project at all."""
@@ -210,11 +211,14 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     """The budgets refused a moment ago what would have been held for this work on this offer: it is not tried there again at
-    once, so that the next best is. What covers it already goes on. `found` says what was refused, and until when that counts."""
+    once, so that the next best is. What covers it already goes on. `found` says what was refused, and until when that counts.
+
+    `from_nano_hour`: what was refused is a price by the hour; nothing is tried at any offer that costs so much or more."""
 
     work_id: str
     offer_key: str
     found: str
+    from_nano_hour: int | None = None
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

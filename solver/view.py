@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from solver.durations import busy_both, slow_down_ppm
@@ -13,7 +13,7 @@ from solver.latency import most_at_once, paced, seconds
 from solver.residency import Evaluator, ModelFacts, of_job
 from solver.residency.types import Decision, Facts
 from solver.schedule import Pool
-from solver.types import VERSION, OfferView, Running, Snapshot, Throughput, Work
+from solver.types import VERSION, OfferView, Refusal, Running, Snapshot, Throughput, Work
 
 
 class View:
@@ -28,12 +28,14 @@ class View:
         self.quotas = {quota.market: quota.remaining for quota in snapshot.quotas}
         self.budgets = {budget.project: budget.remaining_nano for budget in snapshot.budgets}
         self._refused: dict[str, dict[str, str]] = {}
+        self._too_dear: dict[str, tuple[int, str]] = {}
         for refusal in snapshot.refusals:
-            self._refused.setdefault(refusal.work_id, {})[refusal.offer_key] = refusal.found
+            self._refuse(refusal)
         self.running: dict[tuple[str, Pool], list[Running]] = {}
         for rental in snapshot.running:
             pool = Pool(rental.project, rental.model, rental.precision)
             self.running.setdefault((rental.offer_key, pool), []).append(rental)
+        self._dear: dict[tuple[int, str], dict[str, str]] = {}
         self._rates = {(each.model, each.precision, each.accelerator): each for each in snapshot.throughput}
         self._at_once: dict[tuple[str, str], int] = {}
         self._slow: dict[tuple[str, str], int] = {}
@@ -121,9 +123,36 @@ class View:
         """Microseconds from now until the work's deadline."""
         return work.deadline_us - self.snapshot.now_us
 
+    def _refuse(self, refusal: Refusal) -> None:
+        self._refused.setdefault(refusal.work_id, {})[refusal.offer_key] = refusal.found
+        if refusal.from_nano_hour is not None:
+            before = self._too_dear.get(refusal.work_id)
+            if before is None or refusal.from_nano_hour < before[0]:
+                self._too_dear[refusal.work_id] = refusal.from_nano_hour, refusal.found
+
+    def refusal(self, work: Work, offer: OfferView) -> str | None:
+        """What was found when a hold for the work on the offer was refused a moment ago, or an hour as dear or less dear."""
+        found = self._refused.get(work.id, {}).get(offer.key)
+        dear = self._too_dear.get(work.id)
+        if found is None and dear is not None and (offer.price_nano_hour or 0) >= dear[0]:
+            return dear[1]
+        return found
+
     def refused(self, work: Work) -> Mapping[str, str]:
-        """What was found by the offers where a hold for the work was refused a moment ago."""
-        return self._refused.get(work.id, {})
+        """What was found by the offers where `refusal` holds."""
+        if work.id not in self._too_dear:
+            return self._refused.get(work.id, {})
+        dear, found = self._too_dear[work.id]
+        if (dear, found) not in self._dear:
+            self._dear[dear, found] = {
+                key: found for key, offer in self.offers.items() if (offer.price_nano_hour or 0) >= dear
+            }
+        return ChainMap(self._refused[work.id], self._dear[dear, found])
+
+    def refusal_key(self, work: Work) -> tuple[object, ...]:
+        """Works of equal keys have been refused at the same offers; empty where none was."""
+        own = self._refused.get(work.id)
+        return () if own is None else (self._too_dear.get(work.id, (-1,))[0], *sorted(own))
 
     def is_covered(self, work: Work, offer: OfferView) -> bool:
         """Whether a hold pays for the work at something that runs of this offer: a machine's whole time, or its tokens there."""

@@ -138,7 +138,7 @@ async def _skew_s(session: aiohttp.ClientSession, url: str) -> float | None:
         async with session.head(url, allow_redirects=False) as answer:
             said, between = answer.headers.get("Date"), (began + time.time()) / 2
         return None if said is None else parsedate_to_datetime(said).timestamp() + 0.5 - between
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, OverflowError):
         return None
 
 

@@ -159,7 +159,8 @@ class Accruer:
             return await self._cover(session, row, served, newcomers, left_nano, now_us, early) if newcomers else None
         sequence = opened.nano  # grows with every extension, so a repeat after a crash is the same extension
         asked = Placement(row.project, served, add_nano, is_running=True)
-        covered, why = await within_own_limits(session, asked, now_us, early)
+        covered, refused = await within_own_limits(session, asked, now_us, early)
+        why = {batch: over.why for batch, over in refused.items()}
         if served and not covered:
             return Refused(f"budget: {'; '.join(why.values())}", why)
         try:
@@ -167,9 +168,9 @@ class Accruer:
             await extend_hold(
                 session, hold_id=row.id, add_nano=add_nano, sequence=sequence, occurred_at_us=now_us, actor=ACTOR
             )
-        except HoldExceeded as refused:
-            log.warning("rental.over_budget", rental=row.id, error=str(refused))
-            return Refused(f"budget: {refused}", why)
+        except HoldExceeded as failure:
+            log.warning("rental.over_budget", rental=row.id, error=str(failure))
+            return Refused(f"budget: {failure}", why)
         return Refused(None, why) if why else None
 
     async def _cover(
@@ -191,7 +192,7 @@ class Accruer:
             add = max(0, need_nano + most - left_nano)
             asked = Placement(row.project, (*served, *found, batch), max(1, add), is_running=True)
             if over := await why_refused(session, asked, now_us=now_us, early=early):
-                why[batch] = over
+                why[batch] = over.why
                 continue
             found.append(batch)
             need_nano, add_nano = need_nano + most, add

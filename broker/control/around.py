@@ -110,19 +110,20 @@ async def _add_held_back(
     session: AsyncSession, batches: Sequence[Batch], found: Mapping[str, Around], now_us: int
 ) -> None:
     """To each batch why offers that it was to use, or that failed for it, are not rented now."""
-    reasons = await held_back(session, now_us)
-    if not reasons:
+    held = await held_back(session, now_us)
+    keys = held.everywhere.keys() | held.of_projects.keys()
+    if not keys:
         return
     failed: defaultdict[str, set[str]] = defaultdict(set)
     recent = select(RentalRow).where(
-        col(RentalRow.offer_key).in_(reasons), col(RentalRow.created_us) > now_us - FAILED_MEMORY_US
+        col(RentalRow.offer_key).in_(keys), col(RentalRow.created_us) > now_us - FAILED_MEMORY_US
     )
     for row in await session.scalars(recent):
         for batch_id in row.purpose.get("batches", ()):
             failed[batch_id].add(row.offer_key)
     for batch in batches:
         mine = failed[batch.id] | {each.offer_key for each in found[batch.id].assignments}
-        found[batch.id].held_back = [reasons[key] for key in sorted(mine.intersection(reasons))]
+        found[batch.id].held_back = [why for key in sorted(mine & keys) if (why := held.why(key, batch.project))]
 
 
 def facts(batch: Batch, known: Around) -> Facts:

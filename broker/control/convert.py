@@ -77,12 +77,13 @@ def offer_view(
     unfit: Mapping[str, str] | None = None,
     paths: Sequence[PathFacts] = (),
     not_for: Sequence[str] = (),
+    held_back: Mapping[str, str] | None = None,
     rtt_ms: Mapping[str, int] | None = None,
 ) -> tuple[OfferView, Facts]:
     """An offer as the planner sees it, with the facts that its `facts_hash` names.
 
     `start_up` and `unfit` are by model: see OfferView. `not_for` are the projects with an account of their own at its market;
-    `rtt_ms` is by market and region, or by market (`ObjectSettings`).
+    `held_back` is by project; `rtt_ms` is by market and region, or by market (`ObjectSettings`).
     """
     facts = facts_of(offer, paths)
     is_usd, is_sunk = offer.currency == "USD", offer.pricing == "reserved" and bool(offer.sunk_per_hour)
@@ -115,6 +116,7 @@ def offer_view(
         quota_units=max(1, offer.quota.units) if offer.quota else 1,
         only_for=holder_of(offer.market),
         not_for=tuple(not_for),
+        held_back=dict(held_back or {}),
         rtt_ms=_rtt_ms(offer, rtt_ms or {}),
     )
     return view, facts

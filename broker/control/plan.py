@@ -20,7 +20,7 @@ from sqlmodel import col
 from ulid import ULID
 
 from broker.budget_batches import Early
-from broker.budgets import Placement, admit, early_for, why_refused, within_own_limits
+from broker.budgets import HourExceeded, Over, Placement, admit, early_for, why_refused, within_own_limits
 from broker.compliance.decisions import seal_planned
 from broker.compliance.pinning import Repinner
 from broker.control.avoided import baselines
@@ -60,12 +60,13 @@ ANEW = 20
 @dataclass
 class _Acted:
     """What followed from a plan: how many machines are to be rented, and by batch and offer what is held for and what no budget
-    covers."""
+    covers; by offer what an hour of it counts for limits of dollars an hour."""
 
     plan_id: str
     started: int = 0
     paid: set[tuple[str, str]] = field(default_factory=set)
-    refused: dict[tuple[str, str], str] = field(default_factory=dict)
+    refused: dict[tuple[str, str], Over] = field(default_factory=dict)
+    price_nano_hour: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -111,8 +112,8 @@ class Planner:
             # behind the books no rows of batches are locked (broker/lock_order.py)
             async with self.services.database.transaction() as session:
                 now_us = await db_now(session)
-                for (batch, _), why in sorted(acted.refused.items()):
-                    await _wait(session, batch, plan_id, "budget", [f"budget: {why}"], [], now_us)
+                for (batch, _), over in sorted(acted.refused.items(), key=lambda each: each[0]):
+                    await _wait(session, batch, plan_id, "budget", [f"budget: {over.why}"], [], now_us)
         # only now: a plan whose transaction was rolled back was never acted on
         self.last, self.last_id = _decisions(plan), plan_id
         self.plan, self.plans = plan, self.plans + 1
@@ -144,8 +145,10 @@ class Planner:
         planned and refused for ever, with a machine beside it that would have done."""
         for batch, offer_key in acted.paid:
             self.services.refusals.held(batch, offer_key)
-        for (batch, offer_key), why in acted.refused.items():
-            self.services.refusals.note(batch, offer_key, why, now_us)
+        for (batch, offer_key), over in acted.refused.items():
+            # what is as dear passes the same limit: each dearer offer had a plan and a refusal of its own, 30 in a row
+            dear = acted.price_nano_hour[offer_key] if over.is_hourly else None
+            self.services.refusals.note(batch, offer_key, over.why, now_us, from_nano_hour=dear)
         if acted.refused:
             self.services.nudge("plan")
 
@@ -177,29 +180,28 @@ class Planner:
                     asked, _ = self._asked(frozen, start, covered, now_us)
                     _, own = await within_own_limits(session, asked, now_us, early)
                     # one batch's own limit holds none of the others back
-                    over |= own or dict.fromkeys(covered, str(refusal))
-                for why in dict.fromkeys(over.values()):
+                    over |= own or dict.fromkeys(covered, Over(str(refusal), isinstance(refusal, HourExceeded)))
+                for why in dict.fromkeys(each.why for each in over.values()):
                     log.warning("place.over_budget", project=start.project, offer=start.offer_key, error=why)
                 acted.refused |= {(batch, start.offer_key): why for batch, why in over.items() if batch not in paid}
+            acted.price_nano_hour[start.offer_key] = _hour_nano(frozen.offers[start.offer_key])
             acted.paid |= {(batch, start.offer_key) for batch in paid}
         return acted
 
     async def _covered(
         self, session: AsyncSession, frozen: Frozen, start: Start, served: list[str], now_us: int, early: Early
-    ) -> tuple[list[str], dict[str, str]]:
+    ) -> tuple[list[str], dict[str, Over]]:
         """Those of `served` that one intent is for, and why the others are not paid: where tokens are bought, the longest run of
         them, in the plan's order, whose worst case the budgets cover. One that is too much must not starve the others."""
         offer = frozen.offers[start.offer_key]
         if offer.per_million is None:
             return served, {}
-        left, refused = list(served), dict[str, str]()
+        left, refused = list(served), dict[str, Over]()
         while left:
-            most, least, tried, why = len(left), 0, len(left), ""
+            most, least, tried, why = len(left), 0, len(left), Over("")
             while least < most:
                 nano = self._bought_nano(frozen, offer.per_million, left[:tried])
-                asked = Placement(
-                    start.project, tuple(left[:tried]), nano, price_nano_hour=to_nano(offer.price or Decimal(0))
-                )
+                asked = Placement(start.project, tuple(left[:tried]), nano, price_nano_hour=_hour_nano(offer))
                 over = await why_refused(session, asked, now_us=now_us, early=early)
                 if over is None:
                     least = tried
@@ -301,9 +303,7 @@ class Planner:
             nano = self._bought_nano(frozen, offer.per_million, served)
         else:
             nano = hold_nano(offer, start, self.services.settings.control, now_us, set_aside_nano(besides))
-        return Placement(
-            start.project, tuple(served), nano, price_nano_hour=to_nano(offer.price or Decimal(0))
-        ), besides
+        return Placement(start.project, tuple(served), nano, price_nano_hour=_hour_nano(offer)), besides
 
     async def _baselines(self, session: AsyncSession, offer: Offer, start: Start) -> dict[str, Any]:
         """Of all markets, those that are not rented at too: the plan has not looked at them."""
@@ -313,8 +313,15 @@ class Planner:
 
 
 async def _as_planned(session: AsyncSession, snapshot: Snapshot, going: Collection[str]) -> frozenset[str]:
-    """Those that are still to be served by the profile that they were planned with (`variant_again`)."""
+    """Those that are still to be served by the profile that they were planned with (`variant_again`).
+
+    Only what waits may get another: its rows are held until this is written, or the change would lie between the look and the
+    assignment. What is at work is not held, for its commits want the row.
+    """
     models = {work.id: work.model for work in snapshot.works}
+    waits = set(await session.scalars(select(col(Waiting.batch)).where(col(Waiting.batch).in_(going))))
+    held = select(col(Batch.id)).where(col(Batch.id).in_(waits)).order_by(col(Batch.id))
+    await session.execute(held.with_for_update(read=True))
     found = await session.execute(select(col(Batch.id), col(Batch.model)).where(col(Batch.id).in_(going)))
     return frozenset(batch for batch, model in found.all() if (model or "") == models[batch])
 
@@ -332,6 +339,10 @@ def hold_nano(offer: Offer, start: Start, control: ControlSettings, now_us: int,
     seconds = int(expected_s * control.hold_buffer) + control.unseen_s + offer.granularity_s
     seconds = max(offer.minimum_s, -(-seconds // offer.granularity_s) * offer.granularity_s)
     return max(1, cost_of_seconds(to_nano(offer.price), seconds) + besides_nano)
+
+
+def _hour_nano(offer: Offer) -> int:
+    return to_nano(offer.price or Decimal(0))
 
 
 def _served(snapshot: Snapshot, plan: Plan, start: Start) -> list[str]:

@@ -21,7 +21,7 @@ from broker.compliance.paths import data_paths
 from broker.compliance.pinning import model_facts
 from broker.compliance.proposals import in_force
 from broker.control.convert import DEFAULT_BOOT_S, is_known_on, offer_view, throughput_of
-from broker.control.failed_starts import held_back
+from broker.control.failed_starts import HeldBack, held_back
 from broker.control.hazards import learned_hazard, seen_pools
 from broker.control.lessons import lessons, taught
 from broker.control.planned_offers import PlannedOffers, planned_offers
@@ -95,9 +95,10 @@ async def freeze(
 ) -> Frozen:
     """The queue, the price book, what runs, and the limits, at `now_us`. `extra` are works of a dry run (one that is
     queued too stands instead of itself), `held` the assignments of the plan before."""
-    queued, binding = await _works(session, services)
-    dry = {each.id for each in extra}
-    works = [*(each for each in queued if each.id not in dry), *extra]
+    found, binding = await _works(session, services)
+    queued, dry = {each.id: each for each in found}, {each.id: each for each in extra}
+    works = [*queued.values(), *(each for each in extra if each.id not in queued)]
+    works = [_as_queued(dry.get(each.id), each) for each in works]
     open_rentals = await rentals.open_rentals(session)
     of_rentals = {row.offer_key for row in open_rentals}
     planned = await planned_offers(
@@ -153,6 +154,13 @@ async def freeze(
         words=False,  # made when somebody asks, of the snapshot that is stored with the plan
     )
     return Frozen(snapshot, {str(each.offer.key): each.offer for each in listed}, binding | above, ends)
+
+
+def _as_queued(dry: Work | None, queued: Work) -> Work:
+    """The work of a dry run instead of itself as it waits: what budgets of it and its tags leave, and what it has spent, stay."""
+    if dry is None:
+        return queued
+    return msgspec.structs.replace(dry, max_nano=queued.max_nano, progress=queued.progress)
 
 
 async def listed_offers(
@@ -285,7 +293,7 @@ def _typical_output(batch: Batch, lines: int, output_tokens: int) -> int:
 def _views(
     listed: Sequence[Listed],
     taken: Mapping[str, int],
-    failing: Mapping[str, str],
+    failing: HeldBack,
     asked: Sequence[ModelProfile],
     known: StartUps,
     planned: PlannedOffers,
@@ -311,12 +319,13 @@ def _views(
             start_up, misfits = dict.fromkeys((each.id for each in endpoint.profiles), AT_ONCE), dict(endpoint.unfit)
         view, fact = offer_view(
             offer,
-            excluded=each.excluded or failing.get(key) or planned.refused.get(offer.market),
+            excluded=each.excluded or failing.everywhere.get(key) or planned.refused.get(offer.market),
             load_s=max((profile.load_s for profile in asked), default=10),
             start_up=start_up,
             unfit={model: why for model, why in misfits.items() if why},
             paths=paths[offer.launch],
             not_for=planned.holders.get(offer.market, ()),
+            held_back=failing.of_projects.get(key),
             rtt_ms=rtt_ms,
         )
         if endpoint is not None:
@@ -348,7 +357,7 @@ def _refusals(services: Services, works: Sequence[Work], budgets: Sequence[Budge
         for work in works
     }
     return tuple(
-        Refusal(work_id=work, offer_key=offer, found=found)
+        Refusal(work_id=work, offer_key=offer, found=found.why, from_nano_hour=found.from_nano_hour)
         for (work, offer), found in services.refusals.in_force(left, now_us).items()
     )
 

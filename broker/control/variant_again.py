@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Any
 
 import structlog
 from sqlalchemy import delete, exists, select
@@ -17,6 +18,7 @@ from sqlmodel import col
 
 from broker.api import quote_shapes, shapes
 from broker.approvals import approval_of, needed_because
+from broker.budgets import Over, Placement, why_refused
 from broker.control.quote import quote_batch
 from broker.control.snapshot import max_nano
 from broker.control.variant_quotes import Quoted
@@ -35,8 +37,8 @@ from workers.profile import ModelProfile
 log = structlog.get_logger()
 # A look is a plan for each profile: not more often than this for one batch.
 LOOK_US = 600_000_000
-# How often the batches that wait are listed, how many, and how many of them are looked at then.
-ROUND_US, LISTED, LOOKED_AT = 60_000_000, 500, 2
+# How often the batches that wait are listed, of how many is asked then whether there is a choice, and how many are looked at.
+ROUND_US, ASKED, LOOKED_AT = 60_000_000, 500, 2
 # Less than this part of the cost is not worth another model in the explanation.
 WORTH = Decimal("0.02")
 
@@ -56,13 +58,13 @@ class VariantAgain:
             if now_us < self._next_us:
                 return
             self._next_us = now_us + min(ROUND_US, LOOK_US)
-            waiting = {batch.id: batch for batch in await _waiting(session)}
+            waiting = {row.id: row for row in await _waiting(session)}
         self._looked = {name: at_us for name, at_us in self._looked.items() if name in waiting}
-        for batch_id, batch in waiting.items():
-            self._looked.setdefault(batch_id, batch.in_progress_us or now_us)
+        for batch_id, row in waiting.items():
+            self._looked.setdefault(batch_id, row.in_progress_us or now_us)
         due = [(at_us, name) for name, at_us in self._looked.items() if at_us + LOOK_US <= now_us]
         left = LOOKED_AT
-        for _, batch_id in sorted(due):
+        for _, batch_id in sorted(due)[:ASKED]:
             if not left:
                 break
             profiles = _profiles(self.services, waiting[batch_id])
@@ -71,14 +73,20 @@ class VariantAgain:
                 left -= 1
                 async with self.services.claimed("validate", batch_id) as mine:
                     if mine is not None:
-                        await VariantAgain(mine).look(waiting[batch_id], profiles)
+                        await VariantAgain(mine).look(batch_id, profiles)
 
-    async def look(self, batch: Batch, profiles: Sequence[ModelProfile]) -> None:
+    async def look(self, batch_id: str, profiles: Sequence[ModelProfile]) -> None:
         """Plan it with each, and change the profile where another is feasible and this one is not, or is dearer."""
         async with self.services.database.transaction() as session:
-            left = await batches.remaining(session, batch.id)
+            batch = await session.get(Batch, batch_id)
+            left = await batches.remaining(session, batch_id)
+        if batch is None:
+            return
         quoted = await quote_batch(self.services, batch, left, profiles)
         if not is_better(quoted.explanation.variants, batch.model or ""):
+            return
+        if over := await self._over(batch, quoted):
+            log.info("batch.variant_over_budget", batch=batch.id, model=quoted.profile.id, reason=over.why)
             return
         async with self.services.database.transaction() as session:
             is_changed = await self._change(session, batch, quoted)
@@ -86,11 +94,18 @@ class VariantAgain:
             log.info("batch.variant_changed", batch=batch.id, before=batch.model, model=quoted.profile.id)
             self.services.nudge("plan")
 
+    async def _over(self, batch: Batch, quoted: Quoted) -> Over | None:
+        """Why no hold would be made for it, by a limit that the plan does not see (dollars an hour): it would wait there, too."""
+        nano = to_nano(Decimal(quoted.explanation.usd or 0))
+        asked = Placement(batch.project, (batch.id,), max(1, nano), price_nano_hour=quoted.nano_hour)
+        async with self.services.database.transaction() as session:
+            return await why_refused(session, asked, now_us=await db_now(session))
+
     async def _change(self, session: AsyncSession, seen: Batch, quoted: Quoted) -> bool:
         """Unless it was changed or begun since it was looked at, or would need a second person's word."""
         batch = await locked(session, seen.id)
         is_same = (batch.version, batch.model) == (seen.version, seen.model)
-        if not is_same or batch.id not in {each.id for each in await _waiting(session)}:
+        if not is_same or not await _waiting(session, seen.id):
             return False
         limits = await project_limits(session, self.services.settings, batch.project)
         cost = quoted.explanation.usd
@@ -124,12 +139,25 @@ def is_better(told: Sequence[quote_shapes.VariantQuote], current: str) -> bool:
     return Decimal(chosen.usd or 0) < Decimal(before.usd or 0) * (1 - WORTH)
 
 
-async def _waiting(session: AsyncSession) -> list[Batch]:
-    """Batches that wait whole: no line was ever leased, no machine is there for their profile, and no answer of earlier ones was
-    taken over (whose model is pinned)."""
+@dataclass(frozen=True, slots=True)
+class _Waits:
+    """A batch that waits, as far as it says which profiles may serve it: there may be tens of thousands."""
+
+    id: str
+    project: str
+    model: str | None
+    asked_model: str | None
+    endpoint: str | None
+    wishes: dict[str, Any] | None
+    in_progress_us: int | None
+
+
+async def _waiting(session: AsyncSession, batch_id: str | None = None) -> list[_Waits]:
+    """Batches that wait whole (or this one, if it does): no line was ever leased, no machine is there for their profile, and no
+    answer of earlier ones was taken over (whose model is pinned)."""
     has_begun = exists().where(col(Shard.batch_id) == col(Batch.id), col(Shard.epoch) > 0)
-    found = await session.scalars(
-        select(Batch)
+    found = await session.execute(
+        select(*(getattr(Batch, each) for each in _Waits.__dataclass_fields__))
         .join(Waiting, col(Waiting.batch) == col(Batch.id))
         .where(
             col(Batch.status) == "in_progress",
@@ -138,17 +166,16 @@ async def _waiting(session: AsyncSession) -> list[Batch]:
             col(Batch.revision).is_(None),
             col(Waiting.plan) != STOPPED,
             ~has_begun,
+            *(() if batch_id is None else (col(Batch.id) == batch_id,)),
         )
         .order_by(col(Batch.id))
-        .limit(LISTED)
     )
     served = {(row.project, row.model) for row in await rentals.open_rentals(session)}
-    return [
-        batch for batch in found if (batch.project, batch.model) not in served and not (batch.wishes or {}).get("reuse")
-    ]
+    waits = [_Waits(*row) for row in found]
+    return [each for each in waits if (each.project, each.model) not in served and not (each.wishes or {}).get("reuse")]
 
 
-def _profiles(services: Services, batch: Batch) -> tuple[ModelProfile, ...]:
+def _profiles(services: Services, batch: _Waits) -> tuple[ModelProfile, ...]:
     """The profiles that its wishes allow, the preferred one first."""
     wishes = shapes.BatchWishes.model_validate(batch.wishes or {})
     wanted = ModelWishes(models=wishes.models or (), precision=wishes.precision, engine_profile=wishes.engine_profile)

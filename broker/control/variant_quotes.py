@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from broker.api import quote_shapes
@@ -11,6 +11,7 @@ from broker.control.explain import explain
 from broker.control.snapshot import freeze
 from broker.services import Services
 from jobs.clock import db_now
+from ledger.money import to_nano
 from solver.residency import Policy
 from solver.types import Work
 from workers.profile import ModelProfile
@@ -21,10 +22,12 @@ PASSING = ("capacity", "quota")
 
 @dataclass(frozen=True, slots=True)
 class Quoted:
-    """A profile and what the work would come to with it."""
+    """A profile and what the work would come to with it; `nano_hour` is what the dearest machine that would be rented for it
+    costs an hour, and 0 where none would."""
 
     profile: ModelProfile
     explanation: quote_shapes.Explanation
+    nano_hour: int = 0
 
 
 async def quote_variants(
@@ -34,10 +37,10 @@ async def quote_variants(
     policies: Mapping[str, Policy],
 ) -> Quoted:
     """Plan the work dry with each profile, beside all that is queued; the winner, its explanation naming all."""
-    quoted = [Quoted(each, await dry_run(services, work_with(each), policies)) for each in profiles]
+    quoted = [Quoted(each, *(await planned_dry(services, work_with(each), policies))) for each in profiles]
     best = cheapest(quoted)
     told = [_told(each, is_chosen=each is best) for each in quoted]
-    return Quoted(best.profile, best.explanation.model_copy(update={"variants": told}))
+    return replace(best, explanation=best.explanation.model_copy(update={"variants": told}))
 
 
 def cheapest(quoted: Sequence[Quoted]) -> Quoted:
@@ -53,10 +56,20 @@ def cheapest(quoted: Sequence[Quoted]) -> Quoted:
 
 async def dry_run(services: Services, work: Work, policies: Mapping[str, Policy]) -> quote_shapes.Explanation:
     """The work planned now beside all that is queued; nothing is written."""
+    told, _ = await planned_dry(services, work, policies)
+    return told
+
+
+async def planned_dry(
+    services: Services, work: Work, policies: Mapping[str, Policy]
+) -> tuple[quote_shapes.Explanation, int]:
+    """The same, and what the dearest machine that would be rented for it costs an hour."""
     async with services.database.transaction() as session:
         frozen = await freeze(session, services, now_us=await db_now(session), extra=[work], extra_policies=policies)
     plan = await services.solver.solve(frozen.snapshot)
-    return explain(work.id, frozen.snapshot, plan, plan_id=None, planned_us=frozen.snapshot.now_us)
+    told = explain(work.id, frozen.snapshot, plan, plan_id=None, planned_us=frozen.snapshot.now_us)
+    mine = {each.offer_key for each in told.chosen} & {each.offer_key for each in plan.starts}
+    return told, max((to_nano(frozen.offers[key].price or Decimal(0)) for key in mine), default=0)
 
 
 def _told(quoted: Quoted, *, is_chosen: bool) -> quote_shapes.VariantQuote:

@@ -263,10 +263,10 @@ def retry_after_s(text: str | None) -> float | None:
     if text.strip().isdecimal():
         return float(text)
     try:
-        at = parsedate_to_datetime(text)
-    except ValueError:
+        at = parsedate_to_datetime(text).astimezone(UTC)
+    except (ValueError, OverflowError):  # a zone of years, or one that moves the date out of the calendar
         return None
-    return max(0.0, (at.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+    return max(0.0, (at - datetime.now(UTC)).total_seconds())
 
 
 def _scrubbed(text: str, proof: Proof) -> str:

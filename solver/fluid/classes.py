@@ -106,7 +106,7 @@ def _key(work: Work, figures: Figures, now_us: int, ratio: float) -> tuple[objec
     if work.max_nano is not None:  # alike in size and limit, so that one judgement holds for all of them
         money = (begun, _step(max(1e-9, _limit(work)), 1.1), _step(work.input_tokens + work.output_tokens_p50 + 1, 1.1))
     if refused := figures.view.refused(work):  # where it may not be tried again now
-        money = (*money, tuple(sorted(refused)), _covered_at(work, figures, refused))
+        money = (*money, figures.view.refusal_key(work), _covered_at(work, figures, refused))
     pool = figures.pool_of[Pool(work.project, work.model, work.precision)]
     kind = figures.kind_of(work)
     return (pool, kind, work.policy_hash, work.max_rtt_ms, work.priority, _bucket(hours, ratio), shape, length, *money)
@@ -114,7 +114,8 @@ def _key(work: Work, figures: Figures, now_us: int, ratio: float) -> tuple[objec
 
 def _covered_at(work: Work, figures: Figures, refused: Collection[str]) -> tuple[str, ...]:
     """Those of the refused offers where a hold pays for the work already."""
-    return tuple(key for key in sorted(refused) if figures.view.is_covered(work, figures.view.offers[key]))
+    held = sorted({each.offer_key for each in figures.view.snapshot.running})
+    return tuple(key for key in held if key in refused and figures.view.is_covered(work, figures.view.offers[key]))
 
 
 def _bucket(hours: float, ratio: float) -> int:

@@ -85,6 +85,7 @@ class Figures:
         self._by_facts: tuple[list[OfferView], Ints] | None = None
         self._of_accounts = [n for n, each in enumerate(self.offers) if each.only_for is not None or each.not_for]
         self._closed: dict[str, Flags] = {}
+        self._held_back = [number for number, each in enumerate(self.offers) if each.held_back]
 
     def _resources(self) -> Resources:
         offer = list(range(len(self.offers)))
@@ -197,6 +198,16 @@ class Figures:
             closed[[number for number in self._of_accounts if not self.offers[number].is_open_to(project)]] = True
             self._closed[project] = closed[self.resources.offer] & (self.resources.pool < 0)
         return self._closed[project]
+
+    def held_back_from(self, project: str) -> Flags | None:
+        """Where nothing is begun for this project now; None: nowhere."""
+        held = [number for number in self._held_back if project in self.offers[number].held_back]
+        if not held:
+            return None
+        found = np.zeros(len(self.offers), dtype=bool)
+        found[held] = True
+        shut: Flags = found[self.resources.offer] & (self.resources.pool < 0)
+        return shut
 
     def residency(self, policy_hash: str) -> Flags:
         """Whether the policy allows each resource."""

@@ -76,7 +76,10 @@ class Masks:
         own = self.figures.resources.pool
         if len(own) > len(self.figures.offers):
             codes[(own >= 0) & (own != pool)] = RULE["excluded"]
-        closed = self.figures.closed_to(self.figures.pools[pool].project)
+        project = self.figures.pools[pool].project
+        if (held := self.figures.held_back_from(project)) is not None:
+            codes[held] = np.minimum(codes[held], RULE["excluded"])
+        closed = self.figures.closed_to(project)
         if closed is not None:
             codes[closed] = RULE["account"]
         return codes

@@ -200,3 +200,24 @@ def test_a_large_queue_waits_for_the_cheap_hour_too_and_what_has_no_time_begins_
         hours = 6 if (start.offer_key, start.project) in moved else 0
         assert start.from_us == snapshot.now_us + hours * HOUR_US
     assert plan.cost_nano == at_once.cost_nano  # at the prices of now
+
+
+def test_nobody_follows_on_a_machine_whose_own_start_is_postponed(town: Any) -> None:
+    """A waited for y/cheap, on which B would begin now, while B itself was put off to wait for spot: A waited for nothing."""
+    offers = [
+        town.offer("y/cheap", 2.0, start_s=600, capacity=1),
+        town.offer("x/dear", 5.0, start_s=600, capacity=3),
+        town.offer("z/spare", 9.0, capacity=3),
+        town.offer("s/spot", 0.5, pricing="spot", capacity=0, hazard=0.1, accelerator="gpuB"),
+    ]
+    works = [town.work("b", 6, within_h=40), town.work("a", 2, within_h=40, model="n")]
+    speeds = {("m", "gpu"): 1000.0, ("n", "gpu"): 1000.0, ("m", "gpuB"): 1000.0}
+    snapshot = msgspec.structs.replace(town.snapshot(works, offers, speeds=speeds), later_starts=False)
+    snapshot = with_record(snapshot, "s/spot", flapping(snapshot.now_us, 3, 4.0, USD // 2))
+    plan = solve(snapshot)
+    assert check(snapshot, plan) == []
+    assert [(each.kind, each.awaits, each.offer_key) for each in plan.later] == [("spot", "s/spot", "y/cheap")]
+    [now] = [each for each in plan.starts if each.from_us == snapshot.now_us]
+    assert (now.offer_key, now.model) == ("x/dear", "n")
+    again = msgspec.structs.replace(snapshot, now_us=snapshot.now_us + 5_000_000, waits=solve(snapshot).later)
+    assert "free" not in {each.kind for each in solve(again).later}

@@ -193,7 +193,12 @@ def test_the_tables_decide_as_the_rules_do(towns: Any, seed: int) -> None:
     snapshot = towns().random(seed, works=12, offers=20)
     random = Random(seed)
     refusals = (
-        Refusal(work_id=work.id, offer_key=offer.key, found="a hold was refused")
+        Refusal(
+            work_id=work.id,
+            offer_key=offer.key,
+            found="a hold was refused",
+            from_nano_hour=offer.price_nano_hour if random.random() < 0.1 else None,
+        )
         for work in snapshot.works
         for offer in snapshot.offers
         if random.random() < 0.1
@@ -209,6 +214,10 @@ def test_the_tables_decide_as_the_rules_do(towns: Any, seed: int) -> None:
             for each in snapshot.running
         ),
         refusals=tuple(refusals),
+        offers=tuple(
+            msgspec.structs.replace(each, held_back={"p": "given up there"} if random.random() < 0.1 else {})
+            for each in snapshot.offers
+        ),
     )
     pricing = pricing_of(snapshot)
     view = View(snapshot)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from tests.support.fake_broker import schema_errors
-from workers.agent.answers import Again, Fault, Finished, Misconfigured, Usage, dead_letter, judge
+from workers.agent.answers import Again, Fault, Finished, Misconfigured, Usage, dead_letter, judge, seconds_until
 from workers.agent.lines import Line
 
 
@@ -145,3 +146,18 @@ def test_an_engines_wish_to_be_left_alone_is_heard() -> None:
 def test_an_endpoint_that_repeats_the_refused_key_does_not_show_it_to_anyone() -> None:
     verdict = judge(line(), 401, b'{"error": "wrong key sk-of-the-house"}', None, is_endpoint=True)
     assert verdict == Misconfigured("the engine answered 401")
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        ("30", 30.0),
+        ("Sat, 28 Nov 2026 08:01:30 GMT", 90.0),
+        ("Sat, 28 Nov 2026 07:00:00 GMT", 0.0),
+        ("Sat, 28 Nov 2026 08:01:30 +9999", None),
+        ("Sat, 28 Nov 2026 08:01:30 +99999999999999999999", None),  # OverflowError ended the executor
+        ("soon", None),
+    ],
+)
+def test_what_retry_after_asks_for_is_read_or_counts_as_nothing(told: str, seconds: float | None) -> None:
+    assert seconds_until(told, datetime(2026, 11, 28, 8, 0, tzinfo=UTC)) == seconds

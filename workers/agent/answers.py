@@ -187,9 +187,9 @@ def seconds_until(retry_after: str | None, now: datetime) -> float | None:
         return None if retry_after is None else float(retry_after)
     try:
         at = parsedate_to_datetime(retry_after)
-    except ValueError:
+        return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())
+    except (ValueError, OverflowError):  # a zone of years, or one that moves the date out of the calendar
         return None
-    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())
 
 
 def _refusal(status: int, body: bytes, is_endpoint: bool) -> str:

@@ -169,7 +169,7 @@ def _azure_time(text: object, now: float) -> float:
         return now
     try:
         return parsedate_to_datetime(str(text)).timestamp()
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise Unreadable(f"scheduledevents: NotBefore {text!r} is not a date") from error
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from broker.api.quote_shapes import VariantQuote
+from broker.budget_changes import Wanted, put
 from broker.control import variant_again
 from broker.control.plan import Planner
 from broker.control.validate import Validator
@@ -369,3 +370,55 @@ async def test_a_quantised_variant_on_a_smaller_gpu_wins_exactly_where_it_is_all
         assert [
             "16 GB of weights (bf16)" in (each["example"] or "") for each in told["funnel"] if each["rule"] == "unfit"
         ] == [True]
+
+
+@pytest.mark.parametrize("limit", ["tag", "hour", None])
+async def test_a_waiting_batch_takes_no_variant_that_its_budgets_would_not_pay_for(
+    server: Any, monkeypatch: Any, limit: str | None
+) -> None:
+    """What a tag has left, and dollars an hour, were not asked: it changed to a profile for which no hold could be made."""
+    monkeypatch.setattr(variant_again, "LOOK_US", 0)
+    await two_profiles_of_two_machines(server)
+    validator, planner = Validator(server.services), Planner(server.services)
+    batch = await server.new_batch(x_broker={"tags": {"team": "x"}})
+    await validator.step()
+    await planner.step()
+    one, other = two_machines()
+    await listed(server, replace(one, capacity=0), other)
+    scope = "project:default" if limit == "hour" else "tag:default/team=x"
+    async with server.services.database.transaction() as session:
+        wanted = Wanted(1000 * 10**9 if limit == "hour" else 1, 1 if limit == "hour" else None, "enforce", "total", ())
+        if limit:
+            await put(
+                session,
+                scope=scope,
+                unit="USD",
+                project="default",
+                wanted=wanted,
+                by="fin",
+                now_us=await db_now(session),
+            )
+    await validator.step()
+    seen = (await server.call("GET", f"/v1/batches/{batch['id']}")).json["x_broker"]
+    assert seen["served_model"] == ("tiny" if limit else "tiny@fp8")
+
+
+async def test_of_many_that_wait_without_a_choice_one_that_has_it_is_asked_all_the_same(
+    server: Any, monkeypatch: Any
+) -> None:
+    """Only the first 500 that wait were listed at all: with 500 older ones that could not vary, nobody behind them was asked."""
+    monkeypatch.setattr(variant_again, "LOOK_US", 0)
+    monkeypatch.setattr(variant_again, "ASKED", 2)
+    await two_profiles_of_two_machines(server)
+    validator, planner = Validator(server.services), Planner(server.services)
+    for _ in range(3):
+        await server.new_batch(x_broker={"precision": ["bf16"]})
+    batch = await server.new_batch()
+    await validator.step()
+    await planner.step()
+    one, other = two_machines()
+    await listed(server, replace(one, capacity=0), other)
+    for _ in range(3):
+        await validator.step()
+    seen = (await server.call("GET", f"/v1/batches/{batch['id']}")).json["x_broker"]
+    assert seen["served_model"] == "tiny@fp8"

@@ -14,6 +14,7 @@ from broker.api.worker import _work
 from broker.budget_changes import Wanted, put
 from broker.control.accrue import Accruer
 from broker.control.budget import BudgetKeeper
+from broker.control.plan import Planner
 from broker.control.settle import settle
 from broker.lock_order import ORDER
 from jobs.clock import db_now
@@ -86,3 +87,16 @@ async def settle_money_first(session: Any, rental: str) -> None:
 
 def test_the_heads_of_the_books_come_last() -> None:
     assert ORDER[-3:] == ("ledger_head", "ledger_seal_head:books", "ledger_seal_head:decisions")
+
+
+async def test_the_profile_of_a_batch_that_waits_cannot_change_while_it_is_assigned(town: Any) -> None:
+    """On PostgreSQL the change lay between the plan's look at it and its assignment: planned for one model, served by another."""
+    made = await town.batch(lines=5)
+    planner = Planner(town.services)
+    await planner.step()
+    assert await town.waiting(made) is not None
+    await town.list_offers(town.offer())
+    with watch_locks(town.database.engine) as watch:
+        await planner.step()
+    assert "jobs_batch" in watch.seen
+    assert await town.assigned(made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +10,12 @@ import pytest
 from broker.control.accrue import Accruer
 from broker.control.failed_starts import held_back
 from broker.control.plan import Planner
+from broker.control.snapshot import freeze
 from broker.refusals import Left, Refusals
 from broker.tables import Worker
 from jobs.clock import db_now
 from markets.tables import RentalRow
+from solver.types import Snapshot
 from tests.broker.control.test_budget_reach import DOLLAR, budget
 from tests.broker.control.test_token_budgets import WORST, batch, buys, endpoint, leased, runs
 
@@ -145,7 +148,56 @@ async def test_an_endpoint_that_was_given_up_is_left_for_minutes_however_long_it
     async with town.database.transaction() as session:
         held = await held_back(session, now_us + 299 * SECOND_US)
         over = await held_back(session, now_us + 301 * SECOND_US)
-    assert (list(held), over) == ([str(near.key)], {})
+    assert list(held.of_projects) == [str(near.key)] and not held.everywhere
+    assert not over.of_projects
+
+
+@pytest.mark.own_writes
+async def test_a_batch_that_an_endpoint_always_refuses_holds_it_back_for_its_own_project_alone(town: Any) -> None:
+    """Answers of 5xx to one batch's every line kept all projects from the endpoint, for up to 40 minutes each time."""
+    near = await buys(town)
+    await batch(town)
+    planner = Planner(town.services)
+    await planner.step()
+    rental = await runs(town, near)
+    async with town.database.transaction() as session:
+        now_us = await db_now(session)
+        worker, row = await session.get_one(Worker, rental), await session.get_one(RentalRow, rental)
+        worker.state, worker.gone_us, row.state, row.ended_us = "failed", now_us, "ended", now_us
+    other = await batch(town, project="other")
+    await planner.step()
+    assert [(row.project, row.purpose["batches"]) for row in await town.intents()] == [("other", [other])]
+    [mine] = [work.id for work in (await frozen_now(town)).works if work.project == "default"]
+    waits = await town.waiting(mine)
+    assert waits is not None and "held back for" in " ".join(waits.reasons)
+
+
+async def frozen_now(town: Any) -> Snapshot:
+    async with town.database.transaction() as session:
+        return (await freeze(session, town.services, now_us=await db_now(session))).snapshot
+
+
+@pytest.mark.own_writes
+async def test_a_limit_of_dollars_an_hour_refuses_all_that_is_as_dear_at_once(town: Any) -> None:
+    """Each of 30 dearer offers had a plan and a refusal of its own before the one beneath the limit was taken."""
+    big = [
+        replace(town.offer(price=str(1.5 + n / 100)), key=replace(town.offer().key, sku=f"big{n:03d}"))
+        for n in range(30)
+    ]
+    small = replace(town.offer(price="0.90"), key=replace(town.offer().key, sku="small"))
+    await town.list_offers(*big)
+    made = await town.batch(lines=10)
+    await budget(town, "project:default", 500 * DOLLAR, per_hour_nano=DOLLAR)
+    planner = Planner(town.services)
+    for _ in range(3):
+        await planner.step()
+    refused = [each for each in (await frozen_now(town)).refusals if each.work_id == made]
+    assert [(each.offer_key, each.from_nano_hour) for each in refused] == [(str(big[0].key), 1_500_000_000)]
+    waits = await town.waiting(made)
+    assert waits.waiting_on == "budget" and "$1 an hour" in " ".join(waits.reasons), "said of all of them"
+    await town.list_offers(*big, small)
+    await planner.step()
+    assert [row.offer_key for row in await town.intents()] == [str(small.key)]
 
 
 def test_a_refusal_counts_a_minute_then_twice_as_long_and_not_once_more_is_left() -> None:
