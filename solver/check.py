@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
+from msgspec import structs
+
 from solver import check_times as times
 from solver.residency import evaluate, of_job
 from solver.types import Assignment, OfferView, Plan, Running, Snapshot, Start, Work, sha256
@@ -35,7 +37,7 @@ class Violation:
 
 def check(snapshot: Snapshot, plan: Plan) -> list[Violation]:
     """Everything that is wrong with the plan; empty means that it may be carried out."""
-    found = list(_references(snapshot, plan))
+    found = [*_references(snapshot, plan), *_variants(snapshot, plan)]
     if found:
         return found  # what follows looks things up
     book = _Book(snapshot, plan)
@@ -64,6 +66,8 @@ class _Book:
         self.snapshot = snapshot
         self.plan = plan
         self.works = {work.id: work for work in snapshot.works}
+        self.models = dict(snapshot.models)
+        self._take_variants()
         self.offers = {offer.key: offer for offer in snapshot.offers}
         self.speeds = {(each.model, each.precision, each.accelerator): each for each in snapshot.throughput}
         self.starts: dict[Place, list[Start]] = defaultdict(list)
@@ -77,6 +81,20 @@ class _Book:
         for each in sorted(plan.assignments, key=lambda each: each.order):
             work = self.works[each.work_id]
             self.queues[each.offer_key, work.project, work.model, work.precision, each.turn].append(each)
+
+    def _take_variants(self) -> None:
+        """From here on a work is served by the variant that the plan names for it; `_variants` has looked whether it may be."""
+        for chosen in self.plan.variants:
+            work = self.works[chosen.work_id]
+            name = (chosen.model, chosen.precision)
+            self.works[work.id] = structs.replace(work, model=chosen.model, precision=chosen.precision)
+            if name == (work.model, work.precision):
+                continue
+            # what is known of the work's own model is not known of another
+            self.models.pop(work.id, None)
+            facts = next((each.facts for each in work.alternatives if (each.model, each.precision) == name), None)
+            if facts is not None:
+                self.models[work.id] = facts
 
     def instances(self, place: Place) -> list[tuple[int, int]]:
         """(microseconds until ready, how many) of everything that serves this place."""
@@ -149,6 +167,27 @@ def _references(snapshot: Snapshot, plan: Plan) -> Iterator[Violation]:
     for (work_id, key), often in Counter((each.work_id, each.offer_key) for each in plan.assignments).items():
         if often > 1:
             yield Violation("duplicate_assignment", f"{work_id} is assigned to {key} {often} times", work_id, key)
+
+
+def _variants(snapshot: Snapshot, plan: Plan) -> Iterator[Violation]:
+    """Each work that has alternatives is served by one variant, which is its own or one of these; others have no choice."""
+    chosen = Counter(each.work_id for each in plan.variants)
+    works = {work.id: work for work in snapshot.works}
+    for work in snapshot.works:
+        if chosen[work.id] != (1 if work.alternatives else 0):
+            message = (
+                f"{chosen[work.id]} variants are chosen for {work.id}, which has {len(work.alternatives)} alternatives"
+            )
+            yield Violation("variant", message, work.id)
+    for each in plan.variants:
+        work_of = works.get(each.work_id)
+        if work_of is None:
+            yield Violation("unknown_work", f"work {each.work_id} is not in the snapshot", work_id=each.work_id)
+            continue
+        allowed = [(work_of.model, work_of.precision), *((one.model, one.precision) for one in work_of.alternatives)]
+        if (each.model, each.precision) not in allowed:
+            message = f"{each.work_id} may not be served by {each.model} ({each.precision})"
+            yield Violation("variant", message, each.work_id)
 
 
 def _identity(book: _Book) -> Iterator[Violation]:
@@ -284,7 +323,7 @@ def _places(book: _Book) -> Iterator[Violation]:
             yield Violation("instances", message, queue[0].work_id, offer.key)
         for each in queue:
             work = book.works[each.work_id]
-            of_work = of_job(facts, book.snapshot.models.get(work.id), work.deadline_us)
+            of_work = of_job(facts, book.models.get(work.id), work.deadline_us)
             decision = evaluate(book.snapshot.policies[work.policy_hash], of_work, book.snapshot.now_us)
             if decision.outcome != "allow":
                 yield Violation("residency", f"{decision.reasons[0]}", each.work_id, offer.key)

@@ -57,7 +57,7 @@ def _unplaced(view: View, work: Work, verdicts: tuple[Verdict, ...], problem: Pr
     if any(verdict.is_eligible for verdict in verdicts):
         waiting_on, reason = _limited(work, view.snapshot, rest)
     else:
-        waiting_on, reason = _blocked(verdicts)
+        waiting_on, reason = blocked(verdicts)
     counted = tuple(f"{step.rule} ({step.count}): {step.example}" for step in funnel(verdicts) if step.rule != ELIGIBLE)
     served = draft.served(work.id)
     share = (f"{Decimal(served).scaleb(-4)} % of it has a place",) if served else ()
@@ -78,11 +78,11 @@ def waiting(work: Work, rest: Snapshot, *, is_relaxed: bool) -> tuple[Waiting, s
         if word == "capacity":
             reason = "eligible offers have too little capacity left for it beside what the plan puts there"
     else:
-        word, reason = _blocked(verdicts)
+        word, reason = blocked(verdicts)
     return word, reason, relaxations(work, rest, verdicts) if is_relaxed else ()
 
 
-def _blocked(verdicts: tuple[Verdict, ...]) -> tuple[Waiting, str]:
+def blocked(verdicts: tuple[Verdict, ...]) -> tuple[Waiting, str]:
     """No offer is eligible: the fewest, most easily cured rules that stand between the work and any offer."""
     if not verdicts:
         return "capacity", "no offer is listed at all"
@@ -142,7 +142,7 @@ def _choice(view: View, work: Work, verdicts: tuple[Verdict, ...], placed: list[
     prices = {
         each.offer.key: div_half_even(cost * PPM, tokens)
         for each in verdicts
-        if (cost := _alone_cost(each, snapshot)) is not None
+        if (cost := alone_cost(each, snapshot)) is not None
     }
     here = prices[main.offer_key]
     others = sorted((prices[each.offer.key], each.offer.key) for each in verdicts if each.is_eligible)
@@ -164,7 +164,7 @@ def _choice(view: View, work: Work, verdicts: tuple[Verdict, ...], placed: list[
     )
 
 
-def _alone_cost(verdict: Verdict, snapshot: Snapshot) -> int | None:
+def alone_cost(verdict: Verdict, snapshot: Snapshot) -> int | None:
     """Nano-USD of the whole work alone on this offer, None when price or throughput is not known."""
     if verdict.task is None:
         return None

@@ -11,9 +11,10 @@ import copy
 from dataclasses import dataclass
 
 from solver.durations import PPM
-from solver.problem import Draft, Problem, overspent, turns_of
+from solver.problem import Draft, Problem, bills, overspent, turns_of
 from solver.restore import finish
 from solver.schedule import Site, Task, bill, ceil_div, room_ppm
+from solver.types import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,34 @@ def complete(problem: Problem, draft: Draft) -> None:
     for index, site in enumerate(problem.sites):
         for task in site.tasks:
             sites_of.setdefault(task.work.id, []).append((index, task))
-    turns = turns_of(problem.works)
-    for work in sorted(problem.works, key=lambda work: (-work.priority, turns[work.id], work.deadline_us, work.id)):
-        before = copy.deepcopy(draft) if problem.is_all_or_nothing(work) and not draft.served(work.id) else None
-        _serve(problem, draft, sites_of[work.id])
-        if before and draft.served(work.id) < PPM:
-            draft.counts, draft.shares = before.counts, before.shares
+    twins = {work.id: those for those in problem.twins().values() for work in those}
+    firsts = [work for work in problem.works if twins.get(work.id, [work])[0] is work]
+    turns = turns_of(firsts)
+    for work in sorted(firsts, key=lambda work: (-work.priority, turns[work.id], work.deadline_us, work.id)):
+        if work.id in twins:
+            _serve_one(problem, draft, twins[work.id], sites_of)
+        else:
+            _serve_work(problem, draft, work, sites_of[work.id])
     finish(problem, draft)
+
+
+def _serve_work(problem: Problem, draft: Draft, work: Work, places: list[tuple[int, Task]]) -> None:
+    before = copy.deepcopy(draft) if problem.is_all_or_nothing(work) and not draft.served(work.id) else None
+    _serve(problem, draft, places)
+    if before and draft.served(work.id) < PPM:
+        draft.counts, draft.shares = before.counts, before.shares
+
+
+def _serve_one(problem: Problem, draft: Draft, twins: list[Work], sites_of: dict[str, list[tuple[int, Task]]]) -> None:
+    """Each of the twins is tried: the one of which most is served stays, of several the cheapest."""
+    trials = []
+    for number, twin in enumerate(twins):
+        trial = copy.deepcopy(draft)
+        _serve_work(problem, trial, twin, sites_of[twin.id])
+        cost = sum(each.total for each in bills(problem, trial).values())
+        trials.append((-trial.served(twin.id) // 100, cost, number, trial))
+    *_, best = min(trials, key=lambda each: each[:3])
+    draft.counts, draft.shares = best.counts, best.shares
 
 
 def cheapest_possible(problem: Problem, draft: Draft) -> int:
@@ -57,6 +79,10 @@ def cheapest_possible(problem: Problem, draft: Draft) -> int:
         for task in site.tasks:
             nano = price * task.expected_us // 3_600_000_000
             cheapest[task.work.id] = min(nano, cheapest.get(task.work.id, nano))
+    twins = problem.twins()
+    for those in twins.values():
+        least = min(cheapest[twin.id] for twin in those)
+        cheapest |= {twin.id: least for twin in those}
     for work in problem.works:
         total += max(0, cheapest[work.id] - 1) * draft.served(work.id) // PPM
     return total

@@ -6,6 +6,7 @@ not an error: what has no place is listed with what it waits on.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +14,8 @@ from typing import Literal
 import msgspec
 
 from solver import explain, greedy, restore
+from solver.choose import Undecided
+from solver.durations import PPM
 from solver.eligibility import Verdict, funnel, survey
 from solver.fluid.effort import Effort
 from solver.later import postponed
@@ -20,7 +23,8 @@ from solver.problem import Draft, Problem, bills, overspent, state, unserved
 from solver.schedule import Bill, Site
 from solver.size import is_small
 from solver.spread import spread
-from solver.types import Assignment, Plan, Snapshot, Start, sha256
+from solver.types import Assignment, Chosen, Plan, Snapshot, Start, sha256
+from solver.variants import decided, has_variants, twins
 from solver.view import View
 
 Stage = Literal["program", "greedy"]
@@ -45,21 +49,77 @@ def solve(snapshot: Snapshot, *, stage: Stage = "program", effort: Effort = "nor
     view = View(snapshot)
     if effort == "fast":
         stage = "greedy"
+    if has_variants(snapshot):
+        return _of_variants(view, stage, effort)
     is_program = stage == "program"
     plan = _solve_small(view, stage) if is_small(view) else solve_large(view, is_program=is_program, effort=effort)
     return postponed(view, plan)
 
 
-def _solve_small(view: View, stage: Stage) -> Plan:
+def _of_variants(view: View, stage: Stage, effort: Effort) -> Plan:
+    """The plan where works have alternatives: which variant serves each is decided with all the rest, in one program, and the
+    queue is then planned as decided. The bound is of the program that was free to choose."""
+    snapshot = view.snapshot
+    doubled = twins(snapshot)
+    both = View(doubled.snapshot)
+    if not is_small(both):
+        return _told_large(snapshot, stage, effort)
+    open_choice = Undecided.of(snapshot, doubled, both)
+    is_program = stage == "program"
+    numbers, is_proven = open_choice.by_program() if is_program else (open_choice.by_greed(), True)
+    plan = _as_decided(snapshot, numbers, stage, open_choice)
+    if is_program and not (is_proven and not plan.unplaced):
+        # rounding, limits of money and a gap are of the draft: the simpler choices may have turned out better
+        others = [each for each in (open_choice.by_greed(), {}) if each != numbers]
+        plans = [plan, *(_as_decided(snapshot, each, stage, open_choice) for each in others)]
+        plan = min(plans, key=lambda each: _rank_of(snapshot, each))
+    return plan
+
+
+def _as_decided(snapshot: Snapshot, numbers: Mapping[str, int], stage: Stage, whole: Undecided) -> Plan:
+    run = View(decided(snapshot, numbers))
+    plan = postponed(run, _solve_small(run, stage, whole))
+    told = whole.told(plan, numbers)
+    return msgspec.structs.replace(plan, snapshot_sha256=sha256(snapshot), variants=told)
+
+
+def _rank_of(snapshot: Snapshot, plan: Plan) -> tuple[int, ...]:
+    """Less unserved at the highest priority first (to 0.01 %), then cost."""
+    served: Counter[str] = Counter()
+    for each in plan.assignments:
+        served[each.work_id] += each.share_ppm
+    missing: Counter[int] = Counter()
+    for work in snapshot.works:
+        missing[work.priority] += PPM - served[work.id]
+    return (*(missing[level] // 100 for level in sorted(missing, reverse=True)), plan.cost_nano)
+
+
+def _told_large(snapshot: Snapshot, stage: Stage, effort: Effort) -> Plan:
+    """A queue that is planned by classes: each work keeps its own variant, and nothing is proven of plans that choose others."""
+    run = View(decided(snapshot, {}))
+    is_program = stage == "program"
+    plan = postponed(run, solve_large(run, is_program=is_program, effort=effort))
+    told = tuple(
+        Chosen(work_id=work.id, model=work.model, precision=work.precision)
+        for work in snapshot.works
+        if work.alternatives
+    )
+    return msgspec.structs.replace(
+        plan, snapshot_sha256=sha256(snapshot), variants=told, bound_nano=0, class_bound_nano=0
+    )
+
+
+def _solve_small(view: View, stage: Stage, whole: Undecided | None = None) -> Plan:
+    """`whole` is the problem that was free to choose between variants, of which this queue is what was decided."""
     snapshot = view.snapshot
     surveys = {work.id: survey(work, view) for work in snapshot.works}
     problem = state(view, surveys)
     if not problem.works:
         found = _Found(Draft(), "empty", "none", 0)
     elif stage == "greedy":
-        found = _by_greed(problem)
+        found = _by_greed(problem, whole)
     else:
-        found = _by_program(problem, _domains(snapshot)) or _by_greed(problem)
+        found = _by_program(problem, _domains(snapshot), whole) or _by_greed(problem, whole)
     return _plan(view, surveys, problem, found)
 
 
@@ -95,9 +155,9 @@ def solve_large(view: View, *, is_program: bool, effort: Effort = "normal") -> P
     )
 
 
-def _by_greed(problem: Problem) -> _Found:
+def _by_greed(problem: Problem, whole: Undecided | None) -> _Found:
     draft = greedy.place(problem)
-    return _Found(draft, "greedy", "none", greedy.cheapest_possible(problem, draft))
+    return _Found(draft, "greedy", "none", greedy.cheapest_possible(whole.problem if whole else problem, draft))
 
 
 def _domains(snapshot: Snapshot) -> dict[str, str]:
@@ -105,7 +165,7 @@ def _domains(snapshot: Snapshot) -> dict[str, str]:
     return {each.key: each.domain or each.market for each in snapshot.offers if each.pricing in ("spot", "bid")}
 
 
-def _by_program(problem: Problem, domains: Mapping[str, str]) -> _Found | None:
+def _by_program(problem: Problem, domains: Mapping[str, str], whole: Undecided | None) -> _Found | None:
     """Solve and make exact. Where money rows proved too lenient, solve once more with these tightened."""
     # Imported here: PuLP and HiGHS are for the process that solves. The broker's own stage, greed, does without them.
     from solver import program  # noqa: PLC0415
@@ -126,12 +186,13 @@ def _by_program(problem: Problem, domains: Mapping[str, str]) -> _Found | None:
         if _rank(problem, simple) < _rank(problem, draft):
             draft, stage = simple, "greedy"
     spread(problem, draft, domains)
-    missing = unserved(problem, draft)
     bound = solution.bound_nano
-    if is_short or stage == "greedy":
+    if whole is not None or is_short or stage == "greedy":
         # Bound what is really served, under the rules themselves: without tight rows, margin and parts that rounding lost.
-        relaxed = program.solve(problem, unserved_ppm=missing)
-        bound = relaxed.bound_nano if relaxed else greedy.cheapest_possible(problem, draft)
+        wider = whole.problem if whole else problem
+        missing = whole.missing(draft) if whole else unserved(problem, draft)
+        relaxed = program.solve(wider, unserved_ppm=missing)
+        bound = relaxed.bound_nano if relaxed else greedy.cheapest_possible(wider, draft)
     return _Found(draft, stage, solution.stopped_by, bound)
 
 

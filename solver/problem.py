@@ -19,7 +19,8 @@ class Problem:
 
     `capacity` per offer (instances) and `quota` by its name (units) limit new instances; `limits` per work and `budgets` per
     project are nano-USD that may still be spent (running rentals count against the former only: the latter has holds for them
-    subtracted already).
+    subtracted already). `groups`: by work that is one of several twins (`variants`), the work that they are twins of; one twin of
+    each group is served.
     """
 
     works: tuple[Work, ...]
@@ -28,6 +29,15 @@ class Problem:
     quota: Mapping[str, int]
     limits: Mapping[str, int]
     budgets: Mapping[str, int]
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+    def twins(self) -> dict[str, list[Work]]:
+        """The works of each group that has more than one in this problem."""
+        found: dict[str, list[Work]] = {}
+        for work in self.works:
+            if work.id in self.groups:
+                found.setdefault(self.groups[work.id], []).append(work)
+        return {base: those for base, those in found.items() if len(those) > 1}
 
     def is_all_or_nothing(self, work: Work) -> bool:
         """Work that has not begun is not begun on a budget that pays only a part of it."""

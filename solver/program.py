@@ -6,6 +6,7 @@ belongs to one site, hence to one pool. Costs are the expected ones (p50), deadl
 
     minimise  Σ price·(start-up·z + busy·x) + what minimum and increment of billing add + moving data·x + once·z
     served    Σ_sites x + u = 1                                    for each work; u = 0 unless not all can be served
+              Σ_sites x + u = y, Σ_twins y = 1                     where several models or precisions may serve a work
     stair     Σ_{due ≤ d} cautious·x ≤ Σ_classes (d − ready)⁺·z    for each site and deadline d
     link      x ≤ Σ_classes z                                      where the stair alone would let a share run on a sliver
     capacity  Σ_pools z_new ≤ capacity                             for each offer; likewise Σ units · z_new ≤ quota for each quota
@@ -77,6 +78,8 @@ class _Model:
         self.z: dict[tuple[int, int], Any] = {}
         self.top: dict[int, Any] = {}
         self.u: dict[str, Any] = {}
+        self.y: dict[str, Any] = {}
+        self.groups = problem.twins()
         self._columns()
         self._served_rows()
         for index, site in enumerate(problem.sites):
@@ -93,6 +96,9 @@ class _Model:
             is_whole = self.problem.is_all_or_nothing(work) and not self.is_bound
             category = pulp.LpInteger if is_whole else pulp.LpContinuous
             self.u[work.id] = self.lp.add_variable(f"u{len(self.u)}", 0, 0, category)
+        for those in self.groups.values():
+            for work in those:
+                self.y[work.id] = self.lp.add_variable(f"y{len(self.y)}", 0, 1, pulp.LpInteger)
         for index, site in enumerate(self.problem.sites):
             for number, task in enumerate(site.tasks):
                 self.x[index, task.work.id] = self.lp.add_variable(f"x{index}_{number}", 0, 1)
@@ -109,7 +115,12 @@ class _Model:
         for (_, work_id), share in self.x.items():
             terms[work_id][share] = 1.0
         for number, work in enumerate(self.problem.works):
-            self._row(f"served{number}", terms[work.id], pulp.LpConstraintEQ, 1.0)
+            if work.id in self.y:
+                self._row(f"served{number}", {**terms[work.id], self.y[work.id]: -1.0}, pulp.LpConstraintEQ, 0.0)
+            else:
+                self._row(f"served{number}", terms[work.id], pulp.LpConstraintEQ, 1.0)
+        for number, those in enumerate(self.groups.values()):
+            self._row(f"twins{number}", {self.y[work.id]: 1.0 for work in those}, pulp.LpConstraintEQ, 1.0)
 
     def _stair_rows(self, index: int, site: Site) -> None:
         for number, due_us in enumerate(sorted({task.due_us for task in site.tasks})):
@@ -279,22 +290,28 @@ class _Model:
         Within a level a project's first work weighs twice what its many-th does, so that no project is left out because another
         has more waiting; then earlier deadlines weigh slightly more, so that ties are broken the same way each time.
         """
-        turns = turns_of(self.problem.works)
+        twins = {work.id: those for those in self.groups.values() for work in those}
+        firsts = [work for work in self.problem.works if twins.get(work.id, [work])[0] is work]
+        turns = turns_of(firsts)
         decided: dict[str, int] = {}
         for part in self.u.values():
             part.upBound = 1
-        for level in sorted({work.priority for work in self.problem.works}, reverse=True):
-            queue = sorted((work for work in self.problem.works if work.priority == level), key=_due_first)
+        for level in sorted({work.priority for work in firsts}, reverse=True):
+            queue = sorted((work for work in firsts if work.priority == level), key=_due_first)
             weights = {
-                self.u[work.id]: 1 + 1 / (1 + turns[work.id]) + 0.1 * (len(queue) - rank) / len(queue)
+                self.u[twin.id]: 1 + 1 / (1 + turns[work.id]) + 0.1 * (len(queue) - rank) / len(queue)
                 for rank, work in enumerate(queue)
+                for twin in twins.get(work.id, [work])
             }
             self.lp.setObjective(pulp.LpAffineExpression(weights))
             if self._run(is_started=bool(decided)).state not in ("optimal", "gap"):
                 return None
             for work in queue:
-                decided[work.id] = _up_to_ppm(self.u[work.id].varValue)
-                self.u[work.id].upBound = decided[work.id] / PPM
+                those = twins.get(work.id, [work])
+                left = _up_to_ppm(sum(self.u[twin.id].varValue for twin in those))
+                for twin in those:  # whichever of them is taken in the end
+                    decided[twin.id] = left
+                    self.u[twin.id].upBound = left / PPM
         return decided
 
     def solution(self, answer: highs.Answer) -> Solution:
@@ -307,6 +324,7 @@ class _Model:
             counts={key: variable.varValue for key, variable in self.z.items()},
             shares={key: variable.varValue for key, variable in self.x.items()},
             unserved={key: variable.varValue for key, variable in self.u.items()},
+            taken={key for key, variable in self.y.items() if variable.varValue > 0.5},
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 # The stair keeps this part of the time free, so that rounding shares and the solver's tolerance cannot make work late. It is part
@@ -12,10 +12,12 @@ MARGIN_PPM = 100
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """Raw values: instances per (site, class), shares per (site, work), unserved part per work; cost bound in nano-USD."""
+    """Raw values: instances per (site, class), shares per (site, work), unserved part per work; cost bound in nano-USD.
+    `taken`: of each group of twins the one that is served."""
 
     stopped_by: Literal["optimal", "gap"]
     bound_nano: int
     counts: dict[tuple[int, int], float]
     shares: dict[tuple[int, str], float]
     unserved: dict[str, float]
+    taken: set[str] = field(default_factory=set)

@@ -28,6 +28,16 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     spent_nano: int = 0
 
 
+class Variant(msgspec.Struct, frozen=True, kw_only=True):
+    """Another model, or another precision of it, that may serve a work instead of its own: with speeds, start-up, memory fit and
+    downloads of its own. `facts` are what policies may ask of this model (`Snapshot.models` has those of the works' own); None is
+    unknown."""
+
+    model: str
+    precision: str
+    facts: ModelFacts | None = None
+
+
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """One queued batch: `lines`, `input_tokens` and `output_tokens_*` are what remains to be done.
 
@@ -58,6 +68,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     max_rtt_ms: int | None = None
     max_p95_ms: int | None = None
     input_tokens_most: int = 0
+    alternatives: tuple[Variant, ...] = ()
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
@@ -383,13 +394,36 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
 
 
+class VariantCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What a work would cost alone with one of its variants: at the offer where it has its place so, else at the cheapest that
+    may serve it. `offer_key` and `nano` are None where none may, and `found` says what stands against it."""
+
+    model: str
+    precision: str
+    offer_key: str | None = None
+    nano: int | None = None
+    found: str | None = None
+
+
+class Chosen(msgspec.Struct, frozen=True, kw_only=True):
+    """Which of its variants serves a work that has alternatives: its own, or one of those. There is one for each such work;
+    where it has no place, the reasons are of this one. `costs`: its own first; `sentence` is for people."""
+
+    work_id: str
+    model: str
+    precision: str
+    costs: tuple[VariantCost, ...] = ()
+    sentence: str = ""
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What to start, keep and drain, who works where, who waits and why.
 
     `stage`: which step of the fallback chain produced it. `stopped_by`: optimal | gap | clock. `bound_nano`: no plan for
     this snapshot under the same model can cost less. `class_bound_nano`: the same for plans that treat works alike as one, which
     is what a large queue is planned by; 0 when it was not. `funnels` has one funnel per work id, `choices` one for each
-    work that has a place; both may be empty where the snapshot asks for no `words`.
+    work that has a place; both may be empty where the snapshot asks for no `words`. `variants`: which one serves each work
+    that has alternatives; whatever else the plan says of such a work is of that one.
     """
 
     snapshot_sha256: str
@@ -406,6 +440,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     funnels: dict[str, tuple[Rule, ...]] = {}
     choices: tuple[Choice, ...] = ()
     later: tuple[Later, ...] = ()
+    variants: tuple[Chosen, ...] = ()
     version: int = VERSION
 
 

@@ -182,6 +182,7 @@ def contradictions(snapshot: Snapshot) -> Iterator[str]:
         "throughput", [f"{each.model}/{each.precision}/{each.accelerator}" for each in snapshot.throughput]
     )
     yield from _references(snapshot)
+    yield from _variants(snapshot)
     yield from _amounts(snapshot)
 
 
@@ -210,6 +211,13 @@ def _references(snapshot: Snapshot) -> Iterator[str]:
                 f"rental {rental.rental_id!r} runs on offer {rental.offer_key!r}, which is not listed; "
                 "list it with capacity 0 while it runs"
             )
+
+
+def _variants(snapshot: Snapshot) -> Iterator[str]:
+    for work in snapshot.works:
+        named = Counter([(work.model, work.precision), *((each.model, each.precision) for each in work.alternatives)])
+        for model, precision in sorted(each for each, times in named.items() if times > 1):
+            yield f"work {work.id!r}: {model!r} ({precision}) is given twice; its alternatives are others than its own"
 
 
 def _amounts(snapshot: Snapshot) -> Iterator[str]:

@@ -19,6 +19,7 @@ from solver.types import (
     Snapshot,
     Throughput,
     Timings,
+    Variant,
     Work,
 )
 
@@ -159,6 +160,43 @@ class Town:
             queue, listed, running=running, quotas=quotas, budgets=budgets, speeds=speeds, cautious=cautious
         )
         return self._with_p95(seed, self._with_distances(seed, self._with_more_costs(seed, snapshot)))
+
+    def with_variants(self, seed: int, snapshot: Snapshot) -> Snapshot:
+        """Half of the works that have not begun may be served in fp8 or by the other model too, of which the speeds, the fit, the
+        start-ups and what policies may ask differ."""
+        random = Random(f"variants {seed}")
+        others = [(model, precision) for model in "mn" for precision in ("bf16", "fp8")]
+        works = []
+        for work in snapshot.works:
+            named = [each for each in others if each != (work.model, work.precision)]
+            some = random.sample(named, random.randint(1, 3)) if random.random() < 0.5 else []
+            some = [] if work.progress.lines_done else some
+            alternatives = tuple(Variant(model=model, precision=precision) for model, precision in some)
+            works.append(msgspec.structs.replace(work, alternatives=alternatives))
+        faster = tuple(
+            msgspec.structs.replace(
+                each,
+                precision="fp8",
+                input_per_s=each.input_per_s * random.uniform(0.7, 2),
+                output_per_s=each.output_per_s * random.uniform(0.7, 2),
+            )
+            for each in snapshot.throughput
+            if random.random() < 0.8
+        )
+        offers = tuple(
+            msgspec.structs.replace(
+                each,
+                unfit={"n": "too large"} if random.random() < 0.2 else {},
+                start_up={"n": Timings(boot_s=60, load_s=900)} if random.random() < 0.3 else {},
+            )
+            for each in snapshot.offers
+        )
+        running = tuple(
+            msgspec.structs.replace(each, precision=random.choice(["bf16", "fp8"])) for each in snapshot.running
+        )
+        return msgspec.structs.replace(
+            snapshot, works=tuple(works), throughput=snapshot.throughput + faster, offers=offers, running=running
+        )
 
     @staticmethod
     def _with_distances(seed: int, snapshot: Snapshot) -> Snapshot:

@@ -23,7 +23,7 @@ from solver.check import check
 from solver.fluid.effort import Effort
 from solver.plan import solve, solve_large
 from solver.residency.types import PolicyRule, digest
-from solver.types import Plan, Snapshot
+from solver.types import Plan, Snapshot, Variant
 from solver.view import View
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -56,7 +56,11 @@ def faults(town: Any, seed: int) -> list[str]:
         return _broken(snapshot, plan)
     if seed % 25 == 1:
         return _brute_force(town(), seed)
+    if seed % 25 == 2:
+        return _brute_force_of_variants(town(), seed)
     snapshot = town().random(seed)
+    if seed % 10 == 6:
+        return _of_variants(town(), snapshot, seed)
     plan = solve(snapshot)
     found = _broken(snapshot, plan)
     if seed % 10 == 2:
@@ -132,6 +136,65 @@ def _brute_force(town: Any, seed: int) -> list[str]:
     found = _broken(snapshot, plan)
     if abs(plan.cost_nano - best) > 1e-5 * best + 1e7:  # whole seconds are billed
         found.append(f"{plan.cost_nano} is not the least, {best}")
+    return found
+
+
+def _of_variants(town: Any, snapshot: Snapshot, seed: int) -> list[str]:
+    """To be allowed another precision or model never makes a queue dearer than it was, and the fallback keeps the rules, too."""
+    free = town.with_variants(seed, snapshot)
+    fixed = msgspec.structs.replace(
+        free, works=tuple(msgspec.structs.replace(each, alternatives=()) for each in free.works)
+    )
+    plan, before = solve(free), solve(fixed)
+    found = _broken(free, plan) + _broken(free, solve(free, stage="greedy"))
+    if served(plan) == served(before) and before.cost_nano < plan.bound_nano * (1 - 1e-6):
+        found.append(f"without alternatives {before.cost_nano} is below the bound {plan.bound_nano} of a free choice")
+    if served(plan) == served(before) and plan.cost_nano * (1 - 0.031) > before.cost_nano:
+        found.append(f"with alternatives {plan.cost_nano} is more than three percent above {before.cost_nano}")
+    top = max((each.priority for each in free.works), default=0)
+    ids = {each.id for each in free.works if each.priority == top}
+    mine, theirs = (sum(e.share_ppm for e in each.assignments if e.work_id in ids) for each in (plan, before))
+    if mine < theirs - 1000:
+        found.append(f"with alternatives {mine} ppm of the first works are served, without {theirs}")
+    return found
+
+
+def _brute_force_of_variants(town: Any, seed: int) -> list[str]:
+    """Whole works, each by one of two models on one of three offers: every way is tried."""
+    random = Random(seed)
+    kinds = ("gpu", "tpu", "npu")
+    speeds = {(model, kind): random.uniform(300, 3000) for model in "mn" for kind in kinds}
+    offers = [
+        town.offer(
+            f"x/{kind}", random.uniform(1, 9), start_s=random.choice([0, 600, 1800]), capacity=3, accelerator=kind
+        )
+        for kind in kinds
+    ]
+    works = [
+        town.work(
+            f"w{number}",
+            random.uniform(0.2, 2.0),
+            within_h=100,
+            project=f"p{number}",
+            alternatives=(Variant(model="n", precision="bf16"),) if random.random() < 0.8 else (),
+        )
+        for number in range(3)
+    ]
+    snapshot = town.snapshot(works, offers, speeds=speeds)
+    plan = solve(snapshot)
+    ways = [
+        min(
+            offer.price_nano_hour
+            * (offer.timings.total_s + work.output_tokens_p50 / speeds[model, offer.accelerator])
+            / 3600
+            for offer in offers
+            for model in ("mn" if work.alternatives else "m")
+        )
+        for work in works
+    ]
+    found = _broken(snapshot, plan)
+    if abs(plan.cost_nano - sum(ways)) > 1e-5 * sum(ways) + 1e7:
+        found.append(f"{plan.cost_nano} is not the least, {sum(ways)}")
     return found
 
 
