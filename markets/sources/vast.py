@@ -4,13 +4,13 @@ Source: the official OpenAPI document (2026-08), `POST /api/v0/bundles`. It says
 one. Its own example has one object where the schema has an array, and `type: on-demand` where the schema has `ondemand`: the
 type is left away for that, which is the default. A price is of the machine (`dph_base`, or the lowest bid) and of DISK_GIB of
 its disk, which is billed also while an outbid machine is stopped; what `dph_total` has in it depends on the question. The
-host charges for traffic both ways. The same GPUs are offered in several sizes: who rents one takes the others away, until the
-next look.
+host charges for traffic both ways. The same GPUs of a machine are offered in several sizes, on demand and by bid: together they
+have what its largest ask has, which is a quota of all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import pycountry
 
 from markets.errors import Unavailable
-from markets.offer import Offer, Pricing
+from markets.offer import Offer, Pricing, QuotaShare
 from markets.provider.api import ProviderApi, Reach, together
 from markets.provider.listing import Place, Said, distinct, offer
 from markets.provider.login import CredentialSource, bearer
@@ -46,8 +46,9 @@ class VastSource:
     async def offers(self) -> list[Offer]:
         at = datetime.now(UTC)
         demand, bids = await together(self._search({}), self._search({"type": "bid"}))
-        found = rows(demand, lambda row: _of(row, "on_demand", "dph_base", at))
-        return distinct(found + rows(bids, lambda row: _of(row, "bid", "min_bid", at)))
+        free = _free(demand + bids)
+        found = rows(demand, lambda row: _of(row, "on_demand", "dph_base", free, at))
+        return distinct(found + rows(bids, lambda row: _of(row, "bid", "min_bid", free, at)))
 
     async def close(self) -> None:
         await self._api.close()
@@ -62,7 +63,33 @@ class VastSource:
         return found
 
 
-def _of(row: Shape, pricing: Pricing, price_name: str, at: datetime) -> Iterator[Offer]:
+def _free(asks: Sequence[Shape]) -> Mapping[str, int]:
+    """By machine, the devices of its largest ask that can be rented: no more of it are known to be free."""
+    free: dict[str, int] = {}
+    for machine, count in rows(asks, _rentable):
+        free[machine] = max(free.get(machine, 0), count)
+    return free
+
+
+def _rentable(row: Shape) -> Iterator[tuple[str, int]]:
+    machine, rentable = _machine(row), row.get("rentable")
+    if machine is not None and (rentable is None or rentable.flag()):
+        yield machine, row["num_gpus"].whole()
+
+
+def _machine(row: Shape) -> str | None:
+    machine = row.get("machine_id")
+    return str(machine.whole()) if machine else None
+
+
+def _share(row: Shape, free: Mapping[str, int]) -> QuotaShare | None:
+    machine = _machine(row)
+    if machine is None:
+        return None
+    return QuotaShare(f"vast machine {machine}", row["num_gpus"].whole(), free.get(machine, 0), "GPUs")
+
+
+def _of(row: Shape, pricing: Pricing, price_name: str, free: Mapping[str, int], at: datetime) -> Iterator[Offer]:
     price, storage = row.get(price_name), row.get("storage_cost")
     left = row.get("duration")
     rentable = row.get("rentable")
@@ -88,6 +115,7 @@ def _of(row: Shape, pricing: Pricing, price_name: str, at: datetime) -> Iterator
             egress_per_gb=_cost(row, "inet_up_cost"),
             ingress_per_gb=_cost(row, "inet_down_cost"),
             not_for_sale=_ends_soon(left.number()) if left else None,
+            quota=_share(row, free),
         ),
         at,
     )

@@ -1,8 +1,8 @@
 """What real price data do to a naive broker, trap by trap, each with the tests that say we do not fall into it; and the
 integrity of offers that are made of every price file of the reference data (BROKER_REFERENCE).
 
-The traps are those of the research (`data_traps`, `markets_cloud`, `markets_depin`) that concern markets: of throughput, traces
-and renting others tell. A name below that is no test, or is renamed, fails here.
+The traps are all those of the research (`data_traps`, `markets_cloud`, `markets_depin`), but those of how machines are rented where
+we only read prices. A name below that is no test, or is renamed, fails here.
 
 | trap | tests |
 | --- | --- |
@@ -15,14 +15,23 @@ and renting others tell. A name below that is no test, or is renamed, fails here
 | one name means several GPUs | test_what_a_name_does_not_settle_is_listed_and_not_guessed, test_a_machine_type_has_the_accelerator_that_our_models_know |
 | an hour is cheap and its tokens are not | test_for_a_model_the_dearer_hour_can_be_the_cheaper_token |
 | precision is part of what was asked for | test_fp8_is_claimed_only_where_the_arithmetic_exists, test_an_offer_that_cannot_compute_a_profile_says_why |
-| local zones and government regions are not their region | test_local_zones_have_no_country_of_their_region, test_zones_belong_to_their_region_unless_they_lie_elsewhere |
+| local zones and government regions are not their region | test_local_zones_have_no_country_of_their_region, test_zones_belong_to_their_region_unless_they_lie_elsewhere, test_a_documented_region_has_its_country_and_evidence |
+| a country without a city (Vast) | test_a_vast_country_without_a_city_is_a_country_all_the_same |
+| who can compel the operator is another question than where it stands | test_the_parent_can_be_compelled_wherever_the_machine_is |
 | continent EU is not the European Union; eu- in a name neither | test_vasts_zero_spot_prices_are_unknown_and_its_continent_is_not_the_union, test_regions_outside_of_the_union_are_not_in_it, test_koyeb_a_continent_is_no_country, test_fluence_eu_is_no_country |
 | a list price falls 44 % in a day | test_a_list_price_that_falls_by_half_is_believed_and_one_that_falls_tenfold_only_when_repeated, test_a_year_of_gcps_prices_is_believed_week_by_week |
+| what was quoted and what is charged differ for honest reasons | test_dstack_1890_what_was_quoted_and_what_is_charged_stand_side_by_side_in_the_books_of_a_machine, test_an_offer_that_bills_more_than_it_quotes_is_planned_with_as_it_bills |
+| a copy of the spot traces has the sign turned (Frontier-CS) | test_the_inverted_trace_is_refused |
+| spot is lost by region at once: spread over regions, and many losses are one event | test_six_machines_are_not_all_in_one_region, test_machines_taken_together_are_one_event_and_not_ten |
+| how an engine is tuned moves cost as much as price does | test_what_was_measured_is_met_within_a_factor_of_two, test_what_the_operator_gives_and_what_was_measured_go_before_the_estimate |
 | an unknown region fails closed | test_an_unknown_region_fails_closed, test_unlocated_offers_are_flagged |
 | availability moves more than price: sold out is data | test_sold_out_is_data, test_a_region_that_has_sold_out_stays_listed_with_capacity_0, test_each_market_has_its_own_interval_and_limit_of_age |
 | spot is one price a zone, and preemption comes by region | test_offers_are_of_linux_in_the_regions_own_zones_and_say_where_they_are |
 | tokens can be bought for less than GPUs | test_buying_is_advised_where_it_is_allowed_and_costs_less |
 | what the host says of its place is a claim | test_vasts_verified_is_a_score_and_no_proof_of_a_place, test_a_vast_host_without_a_place_has_no_country, test_salad_a_country_is_a_filter_and_no_more_than_a_claim |
+| a host lists the same GPUs in several sizes (Vast) | test_vast_asks_of_one_machine_are_the_same_gpus_and_never_more_than_it_has |
+| an ask for one device handed back another (Vast) | test_a_machine_that_contradicts_its_offer_at_the_hello_gets_no_key_and_no_input |
+| attestation proves what runs, never where | test_a_machine_that_attests_itself_is_nowhere_without_evidence_of_its_place |
 | GeoIP of the gateway is not the place of the GPU (Akash) | test_akash_is_verified_only_where_an_auditor_signed_a_data_center_whose_address_agrees, test_akash_an_address_alone_is_geoip_and_never_more_than_a_claim |
 | the provider's own word for a device is needed again | test_the_providers_own_word_for_a_device_is_kept |
 | an empty place, a plan for nothing (Vultr) | test_vultrs_empty_place_and_machines_without_gpus_are_no_offers |
@@ -45,7 +54,10 @@ and renting others tell. A name below that is no test, or is renamed, fails here
 | refunds differ: sunk, reserve, escrow, minimum | test_ionet_a_booking_is_sunk, test_fluence_three_hours_are_deducted_one_is_spent_and_the_rest_comes_back, test_akash_what_is_left_of_the_deposit_comes_back, test_prime_prepaid_hours_are_paid_whatever_is_used |
 | a slice is not a GPU | test_a_slice_of_a_vultr_gpu_is_not_taken_for_one, test_an_azure_size_that_nobody_knows_is_listed_and_never_chosen, test_what_nobody_knows_or_our_images_cannot_use_is_listed_and_never_chosen |
 | a host leaves at its own time (Vast) | test_a_vast_host_that_leaves_within_the_hour_is_not_chosen |
-| plenty of GPUs and no bid (Akash) | test_akash_plenty_of_gpus_and_no_bid_is_sold_out |
+| plenty of GPUs and no bid (Akash) | test_akash_plenty_of_gpus_and_no_bid_is_sold_out, test_akash_a_provider_with_an_open_incident_has_nothing |
+| memory is reported a few percent short, or of all GPUs together | test_a_providers_name_means_one_device, test_verdas_memory_is_of_all_gpus_together |
+| a type that is short or ends is still listed (Scaleway) | test_scaleway_types_that_are_short_or_end_are_not_chosen |
+| sold by one unit and stocked by another (Salad) | test_salad_counts_gpus_and_we_count_machines |
 | 1.08 interruptions an hour of 100 nodes (Salad) | test_salad_hazard_is_measured_at_the_highest_priority_and_unknown_below_it |
 | a stale price shown as fresh | test_stale_price_shown_as_fresh_cannot_happen_when_polls_fail, test_a_failed_poll_never_refreshes_an_old_price |
 """  # noqa: E501
@@ -60,6 +72,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -68,6 +81,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.control.convert import facts_of
 from broker.database import Database
 from markets import price_book
 from markets.aws.machine_types import MachineType
@@ -80,6 +94,7 @@ from markets.price_search import Wanted
 from markets.provider.listing import Said
 from markets.provider.listing import offer as listed_offer
 from markets.sources.azure import gpus_of
+from solver.residency import compile_countries, evaluate
 from tests.markets.test_price_data import check
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
@@ -109,6 +124,15 @@ def test_every_trap_has_tests_that_exist() -> None:
     named = {line: re.findall(r"\btest_\w+", line.rpartition(" | ")[2]) for line in lines}
     assert len(lines) > 40 and all(named.values())
     assert {each for names in named.values() for each in names} - known == set()
+
+
+def test_a_machine_that_attests_itself_is_nowhere_without_evidence_of_its_place() -> None:
+    """A quote of the CPU and a report of the GPU prove what runs there; the country stays the contract's to say."""
+    (plain,) = card([{"sku": "cvm", "gpu": "H200", "gpu_count": "8", "price": "24"}], "phala")
+    attested = replace(plain, confidentiality="gpu_tee", operator="Phala")
+    assert (attested.quarantined, attested.country, attested.location_tier) == (None, None, "anonymous")
+    told = evaluate(compile_countries(["US", "IN"]), facts_of(attested), micros(NOW))
+    assert told.outcome == "deny" and "country" in {each.field for each in told.reasons}
 
 
 async def test_spot_above_on_demand_is_believed(book: Database) -> None:

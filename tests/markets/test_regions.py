@@ -23,6 +23,7 @@ NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
         ("gcp", "europe-west12", "IT"),  # in the carbon file alone
         ("aws", "eu-central-2", "CH"),
         ("azure", "norwayeast", "NO"),
+        ("aws", "us-gov-west-1", "US"),
         ("azure", "northeurope", "IE"),
         ("datacrunch", "FIN-01", "FI"),  # verda's old name
         ("oci", "uk-london-1", "GB"),

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from yarl import URL
 
+from broker.control.quotas import quotas_left
 from markets.errors import NotAuthorized, ShapeDrift, Unavailable
+from markets.price_book import Listed
 from markets.provider.listing import country_of
 from markets.sources import vultr
 from markets.sources.runpod import COUNTS
@@ -142,6 +144,8 @@ async def test_a_graphql_refusal_with_status_200_is_an_error() -> None:
 
 # Vast.ai
 
+BUNDLES = "POST /api/v0/bundles/"
+
 
 async def test_a_vast_bid_of_0_is_unknown_and_not_the_price_of_its_disk() -> None:
     offer = one(await poll(case_vast.CASE), sku="3", pricing="bid")
@@ -161,6 +165,31 @@ async def test_vasts_verified_is_a_score_and_no_proof_of_a_place() -> None:
     assert (bid.location_tier, bid.country, bid.evidence[0].kind) == ("claimed", "US", "host_claim")
     assert (center.location_tier, center.country) == ("verified_host", "IS")
     assert bid.operator is None and bid.jurisdictions is None
+
+
+async def test_vast_asks_of_one_machine_are_the_same_gpus_and_never_more_than_it_has() -> None:
+    """A machine of four is listed as four, as two and as one: seven GPUs to whoever adds them up."""
+    asks = [case_vast.ask(number, machine_id=7, num_gpus=number) for number in (4, 2, 1)]
+    other = [case_vast.ask(9, machine_id=8, num_gpus=2), case_vast.ask(10, machine_id=8, num_gpus=8, rentable=False)]
+    listed = [
+        Listed(each, each.observed_at, None, None)
+        for each in await poll(case_vast.CASE, {BUNDLES: {"offers": asks + other}})
+    ]
+    assert {(each.market, each.remaining) for each in quotas_left(listed, ())} == {
+        ("vast machine 7", 4),
+        ("vast machine 8", 2),
+    }
+    assert {each.offer.quota.units for each in listed if each.offer.quota} == {1, 2, 4, 8}
+
+
+async def test_a_vast_country_without_a_city_is_a_country_all_the_same() -> None:
+    rows = [
+        case_vast.ask(1, geolocation="DE"),
+        case_vast.ask(2, geolocation=", GB"),
+        case_vast.ask(3, geolocation="EU"),
+    ]
+    offers = await poll(case_vast.CASE, {BUNDLES: {"offers": rows}})
+    assert {(each.key.sku, each.country) for each in offers} == {("1", "DE"), ("2", "GB"), ("3", None)}
 
 
 async def test_a_vast_host_without_a_place_has_no_country() -> None:
