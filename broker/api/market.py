@@ -68,8 +68,9 @@ class OfferQuery(shapes.Own):
 async def list_offers(call: Call, query: OfferQuery) -> shapes.OfferList:
     """List offers, cheapest first; sold out, stale and quarantined ones too, each with the reason.
 
-    For a model they are ordered by the price of a million output tokens instead, and `usd_per_million` has it by key. What
-    nobody has asked yet is shown by the dated snapshot that comes with the broker, and says so.
+    For a model they are ordered by the price of a million output tokens instead, and `usd_per_million` has it by key; so are
+    offers that are all of tokens. What nobody has asked yet is shown by the dated snapshot that comes with the broker, and
+    says so.
     """
     found, per_million = await found_offers(call, query)
     told = None if per_million is None else {key: shapes.plain(price) for key, price in per_million.items()}
@@ -77,14 +78,14 @@ async def list_offers(call: Call, query: OfferQuery) -> shapes.OfferList:
 
 
 async def found_offers(call: Call, query: OfferQuery) -> tuple[list[Listed], dict[str, Decimal] | None]:
-    """The offers in their order, and for a model the price of a million tokens by key."""
+    """The offers in their order; for a model, and where all of them are of tokens, the price of a million written by key."""
     services = call.services
     profiles = serving(services.models, query.model or "")
     if query.model is not None and not profiles:
         raise not_found("model_not_found", f"The model {query.model!r} is not served here.")
     wanted = await _wanted(call, query, profiles)
     per_million = None
-    if profiles:
+    if profiles or (wanted and all(each.offer.pricing == "token" for each in wanted)):
         prices = ((str(each.offer.key), usd_per_million(each.offer, profiles)) for each in wanted)
         per_million = {key: price for key, price in prices if price is not None}
     return order(wanted, per_million)[: query.limit], per_million

@@ -383,7 +383,8 @@ class OfferList(BaseModel):
     object: Literal["list"] = "list"
     data: list[Offer]
     usd_per_million: dict[str, str] | None = Field(
-        default=None, description="of a model that was asked for: USD per million output tokens, by offer key"
+        default=None,
+        description="of a model that was asked for, or where all are of tokens: USD per million output tokens, by offer key",
     )
 
 

@@ -98,7 +98,9 @@ def history(
             return exits.OK
         for text in chart(steps(found), found["since"], found["until"], columns=CHART_COLUMNS):
             line(text)
-        table(("since", "state", "$/h", "capacity", "note"), [_change(each) for each in found["changes"]])
+        is_of_tokens = any(each["usd_per_million_output"] for each in found["changes"])
+        price = "$/M out" if is_of_tokens else "$/h"
+        table(("since", "state", price, "capacity", "note"), [_change(each) for each in found["changes"]])
         return exits.OK
 
     target.run(work)

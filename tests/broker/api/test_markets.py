@@ -231,6 +231,9 @@ async def test_an_endpoints_explanation_says_what_is_promised_and_what_nobody_sa
     card = replace(shipped_card("cerebras"), observed_on=at.date())
     async with server.services.database.transaction() as session:
         await price_book.store_offers(session, "cerebras", card_offers(card), now_us=await db_now(session))
+    listed = (await server.call("GET", "/v1/market/offers?pricing=token")).json
+    dearer = [Decimal(listed["usd_per_million"][each["key"]]) for each in listed["data"]]
+    assert len(dearer) == 8 and dearer == sorted(dearer), "prices of tokens were neither shown nor sorted by"
     key = quote("cerebras/-/-/gpt-oss-120b/tokens/0/token", safe="")
     told = (await server.call("GET", f"/v1/market/offers/explain?key={key}")).json
     assert told["usd_per_million"] == {"input": "0.35", "output": "0.75"}
