@@ -19,7 +19,7 @@ RUN = .venv/bin/python
 APART = $(RUN) tests/support/islands.py
 NODE = tests/conformance/node
 
-.PHONY: setup demo test test-postgres test-replicas aws residency conformance clients objects objects-azure worlds lint chaos finance ledger lock lock-clients lock-node
+.PHONY: setup demo test flows test-postgres test-replicas aws residency conformance clients objects objects-azure worlds lint chaos finance ledger lock lock-clients lock-node
 .DELETE_ON_ERROR:
 
 setup: .venv/ok
@@ -44,6 +44,10 @@ demo: .venv/ok
 
 test: .venv/ok
 	$(RUN) -m pytest -q -n $(WORKERS) --dist loadgroup $(TESTS)
+
+# Whole batches at length, one thing going wrong in each.
+flows: .venv/ok
+	$(RUN) -m pytest -q -n $(WORKERS) -m flows tests/system
 
 # The tests that are given a database, on a throw-away PostgreSQL server.
 test-postgres: .venv/ok

@@ -1,4 +1,4 @@
-"""Two seeds of chaos in every test run; the long run is `make chaos SEEDS=30`, a stage of its own in CI."""
+"""A seed of chaos in every test run; the long run is `make chaos SEEDS=30`, a stage of its own in CI."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ import pytest
 from tests.system.chaos_schedule import draw, never_struck, planned
 
 CHAOS = Path(__file__).with_name("chaos.py")
-# A broker that dies after it rented, a killed and a frozen machine; a broker that dies before it answers a commit, a provider
-# that creates and says that it failed, an agent that dies before it uploads.
-CHOSEN = (5, 9)
+# A broker that dies after it rented, a killed and a frozen machine.
+CHOSEN = 5
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("seed", CHOSEN)
-def test_nothing_is_lost_doubled_leaked_or_misbooked(seed: int) -> None:
-    command = [sys.executable, str(CHAOS), "--seeds", "1", "--first", str(seed), "--workers", "1"]
+def test_nothing_is_lost_doubled_leaked_or_misbooked() -> None:
+    command = [sys.executable, str(CHAOS), "--seeds", "1", "--first", str(CHOSEN), "--workers", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=380, check=False)
     assert done.stdout, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])

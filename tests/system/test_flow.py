@@ -117,6 +117,7 @@ def test_a_cheaper_forbidden_offer_changes_the_sentence_and_not_the_choice(broke
     assert Decimal(narrow["usd"]) > Decimal(wide["usd"])
 
 
+@pytest.mark.flows
 def test_a_broker_that_was_ended_goes_on_where_it_was(tmp_path: Path) -> None:
     """SIGTERM in the middle: the machines go on, and the next broker of the folder finds batch, machines and books."""
     with support.real_broker(tmp_path, latency=0.4) as first:

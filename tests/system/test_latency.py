@@ -11,7 +11,7 @@ import pytest
 from tests.support import real_broker as support
 from tests.support.scripted_engine import most_at_once
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.flows, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

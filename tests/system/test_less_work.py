@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import real_broker as support
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.flows, pytest.mark.timeout(300)]
 TAG = "an-agent-with-a-name"
 
 

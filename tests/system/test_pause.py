@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import real_broker as support
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.flows, pytest.mark.timeout(300)]
 LINES = 120
 
 
