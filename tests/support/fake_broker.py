@@ -75,7 +75,7 @@ class FakeBroker:
     """Start it with `async with`. `faults[call]` holds what the next calls of that name get instead of an answer:
 
     a status (an error answer), "drop" (processed, the connection closed before the answer), "refuse" (closed
-    without processing), or "hang" (neither answered nor closed). With a `seal_key` inputs and parts are sealed.
+    without processing), "hang" (neither answered nor closed), or, "answer", none. With a `seal_key` inputs and parts are sealed.
 
     `hooks[call]` is called once, when the next call of that name arrives. Calls: hello heartbeat
     lease input target put commit delivery goodbye. While `is_away`, all get 503.
