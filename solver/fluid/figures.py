@@ -85,6 +85,7 @@ class Figures:
         self._by_facts: tuple[list[OfferView], Ints] | None = None
         self._of_accounts = [n for n, each in enumerate(self.offers) if each.only_for is not None or each.not_for]
         self._closed: dict[str, Flags] = {}
+        self._held_from: dict[str, Flags] = {}
         self._held_back = [number for number, each in enumerate(self.offers) if each.held_back]
 
     def _resources(self) -> Resources:
@@ -189,6 +190,11 @@ class Figures:
         at_once = self.kinds[kind].at_once
         return at_once[accelerator] if at_once and accelerator is not None else None
 
+    @property
+    def is_of_projects(self) -> bool:
+        """Whether any offer is closed to some projects."""
+        return bool(self._of_accounts or self._held_back)
+
     def closed_to(self, project: str) -> Flags | None:
         """Where nothing is rented anew for this project, because of whose account the offer is of; None: nowhere."""
         if not self._of_accounts:
@@ -201,13 +207,13 @@ class Figures:
 
     def held_back_from(self, project: str) -> Flags | None:
         """Where nothing is begun for this project now; None: nowhere."""
-        held = [number for number in self._held_back if project in self.offers[number].held_back]
-        if not held:
+        if not self._held_back:
             return None
-        found = np.zeros(len(self.offers), dtype=bool)
-        found[held] = True
-        shut: Flags = found[self.resources.offer] & (self.resources.pool < 0)
-        return shut
+        if project not in self._held_from:
+            found = np.zeros(len(self.offers), dtype=bool)
+            found[[number for number in self._held_back if project in self.offers[number].held_back]] = True
+            self._held_from[project] = found[self.resources.offer] & (self.resources.pool < 0)
+        return self._held_from[project]
 
     def residency(self, policy_hash: str) -> Flags:
         """Whether the policy allows each resource."""

@@ -34,19 +34,63 @@ class Masks:
     def open_to(self, k: int) -> Flags:
         """May serve at least the last of the class's works in time, residency and machine permitting."""
         if k not in self._open:
-            codes = self.codes(k) if self._has_money(k) else self._small(k)
+            codes = self.codes(k) if self.has_money(k) else self._small(k)
             self._open[k] = np.packbits(codes == OPEN)
         return np.unpackbits(self._open[k], count=len(self.figures.resources)).view(np.bool_)
 
+    def may_serve(self, k: int, r: int) -> bool:
+        """`open_to` of one resource."""
+        if self.has_money(k):
+            return bool(self.open_to(k)[r])
+        figures, kind = self.figures, int(self.classes.kind[k])
+        own = figures.resources.pool[r]
+        return bool(
+            self._by_place(kind, self.classes.policy[k])[r] == OPEN
+            and figures.rtt[r] <= self.classes.max_rtt[k]
+            and figures.start[kind, r] < self.classes.due_up[k] * (1 - 1e-12)
+            and own in (-1, self.classes.pool[k])
+            and not any(shut is not None and shut[r] for shut in self._closed_to(k))
+        )
+
+    def timeless_key(self, k: int) -> tuple[object, ...]:
+        """What `timeless` is the same for."""
+        pool = int(self.classes.pool[k]) if self._is_of_pools else -1
+        return (int(self.classes.kind[k]), self.classes.policy[k], float(self.classes.max_rtt[k]), pool)
+
+    def timeless(self, k: int) -> Flags:
+        """Where the class may run if neither its deadline nor money forbids it."""
+        pool = int(self.classes.pool[k])
+        is_open: Flags = self._by_place(int(self.classes.kind[k]), self.classes.policy[k]) == OPEN
+        if self.classes.max_rtt[k] < np.inf:
+            is_open &= self.figures.rtt <= self.classes.max_rtt[k]
+        own = self.figures.resources.pool
+        if len(own) > len(self.figures.offers):
+            is_open &= (own < 0) | (own == pool)
+        for shut in self._closed_to(k):
+            if shut is not None:
+                is_open &= ~shut
+        return is_open
+
+    @property
+    def _is_of_pools(self) -> bool:
+        """Whether some resources are for some pools alone."""
+        return len(self.figures.resources) > len(self.figures.offers) or self.figures.is_of_projects
+
+    def _closed_to(self, k: int) -> tuple[Flags | None, Flags | None]:
+        """Where its project begins nothing now, and where it rents nothing because of whose account that is."""
+        project = self.figures.pools[int(self.classes.pool[k])].project
+        return self.figures.held_back_from(project), self.figures.closed_to(project)
+
     def could_serve(self, k: int) -> Flags:
         """As `open_to` without the rules of money, which are judged for the class's largest work: what a bound must allow."""
-        if not self._has_money(k):
+        if not self.has_money(k):
             return self.open_to(k)
         if k not in self._reach:
             self._reach[k] = np.packbits(self._small(k) == OPEN)
         return np.unpackbits(self._reach[k], count=len(self.figures.resources)).view(np.bool_)
 
-    def _has_money(self, k: int) -> bool:
+    def has_money(self, k: int) -> bool:
+        """Whether a rule of money may decide where the class runs."""
         first = self.figures.works[self.classes.members[k][0]]
         if self.figures.view.refused(first):
             return True
@@ -56,7 +100,7 @@ class Masks:
     def codes(self, k: int) -> Ints:
         """Per resource the first rule that forbids it to class k."""
         codes = self._but_money(k)
-        return self._money(k, codes) if self._has_money(k) else codes
+        return self._money(k, codes) if self.has_money(k) else codes
 
     def _but_money(self, k: int) -> Ints:
         codes: Ints = self._small(k).astype(np.int64)
@@ -76,10 +120,9 @@ class Masks:
         own = self.figures.resources.pool
         if len(own) > len(self.figures.offers):
             codes[(own >= 0) & (own != pool)] = RULE["excluded"]
-        project = self.figures.pools[pool].project
-        if (held := self.figures.held_back_from(project)) is not None:
+        held, closed = self._closed_to(k)
+        if held is not None:
             codes[held] = np.minimum(codes[held], RULE["excluded"])
-        closed = self.figures.closed_to(project)
         if closed is not None:
             codes[closed] = RULE["account"]
         return codes

@@ -101,14 +101,18 @@ class Pricing:
         share: Floats = np.where(start < MOST_START_UP * due, start / np.maximum(due - start, 1e-12), NEVER)
         return share
 
+    def horizon_share(self, kind: int) -> Floats:
+        """The same when one start serves the whole horizon."""
+        start, horizon = self.figures.start[kind], self.horizon[kind]
+        share: Floats = np.where(start < horizon, start / np.maximum(horizon - start, 1e-12), NEVER)
+        return share
+
     def hourly(
         self, kind: int, bucket: int, scarcity: Scarcity, edges: Floats, *, is_bound: bool
     ) -> tuple[Floats, Floats]:
         """(USD per expected hour, USD per cautious hour) on each resource for work of a kind due in a bucket."""
-        start = self.figures.start[kind]
         if is_bound:
-            horizon = self.horizon[kind]
-            share = np.where(start < horizon, start / np.maximum(horizon - start, 1e-12), NEVER)
+            share = self.horizon_share(kind)
             # a copy: a row that is kept would keep the table of all buckets, a gigabyte for 600 rows at 5,000 offers
             return self.figures.resources.price * (1 + share), self._rents_of(kind, scarcity, edges)[bucket].copy()
         share = self.steering_share(kind, float(edges[bucket]))

@@ -20,6 +20,7 @@ from solver.fluid.fairness import share_fairly
 from solver.fluid.figures import NANO_USD, Figures, Floats
 from solver.fluid.fill import fill
 from solver.fluid.guide import Pieces, by_placement, by_program, first_prices, is_guided
+from solver.fluid.least import bound_of_free
 from solver.fluid.masks import Masks
 from solver.fluid.prices import Pricing, Scarcity
 from solver.fluid.reasons import Reasons
@@ -131,8 +132,7 @@ def _rank(works: Sequence[Work], found: tuple[Problem, Draft]) -> tuple[int, ...
 
 def _open(pricing: Pricing, pieces: Pieces) -> Pieces:
     """The pieces where the rules let them be: what guides a plan has pairs that only money forbids, as a bound must."""
-    open_at = {k: pricing.masks.open_to(k) for k in {k for k, _, _ in pieces}}
-    return [(k, r, part) for k, r, part in pieces if open_at[k][r]]
+    return [(k, r, part) for k, r, part in pieces if pricing.masks.may_serve(k, r)]
 
 
 def _bounds(
@@ -142,9 +142,10 @@ def _bounds(
     low, up = pricing.classes.edge_low, pricing.classes.edge_up
     served = _served(pricing, draft)
     if much is None:
-        free = pricing.free()
-        either = [scarcity, free] if scarcity.rent > 0 else [free]
-        return pricing.bound(scarcity, low, served), max(pricing.bound(each, up, served) for each in either)
+        free = bound_of_free(pricing, served)  # with these prices edges do not matter
+        if not scarcity.rent > 0:
+            return free, free
+        return pricing.bound(scarcity, low, served), max(pricing.bound(scarcity, up, served), free)
     _, prices = blocks.bound(
         pricing,
         low,
@@ -250,8 +251,11 @@ def held_pieces(pricing: Pricing) -> tuple[Pieces, Turns]:
     ways: dict[int, list[int]] = {offer: [offer] for _, offer in parts}
     for r in range(len(pricing.figures.offers), len(resources)):
         ways.setdefault(int(resources.offer[r]), []).append(r)
-    open_at = {k: pricing.masks.open_to(k) for k in {k for k, _ in parts}}
-    pieces = [(k, offer, part) for (k, offer), part in sorted(parts.items()) if open_at[k][ways[offer]].any()]
+    pieces = [
+        (k, offer, part)
+        for (k, offer), part in sorted(parts.items())
+        if any(pricing.masks.may_serve(k, r) for r in ways[offer])
+    ]
     return pieces, turns
 
 

@@ -5,12 +5,14 @@ Each step may only improve: what is moved is moved back when that was cheaper. I
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 
 from solver.fluid.figures import Floats, Ints
+from solver.fluid.least import least_usd
 from solver.fluid.prices import NEVER, Pricing, Scarcity
 from solver.fluid.yard import CRUMB, LEAST_H, Berth, Loads, Yard, least_hours
 
@@ -42,6 +44,7 @@ class Restoration:
     _lean: dict[int, tuple[list[int], list[float]]] = field(default_factory=dict)
     _hourly: dict[tuple[int, int], tuple[Floats, Floats]] = field(default_factory=dict)
     _full: dict[int, int] = field(default_factory=dict)
+    _busy: list[float] | None = None
     _starts: dict[int, list[float]] = field(default_factory=dict)
 
     def take(self, pieces: list[tuple[int, int, float]], *, least: float = LEAST_H, is_held: bool = False) -> None:
@@ -153,10 +156,16 @@ class Restoration:
         return 0.0
 
     def _best(
-        self, k: int, part: float, places: int, refused: dict[int, float], tries: int | None = None
+        self,
+        k: int,
+        part: float,
+        places: int,
+        refused: dict[int, float],
+        tries: int | None = None,
+        most: float = np.inf,
     ) -> tuple[int, Berth, float] | None:
         """Where (a piece of) the part adds least to the cost. `refused`: parts that an offer had no place for; not even half
-        of one is worth asking again."""
+        of one is worth asking again. Nothing is sought that adds `most` USD."""
         bucket = int(self.pricing.classes.bucket[k])
         best: tuple[int, Berth, float] | None = None
         least, looked = np.inf, 0
@@ -167,6 +176,8 @@ class Restoration:
                 continue
             if tries is not None and (tries := tries - 1) < 0:
                 break
+            if most < np.inf and (price - self._rent(k, offer)) * part >= most:
+                continue
             trial = self.fit(offer, k, part)
             if trial is None:
                 refused[offer] = part
@@ -329,15 +340,31 @@ class Restoration:
 
     def _wasteful(self) -> list[tuple[float, int, int]]:
         found = []
+        least = self._least()
         for offer, berth in sorted(self.yard.berths.items()):
             for pool, cost in sorted(berth.costs.items()):
-                worth = sum(
-                    part * (prices[0] if (prices := self.lean(k)[1]) else 0.0) for k, part in berth.loads[pool].items()
-                )
+                worth = sum(part * least(k) for k, part in berth.loads[pool].items())
                 rent = sum(part * self._rent(k, offer) for k, part in berth.loads[pool].items())
                 if cost + rent - worth > 0.02 * cost:
                     found.append((worth - cost - rent, offer, pool))
         return sorted(found)
+
+    def busy(self, k: int) -> float:
+        """USD of the whole class where its busy time is cheapest, 0 where it has no place."""
+        if self._busy is None:
+            price = self.pricing.figures.resources.price
+            usd = least_usd(self.pricing, lambda _: price, self.pricing.classes.due_up, is_bound=True)
+            self._busy = np.where(np.isfinite(usd), usd, 0.0).tolist()
+        return self._busy[k]
+
+    def _least(self) -> Callable[[int], float]:
+        """What a whole class costs at least, scarcity included, 0 where it has no place."""
+        if self.scarcity.rent > 0 or self.pricing.besides.is_any:
+            return lambda k: self.lean(k)[1][0] if self.lean(k)[1] else 0.0
+        classes, price = self.pricing.classes, self.pricing.figures.resources.price
+        usd = least_usd(self.pricing, lambda _: price, 0.95 * self.edges[classes.bucket], is_bound=False)
+        found: list[float] = np.where(np.isfinite(usd), usd, 0.0).tolist()
+        return lambda k: found[k]
 
     def _dissolve(self, offer: int, pool: int) -> bool:
         """Move a block's parts elsewhere, each where it costs least; take it back unless that saves."""
@@ -352,10 +379,12 @@ class Restoration:
         saved = berth.cost - without.cost
         self.yard.put(offer, without)
         full = self._full.pop(offer, None)
+        most, left = saved * (1 - self.threshold), sum(part * self.busy(k) for k, part in parts.items())
         spent = 0.0
         for k, part in sorted(parts.items(), key=lambda each: (-each[1] * self._size(each[0]), each[0])):
-            spent += self._move(k, part, saved - spent)
-            if spent >= saved * (1 - self.threshold):
+            left -= part * self.busy(k)
+            spent += self._move(k, part, most - spent - left)
+            if spent + left >= most:  # what is left costs its busy time at least
                 self.yard.undo(mark)
                 if full is not None:
                     self._full[offer] = full
@@ -367,7 +396,9 @@ class Restoration:
         spent = 0.0
         refused: dict[int, float] = {}
         while part > CRUMB:
-            best = self._best(k, part, PLACES_OF_A_MOVE, refused, TRIES_OF_A_MOVE)
+            if spent + part * self.busy(k) >= most:
+                return np.inf
+            best = self._best(k, part, PLACES_OF_A_MOVE, refused, TRIES_OF_A_MOVE, most - spent)
             if best is None:
                 return np.inf
             offer, berth, fits = best
