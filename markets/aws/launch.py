@@ -95,11 +95,11 @@ def template_request(wish: Wish, grounds: Grounds) -> dict[str, Any]:
 
 
 def fleet_request(wish: Wish, choices: Sequence[Choice]) -> dict[str, Any]:
-    """CreateFleet of one instance, made before it answers or not at all."""
+    """CreateFleet of one instance, made before it answers or not at all. The cheapest stands first, as EC2 will have it."""
     overrides = [
         {"InstanceType": each.instance_type, "SubnetId": each.subnet}
         | ({"MaxPrice": f"{wish.intent.max_price:f}"} if wish.is_spot else {})
-        for each in choices
+        for each in sorted(choices, key=lambda each: each.price)
     ]
     template = {"LaunchTemplateName": wish.intent.tag, "Version": "$Latest"}
     kind: dict[str, Any] = (

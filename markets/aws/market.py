@@ -192,7 +192,7 @@ class AwsMarket:
             instance = await self._run(region, wish, grounds, choices[0])
         else:
             instance = await self._fleet(region, wish, grounds, choices)
-        await self._check_price(region, wish, instance)
+        await self._check_price(region, wish, instance, choices)
         rental = await self._listed(region, intent.tag, str(instance["InstanceId"]))
         _log.info("aws.rented", rental=intent.tag, **rental.facts)
         return rental
@@ -273,11 +273,17 @@ class AwsMarket:
         (instance_ids, instance_type) = made[0]
         return {"InstanceId": instance_ids[0], "InstanceType": instance_type}
 
-    async def _check_price(self, region: str, wish: Wish, instance: Mapping[str, Any]) -> None:
+    async def _check_price(
+        self, region: str, wish: Wish, instance: Mapping[str, Any], choices: Sequence[Choice]
+    ) -> None:
         """Look again at what was created: if spot has moved above the bound meanwhile, end it; else tag what it costs."""
-        if not wish.is_spot:
-            return
         tag, name, bound = wish.intent.tag, instance["InstanceType"], wish.intent.max_price
+        if not wish.is_spot:
+            # a list price does not move in the meantime; a fleet takes the cheapest type, which may be another than the offer's
+            listed = next((each.price for each in choices if each.instance_type == name), wish.price)
+            if listed != wish.price:
+                await self._tag_price(region, tag, instance["InstanceId"], listed)
+            return
         try:
             prices, _ = await self._survey.spot(region, [name])
             zones = await self._survey.zones(region)

@@ -123,6 +123,14 @@ async def test_on_demand_takes_any_zone_and_only_types_that_cost_no_more(shop: S
     assert tag not in [each["LaunchTemplateName"] for each in left], "the template holds the rental's token"
 
 
+async def test_a_cheaper_type_that_serves_an_on_demand_offer_is_booked_at_its_own_price(shop: Shop) -> None:
+    """EC2 takes the cheapest of a fleet's types; the offer's own price was booked for it, a fifth too much."""
+    offer = await shop.offer("g5.2xlarge", "on_demand")
+    rental = await shop.rent(offer, new_tag())
+    assert (rental.facts["type"], rental.price) == ("g5.xlarge", Decimal("1.258"))
+    assert (rental.offer_key, offer.price) == (offer.key, Decimal("1.516"))
+
+
 async def test_a_template_that_a_crash_left_behind_is_removed_and_those_of_others_are_not(shop: Shop) -> None:
     ec2, theirs = client(shop.aws.moto), new_tag()
     for name, owner in ((f"{shop.owner}-old", shop.owner), (theirs, theirs)):
