@@ -10,12 +10,14 @@ FILE = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
 
 HEAD = """# Metrics
 
-`GET /metrics` answers in Prometheus's text format to a key with the role operator:
+`GET /metrics` answers in Prometheus's text format to a key with the role operator in all projects, because it is of all of them
+together:
 
 ```yaml
 scrape_configs:
   - job_name: broker
-    authorization: { credentials_file: /etc/prometheus/broker.key }   # broker keys create prometheus --role operator
+    authorization: { credentials_file: /etc/prometheus/broker.key }
+    # made with: broker keys create prometheus --role operator --all-projects
     static_configs: [{ targets: ["broker:8080"] }]
 ```
 

@@ -70,6 +70,9 @@ async def _by_key(declared: Route, services: Services, request: web.Request, req
                 "role_required",
                 f"{declared.method} {declared.path} takes one of the roles {wanted}; this key has {had}.",
             )
+        if declared.of_house and principal.project is not None:
+            message = f"{declared.method} {declared.path} is for keys of all projects (`broker keys create … --all-projects`)."
+            raise not_found("of_all_projects", message)
         project = scope(principal, named)
         if principal.project is None and await session.get(Project, project) is None:
             raise no_such_project(project)

@@ -109,5 +109,7 @@ class Health:
             route(
                 "GET", "/readyz", readyz, tag="health", access="open", response=shapes.Health, also={503: shapes.Health}
             ),
-            route("GET", "/metrics", metrics, tag="health", roles=("operator",), produces=("text/plain",)),
+            route(
+                "GET", "/metrics", metrics, tag="health", roles=("operator",), of_house=True, produces=("text/plain",)
+            ),
         )

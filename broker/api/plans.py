@@ -113,5 +113,5 @@ def _summary(plan: Plan) -> PlanSummary:
 
 
 ROUTES: tuple[Route, ...] = (
-    route("POST", "/v1/plan", create_plan, tag="plan", roles=("operator",), is_body_optional=True),
+    route("POST", "/v1/plan", create_plan, tag="plan", roles=("operator",), of_house=True, is_body_optional=True),
 )

@@ -109,5 +109,5 @@ def _observed_us(body: market_shapes.CardImport, now_us: int) -> int:
 
 
 ROUTES: tuple[Route, ...] = (
-    route("POST", "/v1/market/cards", import_card, tag="market", roles=("operator",), errors=(400, 422)),
+    route("POST", "/v1/market/cards", import_card, tag="market", roles=("operator",), of_house=True, errors=(400, 422)),
 )  # fmt: skip

@@ -65,7 +65,8 @@ class Route:
     """One method on one path.
 
     `access`: who is asked for what: an API key with one of `roles` (admin may always), a worker's session token, its
-    bootstrap token, a signature inside the path, or nothing. `consumes` names the media type of a body that is not one
+    bootstrap token, a signature inside the path, or nothing. `of_house`: what it tells or changes is of all projects
+    together, and a key of one is told that there is no such thing. `consumes` names the media type of a body that is not one
     JSON document, `produces` those of an answer that is streamed; `is_body_optional`: no body at all is an empty object.
     `also` are answers of other statuses that are no error envelopes (None: without a body). `wire_*` are names of worker
     wire schemas.
@@ -76,6 +77,7 @@ class Route:
     handler: Handler
     access: Access
     roles: frozenset[str]
+    of_house: bool
     tag: str
     summary: str
     description: str
@@ -114,6 +116,7 @@ def route(
     tag: str,
     roles: tuple[Role, ...] = (),
     access: Access = "key",
+    of_house: bool = False,
     status: int = 200,
     consumes: str | None = None,
     produces: tuple[str, ...] = (),
@@ -151,6 +154,7 @@ def route(
         handler=handler,
         access=access,
         roles=frozenset((*roles, "admin")) if roles else frozenset(),
+        of_house=of_house,
         tag=tag,
         summary=summary,
         description=description.strip(),

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from broker.metrics.catalogue import NAMED, Family
 from jobs.types import CommitAnswer
@@ -15,6 +22,8 @@ class Counters:
     """The counts of one process; a restart begins at 0, as Prometheus expects of counters."""
 
     def __init__(self) -> None:
+        # beside each counter and histogram the library would tell when it was born: a series more for each route and status
+        disable_created_metrics()
         self.registry = CollectorRegistry()
         self.names: set[str] = set()
         ProcessCollector(registry=self.registry)

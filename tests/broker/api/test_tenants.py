@@ -18,6 +18,7 @@ from broker.keys import Role, create_key
 from broker.tables import Delivery
 from jobs.clock import db_now
 from markets import rentals
+from tests.support.compliance import document
 from tests.support.wire_agent import offer
 
 TENANTS: tuple[Role, ...] = ("submitter", "viewer", "compliance", "finance", "operator", "admin")
@@ -184,6 +185,7 @@ OF_THE_HOUSE = {
     "/v1/market/offers/history": 404,
     "/v1/market/offers/explain": 404,
     "/v1/market/pool": 404,
+    "/metrics": 404,
 }
 # They change nothing: a document is judged, or a plan is made that nobody acts on.
 ASKED_BY_POST = ("/v1/policies/test", "/v1/plans", "/v1/compliance/dry-run")
@@ -201,6 +203,58 @@ async def test_lists_of_one_project_hold_nothing_of_another(server: Any) -> None
         house = 404 if each.path.startswith(("/v1/compliance/", "/v1/audit/")) else 200
         assert answer.status == OF_THE_HOUSE.get(each.path, house), f"{each.path}: {answer.raw[:200]}"
         assert not [name for name in wanted if name.encode() in answer.raw], each.path
+
+
+# What a project does for itself, without naming an id of its own in the path.
+OF_A_PROJECT = {
+    "files.upload_file", "uploads.create_upload", "batches.create", "quotes.create_quote", "policies.test_policy",
+    "webhooks.create", "admin.create_api_key", "credentials.set_credential", "credentials.remove_credential",
+    "finance.hosting", "finance.hardware", "finance.commitment", "finance.sizing", "budgets.put_limit",
+}  # fmt: skip
+REASON = {"reason": "because"}
+# What the routes take that look at the body before they look at whose the key is.
+HOUSE_BODIES: dict[str, dict[str, Any]] = {
+    "ledger.add_rates": {"rates": [{"unit": "EUR", "rate": "1", "dated": "2026-11-01", "source": "x"}]},
+    "ledger.post_events": {"events": [{}]},
+    "ledger.set_mapping": {"suspense": "1", "rounding": "2", "rules": []},
+    "ledger.decide_exception": {"decision": "accept", "reason": "because"},
+    "finance.label_anomaly": {"label": "true"},
+    "budgets.put_team": {"org": "x"},
+    "compliance.propose_policy": {"text": document()},
+    "compliance.propose_waiver": {"policy": "p", "rule": "r", "projects": "x", "until": 1, **REASON},
+    "compliance.propose_break_glass": {"policy": "p", "projects": "x", **REASON},
+    "compliance.propose_project": {"project": "x", "node": "a/b", "data_class": "internal"},
+    "compliance.propose_model": {"model": "m", "projects": "x", "until": 1},
+    "compliance.withdraw": REASON,
+    "compliance.run_dry": {"text": document()},
+    "credentials.give_up_house_account": {"account": "1"},
+}
+
+
+async def test_what_is_of_all_projects_is_changed_planned_and_counted_by_keys_of_all_alone(server: Any) -> None:
+    """An operator of one project was shown the plan of everybody's batches, with their ids and limits, could ask it what if, and
+    could hand in prices and places that all projects were planned by."""
+    mine = await server.key(*TENANTS, project="mine")
+    others = await server.new_batch()
+    asked_for = [each for each in server.routes if each.access == "key" and (each.method != "GET" or each.of_house)]
+    known = set[str]()
+    for each in asked_for:
+        if OWNED.keys() & set(each.parameters):
+            continue
+        known.add(each.operation)
+        if each.operation in OF_A_PROJECT:
+            continue
+        path, _ = asked(each, {"period": "2026-10"})
+        body: dict[str, Any] = {"json": HOUSE_BODIES.get(each.operation, {})}
+        if each.consumes:
+            body = {"data": b"x", "headers": {"Content-Type": each.consumes}}
+        answer = await server.call(each.method, path, key=mine, **body)
+        is_told_so = answer.status == 404 or answer.code == "all_projects_only"
+        assert is_told_so, f"{each.operation}: {answer.raw[:200]}"
+        assert others["id"].encode() not in answer.raw
+    assert OF_A_PROJECT | HOUSE_BODIES.keys() <= known
+    assert {each.path for each in asked_for if each.of_house} == {"/v1/plan", "/v1/market/cards", "/metrics"}
+    assert (await server.call("GET", "/metrics")).status == 200
 
 
 async def test_a_projects_administrator_rules_that_project_only(server: Any) -> None:
