@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import helm_python as helm
@@ -110,6 +113,42 @@ def test_the_chart_gives_replicas_a_database_or_refuses() -> None:
     container = kinds["StatefulSet"]["spec"]["template"]["spec"]["containers"][0]
     assert container["image"] == "registry.example/broker@sha256:" + "a" * 64
     assert container["envFrom"] == [{"secretRef": {"name": "broker"}}]
+
+
+def test_the_charts_broker_ends_tls_itself_and_is_probed_so() -> None:
+    """The probes spoke plain HTTP to a port that speaks TLS: the pod was killed before its first answer."""
+    kinds = rendered(
+        tls={"secret": "broker-tls"}, serviceMonitor={"enabled": True, "keySecret": {"name": "m", "key": "k"}}
+    )
+    pod = kinds["StatefulSet"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    schemes = [container[probe]["httpGet"]["scheme"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")]
+    assert schemes == ["HTTPS"] * 3
+    told = {each["name"]: each["value"] for each in container["env"]}
+    (mount,) = [each for each in container["volumeMounts"] if each["name"] == "tls"]
+    assert told["BROKER_HTTP__TLS_KEY"] == mount["mountPath"] + "/tls.key"
+    assert [each["secret"]["secretName"] for each in pod["volumes"] if each["name"] == "tls"] == ["broker-tls"]
+    assert kinds["ServiceMonitor"]["spec"]["endpoints"][0]["scheme"] == "https"
+
+
+def test_the_images_health_check_asks_where_the_broker_answers_on_its_machine(tmp_path: Path) -> None:
+    """It asked port 8080 in clear, also where that port speaks TLS: the container was never healthy."""
+    recipe = (DEPLOY / "container" / "Dockerfile").read_text()
+    _, _, script = json.loads(recipe.partition("HEALTHCHECK")[2].partition("CMD ")[2].partition("\n")[0])
+
+    class Answering(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/healthz" else 404)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Answering) as there:
+        Thread(target=there.serve_forever, daemon=True).start()
+        lock = {"pid": 1, "url": f"http://127.0.0.1:{there.server_address[1]}"}
+        (tmp_path / "broker.lock").write_text(json.dumps(lock))
+        asked = [sys.executable, "-c", script]
+        assert subprocess.run(asked, env={"BROKER_DATA": str(tmp_path)}, check=False).returncode == 0
+        there.shutdown()
+    assert subprocess.run(asked, env={"BROKER_DATA": str(tmp_path)}, capture_output=True, check=False).returncode == 1
 
 
 def test_the_chart_refuses_values_that_it_does_not_know() -> None:
