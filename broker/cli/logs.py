@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal
+from typing import Literal, TextIO
 
 import structlog
 
@@ -20,10 +20,10 @@ def without_content(record: logging.LogRecord) -> bool:
 def configure(level: str, form: Literal["auto", "json", "console"] = "auto") -> None:
     """For this process. `level` is a name of the standard library's: debug, info, warning, error."""
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    logging.basicConfig(stream=sys.stderr, level=max(threshold, logging.WARNING), format="%(name)s %(message)s")
+    live = form == "console" or (form == "auto" and sys.stderr.isatty())
+    _of_libraries(max(threshold, logging.WARNING), live=live)
     # a request that cannot be parsed is logged with what was read of it, and that may be somebody's key
     logging.getLogger("aiohttp.server").addFilter(without_content)
-    live = form == "console" or (form == "auto" and sys.stderr.isatty())
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -37,3 +37,32 @@ def configure(level: str, form: Literal["auto", "json", "console"] = "auto") -> 
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
     )
+
+
+def _of_libraries(level: int, *, live: bool) -> None:
+    """What libraries log, and Python's warnings: in the form of our own events, for collectors that read JSON."""
+    root, handler = logging.getLogger(), _Ours(sys.stderr)
+    if live:
+        handler.setFormatter(logging.Formatter("%(name)s %(message)s"))
+    else:
+        processors = structlog.processors
+        known = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name]
+        handler.setFormatter(
+            structlog.stdlib.ProcessorFormatter(
+                foreign_pre_chain=[*known, processors.TimeStamper(fmt="iso", utc=True)],
+                processors=[
+                    structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                    processors.format_exc_info,
+                    processors.JSONRenderer(),
+                ],
+            )
+        )
+    for earlier in [each for each in root.handlers if isinstance(each, _Ours)]:
+        root.removeHandler(earlier)
+    root.addHandler(handler)
+    root.setLevel(level)
+    logging.captureWarnings(True)
+
+
+class _Ours(logging.StreamHandler[TextIO]):
+    """Known by its kind, so that a second `configure` replaces it and leaves others' handlers alone."""

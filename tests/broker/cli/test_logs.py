@@ -39,6 +39,43 @@ def test_without_a_terminal_each_event_is_one_json_line(form: str) -> None:
     assert "hunter2" not in second["exception"], "local variables may be secrets"
 
 
+FOREIGN = """
+import logging, warnings
+from broker.cli import logs
+logs.configure("warning")
+logs.configure("info", {form!r})
+logging.getLogger("botocore.retries").warning("tried %s\\ntimes", 3)
+logging.getLogger("aiohttp.client").info("not.said")
+warnings.warn("soon gone", DeprecationWarning, stacklevel=1)
+try:
+    raise ValueError("wrong")
+except ValueError:
+    logging.getLogger("asyncio").exception("Task was lost")
+    logging.getLogger("aiohttp.server").exception("Error handling request")
+"""
+
+
+def test_what_libraries_log_is_one_json_line_each() -> None:
+    """A request that cannot be parsed was told by aiohttp in plain text, between the JSON lines of the others."""
+    done = subprocess.run(
+        [sys.executable, "-c", FOREIGN.format(form="json")], capture_output=True, text=True, check=True
+    )
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    told = {line["logger"]: line for line in lines}
+    assert len(lines) == len(told) == 4, done.stderr
+    assert {"event": "tried 3\ntimes", "level": "warning"}.items() <= told["botocore.retries"].items()
+    assert "soon gone" in told["py.warnings"]["event"]
+    assert "ValueError: wrong" in told["asyncio"]["exception"]
+    assert told["aiohttp.server"]["event"] == "Error handling request: ValueError", (
+        "of a request's content nothing is told"
+    )
+    assert all(line["timestamp"].endswith("Z") for line in lines)
+    seen = subprocess.run(
+        [sys.executable, "-c", FOREIGN.format(form="console")], capture_output=True, text=True, check=True
+    )
+    assert "botocore.retries tried 3" in seen.stderr and not seen.stderr.startswith("{")
+
+
 def test_console_is_for_eyes_wherever_it_goes() -> None:
     text = "\n".join(said("console"))
     assert "batch.ended" in text
