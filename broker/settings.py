@@ -13,7 +13,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import Field, NonNegativeInt, SecretStr, field_validator, model_validator
+from pydantic import Field, IPvAnyNetwork, NonNegativeInt, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from broker.market_settings import (
@@ -37,6 +37,9 @@ class HttpSettings(Section):
     certificates of its own authority; behind a proxy that ends TLS leave both away and set `public_url`. `tls_ca` (PEM) is
     what workers trust in addition to what their system does.
 
+    `trusted_proxies` are networks (`10.0.0.0/8`) from which proxies speak for others: their word in X-Forwarded-For is believed
+    when it is asked from which country a machine calls.
+
     A key may have `streams_per_key` event streams open at a process; a silent one gets a comment every
     `stream_heartbeat_s`, so that proxies keep it open.
     """
@@ -47,6 +50,7 @@ class HttpSettings(Section):
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
     shutdown_timeout_s: float = 10
     streams_per_key: int = 16
     stream_heartbeat_s: float = 15

@@ -56,6 +56,7 @@ class Doctor:
             checks += [surroundings.disk(call.services.settings.data)]
             checks += surroundings.images(call.services.settings.models)
             checks += [await surroundings.vault(call.services.vault)]
+            checks += surroundings.callers(call.services.settings)
             checks += await _outside(call.services)
             async with call.services.database.transaction() as session:
                 await as_of_now(session)

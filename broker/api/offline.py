@@ -39,7 +39,7 @@ async def offline_checks(settings: Settings) -> Doctor:
         checks += [await _objects(settings, is_database_ready=database.ok)]
         checks += outside.certificates(settings.http, settings.http.public_url, None, datetime.now(UTC))
         checks += outside.weights(model_profiles(settings), settings.cache)
-    checks += surroundings.images(settings.models)
+    checks += surroundings.images(settings.models) + surroundings.callers(settings)
     if not settings.models:
         built_in = ", ".join(sorted(built_in_models()))
         # the running broker serves these, and its doctor says so: to try it out they are enough

@@ -17,6 +17,7 @@ from sqlmodel import col
 from broker.api.health_shapes import Check
 from broker.keyring import KekUnavailable
 from broker.model_settings import ModelSettings
+from broker.settings import Settings
 from broker.tables import Webhook
 from broker.vault import Vault
 from jobs.clock import MICROSECONDS, db_now
@@ -104,6 +105,18 @@ async def vault(known: Vault) -> Check:
     if lost:
         return Check(name="vault", ok=False, found=f"cannot be opened: {'; '.join(lost)}", mend=mend)
     return Check(name="vault", ok=True, found=f"opens with {here}", mend=None)
+
+
+def callers(settings: Settings) -> list[Check]:
+    """A table of countries asks for addresses, and behind a proxy all machines have the proxy's: nobody is found to call from
+    elsewhere, or everybody is."""
+    http = settings.http
+    is_behind = http.tls_certificate is None and (http.public_url or "").startswith("https:")
+    if settings.residency.ip_countries is None or not is_behind or http.trusted_proxies:
+        return []
+    found = "machines come through a proxy, and all have its address: residency.ip_countries says nothing of them"
+    mend = 'name it: http.trusted_proxies = ["10.0.0.0/8"], and let it set X-Forwarded-For'
+    return [Check(name="addresses of workers", ok=True, found=found, mend=mend)]
 
 
 def images(models: Mapping[str, ModelSettings]) -> list[Check]:

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker import lease_seals, worker_sessions
 from broker.api.auth import bearer
+from broker.api.callers import address_of
 from broker.api.problems import Problem, bad_request
 from broker.api.registry import Call, Route, route
 from broker.authority import LIFE, BadCsr, revoke
@@ -98,7 +99,7 @@ async def hello(call: Call, body: dict[str, Any]) -> dict[str, Any]:
     text = bearer(call.request)
     denied: str | None = None
     identity = Identity("proof" if body.get("proof") else "")
-    observed = await observed_country(services, call.request.remote)
+    observed = await observed_country(services, address_of(call))
     try:
         async with services.database.transaction() as session:
             now_us = await db_now(session)
@@ -122,7 +123,7 @@ async def hello(call: Call, body: dict[str, Any]) -> dict[str, Any]:
             session.add(worker)
     except Refused as refused:
         if refused.code == "bootstrap_used":
-            await tell_of_misuse(services.database, rental_id, call.request.remote)
+            await tell_of_misuse(services.database, rental_id, address_of(call))
         raise Problem(refused.status, refused.code, str(refused)) from refused
     except BadCsr as bad:
         raise bad_request(bad.code, str(bad), "csr") from bad
@@ -219,7 +220,7 @@ def _greeting(
 async def heartbeat(call: Call, body: dict[str, Any]) -> dict[str, Any]:
     """Say what the worker does; renews its leases and its token, and hears whether to drain."""
     services, token = call.services, bearer(call.request)
-    observed = await observed_country(services, call.request.remote)
+    observed = await observed_country(services, address_of(call))
     async with services.database.transaction() as session:
         named = {(each["shard_id"], each["epoch"]) for each in body["leases"]}
         await leases.lock_held(session, placement_id=call.rental, shard_ids={shard_id for shard_id, _ in named})
@@ -375,7 +376,7 @@ class _Elsewhere(Exception):
 
 async def _work(call: Call) -> dict[str, Any]:
     """One look: a lease, nothing yet, or nothing more ever."""
-    observed = await observed_country(call.services, call.request.remote)
+    observed = await observed_country(call.services, address_of(call))
     try:
         return await _looked(call, observed)
     except _Elsewhere as moved:

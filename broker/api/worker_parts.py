@@ -15,6 +15,7 @@ from aiohttp import web
 
 from broker.api.auth import MOST_TOGETHER
 from broker.api.binding import parsed
+from broker.api.callers import address_of
 from broker.api.files import Part, stream_object
 from broker.api.problems import Problem, bad_request, conflict, not_found
 from broker.api.registry import Call, Route, route
@@ -214,7 +215,7 @@ async def _may_still_read(call: Call, permission: Permission) -> bool:
     if "rental" not in permission.extra:
         return True  # given out by a release that did not say whose it is
     services, extra = call.services, permission.extra
-    observed = await observed_country(services, call.request.remote)
+    observed = await observed_country(services, address_of(call))
     async with services.database.transaction() as session:
         now_us = await db_now(session)
         rental = await session.get(RentalRow, str(extra["rental"]))
