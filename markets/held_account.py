@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol, TypeVar
 
@@ -61,16 +61,17 @@ class HeldMarket:
         return await self.inner.offers()
 
     async def rent(self, offer: Offer, intent: Intent) -> Rental:
-        """As the market's own. AccountChanged: nothing was created. Ambiguous also when the login was exchanged meanwhile: what
-        it made is released there, for no list of ours will ever have it."""
+        """As the market's own. AccountChanged: nothing was created. When the login was exchanged meanwhile, what it made is
+        released there, for no list of ours will ever have it: the answer is a rental that has ended, whose cost is owed, or
+        Ambiguous where nobody knows of one."""
         await self._held()
         try:
             rental = await self.inner.rent(offer, intent)
         except (Ambiguous, Unavailable, RateLimited):
-            await self._still_held(intent.tag)
+            if over := await self._ended_elsewhere(intent.tag):
+                return over
             raise
-        await self._still_held(intent.tag)
-        return rental
+        return await self._ended_elsewhere(intent.tag) or rental
 
     async def rental(self, tag: str) -> Rental:
         """As the market's own."""
@@ -109,26 +110,39 @@ class HeldMarket:
             raise Unavailable(f"{self.name}: whose the login is was not said within {self.within_s:g} s") from silence
         await self.hold(account)
 
-    async def _still_held(self, tag: str) -> None:
-        """Ambiguous when the login is of another account than the one that was asked to create `tag`. That nobody says whose it
-        is takes nothing back: the next list is asked about again."""
+    async def _ended_elsewhere(self, tag: str) -> Rental | None:
+        """What was created as `tag` in another account, as the login is of that now, and was ended there. None: it is the same
+        account. That nobody says whose it is takes nothing back: the next list is asked about again.
+
+        Raises Ambiguous when there is none that is ending."""
         try:
             await self._held_soon()
         except AccountChanged as changed:
             failure = f"{self.name}: the login was exchanged while {tag} was created, perhaps in its account: {changed}"
-            await self._release_there(tag, failure)
-            raise Ambiguous(failure) from changed
+            over = await self._released_there(tag, failure)
+            if over is None:
+                raise Ambiguous(failure) from changed
+            return over
         except MarketsError as unknown:
             log.warning("rent.account_unknown", rental=tag, market=self.name, error=f"{unknown.code}: {unknown}")
+        return None
 
-    async def _release_there(self, tag: str, why: str) -> None:
-        told = "released"
+    async def _released_there(self, tag: str, why: str) -> Rental | None:
+        over, told = None, "released"
         try:
-            await self.inner.release(tag)
+            with suppress(StillReleasing):
+                await self.inner.release(tag)
+            over = await self.inner.rental(tag)
         except MarketsError as answer:
             # a person looks there, and a machine that no broker answers ends itself
             told = f"{answer.code}: {answer}"
         log.error("rent.account_changed", rental=tag, market=self.name, error=why, release=told)
+        if over is None or over.state not in ("releasing", "ended"):
+            return None
+        # nobody will ask there again when it was over; EC2 bills until an instance begins to end
+        return replace(
+            over, state="ended", ended_at=over.ended_at or over.seen_at, end_reason=over.end_reason or "released"
+        )
 
     async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T:
         await self._held()

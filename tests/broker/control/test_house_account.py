@@ -17,6 +17,7 @@ from broker.control.place import Placer
 from broker.control.plan import Planner
 from broker.control.poll import Poller
 from broker.control.reconcile import Reconciler
+from broker.control.settle import Settler
 from broker.house_accounts import HouseAccounts, NotGivenUp
 from broker.market_set import open_markets
 from broker.market_settings import AwsSettings
@@ -24,6 +25,7 @@ from broker.services import Services
 from broker.settings import Settings
 from broker.tables import HouseAccount
 from jobs.clock import db_now
+from ledger.tables import Entry
 from markets import rentals
 from markets.errors import AccountChanged, Unavailable
 from markets.tables import PollRow, RentalRow
@@ -194,6 +196,39 @@ async def test_a_machine_that_shows_up_after_its_intent_was_given_up_is_not_left
     assert (await house.states(), house.machines(OURS)) == (["ended"], 0)
     await house.sweep(exchanged)
     assert (await house.held()).account == OTHER, "nothing is left there, and in doubt is nothing for ever"
+
+
+@dataclass
+class Exchanged:
+    """An adapter whose login is of another account from its next creation on."""
+
+    inner: Any
+    has_created: bool = False
+
+    async def rent(self, *asked: Any) -> Any:
+        rental = await self.inner.rent(*asked)
+        self.has_created = True
+        return rental
+
+    async def account(self) -> str:
+        return OTHER if self.has_created else OURS
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+async def test_what_an_exchanged_login_created_is_ended_and_its_cost_is_booked(house: House) -> None:
+    """It was ended, and what it had cost until then stood in no book."""
+    services = await house.start(OURS)
+    market: Any = services.markets["aws"]
+    market.inner = Exchanged(market.inner)
+    row = await house.rent(services)
+    assert (row.state, row.end_reason, house.machines(OURS)) == ("ended", "released", 0), row.error
+    await Settler(services).step()
+    booked = [entry for entry in await house.town.rows(Entry) if entry.rental == row.id]
+    assert "usage.accrue" in {entry.kind for entry in booked}
+    settled = await house.town.row(RentalRow, row.id)
+    assert settled.settled and settled.started_us is not None
 
 
 async def test_without_machines_the_login_may_be_of_any_account(house: House) -> None:
