@@ -23,7 +23,7 @@ class Counters:
 
     def __init__(self) -> None:
         # beside each counter and histogram the library would tell when it was born: a series more for each route and status
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.names: set[str] = set()
         ProcessCollector(registry=self.registry)
