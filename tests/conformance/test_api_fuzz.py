@@ -23,7 +23,7 @@ from tests.support import real_broker as support
 if TYPE_CHECKING:
     from tests.conformance.api_fuzz import Fuzz
 
-EXAMPLES, MANY = 1, 25
+EXAMPLES = 25
 POLICY = Path(__file__).resolve().parents[2] / "policies" / "no-community-hosts.yaml"
 
 
@@ -169,12 +169,8 @@ def verdict(asked: Fuzz) -> None:
     assert len(refused) <= len(operations) // 3, f"too many operations were only ever refused: {refused}"
 
 
-@pytest.mark.timeout(300)
-def test_no_operation_fails_or_answers_what_its_document_does_not_say(broker: support.RealBroker) -> None:
-    verdict(fuzz(broker, EXAMPLES))
-
-
+# One example of each took 31 CPU-seconds in `make test` and proved nothing that these do not.
 @pytest.mark.conformance
 @pytest.mark.timeout(840)
-def test_nor_does_it_when_asked_for_long(broker: support.RealBroker) -> None:
-    verdict(fuzz(broker, MANY))
+def test_no_operation_fails_or_answers_what_its_document_does_not_say(broker: support.RealBroker) -> None:
+    verdict(fuzz(broker, EXAMPLES))
