@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -23,9 +23,12 @@ from solver.problem import Draft, Problem, bills, overspent, state, unserved
 from solver.schedule import Bill, Site
 from solver.size import is_small
 from solver.spread import spread
-from solver.types import Assignment, Chosen, Plan, Snapshot, Start, sha256
+from solver.types import Assignment, Plan, Snapshot, Start, sha256
 from solver.variants import decided, has_variants, twins
 from solver.view import View
+
+if TYPE_CHECKING:
+    from solver.fluid.choose import Choice
 
 Stage = Literal["program", "greedy"]
 
@@ -63,7 +66,7 @@ def _of_variants(view: View, stage: Stage, effort: Effort) -> Plan:
     doubled = twins(snapshot)
     both = View(doubled.snapshot)
     if not is_small(both):
-        return _told_large(snapshot, stage, effort)
+        return _large_of_variants(snapshot, stage, effort)
     open_choice = Undecided.of(snapshot, doubled, both)
     is_program = stage == "program"
     numbers, is_proven = open_choice.by_program() if is_program else (open_choice.by_greed(), True)
@@ -94,18 +97,30 @@ def _rank_of(snapshot: Snapshot, plan: Plan) -> tuple[int, ...]:
     return (*(missing[level] // 100 for level in sorted(missing, reverse=True)), plan.cost_nano)
 
 
-def _told_large(snapshot: Snapshot, stage: Stage, effort: Effort) -> Plan:
-    """A queue that is planned by classes: each work keeps its own variant, and nothing is proven of plans that choose others."""
-    run = View(decided(snapshot, {}))
+def _large_of_variants(snapshot: Snapshot, stage: Stage, effort: Effort) -> Plan:
+    """The same for a queue that is planned by classes."""
+    # Imported here: small queues do without these tables.
+    from solver.fluid.choose import choose  # noqa: PLC0415
+
     is_program = stage == "program"
+    choice = choose(snapshot, is_program=is_program, effort=effort)
+    plan = _large_as_decided(snapshot, choice, is_program, effort)
+    if choice.numbers and choice.is_few:  # whole machines of few works are dearer than their shares say
+        plans = plan, _large_as_decided(snapshot, choice.own(), is_program, effort)
+        plan = min(plans, key=lambda each: _rank_of(snapshot, each))
+    return plan
+
+
+def _large_as_decided(snapshot: Snapshot, choice: Choice, is_program: bool, effort: Effort) -> Plan:
+    run = View(decided(snapshot, choice.numbers))
     plan = postponed(run, solve_large(run, is_program=is_program, effort=effort))
-    told = tuple(
-        Chosen(work_id=work.id, model=work.model, precision=work.precision)
-        for work in snapshot.works
-        if work.alternatives
-    )
+    bound, class_bound = choice.bounds_nano(plan)
     return msgspec.structs.replace(
-        plan, snapshot_sha256=sha256(snapshot), variants=told, bound_nano=0, class_bound_nano=0
+        plan,
+        snapshot_sha256=sha256(snapshot),
+        variants=choice.told(snapshot, plan),
+        bound_nano=min(plan.cost_nano, bound),
+        class_bound_nano=class_bound,
     )
 
 

@@ -212,12 +212,15 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """What the plan before gave a work: `share_ppm` millionths on this offer, in this turn of its pool there."""
+    """What the plan before gave a work: `share_ppm` millionths on this offer, in this turn of its pool there. Of a work that has
+    alternatives, `model` and `precision` say by which of them."""
 
     work_id: str
     offer_key: str
     share_ppm: int
     turn: int = 0
+    model: str = ""
+    precision: str = ""
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ uses the latest one of its bucket, so that grouping never makes a bound wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,18 +49,41 @@ class Classes:
     begun: Flags
     edge_low: Floats
     edge_up: Floats
+    served_by: Ints
 
     def __len__(self) -> int:
         return len(self.members)
 
+    @property
+    def is_first(self) -> Flags:
+        """Of classes of twins the first, of which the row of the program is; every class that has no twins."""
+        found: Flags = self.served_by == np.arange(len(self))
+        return found
 
-def group(figures: Figures, *, fine_works: int = 500) -> Classes:
-    """The classes of a snapshot's works, in a stable order. Up to `fine_works` they are grouped finely."""
+    def either(self, least: Floats) -> Floats:
+        """Prices of classes where one of the twins is served: the first has the least of them, the others none (infinite)."""
+        found = np.full(len(self), np.inf)
+        np.minimum.at(found, self.served_by, least)
+        return found
+
+
+Twins = Mapping[str, tuple[str, int]]
+
+
+def group(figures: Figures, *, fine_works: int = 500, twins: Twins | None = None) -> Classes:
+    """The classes of a snapshot's works, in a stable order. Up to `fine_works` they are grouped finely.
+
+    `twins`: by work that is one of several twins (`variants`), the work they are twins of and its number. Works are alike when
+    all their twins are: the classes of the twins of a class are of the same works, and `served_by` has the first of them.
+    """
     now_us = figures.view.snapshot.now_us
     ratio = FINE_RATIO if len(figures.works) <= fine_works else RATIO
+    own = [_key(work, figures, now_us, ratio) for work in figures.works]
+    if twins:
+        own = _joint(figures, own, twins)
     found: dict[tuple[object, ...], list[int]] = {}
-    for number, work in enumerate(figures.works):
-        found.setdefault(_key(work, figures, now_us, ratio), []).append(number)
+    for number, key in enumerate(own):
+        found.setdefault(key, []).append(number)
     keys = sorted(found, key=repr)
     members = tuple(tuple(found[key]) for key in keys)
     works = figures.works
@@ -94,7 +117,29 @@ def group(figures: Figures, *, fine_works: int = 500) -> Classes:
         begun=np.array([each.progress.lines_done > 0 for each in first], dtype=bool),
         edge_low=np.array([due[bucket == number].min() for number in range(len(buckets))]),
         edge_up=np.array([due_up[bucket == number].max() for number in range(len(buckets))]),
+        served_by=_firsts([[works[each].id for each in those] for those in members], twins or {}),
     )
+
+
+def _joint(figures: Figures, own: list[tuple[object, ...]], twins: Twins) -> list[tuple[object, ...]]:
+    """The key of each work with those of all its twins."""
+    together: dict[str, list[tuple[int, tuple[object, ...]]]] = {}
+    for work, key in zip(figures.works, own, strict=True):
+        if work.id in twins:
+            base, number = twins[work.id]
+            together.setdefault(base, []).append((number, key))
+    joint = {base: tuple(sorted(those, key=repr)) for base, those in together.items()}
+    return [
+        (*key, twins[work.id][1], joint[twins[work.id][0]]) if work.id in twins else key
+        for work, key in zip(figures.works, own, strict=True)
+    ]
+
+
+def _firsts(members: list[list[str]], twins: Twins) -> Ints:
+    first: dict[str, int] = {}
+    for k, those in enumerate(members):
+        first.setdefault(twins.get(those[0], (those[0], 0))[0], k)
+    return np.array([first[twins.get(those[0], (those[0], 0))[0]] for those in members], dtype=np.int64)
 
 
 def _key(work: Work, figures: Figures, now_us: int, ratio: float) -> tuple[object, ...]:

@@ -58,7 +58,8 @@ def generate(
     pairs = np.array(sorted(set(parts)), dtype=np.int64).reshape(-1, 2)
     columns = Columns.of(pairs[:, 0], pairs[:, 1], resources)
     columns = _in_time(pricing, columns, edges)
-    penalty = penalties(pricing, least)
+    classes = pricing.classes
+    penalty = penalties(pricing, classes.either(least)[classes.served_by])
     if not columns.k.size:
         raise Unsolved("no class has a place in time")
     program = build(pricing, columns, edges, penalty)
@@ -66,7 +67,8 @@ def generate(
     steering_bound = -np.inf
     for round_number in range(1, rounds + 1):
         least, best = pricing.cheapest(answer.scarcity, edges, is_bound=False, many=MORE)
-        priced = np.where(np.isfinite(least), np.minimum(least, penalty), penalty)
+        least = classes.either(least)
+        priced = np.where(np.isfinite(least), np.minimum(least, penalty), penalty)[classes.is_first]
         steering_bound = max(steering_bound, float(priced.sum()) - answer.scarcity.rent)
         if round_number == rounds or answer.objective - steering_bound <= gap * max(1e-9, abs(answer.objective)):
             break

@@ -1,7 +1,7 @@
 """The linear program of classes on time-shared capacity, over the columns that pricing thought worth it.
 
     minimise  Σ price·x + Σ penalty·u
-    served    Σ_resources x + u = 1                       for each class
+    served    Σ_resources x + u = 1                       for each class; for all classes of twins together
     capacity  Σ_{before < due ≤ edge} hours·x + left(edge) - left(before) ≤ room between the two edges
                                                           for each resource and edge where the candidates could exceed it
     quota     the same over all resources of a quota
@@ -91,8 +91,9 @@ def build(pricing: Pricing, columns: Columns, edges: Floats, penalty: Floats, sh
     cost = cost * (1 + share)
     many, k_count = len(columns.k), len(classes)
     matrix = _Matrix(k_count, many + k_count)
-    matrix.add(columns.k, np.arange(many), np.ones(many))
-    matrix.add(np.arange(k_count), many + np.arange(k_count), np.ones(k_count))
+    matrix.add(classes.served_by[columns.k], np.arange(many), np.ones(many))
+    matrix.add(classes.served_by, many + np.arange(k_count), np.ones(k_count))
+    whole = np.where(classes.is_first, 1.0, 0.0)  # of twins the first has the row; those of the others are empty
     busy = long * (1 + share)
     bucket = classes.bucket[columns.k]
     _capacity_rows(matrix, "capacity", columns.r, bucket, busy / figures.resources.count[columns.r], edges)
@@ -106,8 +107,8 @@ def build(pricing: Pricing, columns: Columns, edges: Floats, penalty: Floats, sh
         starts=starts,
         index=index,
         value=value,
-        row_lower=np.concatenate([np.ones(k_count), np.full(len(matrix.rows), -np.inf)]),
-        row_upper=np.concatenate([np.ones(k_count), np.array(matrix.upper)]),
+        row_lower=np.concatenate([whole, np.full(len(matrix.rows), -np.inf)]),
+        row_upper=np.concatenate([whole, np.array(matrix.upper)]),
         rows=tuple(matrix.rows),
         carries=tuple(matrix.carries),
         classes=k_count,

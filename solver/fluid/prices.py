@@ -200,7 +200,7 @@ class Pricing:
 
     def bound(self, scarcity: Scarcity, edges: Floats, served: Floats | None = None) -> float:
         """No plan that serves these parts of the classes and keeps the rows of `edges` costs less (USD)."""
-        least, _ = self.cheapest(scarcity, edges, is_bound=True)
+        least = self.classes.either(self.cheapest(scarcity, edges, is_bound=True)[0])
         parts = np.ones(len(self.classes)) if served is None else served
         possible = np.isfinite(least) & (parts > 0)
         return float((least[possible] * parts[possible]).sum()) - scarcity.rent

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.solver_world import world
 from solver.__main__ import answer
 from solver.check import check
 from solver.errors import BadSnapshot
 from solver.plan import solve
 from solver.residency import INTERNAL, ModelFacts
 from solver.residency.types import PolicyRule
-from solver.types import Chosen, Plan, Snapshot, Throughput, Variant, encode, json_schemas
+from solver.types import Chosen, Held, Plan, Snapshot, Throughput, Variant, encode, json_schemas
 from solver.variants import as_run
 from solver.view import View
 
@@ -186,3 +187,52 @@ def test_plans_of_works_with_alternatives_keep_every_rule_and_are_the_same_each_
     plan = solve(snapshot, stage=stage)
     assert check(snapshot, plan) == []
     assert encode(plan) == encode(solve(snapshot, stage=stage))
+
+
+def large_queue() -> Snapshot:
+    """Above 3,000 pairs; every second work may be served by a checkpoint that is a third faster."""
+    snapshot = world(60, 60)
+    faster = tuple(
+        msgspec.structs.replace(
+            each, precision="q8", input_per_s=each.input_per_s * 1.3, output_per_s=each.output_per_s * 1.3
+        )
+        for each in snapshot.throughput
+    )
+    works = tuple(
+        msgspec.structs.replace(each, alternatives=(Variant(model=each.model, precision="q8"),)) if number % 2 else each
+        for number, each in enumerate(snapshot.works)
+    )
+    return msgspec.structs.replace(snapshot, works=works, throughput=snapshot.throughput + faster)
+
+
+def test_a_large_queue_takes_variants_by_classes_and_is_no_dearer_than_with_its_own() -> None:
+    """Every rule is kept, as much is served, and the bound holds for the plan that had no choice, too."""
+    free = large_queue()
+    own = tuple(msgspec.structs.replace(each, alternatives=()) for each in free.works)
+    plan, before = solve(free), solve(msgspec.structs.replace(free, works=own))
+    assert check(free, plan) == []
+    assert (plan.unplaced, before.unplaced) == ((), ())
+    assert 0 < plan.bound_nano <= plan.cost_nano < before.cost_nano
+    assert sum(each.precision == "q8" for each in plan.variants) > 15
+    assert " less (alone " in plan.variants[0].sentence
+
+
+def test_a_large_plan_that_is_held_keeps_the_variants_that_it_had() -> None:
+    """Otherwise every small move of a price would change the model of works that wait."""
+    free = large_queue()
+    first = solve(free, stage="greedy")
+    names = {each.work_id: (each.model, each.precision) for each in first.variants}
+    held = tuple(
+        Held(
+            work_id=each.work_id,
+            offer_key=each.offer_key,
+            share_ppm=each.share_ppm,
+            turn=each.turn,
+            model=names[each.work_id][0] if each.work_id in names else "",
+            precision="bf16" if each.work_id in names else "",
+        )
+        for each in first.assignments
+    )
+    again = solve(msgspec.structs.replace(free, held=held), stage="greedy")
+    assert "q8" in {each.precision for each in first.variants}
+    assert {each.precision for each in again.variants} == {"bf16"}

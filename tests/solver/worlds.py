@@ -54,13 +54,12 @@ def faults(town: Any, seed: int) -> list[str]:
         effort: Effort = "certify" if seed % 100 == 25 else "normal"
         plan = solve_large(View(snapshot), is_program=seed % 50 != 0, effort=effort)
         return _broken(snapshot, plan)
-    if seed % 25 == 1:
-        return _brute_force(town(), seed)
-    if seed % 25 == 2:
-        return _brute_force_of_variants(town(), seed)
-    snapshot = town().random(seed)
+    if seed % 25 in (1, 2):
+        return (_brute_force if seed % 25 == 1 else _brute_force_of_variants)(town(), seed)
     if seed % 10 == 6:
-        return _of_variants(town(), snapshot, seed)
+        is_large = seed % 100 == 46
+        return _of_variants(town(), town().random(seed, *((40, 80) if is_large else ())), seed)
+    snapshot = town().random(seed)
     plan = solve(snapshot)
     found = _broken(snapshot, plan)
     if seed % 10 == 2:
