@@ -23,6 +23,7 @@ from solver.freed import Freed, Occupied, freed, occupied
 from solver.schedule import Pool
 from solver.slack import MARGIN_US, latest_us
 from solver.types import HOUR_US, Assignment, Later, OfferView, Plan, Running, Snapshot, Start, Work, sha256
+from solver.variants import as_run
 from solver.view import View, pool_of
 from solver.when import Held, begin_later
 
@@ -128,6 +129,7 @@ class _Room:
 
 def asked(snapshot: Snapshot, plan: Plan) -> tuple[str, ...]:
     """The offers of which a record would help to decide whether anything waits: none of sites where `waits` still hold."""
+    snapshot = as_run(snapshot, plan)
     view = View(snapshot)
     room, keys = _Room(view, plan), set[str]()
     for site in _sites(view, plan, room):
@@ -160,7 +162,8 @@ def _free_in_time(found: Sequence[Later]) -> list[Later]:
 
 def replanned(snapshot: Snapshot, plan: Plan) -> Plan:
     """The plan of the same snapshot with records: what `solve` would answer, without solving again."""
-    return postponed(View(snapshot), msgspec.structs.replace(plan, snapshot_sha256=sha256(snapshot)))
+    plan = msgspec.structs.replace(plan, snapshot_sha256=sha256(snapshot))
+    return postponed(View(as_run(snapshot, plan)), plan)
 
 
 def _sites(view: View, plan: Plan, room: _Room) -> Iterator[_Site]:

@@ -18,6 +18,7 @@ from solver.eligibility import survey, survey_one
 from solver.problem import bills, state, unserved
 from solver.schedule import Pool
 from solver.types import OfferView, Plan, Snapshot, Start, Work
+from solver.variants import as_run
 from solver.view import View, pool_of
 
 # So many works are planned again (of a large queue an eighth of them), the dearest of each policy and pool first; what is found
@@ -50,6 +51,7 @@ def policy_shares(snapshot: Snapshot, plan: Plan, starts: Collection[Start]) -> 
 
     A start that costs nothing has parts and no premium to speak of: 0.
     """
+    snapshot = as_run(snapshot, plan)
     works = {work.id: work for work in snapshot.works}
     wanted = {(each.offer_key, Pool(each.project, each.model, each.precision)) for each in starts}
     borne: dict[tuple[str, Pool], dict[str, int]] = {}

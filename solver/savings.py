@@ -15,6 +15,7 @@ from solver.eligibility import Verdict, survey
 from solver.explain import usd
 from solver.relax import alone, one_more_country
 from solver.types import HOUR_US, Plan, Snapshot, Work
+from solver.variants import as_run
 from solver.view import View
 
 # More time is asked for in these steps; the first that saves is told.
@@ -39,6 +40,7 @@ def savings(snapshot: Snapshot, plan: Plan, work_id: str) -> tuple[Saving, ...]:
 
     Raises KeyError when the snapshot has no such work.
     """
+    snapshot = as_run(snapshot, plan)
     work = {each.id: each for each in snapshot.works}[work_id]
     rest = near(beside(snapshot, plan, {work.id}), work)
     base = alone(rest, work)

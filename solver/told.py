@@ -9,6 +9,7 @@ import msgspec
 
 from solver.eligibility import Funnel
 from solver.types import Choice, Plan, Snapshot
+from solver.variants import as_run
 from solver.view import View
 
 
@@ -20,6 +21,7 @@ def told(snapshot: Snapshot, plan: Plan, work_id: str) -> tuple[Funnel, Choice |
     choice = next((each for each in plan.choices if each.work_id == work_id), None)
     if funnel := plan.funnels.get(work_id):
         return funnel, choice
+    snapshot = as_run(snapshot, plan)
     work = {each.id: each for each in snapshot.works}[work_id]
     # Imported here: small queues, whose plans have their words, do without these tables.
     from solver.fluid.reasons import reasons_of  # noqa: PLC0415

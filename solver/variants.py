@@ -7,7 +7,7 @@ decided is then the queue in which each work has the variant that serves it (`as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -41,6 +41,11 @@ def has_variants(snapshot: Snapshot) -> bool:
 def variants_of(work: Work) -> tuple[tuple[str, str], ...]:
     """(model, precision) of everything that may serve the work, its own first."""
     return ((work.model, work.precision), *((each.model, each.precision) for each in work.alternatives))
+
+
+def faces(works: Iterable[Work]) -> list[Work]:
+    """Each work once for each of its variants, for whoever asks which models are queued, and what for."""
+    return [_with(work, number) for work in works for number in range(len(work.alternatives) + 1)]
 
 
 def as_run(snapshot: Snapshot, plan: Plan) -> Snapshot:

@@ -24,6 +24,7 @@ from solver.savings import Saving, savings
 from solver.told import told
 from solver.types import Assignment as PlannedShare
 from solver.types import Choice, Later, Plan, Relaxation, Snapshot, Work
+from solver.variants import as_run
 
 SECOND_US = 1_000_000
 
@@ -109,6 +110,7 @@ def explain(
     work_id: str, snapshot: Snapshot, plan: Plan, *, plan_id: str | None, planned_us: int | None
 ) -> quote_shapes.Explanation:
     """One work's part of a plan in words and numbers for people. Raises KeyError when the snapshot has no such work."""
+    snapshot = as_run(snapshot, plan)
     work = {w.id: w for w in snapshot.works}[work_id]
     shares = sorted((a for a in plan.assignments if a.work_id == work_id), key=lambda a: a.order)
     funnel, choice = told(snapshot, plan, work_id)

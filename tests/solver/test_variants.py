@@ -18,6 +18,7 @@ from solver.errors import BadSnapshot
 from solver.plan import solve
 from solver.residency import INTERNAL, ModelFacts
 from solver.residency.types import PolicyRule
+from solver.size import is_small
 from solver.types import Chosen, Held, Plan, Snapshot, Throughput, Variant, encode, json_schemas
 from solver.variants import as_run
 from solver.view import View
@@ -190,8 +191,8 @@ def test_plans_of_works_with_alternatives_keep_every_rule_and_are_the_same_each_
 
 
 def large_queue() -> Snapshot:
-    """Above 3,000 pairs; every second work may be served by a checkpoint that is a third faster."""
-    snapshot = world(60, 60)
+    """More than 3,000 pairs; every second work may be served by a checkpoint that is a third faster."""
+    snapshot = world(60, 200)
     faster = tuple(
         msgspec.structs.replace(
             each, precision="q8", input_per_s=each.input_per_s * 1.3, output_per_s=each.output_per_s * 1.3
@@ -202,7 +203,9 @@ def large_queue() -> Snapshot:
         msgspec.structs.replace(each, alternatives=(Variant(model=each.model, precision="q8"),)) if number % 2 else each
         for number, each in enumerate(snapshot.works)
     )
-    return msgspec.structs.replace(snapshot, works=works, throughput=snapshot.throughput + faster)
+    found = msgspec.structs.replace(snapshot, works=works, throughput=snapshot.throughput + faster)
+    assert not is_small(View(found))
+    return found
 
 
 def test_a_large_queue_takes_variants_by_classes_and_is_no_dearer_than_with_its_own() -> None:
