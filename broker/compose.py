@@ -72,7 +72,7 @@ from broker.secret_files import kept
 from broker.services import Services
 from broker.settings import Settings
 from broker.store_identity import require_same_store
-from broker.tls import server_context, trusted_ca
+from broker.tls import BadTls, ServerTls, trusted_ca
 from broker.vault import Vault, has_data_keys
 from broker.webhook_sender import WebhookSender
 from broker.webhooks import adopt
@@ -173,6 +173,10 @@ class Activity:
 
 # A name of 4,096 characters is 48 kB percent-encoded; beyond its own 8 kB aiohttp answers in plain text.
 MOST_URL_BYTES = 64 * 1024
+
+
+# A renewed certificate is shown after so long at the latest.
+LOOK_FOR_CERTIFICATE_S = 30
 
 
 class CannotStart(Exception):
@@ -420,16 +424,28 @@ async def _serve_http(
     if services.authority is None:
         await web.SockSite(runner, listening).start()
         return None
-    tls = server_context(services.settings.http, services.authority.certificate)
+    tls = ServerTls(services.settings.http, services.authority.certificate)
+    stack.push_async_callback(_cancelled, asyncio.create_task(_renewed(tls)))
     for each in certificates(
         services.settings.http, services.public_url, services.authority.certificate, datetime.now(UTC)
     ):
         if not each.ok:
             log.error("tls.not_believed", what=each.name, found=each.found, mend=each.mend)
-    await web.SockSite(runner, listening, ssl_context=tls).start()
+    await web.SockSite(runner, listening, ssl_context=tls.context).start()
     local = _listen("127.0.0.1", 0)
     await web.SockSite(runner, local).start()
     return f"http://127.0.0.1:{local.getsockname()[1]}"
+
+
+async def _renewed(tls: ServerTls) -> None:
+    """Certificates live for weeks, brokers longer."""
+    while True:
+        await asyncio.sleep(LOOK_FOR_CERTIFICATE_S)
+        try:
+            if await asyncio.to_thread(tls.look):
+                log.info("tls.renewed")
+        except BadTls as wrong:
+            log.error("tls.not_renewed", error=str(wrong))
 
 
 async def _until_done(

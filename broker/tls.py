@@ -35,6 +35,47 @@ def server_context(http: HttpSettings, authority: str | None = None) -> ssl.SSLC
     return context
 
 
+class ServerTls:
+    """The broker's side for as long as it runs: a certificate that was renewed in its place is shown from the next handshake on.
+
+    `context` is what listeners are given; connections that are open keep what they were shown. Raises BadTls when it is made.
+    """
+
+    def __init__(self, http: HttpSettings, authority: str) -> None:
+        self._http, self._authority = http, authority
+        self._seen = self._stamps()
+        self.context = self._shown = server_context(http, authority)
+        self.context.sni_callback = self._show
+
+    def look(self) -> bool:
+        """Whether the files have changed, and what they hold now is shown from now on.
+
+        Raises BadTls, once for a change, when they cannot be used: written one after the other they are no pair for a moment.
+        What was shown before is shown further.
+        """
+        stamps = self._stamps()
+        if stamps == self._seen:
+            return False
+        self._seen = stamps
+        self._shown = server_context(self._http, self._authority)
+        return True
+
+    def _show(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        """Asked in each handshake, whether or not the client names a host. Of the context only the certificate is taken."""
+        connection.context = self._shown
+
+    def _stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
+        return tuple(_stamp(each) for each in (self._http.tls_certificate, self._http.tls_key))
+
+
+def _stamp(file: Path | None) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat() if file else None
+    except OSError:
+        return None
+    return found and (found.st_mtime_ns, found.st_ino, found.st_size)
+
+
 def trusted_ca(http: HttpSettings) -> str | None:
     """What `http.tls_ca` holds. Raises BadTls."""
     if http.tls_ca is None:

@@ -43,7 +43,7 @@ def certificates(http: HttpSettings, public_url: str | None, authority: str | No
     """Of the server, which must be of the host that workers dial, and of the authority for workers (`authority`, PEM)."""
     found = []
     if http.tls_certificate is not None:
-        name, mend = "certificate of the server", "put a renewed certificate there, and restart the broker"
+        name, mend = "certificate of the server", "put a renewed certificate there: the broker shows it within a minute"
         try:
             shown = shown_certificate(http.tls_certificate)
             server_context(http)

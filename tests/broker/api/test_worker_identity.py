@@ -22,7 +22,7 @@ from sqlmodel import col
 from broker.api import binding
 from broker.api.app import build_app
 from broker.authority import BadCsr, checked_csr, open_authority, revoke
-from broker.tls import BadTls, server_context
+from broker.tls import BadTls, ServerTls, server_context
 from broker.used_proofs import forget, use
 from broker.vault import Vault
 from broker.vault_tables import AuthorityRow, CertificateRow
@@ -468,3 +468,32 @@ def test_the_context_of_a_broker_demands_no_certificate_and_refuses_bad_files(tm
     ):
         with pytest.raises(BadTls, match=told):
             server_context(http.model_copy(update=changed))
+
+
+async def test_a_certificate_that_is_renewed_in_its_place_is_shown_without_a_restart(tmp_path: Path) -> None:
+    """It was shown until somebody restarted the broker, or until it had ended and no machine could say hello."""
+    http = server_certificate(tmp_path)
+    assert http.tls_certificate and http.tls_key
+    folder = tmp_path / "renewed"
+    folder.mkdir()
+    server_certificate(folder)
+    tls = ServerTls(http, http.tls_certificate.read_text())
+    runner = web.AppRunner(web.Application(), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls.context).start()
+
+    async def shown() -> str:
+        return await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", runner.addresses[0][1]))
+
+    first = await shown()
+    assert first == http.tls_certificate.read_text()
+    assert not tls.look()
+    (folder / "tls.pem").rename(http.tls_certificate)
+    with pytest.raises(BadTls, match="is not the key"):
+        tls.look()
+    assert not tls.look(), "the same trouble is told once"
+    assert await shown() == first, "half of a pair changes nothing"
+    (folder / "tls.key").rename(http.tls_key)
+    assert tls.look()
+    assert await shown() == http.tls_certificate.read_text() != first
+    await runner.cleanup()
