@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -11,10 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from broker.control.snapshot import listed_offers
 from broker.price_ages import default_max_age_s, max_ages_s
 from broker.services import Services
+from broker.speeds import expected_speeds
 from markets import price_book
 from markets.cards import snapshot
 from markets.instants import micros
-from markets.offer import Offer
+from markets.offer import Accelerator, Offer
 from markets.own_account import holder_of
 from markets.price_book import Listed, unlocated
 from markets.price_search import Wanted
@@ -104,20 +105,24 @@ def usd_price(offer: Offer) -> Decimal | None:
     return price if price > 0 or (offer.pricing == "reserved" and offer.sunk_per_hour) else None
 
 
-def usd_per_million(offer: Offer, profiles: Sequence[ModelProfile]) -> Decimal | None:
-    """The least USD per million output tokens of the model on this offer, by its profiles' speeds; for token offers, their price.
+def best_outputs(profiles: Sequence[ModelProfile], accelerators: Collection[Accelerator]) -> dict[str, Decimal]:
+    """Output tokens a second of a model by accelerator name: of its profiles the fastest, each as given or estimated."""
+    best: dict[str, Decimal] = {}
+    for profile in profiles:
+        for name, (_, output_per_s) in expected_speeds(profile, accelerators).items():
+            best[name] = max(best.get(name, Decimal(0)), Decimal(str(output_per_s)))
+    return best
+
+
+def usd_per_million(offer: Offer, outputs: Mapping[str, Decimal]) -> Decimal | None:
+    """The least USD per million output tokens of a model on this offer, by what `best_outputs` says of it; for token offers,
+    their price.
 
     None: no speed is known for the accelerator. A rental runs one engine: a machine with more devices than it uses costs all.
     """
     if offer.per_million is not None:
         return offer.per_million.output if offer.currency == "USD" else None
-    price = usd_price(offer)
-    speeds = [
-        Decimal(str(profile.tokens_per_s[offer.accelerator.name][1]))
-        for profile in profiles
-        if offer.accelerator.name in profile.tokens_per_s
-    ]
-    best = max(speeds, default=Decimal(0))
+    price, best = usd_price(offer), outputs.get(offer.accelerator.name, Decimal(0))
     return None if price is None or best <= 0 else round(price / (best * MILLION_PER_HOUR), 9)
 
 
@@ -150,17 +155,20 @@ def compared(
 ) -> list[Compared]:
     """The cheapest offers that are not placed on and for which a speed is known, one of each market and accelerator. Pure.
 
-    A comparison for people: one machine at the profile's speed, without starting up.
+    A comparison for people: one machine at the profile's speed, given or estimated, without starting up.
     """
     found: dict[tuple[str, str], Compared] = {}
-    for each in listed:
+    shown = [each for each in listed if each.excluded is not None and not each.offer.quarantined]
+    chips = [each.offer.accelerator for each in shown]
+    speeds = [(profile.options.accelerators, expected_speeds(profile, chips)) for profile in profiles]
+    for each in shown:
         price, name = usd_price(each.offer), each.offer.accelerator.name
-        if each.excluded is None or each.offer.quarantined or price is None:
+        if price is None:
             continue
-        for profile in profiles:
-            if name not in profile.tokens_per_s or profile.options.accelerators > max(1, each.offer.accelerator.count):
+        for needed, by_name in speeds:
+            if name not in by_name or needed > max(1, each.offer.accelerator.count):
                 continue
-            input_per_s, output_per_s = (Decimal(str(speed)) for speed in profile.tokens_per_s[name])
+            input_per_s, output_per_s = (Decimal(str(speed)) for speed in by_name[name])
             hours = (input_tokens / input_per_s + output_tokens / output_per_s) / 3600
             one = Compared(each.offer, round(price * hours, 9), round(price / (output_per_s * MILLION_PER_HOUR), 9))
             pool = (each.offer.market, name)

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 
@@ -105,6 +106,16 @@ def estimated_speeds(
                 fixed=fixed_part(told.sequences, told.output_per_s, alone.output_per_s),
             )
     return found
+
+
+def expected_speeds(profile: ModelProfile, accelerators: Iterable[Accelerator]) -> dict[str, tuple[float, float]]:
+    """Tokens a second in and out of a whole instance by accelerator name: as given, else as estimated of typical requests.
+    Names of which neither is known are left out."""
+    alike = {replace(each, count=1, fraction=Decimal(1)) for each in accelerators}
+    estimated = estimated_speeds(profile, alike, ())
+    return {name: (speed.input_per_s, speed.output_per_s) for name, speed in estimated.items()} | dict(
+        profile.tokens_per_s
+    )
 
 
 def fixed_part(sequences: float, output_per_s: float, alone_per_s: float) -> float:

@@ -13,7 +13,7 @@ from broker.api import shapes
 from broker.api.problems import not_found
 from broker.api.registry import EVERYONE, Call, Route, route
 from broker.control.convert import is_known_on
-from broker.price_list import choosable, order, price_list, usd_per_million, usd_price
+from broker.price_list import best_outputs, choosable, order, price_list, usd_per_million, usd_price
 from broker.variants import serving
 from jobs.clock import MICROSECONDS, db_now
 from markets.facts.regions import country_code
@@ -86,7 +86,8 @@ async def found_offers(call: Call, query: OfferQuery) -> tuple[list[Listed], dic
     wanted = await _wanted(call, query, profiles)
     per_million = None
     if profiles or (wanted and all(each.offer.pricing == "token" for each in wanted)):
-        prices = ((str(each.offer.key), usd_per_million(each.offer, profiles)) for each in wanted)
+        outputs = best_outputs(profiles, [each.offer.accelerator for each in wanted])
+        prices = ((str(each.offer.key), usd_per_million(each.offer, outputs)) for each in wanted)
         per_million = {key: price for key, price in prices if price is not None}
     return order(wanted, per_million)[: query.limit], per_million
 

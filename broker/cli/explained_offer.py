@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 from broker.cli.output import moment, rate, span, usd
@@ -61,10 +62,20 @@ def _terms(found: Document) -> Iterator[str]:
     yield from [f"  {name}: {words}" for name, words in found["raw"].items()] or ["  (not kept)"]
     limit = "" if found["max_age_s"] is None else f", {span(found['max_age_s'])} is the most allowed"
     yield f"age {span(found['age_s'])}{limit}; billed by {found['granularity_s']} s, at least {found['minimum_s']} s"
+    yield from _money(found)
     if found["capacity"] is not None:
         yield f"capacity: {found['capacity'] or '0, sold out'}"
     if found["quota"]:
         yield f"quota: {found['quota']}"
+
+
+def _money(found: Document) -> Iterator[str]:
+    """What is paid beside the hours."""
+    if Decimal(found["deposit_usd"]):
+        back = Decimal(found["refundable_fraction"]) * 100
+        yield f"deposit {usd(found['deposit_usd'])}, of which {back.normalize():f} % come back"
+    if Decimal(found["egress_usd_per_gb"]) or Decimal(found["ingress_usd_per_gb"]):
+        yield f"traffic: {usd(found['egress_usd_per_gb'])} a GB out, {usd(found['ingress_usd_per_gb'])} in"
 
 
 def _place(found: Document) -> Iterator[str]:

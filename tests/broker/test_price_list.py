@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from broker.price_list import compared, order, usd_per_million, usd_price
+from broker.price_list import best_outputs, compared, order, usd_per_million, usd_price
 from markets.offer import Accelerator, Offer, OfferKey, TokenPrice
 from markets.price_book import Listed
 from workers.profile import ModelProfile
@@ -39,12 +39,29 @@ def profile(**speeds: tuple[float, float]) -> ModelProfile:
 
 def test_a_million_tokens_cost_an_hours_price_by_what_an_hour_yields() -> None:
     model = profile(l4=(4000.0, 1000.0))  # 3.6 million tokens an hour
-    assert usd_per_million(offer("a", "0.72"), [model]) == Decimal("0.2")
-    assert usd_per_million(offer("a", "0.72", "t4"), [model]) is None, (
+    outputs = best_outputs([model], [offer("a", "0.72").accelerator, offer("a", "0.72", "t4").accelerator])
+    assert usd_per_million(offer("a", "0.72"), outputs) == Decimal("0.2")
+    assert usd_per_million(offer("a", "0.72", "t4"), outputs) is None, (
         "no speed is known: no price per token is made up"
     )
     tokens = replace(offer("t", None), per_million=TokenPrice(Decimal("0.1"), Decimal("0.32")))
-    assert usd_per_million(tokens, [model]) == Decimal("0.32")
+    assert usd_per_million(tokens, outputs) == Decimal("0.32")
+
+
+def test_a_known_model_has_a_price_per_token_where_nobody_gave_it_a_speed() -> None:
+    """What the plan could place by an estimate was listed without a price, last, and no quote compared with it."""
+    known = replace(profile(), weights="meta-llama/Llama-3.1-8B-Instruct")
+    h100 = offer("h100", "2.50", "h100-sxm")
+    h100 = replace(h100, accelerator=Accelerator("nvidia", "h100-sxm", "sxm", 81_920, 1))
+    outputs = best_outputs([known], [h100.accelerator])
+    price = usd_per_million(h100, outputs)
+    assert price is not None and Decimal("0.02") < price < Decimal(2), "MLPerf: 5,777 tokens/s, 0.12 at this price"
+    (told,) = compared([listed(h100, "snapshot")], [known], input_tokens=1_000, output_tokens=1_000_000)
+    assert told.usd_per_million == price
+    given = replace(known, tokens_per_s={"h100-sxm": (1.0, 1.0)})
+    assert best_outputs([given], [h100.accelerator]) == {"h100-sxm": 1}, (
+        "what the operator says goes before an estimate"
+    )
 
 
 def test_for_a_model_the_dearer_hour_can_be_the_cheaper_token() -> None:

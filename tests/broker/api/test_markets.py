@@ -27,6 +27,7 @@ from markets.offer import Accelerator, Evidence, Offer, OfferKey
 from markets.tables import PollRow
 from markets.tokens.card import card_offers
 from markets.tokens.source import shipped_card
+from tests.support.wire_agent import Rent
 
 OFFER_FIELDS = [
     "key", "market", "region", "zone", "country", "subdivision", "location_evidence", "location_tier", "confidentiality",
@@ -266,6 +267,22 @@ async def test_explain_says_whether_an_offer_may_be_chosen(
     found = (await server.call("GET", f"/v1/market/offers/explain?key={quote(str(one.key), safe='')}")).json
     assert found["may_be_chosen"] is chosen
     assert explanation(found)[-1].startswith(told)
+
+
+async def test_explain_says_what_is_paid_beside_the_hours_and_what_our_rentals_taught(server: Any, rent: Rent) -> None:
+    half = {"deposit": Decimal(3), "refundable_fraction": Decimal("0.5"), "egress_per_gb": Decimal("0.09")}
+    one = replace(offer("1.5", datetime.now(UTC)), **half)
+    await store(server, one)
+    path = f"/v1/market/offers/explain?key={quote(str(one.key), safe='')}"
+    lines = explanation((await server.call("GET", path)).json)
+    assert {
+        "deposit $3.00, of which 50 % come back",
+        "traffic: $0.09 a GB out, $0.00 in",
+        "our rentals: none yet",
+    } <= set(lines)
+    await rent(of=one)
+    (taught,) = [each for each in explanation((await server.call("GET", path)).json) if each.startswith("our rentals")]
+    assert "1 asked for, 1 started (boot " in taught and taught.endswith("quoted $1.50 and billed $0.05 an hour")
 
 
 async def test_a_rate_card_is_taken_over_and_reserved_capacity_costs_nothing_more(server: Any) -> None:
