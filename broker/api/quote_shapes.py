@@ -68,14 +68,16 @@ class Saving(BaseModel):
 
 
 class PolicyMonth(BaseModel):
-    """What the batch's policy has cost its project in a UTC month: an estimate, of when each machine was decided on. `of_usd` is
-    the books' spend under that policy, `not_estimated_usd` the part of that of which it is not known."""
+    """What the batch's policy has cost its project in a UTC month, by when each machine was decided on. `of_usd` is the books'
+    spend under that policy, `not_estimated_usd` the part of that of which it is not known, `estimated_usd` what of `usd` was not
+    found by planning the queue again without the policy, but estimated from what full offers are worth."""
 
     policy: str
     period: str
     usd: str
     of_usd: str
     not_estimated_usd: str
+    estimated_usd: str = "0"
     sentence: str
 
 

@@ -52,14 +52,22 @@ async def _policy_month(session: AsyncSession, batch_id: str) -> quote_shapes.Po
     if cost is None or cost.nano <= 0:
         return None
     spent, own = usd(cost.nano), usd(cost.premium_nano)
+    how = "planned again without it"
+    if cost.estimated_nano:
+        how = (
+            "estimated"
+            if cost.estimated_nano >= cost.premium_nano
+            else f"{in_words(cost.estimated_nano)} of that estimated"
+        )
     return quote_shapes.PolicyMonth(
         policy=name,
         period=period,
         usd=own,
         of_usd=spent,
         not_estimated_usd=usd(cost.unknown_nano),
+        estimated_usd=usd(cost.estimated_nano),
         sentence=f"policy {name} costs {batch.project} about {in_words(cost.premium_nano)} of {in_words(cost.nano)} spent under "
-        f"it in {period}, estimated (`broker reports policies`); compliance decides",
+        f"it in {period}, {how} (`broker reports policies`); compliance decides",
     )
 
 

@@ -103,7 +103,7 @@ class Planner:
         waits = self.plan.later if self.plan else ()
         snapshot, plan = await postponed(self.services, frozen.snapshot, plan, waits)
         frozen = replace(frozen, snapshot=snapshot)
-        policies = await priced_policies(snapshot, plan)
+        policies = await priced_policies(self.services, snapshot, plan)
         async with self.services.database.transaction() as session:
             acted = await self._act(session, frozen, plan, policies)
         self._remember(acted, frozen.snapshot.now_us)

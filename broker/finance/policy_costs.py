@@ -1,7 +1,7 @@
 """What residency policies cost: the books' spend under each, and the part of it that the same work would not have cost without.
 
-Spend is the books', to the nano. The part is an estimate of when each machine was decided on (`broker/control/policy_price.py`):
-the same work planned again without the policy, on what the rest of the plan left free. Nothing is relaxed by asking.
+Spend is the books', to the nano. The part is of when each machine was decided on (`broker/control/policy_price.py`): a small
+queue was planned again without the policy, of a large one it is an estimate, and told apart. Nothing is relaxed by asking.
 """
 
 from __future__ import annotations
@@ -21,17 +21,30 @@ from ledger.focus.table import period_bounds
 from ledger.money import div_half_even
 
 MILLION = 1_000_000
-COLUMNS = ("policy", "project", "spent under it USD", "of it by the policy USD", "part", "not estimated USD")
-NOTE = "an estimate: the same work planned without the policy when each machine was decided on; compliance decides"
+COLUMNS = (
+    "policy",
+    "project",
+    "spent under it USD",
+    "of it by the policy USD",
+    "part",
+    "not estimated USD",
+    "estimated USD",
+)
+NOTE = (
+    "of when each machine was decided on: the queue planned again without the policy; of large queues estimated from what full "
+    "offers are worth (`estimated`); compliance decides"
+)
 
 
 @dataclass(slots=True)
 class PolicyCost:
-    """Nano-USD under one policy: all of it, what of it the policy cost, and of how much that is not known."""
+    """Nano-USD under one policy: all of it, what of it the policy cost, how much of that is no more than an estimate, and of how
+    much it is not known."""
 
     nano: int = 0
     premium_nano: int = 0
     unknown_nano: int = 0
+    estimated_nano: int = 0
 
 
 def policy_costs(found: Sequence[Cell], facts: Facts) -> dict[tuple[str, str], PolicyCost]:
@@ -54,7 +67,9 @@ def policy_costs(found: Sequence[Cell], facts: Facts) -> dict[tuple[str, str], P
             if share["premium_ppm"] is None:
                 cost.unknown_nano += nano
             else:
-                cost.premium_nano += div_half_even(nano * share["premium_ppm"], MILLION)
+                premium = div_half_even(nano * share["premium_ppm"], MILLION)
+                cost.premium_nano += premium
+                cost.estimated_nano += 0 if share.get("by") == "solved" else premium
     return dict(costs)
 
 
@@ -62,7 +77,14 @@ def section(costs: Mapping[tuple[str, str], PolicyCost], title: str = "Residency
     """The dearest policy first."""
     ordered = sorted(costs.items(), key=lambda each: (-each[1].premium_nano, -each[1].nano, each[0]))
     rows = [
-        (policy, project, usd(cost.nano), *_part(cost, is_known=policy != NONE), usd(cost.unknown_nano))
+        (
+            policy,
+            project,
+            usd(cost.nano),
+            *_part(cost, is_known=policy != NONE),
+            usd(cost.unknown_nano),
+            usd(cost.estimated_nano) if policy != NONE else NONE,
+        )
         for (policy, project), cost in ordered
     ]
     return Section(title, COLUMNS, rows, NOTE if rows else "nothing was spent")
@@ -89,7 +111,8 @@ async def monthly(session: AsyncSession, *, period: str, project: str | None = N
     facts = [
         ("month", f"{period} (UTC)"),
         ("spent USD", usd(sum(each.nano for each in costs.values()))),
-        ("of it by policies USD (estimate)", usd(sum(each.premium_nano for each in costs.values()))),
+        ("of it by policies USD", usd(sum(each.premium_nano for each in costs.values()))),
+        ("of that estimated USD", usd(sum(each.estimated_nano for each in costs.values()))),
     ]
     return Report("What residency policies cost", facts, [section(costs)])
 

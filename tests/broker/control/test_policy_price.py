@@ -51,6 +51,7 @@ async def test_a_month_and_a_batch_are_told_what_a_policy_cost_of_what_was_reall
         report = await monthly(session, period=period)
     assert told is not None and told.policy == "countries:de"
     assert Decimal(told.usd) == round(Decimal(told.of_usd) * kept["premium_ppm"] / 1_000_000, 9)
-    assert "about $" in told.sentence and "estimated" in told.sentence
+    assert "about $" in told.sentence and "planned again without it" in told.sentence
+    assert (kept["by"], Decimal(told.estimated_usd)) == ("solved", 0)
     (row,) = report.sections[0].rows
     assert row[:4] == ("countries:de", "default", told.of_usd, told.usd)
