@@ -23,9 +23,9 @@ from solver.types import HOUR_US, Assignment, OfferView, Plan, Snapshot, Work
 from solver.view import View, pool_of
 
 # So many groups are priced, the dearest of each policy first; others of a policy are taken to bear what these do on the mean.
-MOST_GROUPS = 300
+MOST_GROUPS = 250
 # The cheapest offers that a group could have with its policy, and without; looked for among so many, cheapest first.
-WITH, WITHOUT, AMONG = 8, 12, 400
+WITH, WITHOUT, AMONG = 4, 6, 400
 
 
 _Used = defaultdict[str, float]
@@ -120,7 +120,7 @@ def near(view: View, most: int) -> set[str]:
     rented = [each for each in view.snapshot.offers if is_rentable(each, view)]
     keys = set[str]()
     for work in first.values():
-        keys.update(each.key for each in ordered(view, rented, work)[: max(WITHOUT, most // (2 * len(first)))])
+        keys.update(each.key for each in ordered(view, rented, work)[: max(2 * WITHOUT, most // (2 * len(first)))])
     return keys
 
 
