@@ -69,7 +69,7 @@ def asked(snapshot: Snapshot, plan: Plan, starts: Collection[Start]) -> dict[str
     for policy_hash in sorted(dearest, key=lambda each: (-dearest[each], each))[:MOST_POLICIES]:
         policies = {**snapshot.policies, policy_hash: ANYWHERE}
         keys = near(View(msgspec.structs.replace(run, policies=policies)), SMALL // many)
-        keys |= {each.offer_key for each in (*plan.assignments, *snapshot.running)}
+        keys |= {each.offer_key for each in plan.assignments} | {each.offer_key for each in snapshot.running}
         offers = tuple(each for each in snapshot.offers if each.key in keys)
         if many * len(offers) <= SMALL:
             found[policy_hash] = msgspec.structs.replace(bare, policies=policies, offers=offers)
