@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from broker.vault import Vault
 from jobs.objects import ObjectStore
 from jobs.tables import File, Part
 from tests.support.canary import Leak, forms, leaks_in, secrets_leaked
-from tests.support.real_broker import real_broker
+from tests.support.real_broker import RealBroker, real_broker
 
 KEK = base64.b64encode(b"canary-kek-of-thirty-two-bytes-7").decode()
 SECRETS = {
@@ -86,17 +89,40 @@ api_key = "{SECRETS["engine key"]}"
         batch = broker.submit(6, prompt=SECRETS["prompt"])
         broker.ended(batch)
         secrets["sandbox token"] = json.loads((broker.data / "sandbox" / "endpoint.json").read_text())["token"]
-        for path in (
-            "doctor", "credentials", "admin/vault", "webhook_endpoints", "ledger/entries", "ledger/export.csv", "market/offers",
-            f"batches/{batch}", f"batches/{batch}/explain", f"batches/{batch}/placements", "costs?by=a",
-        ):  # fmt: skip
-            texts[path] = asked(f"{broker.local}/v1/{path}", broker.key)
-        texts["metrics"] = asked(f"{broker.local}/metrics", broker.key)
+        texts |= answers(broker, batch)
     leaks = secrets_leaked(secrets, [tmp_path], homes=(*HOMES, "endpoint.json"), texts=texts)
     assert [leak for leak in leaks if not at_home(leak)] == []
     keys = asyncio.run(keys_over(broker.data, file))
     assert {each.partition(" ")[0] for each in keys} == {"vault", "owner", "lease", "segment"}
     assert keys_found(keys, [each for each in tmp_path.rglob("*") if each.is_file() and each != file]) == []
+
+
+# What a list needs to be one; where prompts and answers belong.
+QUERIES = {
+    "/v1/ledger/exports": f"?format=audit&period={datetime.now(UTC):%Y-%m}",
+    "/v1/reports/chargeback": f"?period={datetime.now(UTC):%Y-%m}",
+    "/v1/costs": "?by=a",
+}
+OF_PROMPTS = ("/v1/batches/{batch_id}/results", "/v1/batches/{batch_id}/lines")
+
+
+def answers(broker: RealBroker, batch: str) -> dict[str, bytes]:
+    """Of every route that is read and names no more than a batch, generated from the document: exports are unpacked."""
+    found = {}
+    for path, methods in json.loads(asked(f"{broker.local}/openapi.json", broker.key))["paths"].items():
+        concrete = path.replace("{batch_id}", batch) + QUERIES.get(path, "")
+        if "x-roles" in methods.get("get", {}) and "{" not in concrete and path not in OF_PROMPTS:
+            found[path] = unpacked(asked(broker.local + concrete, broker.key))
+    for path in ("/v1/audit/export", "/v1/audit/where/{batch_id}", "/v1/ledger/sealed.zip"):
+        assert batch.encode() in found[path], f"{path} is not what it should be: {found[path][:300]!r}"
+    return found
+
+
+def unpacked(raw: bytes) -> bytes:
+    if not raw.startswith(b"PK"):
+        return raw
+    with zipfile.ZipFile(io.BytesIO(raw)) as packed:
+        return b"\n".join(packed.read(name) for name in packed.namelist())
 
 
 async def keys_over(data: Path, kek: Path) -> dict[str, bytes]:
