@@ -15,7 +15,7 @@ Prices = Literal["live", "card", "snapshot", "unsupported"]
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is known of one market here; `refusal` says why nothing is rented where it could be, `by_card` that its adapter reads
-    a price card and asks nobody."""
+    a price card and asks nobody. `card_us`: of when a card's newest price is, whenever the card was read."""
 
     name: str
     rented_at: bool
@@ -27,6 +27,7 @@ class Facts:
     now_us: int
     refusal: str | None = None
     by_card: bool = False
+    card_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,10 @@ def standing(facts: Facts) -> MarketStanding:
     """A card before a poll, a poll before the snapshot, and the reason in the words of whoever refused."""
     poll = facts.poll
     if poll is not None and poll.card_by is not None:
-        return _stands(facts, "card", poll.ok_us, _of_card(poll, facts.now_us))
+        return _stands(facts, "card", facts.card_us or poll.ok_us, _of_card(poll, facts.now_us))
     if poll is not None and poll.ok_us is not None:
-        return _stands(facts, _asked(facts), poll.ok_us, _of_poll(poll) or facts.why_not_asked)
+        as_of_us = facts.card_us or poll.ok_us
+        return _stands(facts, _asked(facts), as_of_us, _of_poll(poll) or facts.why_not_asked)
     reason = (_of_poll(poll) if poll is not None else None) or facts.why_not_asked or _not_built(facts)
     if facts.snapshot_us is not None:
         return _stands(facts, "snapshot", facts.snapshot_us, reason)

@@ -170,6 +170,16 @@ async def count_by_market(session: AsyncSession) -> dict[str, int]:
     return {market: int(count) for market, count in (await session.execute(query)).all()}
 
 
+async def newest(session: AsyncSession, markets: Collection[str]) -> dict[str, int]:
+    """When the newest price of each of these markets was observed, in microseconds; those that list nothing are left out."""
+    query = (
+        select(col(OfferRow.market), func.max(col(OfferRow.observed_us)))
+        .where(col(OfferRow.market).in_(markets), col(OfferRow.gone_us).is_(None))
+        .group_by(col(OfferRow.market))
+    )
+    return {market: int(at_us) for market, at_us in (await session.execute(query)).all()}
+
+
 async def alternatives(session: AsyncSession, accelerator: str, model: str) -> list[Offer]:
     """What a rental of this accelerator is compared with: on-demand machines that have it, and endpoints that sell the
     model, of all markets that list them."""

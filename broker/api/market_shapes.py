@@ -11,8 +11,8 @@ from broker.api.shapes import Own, SaidDay
 
 
 class Market(BaseModel):
-    """One market; the field names are those of `broker markets --json`. `age_s` is of its newest good poll (or of its snapshot),
-    None: never; `reason` says what is missing, or what went wrong last."""
+    """One market; the field names are those of `broker markets --json`. `age_s` is of its newest good poll, or of the
+    newest price of its card or snapshot; None: never; `reason` says what is missing, or what went wrong last."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 

@@ -30,6 +30,9 @@ async def list_markets(call: Call) -> market_shapes.MarketList:
         now_us = await db_now(session)
         polls = {row.market: row for row in await price_book.polls(session)}
         offers = Counter(await offer_counts(session, services, project=call.project))
+        cards = {name for name, row in polls.items() if row.card_by is not None}
+        cards |= {name for name, each in standings.items() if each.provider.is_card}
+        card_us = await price_book.newest(session, cards)
         refused = {row.market: refusal(row) for row in await held(session)}
         own_keys = await holders(session, list(services.accounts.openers))
     own = {account_name(market, call.project) for market, who in own_keys.items() if call.project in who}
@@ -37,7 +40,17 @@ async def list_markets(call: Call) -> market_shapes.MarketList:
     names = [*DIRECTORY, *sorted({*services.markets, *own, *standings, *polls, *offers} - set(DIRECTORY))]
     return market_shapes.MarketList(
         data=[
-            _market(name, services, name in own, standings, polls.get(name), refused.get(name), offers[name], now_us)
+            _market(
+                name,
+                services,
+                name in own,
+                standings,
+                polls.get(name),
+                card_us.get(name),
+                refused.get(name),
+                offers[name],
+                now_us,
+            )
             for name in names
         ]
     )
@@ -49,6 +62,7 @@ def _market(
     is_own: bool,
     standings: Mapping[str, Standing],
     poll: PollRow | None,
+    card_us: int | None,
     refused: str | None,
     offers: int,
     now_us: int,
@@ -68,6 +82,7 @@ def _market(
             now_us=now_us,
             refusal=refused,
             by_card=asked is not None and asked.provider.is_card,
+            card_us=card_us,
         )
     )
     return market_shapes.Market(

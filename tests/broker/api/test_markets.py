@@ -367,6 +367,10 @@ async def test_a_card_that_is_older_than_what_is_known_is_refused_and_not_said_t
     body = {"market": "mine", "text": CARD.replace("2.10", "1.10"), "observed_on": "2026-01-01"}
     refused = await server.call("POST", "/v1/market/cards", json=body)
     assert (refused.status, refused.code) == (422, "card_is_older")
+    old = {"market": "old", "text": CARD, "observed_on": (datetime.now(UTC) - timedelta(days=9)).date().isoformat()}
+    assert (await server.call("POST", "/v1/market/cards", json=old)).json["stored"]
+    ages = {each["name"]: each["age_s"] for each in (await server.call("GET", "/v1/markets")).json["data"]}
+    assert ages["mine"] < 3_600 < 9 * 86_400 <= ages["old"] < 10 * 86_400
     assert "another name" in refused.json["error"]["message"]
 
 
