@@ -39,8 +39,6 @@ MOVES, HELD_ONE_OF = 4_000, 20
 # plan costs 0.05 % after every price moved by 2 %; without a threshold 9 % of all tokens move, with 3 % of a block and all blocks
 # looked at it was 3.7 %.
 SWITCH, COVERED = 0.05, 0.8
-# Above so many classes, where a look takes some hundredths of a second, the second ones are this part of it.
-MANY, FEWER = 2_000, 2
 # Above so many classes prices are searched for from the first placement, which is faster than the program.
 PROGRAM_CLASSES = 10_000
 # What floats may be wrong by, taken off a bound before it leaves as integer money.
@@ -152,7 +150,7 @@ def _bounds(
         first_prices(pricing, low, scarcity),
         plan_usd=_plan_usd(pricing, scarcity, problem, draft, served),
         served=served,
-        looks=_looks(pricing, much)[0],
+        looks=much.looks[0],
     )
     return _bounds_by(pricing, prices, problem, draft, much)
 
@@ -164,7 +162,7 @@ def _bounds_by(
     low, up = pricing.classes.edge_low, pricing.classes.edge_up
     served = _served(pricing, draft)
     plan_usd = _plan_usd(pricing, prices.scarcity, problem, draft, served)
-    looks = _looks(pricing, much)[1]
+    looks = much.looks[1]
     usd, _ = blocks.bound(pricing, up, prices, plan_usd=plan_usd, served=served, looks=looks)
     # what holds for all plans holds for those of these classes as well
     return max(usd, blocks.proven(pricing, low, prices, served)), usd
@@ -177,11 +175,6 @@ def _plan_usd(pricing: Pricing, scarcity: Scarcity, problem: Problem, draft: Dra
         return cost
     least, _ = pricing.cheapest(scarcity, pricing.classes.edge_low, is_bound=False)
     return cost + float(np.where(np.isfinite(least), least, 0.0)[served < 1].sum())
-
-
-def _looks(pricing: Pricing, much: Counts) -> tuple[int, int]:
-    first, more = much.looks
-    return first, more // FEWER if len(pricing.classes) > MANY else more
 
 
 def restore(
@@ -262,7 +255,7 @@ def held_pieces(pricing: Pricing) -> tuple[Pieces, Turns]:
 def _guided(pricing: Pricing, first: Pieces, much: Counts) -> tuple[Pieces, Scarcity, blocks.Prices | None] | None:
     """(parts, prices of capacity, and what else proves a bound with them) to restore a plan from; None when HiGHS failed: the
     plan's stage then says that it is the first placement."""
-    looks = _looks(pricing, much)[0]
+    looks = much.looks[0]
     if is_guided(pricing) and len(pricing.classes) > PROGRAM_CLASSES:
         guide = by_placement(pricing, first, [2 * looks // 3] * 2)
         return guide.pieces, guide.prices.scarcity, guide.prices
