@@ -51,8 +51,9 @@ class Result:
     preemptions: float
 
 
-def starts(traces: Sequence[Trace], job: Job, seeds: int) -> list[Start]:
+def starts(traces: Sequence[Trace], job: Job, seeds: int, world: int = 0) -> list[Start]:
     """One start a seed, with seven days before it where the record is long enough for that, else with what there is.
+    `world` is the number of the record among several: else one seed would draw the same moment of all.
 
     Raises BadTrace when no start leaves room for the whole deadline.
     """
@@ -68,7 +69,8 @@ def starts(traces: Sequence[Trace], job: Job, seeds: int) -> list[Start]:
             f"trace {traces[0].name}: {hours:.1f} h recorded leave no start for a deadline of {job.deadline_s / 3600:.1f} h "
             "with history before it; shorten the work or the deadline factor"
         )
-    chosen = [possible[int(np.random.default_rng(seed).integers(len(possible)))] for seed in range(seeds)]
+    sources = [np.random.default_rng([seed, world] if world else seed) for seed in range(seeds)]
+    chosen = [possible[int(source.integers(len(possible)))] for source in sources]
     return [
         Start(seed, tick, is_up[:, tick - history : tick], is_up[:, tick : tick + ticks])
         for seed, tick in enumerate(chosen)
@@ -81,9 +83,9 @@ def backtest(
     """Every policy over every start of every world, and a row a run. Costs of different worlds are added in units of their
     own on-demand price. Raises BadTrace (see `starts`)."""
     rows: list[dict[str, Any]] = []
-    for traces, pools in worlds:
+    for number, (traces, pools) in enumerate(worlds):
         tick_s = traces[0].tick_s
-        for start in starts(traces, job, seeds):
+        for start in starts(traces, job, seeds, number):
             best = Clairvoyant(job, pools, start.is_up, tick_s)
             for policy in policies:
                 outcome = replay(_decide(policy, job, pools, start, tick_s, best), job, pools, start.is_up, tick_s)

@@ -19,7 +19,9 @@ from solver.spot.chain import ages, coarse, fit
 from solver.spot.world import IDLE, ON_DEMAND, Flags, Job, Now, Pools, Where, must_leave
 
 # Ages at which a spell's nature changes, by how many zones are looked at together; the table has 2^zones·(steps)^zones columns.
-EDGES_S: tuple[tuple[float, ...], ...] = ((600.0, 1800.0, 4 * 3600.0), (600.0,), (), (), ())
+EDGES_S: tuple[tuple[float, ...], ...] = (
+    (600.0, 1200.0, 2400.0, 4800.0, 4 * 3600.0, 12 * 3600.0), (600.0, 3600.0), (), (), ()
+)  # fmt: skip
 # What an hour of waiting costs besides, as a part of on-demand: where waiting is worth as much as beginning, begin.
 IMPATIENCE = 0.01
 # How long a fit is believed.

@@ -60,6 +60,48 @@ def test_no_policy_with_the_net_is_ever_late_and_none_is_cheaper_than_hindsight(
         assert outcome.cost >= best.cost - 1e-6, "a policy was cheaper than what is the cheapest"
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    moods=st.lists(
+        st.sampled_from(["calm", "at once", "when ready", "out of slack", "all gone"]), min_size=1, max_size=5
+    ),
+    spare_s=st.floats(0.0, 3 * 3600.0),
+    restart_s=st.sampled_from([0.0, 1.0, 195.0, 720.0, 1300.0]),
+    tick_s=st.sampled_from([195.0, 600.0]),
+    zones=st.integers(1, 2),
+)
+def test_who_takes_spot_away_at_the_worst_moment_makes_no_policy_late(moods, spare_s, restart_s, tick_s, zones):
+    """The record is made as the policy goes, by one who sees what it holds: machines are taken as soon as they are begun, as
+    soon as their restart is paid, when the slack is nearly gone, or all at once and for good; in any order."""
+    job, pools = Job(2 * 3600.0, 2 * 3600.0 + restart_s + spare_s, restart_s), Pools((0.25,) * zones, 1.0)
+    ticks = math.ceil(job.deadline_s / tick_s)
+
+    def against(decide):
+        is_up = np.ones((zones, ticks), dtype=bool)
+
+        def chased(now):
+            target = decide(now)
+            tick = round((job.deadline_s - now.left_s) / tick_s)
+            mood = moods[tick * len(moods) // ticks]
+            held, slack_s = target >= 0, now.left_s - now.work_s - restart_s
+            takes = {
+                "calm": False,
+                "at once": held,
+                "when ready": held and (now.debt_s if target == now.where else restart_s) <= tick_s,
+                "out of slack": held and slack_s < 3 * tick_s,
+                "all gone": True,
+            }[mood]
+            if takes and tick + 1 < ticks:
+                is_up[:, tick + 1] = False if mood == "all gone" else np.arange(zones) != target
+            return target
+
+        return replay(chased, job, pools, is_up, tick_s)
+
+    made = [make(job, pools, tick_s) for make in (baselines.greedy, baselines.last_moment, baselines.uniform_progress)]
+    for decide in (*made, ExpectedCost(job, pools, np.ones((zones, 200), dtype=bool), tick_s)):
+        assert not against(decide).is_missed, "a job missed its deadline"
+
+
 def test_hindsight_is_what_trying_everything_finds():
     """Brute force over every way through eight ticks, one zone: the independent judge of the dynamic program."""
     job, pools = Job(3 * TICK, 8 * TICK, TICK), Pools((0.3,), 1.0)
@@ -98,6 +140,28 @@ def test_rows_of_a_chain_are_probabilities_also_without_a_history():
         chain = fit(record, TICK, (600.0, 1800.0))
         assert np.allclose(chain.step.sum(axis=1), 1)
         assert (chain.step >= 0).all()
+
+
+def test_a_spell_of_hours_is_expected_to_last_where_most_end_within_the_hour():
+    """Up for 10 or 20 minutes five times, then for 20 hours, over and over: the hazard falls with the age."""
+    pattern = ([True, False, True, True, False, False] * 5 + [True] * 120 + [False] * 30) * 6
+    edges = (600.0, 2400.0, 4 * 3600.0)
+    chain = fit(np.array(pattern), TICK, edges)
+    ends = [chain.step[4 + age, 0] for age in range(4)]
+    assert ends == sorted(ends, reverse=True)
+    assert ends[0] > 0.25
+    assert ends[3] < 0.02
+
+
+def test_seeds_draw_other_moments_of_other_records():
+    """One seed drew the same moment of all traces: five traces of a data set were one sample of its weather."""
+    names = ("us-east-1a", "us-east-1c")
+    bodies = json.dumps({"metadata": {"gap_seconds": TICK}, "data": [1, 0] * 2000}).encode()
+    records = [traces.read(f"{name}_v100_1.json", bodies) for name in names]
+    job = Job(4 * 3600.0, 6 * 3600.0, 720.0)
+    drawn = [[start.tick for start in run.starts([record], job, 5, world)] for world, record in enumerate(records)]
+    assert len(set(drawn[0] + drawn[1])) > 5
+    assert drawn[0] == [start.tick for start in run.starts(records, job, 5)]
 
 
 def test_the_inverted_trace_is_refused():
