@@ -118,7 +118,7 @@ async def serve(
     `ready` is called once; with the admin key at the first start, or when a new one is asked for. Rentals
     survive the end: their machines go on, and the next start finds them.
     """
-    settings.data.mkdir(parents=True, exist_ok=True)
+    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -136,13 +136,27 @@ def _kek(name: str, settings: KekSettings, region: str | None) -> Kek:
     if len(sources) != 1:
         raise BadKek(f"vault.keys.{name} must have exactly one of file, value and aws_kms; it has {len(sources)}")
     if settings.aws_kms is not None:
-        import boto3  # noqa: PLC0415 - an extra
-
-        return AwsKmsKek(settings.aws_kms, boto3.client("kms", region_name=settings.aws_region or region))
+        return _kms(name, settings.aws_kms, settings.aws_region, region)
     if settings.value is not None:
         return LocalKek(_decoded(f"vault.keys.{name}.value", settings.value.get_secret_value()))
     assert settings.file is not None
     return LocalKek(_decoded(f"vault.keys.{name}.file", _read(name, settings.file)))
+
+
+def _kms(name: str, key_id: str, own: str | None, common: str | None) -> AwsKmsKek:
+    """Nobody is asked yet. The region is the key's `own`, that of its ARN, that of all (`common`), or the environment's."""
+    try:
+        import boto3  # noqa: PLC0415 - an extra
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+    except ModuleNotFoundError as missing:
+        raise BadKek(f"vault.keys.{name}.aws_kms needs boto3: pip install 'compute-broker[aws]'") from missing
+    parts = key_id.split(":")
+    stated = parts[3] if parts[0] == "arn" and len(parts) > 3 else None
+    try:
+        return AwsKmsKek(key_id, boto3.client("kms", region_name=own or stated or common))
+    except (BotoCoreError, ValueError) as refused:  # no region, one that is no name, or a profile that is not there
+        mend = f"set vault.keys.{name}.aws_region, or AWS_REGION"
+        raise BadKek(f"vault.keys.{name}.aws_kms = {key_id!r} cannot be asked: {refused} {mend}") from refused
 
 
 def _read(name: str, file: Path) -> str:

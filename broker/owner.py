@@ -61,7 +61,8 @@ def take(data: Path, *, patience_s: float = 1.0) -> Ownership:
 
     `patience_s`: a command that looks whether an owner lives holds the lock, shared, for an instant.
     """
-    data.mkdir(parents=True, exist_ok=True)
+    # what is in it is not for others of this machine; one that is there already is left as it is
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(data / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     give_up = time.monotonic() + patience_s
     while not _locked(lock, fcntl.LOCK_EX):

@@ -130,6 +130,29 @@ async def test_aws_kms_wraps_data_keys_bound_to_their_place(database: Database, 
         await AwsKmsKek("alias/none", kms).wrap(b"k" * 32, "here")
 
 
+def test_a_kms_key_without_a_region_is_told_and_an_arn_says_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The README's own example ended in a traceback of botocore's where no region is set."""
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+
+    def opened(key_id: str, **more: str) -> Any:
+        keys = {"cloud": KekSettings(aws_kms=key_id, **more)}
+        return open_keyring(VaultSettings(keys=keys), tmp_path).keys["cloud"]
+
+    with pytest.raises(BadKek, match=r"vault\.keys\.cloud\.aws_kms = 'alias/broker' .*region.*aws_region"):
+        opened("alias/broker")
+    with pytest.raises(BadKek, match="aws_region"):
+        opened("alias/broker", aws_region="not a region")
+    arn = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd"
+    assert opened(arn).client.meta.region_name == "eu-central-1"
+    elsewhere = VaultSettings(aws_region="us-east-1", keys={"cloud": KekSettings(aws_kms=arn)})
+    kek: Any = open_keyring(elsewhere, tmp_path).keys["cloud"]
+    assert kek.client.meta.region_name == "eu-central-1", "the region of all is for keys that say none"
+
+
 # --- the vault -------------------------------------------------------------------------------------------------------
 
 

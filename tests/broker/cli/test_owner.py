@@ -43,6 +43,11 @@ def test_an_unowned_folder_has_no_owner(tmp_path: Path) -> None:
     assert owner(tmp_path) is None
 
 
+def test_a_folder_that_is_made_is_its_owners_alone(tmp_path: Path) -> None:
+    take(tmp_path / "new" / "data").close()
+    assert (tmp_path / "new" / "data").stat().st_mode & 0o777 == 0o700
+
+
 def test_the_owner_is_found_with_its_url_and_key(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     found = owner(tmp_path)
     assert found is not None
