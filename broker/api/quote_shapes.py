@@ -93,6 +93,7 @@ class VariantQuote(BaseModel):
     end: int | None
     waiting_on: str | None
     reason: str | None = Field(description="why it is not feasible")
+    sentence: str | None = Field(default=None, description="why the plan serves the batch by this one")
 
 
 class Explanation(BaseModel):

@@ -20,9 +20,7 @@ def print_explanation(plan: Document, stream: IO[str]) -> None:
             line(text, stream)
     for text in _beside(plan):
         line(text, stream)
-    if len(plan["variants"]) > 1:
-        line("profiles that may serve it:", stream)
-        table(VARIANT_COLUMNS, [_variant_row(each) for each in plan["variants"]], stream)
+    _variants(plan["variants"], stream)
     excluded = [pair for choice in plan["chosen"] for pair in choice["cheaper_excluded"]]
     if excluded:
         line("cheaper, and excluded:", stream)
@@ -89,6 +87,14 @@ def _choice(choice: Document) -> Iterator[str]:
 
 
 VARIANT_COLUMNS = ("profile", "model", "precision", "", "$", "done by", "why not")
+
+
+def _variants(variants: Sequence[Document], stream: IO[str]) -> None:
+    if len(variants) > 1:
+        line("profiles that may serve it:", stream)
+        table(VARIANT_COLUMNS, [_variant_row(each) for each in variants], stream)
+        for why in (each["sentence"] for each in variants if each.get("sentence")):
+            line(why, stream)
 
 
 def _variant_row(each: Document) -> tuple[str, ...]:

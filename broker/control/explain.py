@@ -12,6 +12,7 @@ from sqlmodel import col
 
 from broker.api import quote_shapes, shapes
 from broker.approvals import approval_of
+from broker.control.alternatives import as_quoted, compared
 from broker.control.convert import usd
 from broker.control.later import later_of
 from broker.control.planned_offers import reasons_with_apart, with_apart
@@ -35,9 +36,10 @@ async def explanation(session: AsyncSession, batch_id: str) -> quote_shapes.Expl
     told = await _word(session, batch_id)
     first = select(Quote).where(col(Quote.batch) == batch_id).order_by(col(Quote.created_us)).limit(1)
     quote = await session.scalar(first)
-    variants = (
+    quoted = (
         [quote_shapes.VariantQuote.model_validate(each) for each in quote.body.get("variants", ())] if quote else []
     )
+    variants = as_quoted(told.variants, quoted) or quoted
     return told.model_copy(update={"variants": variants, "policy_month": await _policy_month(session, batch_id)})
 
 
@@ -143,6 +145,7 @@ def explain(
         waiting_on=unplaced.waiting_on if unplaced else None,
         reasons=reasons_with_apart(unplaced.reasons, snapshot.apart) if unplaced else [],
         relaxations=[relaxation_shape(r) for r in unplaced.relaxations] if unplaced else [],
+        variants=[each for one in plan.variants if one.work_id == work_id for each in compared(one)],
     )
 
 

@@ -23,6 +23,7 @@ from broker.budget_batches import Early
 from broker.budgets import HourExceeded, Over, Placement, admit, early_for, why_refused, within_own_limits
 from broker.compliance.decisions import seal_planned
 from broker.compliance.pinning import Repinner
+from broker.control.alternatives import Changes
 from broker.control.avoided import baselines
 from broker.control.besides import agreed, set_aside_nano
 from broker.control.ceiling import going_on
@@ -47,8 +48,10 @@ from solver import types
 from solver.check import check
 from solver.latency import slow_down
 from solver.plan import solve
+from solver.schedule import Pool
 from solver.types import Held, Plan, Snapshot, Start, Work
-from solver.view import View
+from solver.variants import as_run
+from solver.view import View, pool_of
 
 log = structlog.get_logger()
 SECOND_US = PPM = 1_000_000
@@ -85,8 +88,15 @@ class Planner:
         """What the plan before assigned, for the next to go on from; now and then nothing, so that it is planned anew."""
         if self.plan is None or self.plans % ANEW == 0:
             return ()
+        names = {each.work_id: {"model": each.model, "precision": each.precision} for each in self.plan.variants}
         return tuple(
-            Held(work_id=each.work_id, offer_key=each.offer_key, share_ppm=each.share_ppm, turn=each.turn)
+            Held(
+                work_id=each.work_id,
+                offer_key=each.offer_key,
+                share_ppm=each.share_ppm,
+                turn=each.turn,
+                **names.get(each.work_id, {}),
+            )
             for each in self.plan.assignments
         )
 
@@ -159,7 +169,10 @@ class Planner:
         going = await _as_planned(
             session, frozen.snapshot, await going_on(session, [w.id for w in frozen.snapshot.works])
         )
+        changes = await Changes.of(session, self.services, frozen.snapshot, plan, going)
+        going -= changes.lost
         plan_id = await self._store(session, frozen, plan, now_us)
+        frozen = replace(frozen, snapshot=as_run(frozen.snapshot, plan))
         await _assign(session, plan, frozen, going, plan_id, now_us)
         await _drain(session, self.services, plan, frozen.outdated, now_us)
         acted = _Acted(plan_id)
@@ -186,6 +199,8 @@ class Planner:
                 acted.refused |= {(batch, start.offer_key): why for batch, why in over.items() if batch not in paid}
             acted.price_nano_hour[start.offer_key] = _hour_nano(frozen.offers[start.offer_key])
             acted.paid |= {(batch, start.offer_key) for batch in paid}
+        kept = _kept(frozen.snapshot, plan)
+        await changes.take(session, kept | {batch for batch, _ in acted.paid})
         return acted
 
     async def _covered(
@@ -326,6 +341,19 @@ async def _as_planned(session: AsyncSession, snapshot: Snapshot, going: Collecti
     return frozenset(batch for batch, model in found.all() if (model or "") == models[batch])
 
 
+def _kept(snapshot: Snapshot, plan: Plan) -> frozenset[str]:
+    """The works that the plan puts on machines that are there."""
+    works = {work.id: work for work in snapshot.works}
+    kept = {
+        (each.offer_key, Pool(each.project, each.model, each.precision))
+        for each in snapshot.running
+        if each.rental_id in plan.keeps
+    }
+    return frozenset(
+        each.work_id for each in plan.assignments if (each.offer_key, pool_of(works[each.work_id])) in kept
+    )
+
+
 def hold_nano(offer: Offer, start: Start, control: ControlSettings, now_us: int, besides_nano: int = 0) -> int:
     """Upper bound of what one instance of `start` costs until its expected end, with the buffer, in whole increments, and
     `besides_nano` for what of its deposit is not returned and for what it moves.
@@ -366,6 +394,7 @@ def _decisions(plan: Plan) -> bytes:
             "assignments": [(a.work_id, a.offer_key, a.order, a.concurrency) for a in plan.assignments],
             "later": [(each.offer_key, each.project, each.model, each.begin_us) for each in plan.later],
             "unplaced": [(u.work_id, u.waiting_on) for u in plan.unplaced],
+            "variants": [(each.work_id, each.model, each.precision) for each in plan.variants],
         }
     )
 

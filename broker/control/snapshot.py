@@ -20,6 +20,7 @@ from broker.budgets import headroom
 from broker.compliance.paths import data_paths
 from broker.compliance.pinning import model_facts
 from broker.compliance.proposals import in_force
+from broker.control.alternatives import alternatives
 from broker.control.convert import DEFAULT_BOOT_S, is_known_on, offer_view, throughput_of
 from broker.control.failed_starts import HeldBack, held_back
 from broker.control.hazards import learned_hazard, seen_pools
@@ -54,6 +55,7 @@ from markets.tables import RentalRow
 from solver.residency import Facts, ModelFacts, PathFacts, asks_model
 from solver.residency import Policy as ResidencyPolicy
 from solver.types import SMALL, Budget, Held, OfferView, Progress, Refusal, Running, Snapshot, Throughput, Work
+from solver.variants import faces
 from workers.fit import misfit
 from workers.profile import ModelProfile
 
@@ -105,10 +107,11 @@ async def freeze(
         session, services, now_us=now_us, of_rentals=of_rentals, projects={each.project for each in works}
     )
     measured = await _measured(session)
-    tokens = bought(planned.listed, buying(services.settings), services.models, works, measured)
+    served = faces(works)  # by whichever of its profiles each may be served
+    tokens = bought(planned.listed, buying(services.settings), services.models, served, measured)
     listed = [tokens[key].listed if (key := str(each.offer.key)) in tokens else each for each in planned.listed]
     known = await start_ups(session, now_us)
-    asked = [services.models[model] for model in sorted({w.model for w in works}) if model in services.models]
+    asked = [services.models[model] for model in sorted({w.model for w in served}) if model in services.models]
     taken = _taken(listed, open_rentals)
     paths: dict[str, tuple[PathFacts, ...]] = {
         launch: data_paths(services.settings, now_us, launch) for launch in {o.offer.launch for o in listed}
@@ -126,6 +129,7 @@ async def freeze(
     ]
     policies = await _policies(session, works)
     policies.update(extra_policies or {})
+    works = await _with_model_facts(session, services, works, policies, now_us)
     budgets, above = await _budgets(session, works, now_us)
     buy = [row for row in open_rentals if is_bought(row) and row.state != "releasing"]
     ends = {row.id: why for row in buy if (why := outdated(row, tokens.get(row.offer_key)))}
@@ -141,13 +145,13 @@ async def freeze(
         facts=facts,
         models=await models_asked_of(session, services, works, policies, now_us),
         throughput=(
-            *_throughput(services, works, listed, measured, await corrections(session, now_us)),
+            *_throughput(services, served, listed, measured, await corrections(session, now_us)),
             *(speed for each in tokens.values() for speed in each.throughput),
         ),
         stop_margin_s=services.settings.control.drain_margin_s,
         held=tuple(held) if len(works) * len(views) > SMALL else (),  # small queues are planned whole each time
         apart=planned.apart,
-        fetched_bytes=_fetched(services, works),
+        fetched_bytes=_fetched(services, served),
         later_starts=False,  # while an offer is in use it is listed as sold out: a start planned for later would never come due
         hold_buffer_ppm=buffer_ppm(services.settings.control.hold_buffer),
         refusals=_refusals(services, works, budgets, now_us),
@@ -199,6 +203,7 @@ async def _works(session: AsyncSession, services: Services) -> tuple[list[Work],
     active = [b for b in going if b.id not in out]
     costs = await batch_costs(session, [b.id for b in active])
     limits = await _ceilings(session, active, costs)
+    others = await alternatives(session, services, active)
     works, binding = [], dict[str, str]()
     for batch in active:
         left = await batches.remaining(session, batch.id)
@@ -209,7 +214,7 @@ async def _works(session: AsyncSession, services: Services) -> tuple[list[Work],
             if (limit := limits.get(batch.id)) is not None and (work.max_nano is None or limit[0] < work.max_nano):
                 work = msgspec.structs.replace(work, max_nano=limit[0])
                 binding[batch.id] = limit[1]
-            works.append(work)
+            works.append(msgspec.structs.replace(work, alternatives=others.get(batch.id, ())))
     return works, binding
 
 
@@ -456,6 +461,34 @@ async def models_asked_of(
         if work.policy_hash in asking
     }
     return {work_id: facts for work_id, facts in found.items() if facts is not None}
+
+
+async def _with_model_facts(
+    session: AsyncSession,
+    services: Services,
+    works: Sequence[Work],
+    policies: Mapping[str, ResidencyPolicy],
+    now_us: int,
+) -> list[Work]:
+    """The works with what policies ask of their alternatives, where they ask anything."""
+    asking = {key for key, policy in policies.items() if asks_model(policy)}
+    if not any(work.alternatives and work.policy_hash in asking for work in works):
+        return list(works)
+    known = await in_force(session, now_us)
+    return [
+        msgspec.structs.replace(
+            work,
+            alternatives=tuple(
+                msgspec.structs.replace(
+                    each, facts=model_facts(services.models.get(each.model), services.settings, known, work.project)
+                )
+                for each in work.alternatives
+            ),
+        )
+        if work.policy_hash in asking
+        else work
+        for work in works
+    ]
 
 
 async def _measured(session: AsyncSession) -> dict[tuple[str, str, str], tuple[int, int, float]]:

@@ -1,6 +1,8 @@
 """Which profile serves a batch that waits is asked again while it waits: prices move, and what was sold out comes back.
 
-A batch that no engine has begun has no reason to keep the profile that was cheapest when it was made. Each look plans it dry with
+A batch that no engine has begun has no reason to keep the profile that was cheapest when it was made. Mostly every plan chooses
+anew between them (`alternatives`); here are those that it does not choose for: where another profile may need a second person's
+word, which depends on what it would cost, and large queues under policies that ask of the model. Each look plans a batch dry with
 every profile that its wishes allow, beside all that is queued, as at its beginning; a few batches a minute, each only so often.
 """
 
@@ -16,22 +18,24 @@ from sqlalchemy import delete, exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from broker.api import quote_shapes, shapes
+from broker.api import quote_shapes
 from broker.approvals import approval_of, needed_because
 from broker.budgets import Over, Placement, why_refused
+from broker.compliance.pinning import stored_policy
+from broker.control.alternatives import alternatives, profiles_of
 from broker.control.quote import quote_batch
 from broker.control.snapshot import max_nano
 from broker.control.variant_quotes import Quoted
 from broker.project_limits import project_limits
 from broker.services import Services
 from broker.tables import STOPPED, Assignment, Quote, Waiting
-from broker.variants import ModelWishes, variants
 from jobs import batches
 from jobs.clock import db_now
 from jobs.tables import Batch, Shard
 from jobs.transitions import locked
 from ledger.money import to_nano
 from markets import rentals
+from solver.residency import asks_model
 from workers.profile import ModelProfile
 
 log = structlog.get_logger()
@@ -67,13 +71,22 @@ class VariantAgain:
         for _, batch_id in sorted(due)[:ASKED]:
             if not left:
                 break
-            profiles = _profiles(self.services, waiting[batch_id])
+            profiles = profiles_of(self.services, waiting[batch_id])
             self._looked[batch_id] = now_us
-            if len(profiles) > 1:
+            if len(profiles) > 1 and not await self._is_planned(batch_id):
                 left -= 1
                 async with self.services.claimed("validate", batch_id) as mine:
                     if mine is not None:
                         await VariantAgain(mine).look(batch_id, profiles)
+
+    async def _is_planned(self, batch_id: str) -> bool:
+        """Whether the plan itself chooses between its profiles: where a policy asks of the model, in small queues only."""
+        async with self.services.database.transaction() as session:
+            batch = await session.get(Batch, batch_id)
+            policy = await stored_policy(session, batch.policy_hash) if batch else None
+            if batch is None or policy is None or asks_model(policy):
+                return False
+            return bool(await alternatives(session, self.services, [batch]))
 
     async def look(self, batch_id: str, profiles: Sequence[ModelProfile]) -> None:
         """Plan it with each, and change the profile where another is feasible and this one is not, or is dearer."""
@@ -173,11 +186,3 @@ async def _waiting(session: AsyncSession, batch_id: str | None = None) -> list[_
     served = {(row.project, row.model) for row in await rentals.open_rentals(session)}
     waits = [_Waits(*row) for row in found]
     return [each for each in waits if (each.project, each.model) not in served and not (each.wishes or {}).get("reuse")]
-
-
-def _profiles(services: Services, batch: _Waits) -> tuple[ModelProfile, ...]:
-    """The profiles that its wishes allow, the preferred one first."""
-    wishes = shapes.BatchWishes.model_validate(batch.wishes or {})
-    wanted = ModelWishes(models=wishes.models or (), precision=wishes.precision, engine_profile=wishes.engine_profile)
-    name = batch.asked_model or batch.model or ""
-    return variants(services.models, model=name, endpoint=batch.endpoint, wishes=wanted).profiles

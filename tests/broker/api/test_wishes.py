@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from broker.api.quote_shapes import VariantQuote
@@ -15,7 +15,7 @@ from broker.budget_changes import Wanted, put
 from broker.control import variant_again
 from broker.control.plan import Planner
 from broker.control.validate import Validator
-from broker.tables import Assignment
+from broker.tables import Assignment, Project
 from jobs.clock import db_now
 from markets import price_book
 from markets.offer import Accelerator, Offer
@@ -399,6 +399,7 @@ async def test_a_waiting_batch_takes_no_variant_that_its_budgets_would_not_pay_f
                 now_us=await db_now(session),
             )
     await validator.step()
+    await planner.step()
     seen = (await server.call("GET", f"/v1/batches/{batch['id']}")).json["x_broker"]
     assert seen["served_model"] == ("tiny" if limit else "tiny@fp8")
 
@@ -416,6 +417,8 @@ async def test_of_many_that_wait_without_a_choice_one_that_has_it_is_asked_all_t
     batch = await server.new_batch()
     await validator.step()
     await planner.step()
+    async with server.services.database.transaction() as session:  # what may need a second person, no plan chooses for
+        await session.execute(update(Project).values(approve_above_nano=1_000_000_000))
     one, other = two_machines()
     await listed(server, replace(one, capacity=0), other)
     for _ in range(3):
