@@ -61,7 +61,9 @@ class OfferQuery(shapes.Own):
     max_usd: Decimal | None = Field(
         default=None, ge=0, description="at most so many USD an hour, for the whole machine"
     )
-    usable: Literal["true", "false"] = Field(default="false", description="only offers that may be chosen now")
+    usable: Literal["true", "false"] = Field(
+        default="false", description="only prices that are believed, fresh and not sold out"
+    )
     limit: int | None = Field(default=None, ge=1, description="the first so many")
 
 

@@ -91,7 +91,7 @@ def _market(
         prices=told.prices,
         renting=is_rented_at and refused is None,
         credentials=told.credentials,
-        age_s=None if told.as_of_us is None else (now_us - told.as_of_us) // MICROSECONDS,
+        age_s=None if told.as_of_us is None else max(0, now_us - told.as_of_us) // MICROSECONDS,
         offers=offers,
         reason=told.reason,
     )

@@ -17,6 +17,7 @@ from broker.api import market_shapes, shapes
 from broker.api.market import OfferQuery, found_offers, offer_shape
 from broker.api.problems import Problem, bad_request, not_found
 from broker.api.registry import EVERYONE, Call, Route, route
+from broker.control.planned_offers import why_not_rented
 from broker.offer_files import as_csv, as_parquet
 from broker.price_ages import default_max_age_s, max_ages_s
 from broker.price_list import age_s, is_snapshot, one_listed, usd_price
@@ -99,6 +100,8 @@ async def explain_offer(call: Call, query: KeyQuery) -> market_shapes.Explained:
         known = (await learned.learned(session, since_us=since_us, keys=[query.key])).get(query.key, Learned())
         poll = await session.get(PollRow, listed.offer.market)
     card_until_us = None if poll is None else poll.card_until_us
+    not_rented = _why_not_rented(call, listed.offer.market, None if poll is None else poll.card_by)
+    excluded = listed.excluded or ("sold out: capacity 0" if listed.offer.capacity == 0 else not_rented)
     offer, trusted = listed.offer, learned.trust(listed.offer, known, now_us=now_us)
     price = usd_price(offer)
     return market_shapes.Explained(
@@ -143,9 +146,15 @@ async def explain_offer(call: Call, query: KeyQuery) -> market_shapes.Explained:
             market_shapes.TrustPoint(name=each.name, points=each.points, most=each.most, why=each.why)
             for each in trusted.points
         ],
-        may_be_chosen=listed.excluded is None and offer.capacity != 0,
-        reason=listed.excluded or ("sold out: capacity 0" if offer.capacity == 0 else listed.unlocated),
+        may_be_chosen=excluded is None,
+        reason=excluded or listed.unlocated,
     )
+
+
+def _why_not_rented(call: Call, market: str, card_by: str | None) -> str | None:
+    """An account of the project's own is rented at wherever there is one."""
+    is_rented_at = market in call.services.markets or holder_of(market) is not None
+    return None if is_rented_at and card_by is None else why_not_rented(market, card_by)
 
 
 def _max_age_s(call: Call, listed: Listed, card_until_us: int | None) -> int | None:

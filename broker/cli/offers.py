@@ -44,7 +44,9 @@ class Filters:
     location: Annotated[str | None, typer.Option(help="Only this tier of location, such as named_datacenter.")] = None
     min_gpus: Annotated[int | None, typer.Option(help="Machines with at least so many accelerators.")] = None
     max_usd: Annotated[str | None, typer.Option(help="At most so many $ an hour, for the whole machine.")] = None
-    usable: Annotated[bool, typer.Option("--usable", help="Only what may be chosen now.")] = False
+    usable: Annotated[bool, typer.Option("--usable", help="Only prices that are believed, fresh and not sold out.")] = (
+        False
+    )
     limit: Annotated[int | None, typer.Option(help="The first so many.")] = None
 
     def query(self) -> dict[str, str | int | list[str] | None]:

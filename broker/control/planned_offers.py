@@ -54,7 +54,7 @@ async def planned_offers(
     by_market = await price_book.count_by_market(session)
     counted = {name: n for name, n in by_market.items() if holder_of(name) is None or name in markets}
     used = Counter(each.offer.market for each in listed)
-    refused = {name: _why_not(name, cards.get(name)) for name in {*counted, *used} - markets}
+    refused = {name: why_not_rented(name, cards.get(name)) for name in {*counted, *used} - markets}
     apart = tuple(
         Rule(rule=EXCLUDED, count=total - used[name], example=refused.get(name, f"{name!r} no longer lists them"))
         for name, total in sorted(counted.items())
@@ -63,7 +63,8 @@ async def planned_offers(
     return PlannedOffers(listed, refused, apart, own)
 
 
-def _why_not(market: str, card_by: str | None) -> str:
+def why_not_rented(market: str, card_by: str | None) -> str:
+    """Of a market that nothing is rented at, or whose prices are those of a card that `card_by` handed in."""
     if card_by is not None:
         return (
             f"prices of a card of {market!r}, handed in by {card_by}: nothing is rented there before it answers itself"

@@ -243,6 +243,9 @@ async def test_an_endpoints_explanation_says_what_is_promised_and_what_nobody_sa
     endpoint = told["endpoint"]
     assert (endpoint["context_tokens"], endpoint["max_output_tokens"], endpoint["precision"]) == (131072, 32768, None)
     lines = explanation(told)
+    assert lines[-1].startswith("may not be chosen: prices of 'cerebras' are read, or of a card"), (
+        "nothing is bought there"
+    )
     assert "  context at most 131,072 tokens, answer at most 32,768 tokens, precision unknown" in lines
     assert any(
         line.startswith("  prompts are kept: 0 days at most; trained on: unknown, says https://") for line in lines
@@ -340,7 +343,9 @@ async def test_a_card_counts_as_long_as_it_says_and_explain_says_so_too(server: 
     """`explain` said that three minutes were the most allowed, of a card that counted for 30 days."""
     await server.call("POST", "/v1/market/cards", json={"market": "mine", "text": CARD, "valid_days": 3})
     key = quote("mine/-/-/node-b/l40s/4/on_demand", safe="")
-    assert (await server.call("GET", f"/v1/market/offers/explain?key={key}")).json["max_age_s"] == 3 * 86_400
+    told = (await server.call("GET", f"/v1/market/offers/explain?key={key}")).json
+    assert (told["max_age_s"], told["may_be_chosen"]) == (3 * 86_400, False)
+    assert "nothing is rented there before it answers itself" in told["reason"]
 
 
 async def test_a_card_of_tomorrow_stood_against_every_newer_one_until_its_day(server: Any) -> None:
