@@ -36,7 +36,8 @@ async def import_card(call: Call, body: market_shapes.CardImport) -> market_shap
         at_us = _observed_us(body, now_us)
         until_us = at_us + (body.valid_days or services.settings.prices.card_days) * DAY_US
         card = _read(body, at_us, now_us, await fx_rates(session, services.settings, now_us))
-        await _require_newest(session, card.offers)
+        if not card.findings:
+            await _require_newest(session, card.offers)
         stored = not card.findings and not body.dry_run
         doubts = [(str(each.key), each.quarantined) for each in card.offers if each.quarantined is not None]
         quarantined = len(doubts)

@@ -377,6 +377,10 @@ async def test_a_card_that_is_older_than_what_is_known_is_refused_and_not_said_t
     ages = {each["name"]: each["age_s"] for each in (await server.call("GET", "/v1/markets")).json["data"]}
     assert ages["mine"] < 3_600 < 9 * 86_400 <= ages["old"] < 10 * 86_400
     assert "another name" in refused.json["error"]["message"]
+    worse = await server.call(
+        "POST", "/v1/market/cards", json=body | {"text": CARD + "node-c,L4,one,1,USD,on_demand,,DE\n"}
+    )
+    assert worse.json["findings"][0]["line"] == 4, "a wrong line is told first"
 
 
 async def test_what_is_paid_anyway_is_kept_in_dollars(server: Any) -> None:
