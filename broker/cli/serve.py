@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from json import dumps
 from pathlib import Path
@@ -66,7 +67,8 @@ def serve(
     except Owned as owned:
         raise Failure(str(owned), ERROR) from owned
     try:
-        _run(settings, ownership, exit_when_idle, new_admin_key)
+        with _defects_told():
+            _run(settings, ownership, exit_when_idle, new_admin_key)
     finally:
         ownership.close()
     raise typer.Exit(OK)
@@ -112,6 +114,23 @@ def _run(settings: Settings, ownership: Ownership, exit_when_idle: float | None,
         raise Failure(str(away), ERROR) from away
     except (StoreFailed, StoreUnfit, OtherStore) as failure:
         raise Failure(f"the object store cannot be used: {failure}", ERROR) from failure
+
+
+@contextmanager
+def _defects_told() -> Iterator[None]:
+    """The outermost edge: beyond it there is only Python's own trace, in plain text of many lines."""
+    import structlog  # noqa: PLC0415 - brings rich along
+
+    try:
+        yield
+    except Failure:
+        raise
+    except Exception as defect:
+        structlog.get_logger().exception("broker.crashed")
+        kind = type(defect).__name__
+        raise Failure(
+            f"a defect of the broker's own has ended it: {kind}; the log (broker.crashed) says where", ERROR
+        ) from defect
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

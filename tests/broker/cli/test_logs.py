@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +75,31 @@ def test_what_libraries_log_is_one_json_line_each() -> None:
         [sys.executable, "-c", FOREIGN.format(form="console")], capture_output=True, text=True, check=True
     )
     assert "botocore.retries tried 3" in seen.stderr and not seen.stderr.startswith("{")
+
+
+CRASH = """
+import sys
+from broker import compose
+from broker.cli import main
+async def serve(*_, **__):
+    raise ZeroDivisionError("wrong")
+compose.serve = serve
+sys.argv = ["broker", "serve", "--data", {data!r}, "--json"]
+main.run()
+"""
+
+
+def test_a_defect_that_ends_the_broker_is_one_event_too(tmp_path: Path) -> None:
+    """Its trace was written over many lines, in plain text."""
+    done = subprocess.run(
+        [sys.executable, "-c", CRASH.format(data=str(tmp_path / "data"))], capture_output=True, text=True, check=False
+    )
+    event, told = done.stderr.splitlines()
+    assert done.returncode == 1 and done.stdout == ""
+    assert (
+        json.loads(event)["event"] == "broker.crashed" and "ZeroDivisionError: wrong" in json.loads(event)["exception"]
+    )
+    assert told.startswith("broker: a defect of the broker's own has ended it: ZeroDivisionError")
 
 
 def test_console_is_for_eyes_wherever_it_goes() -> None:
