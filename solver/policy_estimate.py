@@ -26,6 +26,8 @@ from solver.view import View, pool_of
 MOST_GROUPS = 250
 # The cheapest offers that a group could have with its policy, and without; looked for among so many, cheapest first.
 WITH, WITHOUT, AMONG = 4, 6, 400
+# What is full is judged by so many works of it, of so many offers, the dearest, each at so many others.
+MOST_AT, MOST_FULL, NEXT = 4, 60, 2
 
 
 _Used = defaultdict[str, float]
@@ -134,32 +136,68 @@ def ordered(view: View, offers: Iterable[OfferView], work: Work) -> list[OfferVi
     return [offer for *_, offer in sorted(ranked, key=lambda each: each[:2])]
 
 
-def worth(view: View, plan: Plan) -> dict[str, int]:
-    """By offer that the plan takes to the last, what an instance-hour of it is worth besides its price, in nano-USD."""
-    works = {work.id: work for work in view.snapshot.works}
-    next_best = {(each.work_id, each.offer_key): each for each in plan.choices}
+class Orders:
+    """The offers that may be rented, cheapest first, for each pool: by the largest of its works."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._rented = [each for each in view.snapshot.offers if is_rentable(each, view)]
+        self._largest: dict[Pool, Work] = {}
+        for work in view.snapshot.works:
+            before = self._largest.setdefault(pool_of(work), work)
+            if work.input_tokens + work.output_tokens_p50 > before.input_tokens + before.output_tokens_p50:
+                self._largest[pool_of(work)] = work
+        self._found: dict[Pool, list[OfferView]] = {}
+
+    def of(self, pool: Pool) -> list[OfferView]:
+        if pool not in self._found:
+            self._found[pool] = ordered(self._view, self._rented, self._largest[pool])[:AMONG]
+        return self._found[pool]
+
+
+def worth(view: View, plan: Plan, orders: Orders) -> dict[str, int]:
+    """By offer that the plan takes to the last, what an instance-hour of it is worth besides its price, in nano-USD: what the
+    work there (of a few) that would lose least would pay more where something is left. Where nothing is left, nobody knows."""
     started = Counter[str]()
     for start in plan.starts:
         started[start.offer_key] += start.count
-    found: dict[str, int] = {}
+    full = {key for key, count in started.items() if count >= (view.offers[key].capacity or 1)}
+    there: dict[str, list[Assignment]] = {}
     for part in plan.assignments:
-        work, offer = works[part.work_id], view.offers[part.offer_key]
-        choice, busy = next_best.get((part.work_id, part.offer_key)), view.busy(work, offer)
-        if started[offer.key] < (1 if offer.capacity is None else offer.capacity) or not started[offer.key]:
-            continue
-        if choice is None or choice.next_best_nano_per_million is None or not busy:
-            continue
-        more = max(0, choice.next_best_nano_per_million - choice.usd_nano_per_million)
-        nano = more * (work.input_tokens + work.output_tokens_p50) // PPM * HOUR_US // max(1, busy[0])
-        found[offer.key] = min(found.get(offer.key, nano), nano)
+        if part.offer_key in full:
+            there.setdefault(part.offer_key, []).append(part)
+    dearest = sorted(there, key=lambda key: (-sum(each.cost_nano for each in there[key]), key))[:MOST_FULL]
+    works = {work.id: work for work in view.snapshot.works}
+    found: dict[str, int] = {}
+    for key in dearest:
+        largest = sorted(there[key], key=lambda each: (-each.cost_nano, each.work_id))[:MOST_AT]
+        more = [_more_elsewhere(works[each.work_id], each, full, view, orders) for each in largest]
+        if known := [each for each in more if each is not None]:
+            found[key] = min(known)
     return found
+
+
+def _more_elsewhere(work: Work, part: Assignment, full: set[str], view: View, orders: Orders) -> int | None:
+    """Nano-USD that the work costs more, for each hour here, at the cheapest of a few offers of which something is left."""
+    busy, others = view.busy(work, view.offers[part.offer_key]), list[int]()
+    for each in orders.of(pool_of(work)):
+        if len(others) == NEXT:
+            break
+        if each.key not in full and view.allows(work, each) and (verdict := survey_one(work, each, view)).is_eligible:
+            others.append(alone_nano(verdict, view.snapshot))
+    if not others or busy is None:
+        return None
+    paid = part.cost_nano * PPM // max(1, part.share_ppm)  # its part of a start-up that goes on without it
+    return max(0, min(others) - paid) * HOUR_US // max(1, busy[0])
 
 
 class _Pricing:
     """Prices of groups (by their names here) on what there is, each as if it were one work."""
 
     def __init__(self, snapshot: Snapshot, plan: Plan, groups: Mapping[tuple[str, Pool], tuple[str, Group]]) -> None:
-        self._worth = worth(View(snapshot), plan)
+        whole = View(snapshot)
+        self._orders = Orders(whole)
+        self._worth = worth(whole, plan, self._orders)
         self._ones = {key: group.as_one(name) for key, (name, group) in groups.items()}
         facts = {name: snapshot.models.get(min(group.works)) for name, group in groups.values()}
         rest = msgspec.structs.replace(
@@ -168,17 +206,13 @@ class _Pricing:
         )  # fmt: skip
         self._bound = View(rest)
         self._free = View(msgspec.structs.replace(rest, policies=dict.fromkeys(rest.policies, ANYWHERE)))
-        self._rented = [each for each in rest.offers if is_rentable(each, self._bound)]
-        self._orders: dict[Pool, list[OfferView]] = {}
 
     def options(self, key: tuple[str, Pool], own: set[str]) -> tuple[list[_Option], list[_Option]]:
         """Where the group may run with its policy, and without; its `own` places are among both."""
         one, pool = self._ones[key], key[1]
-        if pool not in self._orders:
-            self._orders[pool] = ordered(self._bound, self._rented, one)[:AMONG]
         bound = {name: found for name in sorted(own) if (found := self._option(one, pool, self._bound.offers[name]))}
         free = dict(bound)
-        for offer in self._orders[pool]:
+        for offer in self._orders.of(pool):
             if len(bound) >= WITH and len(free) >= WITHOUT:
                 break
             is_allowed = len(bound) < WITH and self._bound.allows(one, offer)

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 import msgspec
 
 from solver.explain import usd
-from solver.types import Plan, Snapshot
+from solver.policy_estimate import Orders, worth
+from solver.types import HOUR_US, Plan, Snapshot
+from solver.variants import as_run
+from solver.view import View
 
 # So many pools are asked about: each is a plan of the whole queue.
 ASKED = 3
@@ -55,6 +58,23 @@ def scarce(plan: Plan, others: dict[str, Plan]) -> tuple[Scarce, ...]:
     """What each instance more came to, by the plans that were made with it; largest first, without those that change nothing."""
     found = [each for key, other in others.items() for each in _compared(plan, key, other)]
     return tuple(sorted(found, key=lambda each: (-each.served_ppm, -each.saves_nano, each.offer_key)))
+
+
+def estimated(snapshot: Snapshot, plan: Plan) -> tuple[Scarce, ...]:
+    """The same without planning again: an instance more, for as long as the plan uses what there is, at what such an hour is
+    worth to the work there that would lose least without it. An upper bound: with more of it, the next hour is worth less."""
+    run = as_run(snapshot, plan)
+    view, found = View(run), list[Scarce]()
+    for key, nano in worth(view, plan, Orders(view)).items():
+        spans = [(each.from_us, each.until_us) for each in plan.starts if each.offer_key == key]
+        until_us = max(until for _, until in spans)
+        saves = nano * max(0, until_us - min(begin for begin, _ in spans)) // HOUR_US
+        if saves > plan.cost_nano // 1000:
+            message = (
+                f"one {key} more would save up to {usd(saves)} (estimated: an hour there is worth {usd(nano)} more)"
+            )
+            found.append(Scarce(offer_key=key, saves_nano=saves, served_ppm=0, until_us=until_us, message=message))
+    return tuple(sorted(found, key=lambda each: (-each.saves_nano, each.offer_key))[:ASKED])
 
 
 def _compared(plan: Plan, key: str, other: Plan) -> Iterator[Scarce]:

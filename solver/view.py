@@ -221,7 +221,20 @@ def _variants(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _amounts(snapshot: Snapshot) -> Iterator[str]:
+    if snapshot.now_us < 0:
+        yield f"now_us {snapshot.now_us} is before 1970"
+    yield from _amounts_of_works(snapshot)
+    yield from _amounts_of_offers(snapshot)
+    yield from _amounts_of_rates(snapshot)
+    for rental in snapshot.running:
+        if rental.ready_in_s < 0 or rental.price_nano_hour < 0:
+            yield f"rental {rental.rental_id!r} has a negative start-up time or price"
+
+
+def _amounts_of_works(snapshot: Snapshot) -> Iterator[str]:
     for work in snapshot.works:
+        if work.max_nano is not None and work.max_nano < 0:
+            yield f"work {work.id!r} has max_nano {work.max_nano}; leave it out where there is no limit"
         tokens = (work.input_tokens, work.output_tokens_p50, work.output_tokens_p90)
         if min(work.lines, *tokens, work.input_bytes, work.output_bytes) < 0:
             yield f"work {work.id!r} has a negative number of lines, tokens or bytes"
@@ -229,10 +242,9 @@ def _amounts(snapshot: Snapshot) -> Iterator[str]:
             yield f"work {work.id!r} has max_rtt_ms {work.max_rtt_ms}; leave it out where there is no limit"
         if work.max_p95_ms is not None and work.max_p95_ms < 1:
             yield f"work {work.id!r} has max_p95_ms {work.max_p95_ms}; leave it out where there is no limit"
-    yield from _amounts_of_offers(snapshot)
-    for rental in snapshot.running:
-        if rental.ready_in_s < 0 or rental.price_nano_hour < 0:
-            yield f"rental {rental.rental_id!r} has a negative start-up time or price"
+
+
+def _amounts_of_rates(snapshot: Snapshot) -> Iterator[str]:
     for rate in snapshot.throughput:
         if not (rate.input_per_s > 0 and rate.output_per_s > 0):
             yield f"throughput of {rate.model!r} on {rate.accelerator!r} is not positive; leave it out when it is unknown"
@@ -245,6 +257,8 @@ def _amounts(snapshot: Snapshot) -> Iterator[str]:
 
 def _amounts_of_offers(snapshot: Snapshot) -> Iterator[str]:
     for offer in snapshot.offers:
+        if min(offer.price_nano_hour or 0, *(offer.per_million_nano or (0,))) < 0:
+            yield f"offer {offer.key!r} has a negative price_nano_hour or per_million_nano; leave it out when it is unknown"
         start_ups = [part for each in (offer.timings, *offer.start_up.values()) for part in (each.boot_s, each.load_s)]
         if min(*start_ups, offer.minimum_s, offer.granularity_s - 1) < 0 or (offer.hazard or 0.0) < 0:
             yield f"offer {offer.key!r} has a negative time or hazard, or a billing increment below 1 s"

@@ -66,7 +66,8 @@ class ScarcePool(BaseModel):
 
 class PlanAnswer(BaseModel):
     """The plan in the solver's published schema (contract C4), and in short; `today` is the plan without the question. `scarce`:
-    of small queues, and without a question, what the plan lacks, each found by planning with one instance more."""
+    without a question, what the plan lacks, each found by planning with one instance more; of large queues estimated from what
+    the works there would pay more at their next best."""
 
     object: Literal["plan"] = "plan"
     summary: PlanSummary

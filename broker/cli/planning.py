@@ -28,8 +28,8 @@ def plan(
     what_if: Annotated[
         Path | None,
         typer.Option(
-            help="A JSON file that says what is different: without, price_factor, rtt_ms, later_hours, max_usd, max_rtt_ms, "
-            "countries, policies (files).",
+            help="A JSON file that says what is different, by market, offer or batch (`*`: all): without, price_factor, rtt_ms, "
+            'later_hours, max_usd, max_rtt_ms, countries, policies (files); as {"without": ["aws"], "later_hours": {"*": 2}}.',
             metavar="FILE",
         ),
     ] = None,
@@ -106,8 +106,9 @@ def _object(file: Path) -> Document:
 
 
 def _question(file: Path) -> Document:
-    """The file's object; policies that it names by their file, beside it, are read. What they say is the broker's to judge."""
-    question = _object(file)
+    """The file's object; policies that it names by their file, beside it, are read, and amounts may be numbers. What they say is
+    the broker's to judge."""
+    question = {name: _as_text(name, each) for name, each in _object(file).items()}
     named = question.get("policies", {})
     if not isinstance(named, dict) or not all(isinstance(each, str) for each in named.values()):
         raise Failure(f"{file}: policies is no object of batches and policy files", USAGE)
@@ -118,6 +119,13 @@ def _question(file: Path) -> Document:
         except UnicodeDecodeError as wrong:
             raise Failure(f"{file.parent / name}: not UTF-8 text (byte {wrong.start})", USAGE) from wrong
     return {**question, "policies": texts} if texts else question
+
+
+def _as_text(name: str, given: Any) -> Any:
+    """Decimals are text on the wire; who writes a file writes 1.5."""
+    if name not in ("price_factor", "max_usd") or not isinstance(given, dict):
+        return given
+    return {key: str(each) if type(each) in (int, float) else each for key, each in given.items()}
 
 
 def _tell(answer: Document) -> None:

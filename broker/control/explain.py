@@ -100,7 +100,7 @@ async def _word(session: AsyncSession, batch_id: str) -> quote_shapes.Explanatio
         return told
     # a tenth of a second at 2,000 offers: not on the event loop
     found = await asyncio.to_thread(savings, snapshot, plan, batch_id)
-    return told.model_copy(update={"savings": [_saving(each) for each in found]})
+    return told.model_copy(update={"savings": [saving_shape(each) for each in found]})
 
 
 async def _newest_plan(session: AsyncSession, batch_id: str) -> PlanRow | None:
@@ -149,7 +149,7 @@ def explain(
     )
 
 
-def _saving(saving: Saving) -> quote_shapes.Saving:
+def saving_shape(saving: Saving) -> quote_shapes.Saving:
     return quote_shapes.Saving(
         field=saving.field,
         needed=saving.needed,

@@ -110,7 +110,9 @@ class VariantAgain:
     async def _over(self, batch: Batch, quoted: Quoted) -> Over | None:
         """Why no hold would be made for it, by a limit that the plan does not see (dollars an hour): it would wait there, too."""
         nano = to_nano(Decimal(quoted.explanation.usd or 0))
-        asked = Placement(batch.project, (batch.id,), max(1, nano), price_nano_hour=quoted.nano_hour)
+        asked = Placement(
+            batch.project, (batch.id,), max(1, nano), price_nano_hour=quoted.dry.nano_hour if quoted.dry else 0
+        )
         async with self.services.database.transaction() as session:
             return await why_refused(session, asked, now_us=await db_now(session))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 import msgspec
@@ -62,9 +63,9 @@ async def _changed(
 
 
 async def _scarce(services: Services, snapshot: Snapshot, plan: Plan) -> tuple[Scarce, ...]:
-    """What an instance more of the likeliest pools would save: a plan each, so large queues are not asked."""
+    """What an instance more of the likeliest pools would save: a plan each, so of large queues it is estimated."""
     if len(snapshot.works) * len(snapshot.offers) > SMALL:
-        return ()
+        return await asyncio.to_thread(scarcity.estimated, snapshot, plan)
     others = {}
     for key in scarcity.candidates(snapshot, plan):
         others[key] = await services.solver.solve(scarcity.with_one_more(snapshot, key))

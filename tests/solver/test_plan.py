@@ -435,6 +435,11 @@ def twice(snapshot: Snapshot) -> Snapshot:
     return msgspec.structs.replace(snapshot, works=snapshot.works * 2)
 
 
+def changed(snapshot: Snapshot, kind: str, **more: Any) -> Snapshot:
+    first, *rest = getattr(snapshot, kind)
+    return msgspec.structs.replace(snapshot, **{kind: (msgspec.structs.replace(first, **more), *rest)})
+
+
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
@@ -443,6 +448,9 @@ def twice(snapshot: Snapshot) -> Snapshot:
         (lambda each: msgspec.structs.replace(each, facts={}), "facts"),
         (lambda each: msgspec.structs.replace(each, version=2), "version 2"),
         (lambda each: msgspec.structs.replace(each, offers=()), "rental_1"),
+        (lambda each: msgspec.structs.replace(each, now_us=-1), "now_us"),
+        (lambda each: changed(each, "works", max_nano=-5), "max_nano"),
+        (lambda each: changed(each, "offers", price_nano_hour=-5), "price_nano_hour"),  # it was taken for unknown
     ],
 )
 def test_a_snapshot_that_contradicts_itself_is_refused_with_the_place(

@@ -93,6 +93,11 @@ async def test_a_quote_names_the_winner_and_what_the_others_would_have_cost(town
     told = {each["profile"]: each for each in quoted["variants"]}
     assert {name for name, each in told.items() if each["chosen"]} == {"other"}
     assert float(told["tiny"]["usd"]) > float(told["tiny@fp8"]["usd"]) > float(told["other"]["usd"]) > 0
+    swiss = replace(offer(sku="swiss"), price=Decimal("0.0001"), country="CH")
+    await listed(town, offer(), swiss)
+    quoted = (await town.call("POST", "/v1/quotes", json={**body, "x_broker": {"residency": ["DE"]}})).json
+    messages = [each["message"] for each in quoted["savings"] if each["offer_key"] == str(swiss.key)]
+    assert any("allowing CH would save $" in each for each in messages), "said before it is submitted"
     refused = await town.call("POST", "/v1/quotes", json={**body, "x_broker": {"precision": ["int4"]}})
     assert (refused.status, refused.json["error"]["param"]) == (400, "input_file_id")
     assert "int4" in refused.json["error"]["message"]

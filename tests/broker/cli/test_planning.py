@@ -59,7 +59,7 @@ def test_plan_tells_what_would_be_done_now_and_in_another_world(served: Path, tm
     refused = quick("plan", "--what-if", str(question), "--data", str(served))
     assert refused.returncode != 0
     assert "batch_nobody" in refused.stderr
-    question.write_text(json.dumps({"price_factor": {"*": "2"}}))
+    question.write_text(json.dumps({"price_factor": {"*": 2}}))  # as people write it; on the wire it is text
     asked = json.loads(quick("plan", "--what-if", str(question), "--data", str(served), "--json").stdout)
     assert asked["today"]["starts"] == 0
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from broker.control import what_if
 from broker.control.explain import explanation
 from broker.control.plan import Planner
 from broker.control.what_if import ask
@@ -30,3 +33,17 @@ async def test_the_plan_names_the_pool_that_the_queue_lacks(town: Any) -> None:
     answer = await ask(town.services, None)
     assert [each.offer_key for each in answer.scarce] == [str(cheap.key)]
     assert answer.scarce[0].saves_nano > 0
+
+
+@pytest.mark.parametrize("small", [3_000, 0])
+async def test_a_queue_of_any_size_is_told_of_the_pool_that_it_takes_to_the_last(
+    town: Any, monkeypatch: Any, small: int
+) -> None:
+    monkeypatch.setattr(what_if, "SMALL", small)
+    cheap = replace(town.offer("cheap", price="0.36"), capacity=1)
+    await town.list_offers(cheap, town.offer("dear", price="3.60"))
+    for project in ("default", "other"):
+        await town.batch(lines=1000, project=project)
+    [found] = (await ask(town.services, None)).scarce
+    assert (found.offer_key, found.until_us is not None) == (str(cheap.key), True)
+    assert ("estimated" in found.message) == (small == 0)
