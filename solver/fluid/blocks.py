@@ -154,11 +154,12 @@ def _sorted(pricing: Pricing, k: Ints, r: Ints, usd: Floats, long: Floats) -> Pa
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Blocks whose resource or quota has a price, where each block is among them (-1: not), and what one cautious hour takes of
-    the capacity row and of the quota row of each edge."""
+    """Blocks whose resource or quota has a price, and what one cautious hour takes of the capacity row and of the quota row of
+    each edge. `mine` are the pairs of these blocks, `cell` where each is in a table of these blocks by edge."""
 
     blocks: Ints
-    where: Ints
+    mine: Ints
+    cell: Ints
     capacity: Floats
     quota: Floats
 
@@ -180,7 +181,10 @@ class Rows:
         if is_granted:
             has_one = (quota[blocks] >= 0)[:, np.newaxis]
             granted = np.where(has_one, 1.0 / np.maximum(pricing.granted[r][:, np.newaxis] * time, 1e-12), 0.0)
-        return Rows(blocks, where, np.where(room > 1e-12, 1.0 / np.maximum(room, 1e-12), NEVER), granted)
+        of_pair = where[pairs.block]
+        mine = np.flatnonzero(of_pair >= 0)
+        cell = of_pair[mine] * len(edges) + pricing.classes.bucket[pairs.k[mine]]
+        return Rows(blocks, mine, cell, np.where(room > 1e-12, 1.0 / np.maximum(room, 1e-12), NEVER), granted)
 
 
 def look(
@@ -209,9 +213,7 @@ def _rents(pricing: Pricing, pairs: Pairs, scarcity: Scarcity, rows: Rows) -> Fl
     if rows.quota.size:
         each = each + scarcity.quota[pricing.quota[r]] * rows.quota
     hourly = np.cumsum(each[:, ::-1], axis=1)[:, ::-1]
-    where = rows.where[pairs.block]
-    mine = np.flatnonzero(where >= 0)
-    found[mine] = hourly[where[mine], pricing.classes.bucket[pairs.k[mine]]]
+    found[rows.mine] = hourly.ravel()[rows.cell]
     return found
 
 
@@ -221,7 +223,9 @@ def _solve(pairs: Pairs, gain: Floats, bucket: Ints, edges: Floats) -> tuple[Flo
     blocks = len(pairs.block_r)
     worth = np.bincount(pairs.block, weights=gain, minlength=blocks)
     use = np.flatnonzero((gain > 0) & (worth > pairs.fixed)[pairs.block])
-    use = use[np.lexsort((use, -gain[use] / np.maximum(pairs.long[use], 1e-12), pairs.block[use]))]
+    use = use[
+        np.lexsort((-gain[use] / np.maximum(pairs.long[use], 1e-12), pairs.block[use]))
+    ]  # stable: ties as they are
     if not use.size:
         return x, 0.0
     which, first, size = np.unique(pairs.block[use], return_index=True, return_counts=True)
@@ -269,20 +273,27 @@ def _fill(
     use: Ints, first: Ints, size: Ints, slack: Floats, gain: Floats, long: Floats, bucket: Ints
 ) -> tuple[Floats, Floats]:
     """(part of each pair, group after group, gain of each group): in order of gain an hour, as far as each later edge has room.
-    `slack` hours are [edge, group]."""
+    `slack` hours are [edge, group].
+
+    Kept is `room`, the least slack of an edge and all later ones, which rises from edge to edge: the same numbers as with slack
+    itself, without looking for the least each time.
+    """
     base = np.cumsum(size) - size
     part, value = np.zeros(int(size.sum())), np.zeros(len(first))
-    edge = np.arange(len(slack))[:, np.newaxis]
+    room = np.minimum.accumulate(slack[::-1], axis=0)[::-1].copy()
+    group = np.arange(len(first))
     many = len(first)
     for rank in range(int(size[0])):
         while many and size[many - 1] <= rank:
             many -= 1
         pair = use[first[:many] + rank]
-        is_before = edge < bucket[pair]
-        room = np.where(is_before, np.inf, slack[:, :many]).min(axis=0)
-        hours = np.minimum(room, long[pair])
-        slack[:, :many] -= np.where(is_before, 0.0, hours)
-        did = np.where(long[pair] > 0, hours / np.maximum(long[pair], 1e-300), 1.0)
+        due, needs = bucket[pair], long[pair]
+        there = room[due, group[:many]]
+        hours = np.minimum(there, needs)
+        left = room[:, :many]
+        # from its bucket on there are so many hours less, before it no more than what is left there
+        np.maximum(left - hours, np.minimum(left, there - hours), out=left)
+        did = np.where(needs > 0, hours / np.maximum(needs, 1e-300), 1.0)
         part[base[:many] + rank] = did
         value[:many] += did * gain[pair]
     return part, value
@@ -367,10 +378,7 @@ def ascend(
 def _load(pricing: Pricing, pairs: Pairs, x: Floats, rows: Rows) -> Floats:
     """What is used of each capacity row, as a part of it, by the blocks of `rows`."""
     many, edges = len(pricing.figures.resources), rows.capacity.shape[1]
-    where = rows.where[pairs.block]
-    mine = np.flatnonzero((x > 0) & (where >= 0))
-    code = where[mine] * edges + pricing.classes.bucket[pairs.k[mine]]
-    hours = np.bincount(code, weights=pairs.long[mine] * x[mine], minlength=rows.capacity.size)
+    hours = np.bincount(rows.cell, weights=pairs.long[rows.mine] * x[rows.mine], minlength=rows.capacity.size)
     # what has time before no edge takes nothing, as a block it is worth nothing
     part = np.cumsum(hours.reshape(rows.capacity.shape), axis=1) * np.where(rows.capacity < NEVER, rows.capacity, 0.0)
     place = pairs.block_r[rows.blocks][:, np.newaxis] * edges + np.arange(edges)[np.newaxis, :]
