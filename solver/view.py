@@ -15,6 +15,8 @@ from solver.residency.types import Decision, Facts
 from solver.schedule import Pool
 from solver.types import VERSION, OfferView, Refusal, Running, Snapshot, Throughput, Work
 
+DAY_US = 86_400_000_000
+
 
 class View:
     """A snapshot with its references resolved. Raises BadSnapshot when the snapshot contradicts itself."""
@@ -101,6 +103,16 @@ class View:
         """Whether `decision` allows it, without its words: these are most of what it costs to ask for whole tables."""
         evaluator = self._evaluator(work)
         return not evaluator.codes(self._facts(offer, *self._of_work(work, evaluator)), self.snapshot.now_us)
+
+    def standing(self, work: Work) -> str:
+        """What residency decides by besides the place, as a name: the work's policy and, where that asks for them, its model's
+        facts and the day of its deadline. Of works of one name the one with the latest deadline is decided hardest."""
+        evaluator = self._evaluator(work)
+        if not evaluator.asks_model and not evaluator.asks_until:
+            return work.policy_hash
+        model, until_us = self._of_work(work, evaluator)
+        day = None if until_us is None else until_us // DAY_US
+        return f"{work.policy_hash} {model} {day}"
 
     def _evaluator(self, work: Work) -> Evaluator:
         evaluator = self._evaluators.get(work.policy_hash)

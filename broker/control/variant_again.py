@@ -2,8 +2,8 @@
 
 A batch that no engine has begun has no reason to keep the profile that was cheapest when it was made. Mostly every plan chooses
 anew between them (`alternatives`); here are those that it does not choose for: where another profile may need a second person's
-word, which depends on what it would cost, and large queues under policies that ask of the model. Each look plans a batch dry with
-every profile that its wishes allow, beside all that is queued, as at its beginning; a few batches a minute, each only so often.
+word, which depends on what it would cost. Each look plans a batch dry with every profile that its wishes allow, beside all that
+is queued, as at its beginning; a few batches a minute, each only so often.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from sqlmodel import col
 from broker.api import quote_shapes
 from broker.approvals import approval_of, needed_because
 from broker.budgets import Over, Placement, why_refused
-from broker.compliance.pinning import stored_policy
 from broker.control.alternatives import alternatives, profiles_of
 from broker.control.quote import quote_batch
 from broker.control.snapshot import max_nano
@@ -35,7 +34,6 @@ from jobs.tables import Batch, Shard
 from jobs.transitions import locked
 from ledger.money import to_nano
 from markets import rentals
-from solver.residency import asks_model
 from workers.profile import ModelProfile
 
 log = structlog.get_logger()
@@ -80,13 +78,10 @@ class VariantAgain:
                         await VariantAgain(mine).look(batch_id, profiles)
 
     async def _is_planned(self, batch_id: str) -> bool:
-        """Whether the plan itself chooses between its profiles: where a policy asks of the model, in small queues only."""
+        """Whether the plan itself chooses between its profiles."""
         async with self.services.database.transaction() as session:
             batch = await session.get(Batch, batch_id)
-            policy = await stored_policy(session, batch.policy_hash) if batch else None
-            if batch is None or policy is None or asks_model(policy):
-                return False
-            return bool(await alternatives(session, self.services, [batch]))
+            return batch is not None and bool(await alternatives(session, self.services, [batch]))
 
     async def look(self, batch_id: str, profiles: Sequence[ModelProfile]) -> None:
         """Plan it with each, and change the profile where another is feasible and this one is not, or is dearer."""

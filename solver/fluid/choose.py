@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from msgspec import structs
 
 from solver.choose import sentence
 from solver.durations import PPM
@@ -23,7 +22,6 @@ from solver.fluid.effort import Effort, counts
 from solver.fluid.figures import NANO_USD, Figures, Floats
 from solver.fluid.masks import Masks
 from solver.fluid.prices import Pricing, Scarcity
-from solver.residency import asks_model
 from solver.types import Chosen, Plan, Snapshot, VariantCost, Work
 from solver.variants import Twins, variants_of
 from solver.variants import twins as doubled
@@ -44,7 +42,7 @@ BOUND_SLACK = 1e-6
 @dataclass(frozen=True, slots=True)
 class Choice:
     """`numbers` has the variant of each work that is not served by its own; `least` what each class of twins costs by itself, in
-    USD, and `best` where. `is_whole`: no work's alternatives were left out."""
+    USD, and `best` where. `is_held`: they are those of the plan before."""
 
     twins: Twins
     pricing: Pricing
@@ -52,7 +50,6 @@ class Choice:
     numbers: Mapping[str, int]
     least: Floats
     best: tuple[str | None, ...]
-    is_whole: bool
     is_held: bool = False
 
     @property
@@ -66,9 +63,7 @@ class Choice:
 
     def bounds_nano(self, plan: Plan) -> tuple[int, int]:
         """(no plan costs less, no plan that keeps each bucket's earliest deadline), whatever variants it chooses, of what is
-        served here; (0, 0) where nothing is known of some."""
-        if not self.is_whole:
-            return 0, 0
+        served here."""
         pricing, served = self.pricing, self._served(plan)
         either = [self.scarcity, pricing.free()] if self.scarcity.rent > 0 else [self.scarcity]
         edges = pricing.classes.edge_up, pricing.classes.edge_low
@@ -128,16 +123,8 @@ class Choice:
 
 
 def choose(snapshot: Snapshot, *, is_program: bool, effort: Effort) -> Choice:
-    """Which variant serves each work. A plan that is held (`Snapshot.held`) keeps its variants.
-
-    Tables of residency are those of a policy, whatever the model: a work whose policy asks of the model keeps its own.
-    """
-    fixed = {key for key, policy in snapshot.policies.items() if asks_model(policy)}
-    works = tuple(
-        structs.replace(each, alternatives=()) if each.policy_hash in fixed else each for each in snapshot.works
-    )
-    is_whole = works == snapshot.works
-    twins = doubled(structs.replace(snapshot, works=works))
+    """Which variant serves each work. A plan that is held (`Snapshot.held`) keeps its variants."""
+    twins = doubled(snapshot)
     figures = Figures(View(twins.snapshot))
     classes = grouping.group(figures, fine_works=counts(effort).fine_works, twins=twins.of)
     pricing = Pricing(figures, classes, Masks(figures, classes))
@@ -145,7 +132,7 @@ def choose(snapshot: Snapshot, *, is_program: bool, effort: Effort) -> Choice:
     names = tuple(figures.offers[figures.resources.offer[at[0]]].key if at.size else None for at in best)
     held = _held(snapshot)
     if held is not None:
-        return Choice(twins, pricing, pricing.free(), held, least, names, is_whole, is_held=True)
+        return Choice(twins, pricing, pricing.free(), held, least, names, is_held=True)
     parts = np.zeros(len(classes))
     scarcity = pricing.free()
     if is_program and len(classes) <= PROGRAM_CLASSES:
@@ -153,7 +140,7 @@ def choose(snapshot: Snapshot, *, is_program: bool, effort: Effort) -> Choice:
     if not parts.any():
         cheapest = classes.either(least)[classes.served_by]
         parts = np.where(np.isfinite(least) & (least <= cheapest), 1.0, 0.0)
-    return Choice(twins, pricing, scarcity, _dealt(pricing, twins, parts), least, names, is_whole)
+    return Choice(twins, pricing, scarcity, _dealt(pricing, twins, parts), least, names)
 
 
 def _by_program(pricing: Pricing, parts: Floats, scarcity: Scarcity) -> tuple[Floats, Scarcity]:

@@ -28,7 +28,8 @@ class Classes:
     """All classes of a queue, as arrays. Tokens are sums over the class; hours count from now.
 
     `due` is the earliest deadline of the class, `edge_low[b]` and `edge_up[b]` the earliest and latest of bucket b. `limit` is
-    the least that one of its works may still cost in USD (infinite without a limit), `max_rtt` how many ms its data may be
+    the least that one of its works may still cost in USD (infinite without a limit), `policy` how its works stand to residency
+    (`View.standing`), `max_rtt` how many ms its data may be
     away (infinite without a limit), `largest` the tokens of its largest work.
     """
 
@@ -105,7 +106,7 @@ def group(figures: Figures, *, fine_works: int = 500, twins: Twins | None = None
         tokens_out=np.array([float(sum(works[each].output_tokens_p50 for each in those)) for those in members]),
         tokens_long=np.array([float(sum(_long(works[each]) for each in those)) for those in members]),
         priority=np.array([each.priority for each in first], dtype=np.int64),
-        policy=tuple(each.policy_hash for each in first),
+        policy=tuple(figures.view.standing(each) for each in first),
         limit=np.array([min(_limit(works[each]) for each in those) for those in members]),
         max_rtt=np.array(
             [math.inf if each.max_rtt_ms is None else each.max_rtt_ms for each in first], dtype=np.float64
@@ -154,7 +155,8 @@ def _key(work: Work, figures: Figures, now_us: int, ratio: float) -> tuple[objec
         money = (*money, figures.view.refusal_key(work), _covered_at(work, figures, refused))
     pool = figures.pool_of[Pool(work.project, work.model, work.precision)]
     kind = figures.kind_of(work)
-    return (pool, kind, work.policy_hash, work.max_rtt_ms, work.priority, _bucket(hours, ratio), shape, length, *money)
+    standing = figures.view.standing(work)
+    return (pool, kind, standing, work.max_rtt_ms, work.priority, _bucket(hours, ratio), shape, length, *money)
 
 
 def _covered_at(work: Work, figures: Figures, refused: Collection[str]) -> tuple[str, ...]:

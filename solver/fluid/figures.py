@@ -82,6 +82,9 @@ class Figures:
         rtt = [np.inf if each.rtt_ms is None else float(each.rtt_ms) for each in self.offers]
         self.rtt: Floats = np.array(rtt, dtype=np.float64)[self.resources.offer]
         self._residency: dict[str, Flags] = {}
+        self._hardest: dict[str, Work] = {}
+        for work in sorted(self.works, key=lambda each: (each.deadline_us, each.id)):
+            self._hardest[view.standing(work)] = work
         self._by_facts: tuple[list[OfferView], Ints] | None = None
         self._of_accounts = [n for n, each in enumerate(self.offers) if each.only_for is not None or each.not_for]
         self._closed: dict[str, Flags] = {}
@@ -215,14 +218,14 @@ class Figures:
             self._held_from[project] = found[self.resources.offer] & (self.resources.pool < 0)
         return self._held_from[project]
 
-    def residency(self, policy_hash: str) -> Flags:
-        """Whether the policy allows each resource."""
-        if policy_hash not in self._residency:
-            work = next(each for each in self.works if each.policy_hash == policy_hash)
+    def residency(self, standing: str) -> Flags:
+        """Whether the policy allows each resource to all works of this standing (`View.standing`)."""
+        if standing not in self._residency:
+            work = self._hardest[standing]
             example, of_offer = self._facts()
             allowed = np.array([self.view.allows(work, each) for each in example], dtype=bool)[of_offer]
-            self._residency[policy_hash] = allowed[self.resources.offer]
-        return self._residency[policy_hash]
+            self._residency[standing] = allowed[self.resources.offer]
+        return self._residency[standing]
 
     def _facts(self) -> tuple[list[OfferView], Ints]:
         """An offer of each facts, and of every offer which of these has its facts."""

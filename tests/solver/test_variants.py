@@ -15,7 +15,7 @@ from benchmarks.solver_world import world
 from solver.__main__ import answer
 from solver.check import check
 from solver.errors import BadSnapshot
-from solver.plan import solve
+from solver.plan import solve, solve_large
 from solver.residency import INTERNAL, ModelFacts
 from solver.residency.types import PolicyRule
 from solver.size import is_small
@@ -188,6 +188,25 @@ def test_plans_of_works_with_alternatives_keep_every_rule_and_are_the_same_each_
     plan = solve(snapshot, stage=stage)
     assert check(snapshot, plan) == []
     assert encode(plan) == encode(solve(snapshot, stage=stage))
+
+
+@pytest.mark.parametrize("is_program", [True, False])
+def test_a_large_queue_is_held_to_what_a_policy_asks_of_each_model_and_deadline(town: Any, is_program: bool) -> None:
+    """Tables of residency were those of one work of the policy: works of another model were put where it forbids them, and the
+    checker refused the whole plan."""
+    policy = msgspec.structs.replace(
+        INTERNAL,
+        rules=(*INTERNAL.rules, PolicyRule(id="licence", effect="allow", field="model_licence", values=("mit",))),
+    )
+    works = [town.work(name, 1, policy=policy, model=model) for name, model in (("a", "m"), ("b", "n"), ("c", "n"))]
+    snapshot = msgspec.structs.replace(
+        town.snapshot(works, [town.offer("x/1", capacity=5)], speeds={("m", "gpu"): 1000.0, ("n", "gpu"): 1000.0}),
+        models={"a": ModelFacts(name="m", licence="mit"), "b": ModelFacts(name="n", licence="other")},
+    )
+    plan = solve_large(View(snapshot), is_program=is_program)
+    assert check(snapshot, plan) == []
+    assert {each.work_id for each in plan.assignments} == {"a"}
+    assert {(each.work_id, each.waiting_on) for each in plan.unplaced} == {("b", "residency"), ("c", "residency")}
 
 
 def large_queue() -> Snapshot:
