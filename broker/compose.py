@@ -22,6 +22,7 @@ from alembic.util import CommandError
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 from ulid import ULID
+from yarl import URL
 
 from broker.agreed import agreed, agreed_secret, one_at_a_time
 from broker.api.app import build_app
@@ -126,7 +127,7 @@ async def serve(
     async with AsyncExitStack() as stack:
         listening = _listen(settings.http.host, settings.http.port)
         scheme = "http" if settings.http.tls_certificate is None else "https"
-        url = f"{scheme}://{settings.http.host}:{listening.getsockname()[1]}"
+        url = str(URL.build(scheme=scheme, host=settings.http.host, port=listening.getsockname()[1]))
         services = await _services(settings, settings.http.public_url or url, stack)
         activity, intake = Activity(), Intake()
         deliverer = Deliverer(services, WebhookSender(settings.webhooks))
@@ -184,9 +185,13 @@ class CannotStart(Exception):
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Bound before anything is made, because workers must be told the port. Raises CannotStart naming the address."""
+    """Bound before anything is made, because workers must be told the port; `::` is for callers of both families. Raises
+    CannotStart naming the address."""
+    is_newer = ":" in host
+    family = socket.AF_INET6 if is_newer else socket.AF_INET
+    is_both = host == "::" and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((host, port), backlog=512)
+        return socket.create_server((host, port), family=family, backlog=512, dualstack_ipv6=is_both)
     except OSError as refused:
         said = (refused.strerror or str(refused)).partition(" (while")[0]
         mend = "another --port" if refused.errno in (errno.EADDRINUSE, errno.EACCES) else "a --host of this machine's"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from broker.compose import CannotStart, serve
+from broker.compose import CannotStart, _listen, serve
 from broker.database import Database
 from broker.keyring import BadKek, Keyring, LocalKek
 from broker.market_set import UnknownMarket
@@ -35,6 +35,31 @@ def test_a_port_that_is_taken_is_told_in_one_line(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     wanted = rf"broker: cannot listen on 127\.0\.0\.1:{port}: [^(\n]+; choose another --port\n"
     assert re.fullmatch(wanted, done.stderr), done.stderr
+
+
+def can_listen(host: str) -> bool:
+    """Whether this machine has such an address."""
+    try:
+        socket.create_server((host, 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("host", "dialled"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("localhost", "127.0.0.1"),
+        *([("::1", "::1")] if can_listen("::1") else []),
+        *([("::", "127.0.0.1"), ("::", "::1")] if can_listen("::") else []),
+    ],
+)
+def test_a_broker_listens_at_addresses_of_both_families(host: str, dialled: str) -> None:
+    """`--host ::1` was "not supported", and its URL would have had no brackets."""
+    with _listen(host, 0) as listening:
+        socket.create_connection((dialled, listening.getsockname()[1]), timeout=10).close()
 
 
 async def test_a_database_of_a_newer_release_is_left_alone(tmp_path: Path) -> None:
