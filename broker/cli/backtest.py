@@ -54,6 +54,7 @@ def backtest(
     from solver.spot.world import Job  # noqa: PLC0415
 
     chosen = list(run.POLICIES) if policy == "all" else [name.strip() for name in policy.split(",") if name.strip()]
+    chosen = list(dict.fromkeys(chosen))
     unknown = [name for name in chosen if name not in run.POLICIES]
     if unknown or not chosen:
         raise Failure(f"--policy {policy!r}: want some of {', '.join(run.POLICIES)}", USAGE)

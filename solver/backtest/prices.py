@@ -111,8 +111,12 @@ def _aws(
 ) -> Iterator[Price]:
     for number, row in enumerate(rows, 2):
         known, usd = AWS.get(row["instance"]), _usd(path, number, row[column])
+        if not known or usd is None:
+            continue
+        if not row[place]:
+            raise BadPrices(f"prices {path}, line {number}: no {place}")
         # GovCloud is a partition of its own: nobody outside it may rent there
-        if known and usd is not None and "gov" not in row[place]:
+        if "gov" not in row[place]:
             yield Price(known[0], known[1], row[place], kind, usd)
 
 
@@ -120,11 +124,19 @@ def _google(path: str, rows: Sequence[Mapping[str, str]], exists: set[tuple[str,
     for number, row in enumerate(rows, 2):
         if (row["region"], GOOGLE.get(row["gpu"], "")) not in exists or not row["gpu_count"]:
             continue
-        name, count = row["gpu"].split("-")[0].lower(), round(float(row["gpu_count"]))
+        name, count = row["gpu"].split("-")[0].lower(), _count(path, number, row["gpu_count"])
         for column, kind in (("hour_usd", "on_demand"), ("hour_spot_usd", "spot")):
             usd = _usd(path, number, row[column])
             if usd is not None:
                 yield Price(name, count, row["region"], "spot" if kind == "spot" else "on_demand", usd)
+
+
+def _count(path: str, number: int, text: str) -> int:
+    """How many accelerators; Google writes them as 1.0."""
+    try:
+        return round(float(text))
+    except (ValueError, OverflowError) as wrong:
+        raise BadPrices(f"prices {path}, line {number}: {text!r} is no count of accelerators") from wrong
 
 
 def _usd(path: str, number: int, text: str) -> float | None:

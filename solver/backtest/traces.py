@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -87,8 +88,12 @@ def _series(path: str, text: str) -> Trace:
         gap, values = body["metadata"]["gap_seconds"], body["data"]
     except (json.JSONDecodeError, KeyError, TypeError) as wrong:
         raise BadTrace(f"trace {path}: want {{'metadata': {{'gap_seconds'}}, 'data': [...]}}: {wrong}") from wrong
-    if not isinstance(gap, int | float) or not gap > 0:
+    if not isinstance(gap, int | float) or not 0 < gap < math.inf:
         raise BadTrace(f"trace {path}: gap_seconds {gap!r} is not a positive number")
+    if not isinstance(values, list):
+        raise BadTrace(
+            f"trace {path}: data is a {type(values).__name__}; want a list of available instances, one a tick"
+        )
     wrong_at = next((i for i, value in enumerate(values) if not isinstance(value, int | float) or not value >= 0), None)
     if wrong_at is not None or len(values) < 2:
         what = f"data[{wrong_at}] is {values[wrong_at]!r}" if wrong_at is not None else f"{len(values)} ticks"
@@ -119,13 +124,13 @@ def _windows(path: str, text: str) -> Trace:
 def _window(path: str, number: int, line: str) -> dict[str, Any]:
     try:
         row: Mapping[str, Any] = json.loads(line)
-        encoding = str(row.get("encoding", ""))
         flags = str(row["data"])
+        encoding = str(row.get("encoding", ""))
         at = datetime.fromisoformat(row["start_time"]).timestamp()
         gap = float(row["gap_seconds"])
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as wrong:
         raise BadTrace(f"trace {path}, line {number}: want start_time, gap_seconds and data: {wrong}") from wrong
-    if not set(flags) <= {"0", "1"} or gap <= 0:
+    if not flags or not set(flags) <= {"0", "1"} or not 0 < gap < math.inf:
         raise BadTrace(f"trace {path}, line {number}: data must be of 0 and 1, gap_seconds positive")
     if encoding != "1=available":
         raise BadTrace(

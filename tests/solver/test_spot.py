@@ -177,11 +177,38 @@ def test_the_inverted_trace_is_refused():
 @pytest.mark.parametrize(
     "body",
     [b"{", b"[]", b'{"metadata": {}, "data": [1, 0]}', b'{"metadata": {"gap_seconds": 0}, "data": [1, 0]}',
-     b'{"metadata": {"gap_seconds": 60}, "data": [1, "x"]}', b'{"metadata": {"gap_seconds": 60}, "data": [1, -1]}'],
+     b'{"metadata": {"gap_seconds": 60}, "data": [1, "x"]}', b'{"metadata": {"gap_seconds": 60}, "data": [1, -1]}',
+     b'{"metadata": {"gap_seconds": 60}, "data": 5}', b'{"metadata": {"gap_seconds": 1e999}, "data": [1, 0]}'],
 )  # fmt: skip
 def test_a_file_that_is_no_trace_is_refused_by_name(body):
     with pytest.raises(BadTrace, match=r"zone_v100_1\.json"):
         traces.read("zone_v100_1.json", body)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[1]", "null", "{}", '{"gap_seconds": NaN, "start_time": "2023-01-01", "data": "01", "encoding": "1=available"}',
+     '{"gap_seconds": 195, "start_time": "2023-01-01", "data": "", "encoding": "1=available"}'],
+)  # fmt: skip
+def test_a_line_that_is_no_window_is_refused_by_its_number(line):
+    with pytest.raises(BadTrace, match=r"zone_v100_1\.jsonl, line 2"):
+        traces.read("zone_v100_1.jsonl", f"\n{line}\n".encode())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"instance,spot_usd_hour,zone\np3.2xlarge,0.9\n", "line 2: no zone"),
+        (b"zone,instance,spot_usd_hour\na,p3.2xlarge,cheap\n", "line 2: 'cheap' is no price"),
+        (
+            b"region,instance,hour_usd,hour_spot_usd,gpu,gpu_count\nus,x,1,1,L4-24GB,many\n",
+            "line 2: 'many' is no count",
+        ),
+    ],
+)
+def test_a_price_list_with_a_broken_line_is_refused_by_its_number(content, said):
+    with pytest.raises(BadPrices, match=said):
+        prices.read({"list.csv": content, "where.csv": b"NAME;ZONE\nnvidia-l4;us\n"})
 
 
 def test_unknown_prices_are_never_free():
