@@ -29,6 +29,8 @@ KV_CACHE = {"fp8": 89, "fp8_e4m3": 89, "fp8_e5m2": 80, "nvfp4": 100}
 BATCH_INVARIANT = 80
 # Kinds that an engine runs on in another build than the one for NVIDIA.
 _OTHER_BUILDS = frozenset({"amd", "gaudi"})
+# What an image's name says of the only kind that it is built for.
+_SAYS = {"rocm": "amd", "gaudi": "gaudi", "hpu": "gaudi"}
 
 
 @cache
@@ -56,6 +58,12 @@ def misfit(profile: ModelProfile, accelerator: Accelerator) -> str | None:
             f"{profile.id}: image {profile.image} is {server.title} built for CUDA and does not run on {accelerator.kind} "
             f"({accelerator.name}); a profile of its own may name one that is built for it"
         )
+    only = _only_for(profile.image) if server and profile.image else None
+    if server and only not in (None, accelerator.kind):
+        return (
+            f"{profile.id}: image {profile.image} is {server.title} built for {only} and does not run on {accelerator.kind} "
+            f"({accelerator.name})"
+        )
     if options.accelerators > max(1, accelerator.count):
         return (
             f"{profile.id}: needs {options.accelerators} accelerators (tensor_parallel {options.tensor_parallel} × "
@@ -64,6 +72,15 @@ def misfit(profile: ModelProfile, accelerator: Accelerator) -> str | None:
     if server is None or accelerator.kind not in ("nvidia", "amd"):
         return None
     return _lacks(profile, accelerator) if accelerator.kind == "nvidia" else _not_on_amd(profile, accelerator)
+
+
+def _only_for(image: str) -> str | None:
+    """The kind of accelerator that the image says it is built for; None when it says nothing.
+
+    >>> _only_for("lmsysorg/sglang:v0.5-rocm700-mi30x"), _only_for("vllm/vllm-openai:v0.32.0")
+    ('amd', None)
+    """
+    return next((kind for word, kind in _SAYS.items() if word in image), None)
 
 
 def _is_for_cuda(server: Server, image: str) -> bool:
@@ -76,7 +93,7 @@ def _is_for_cuda(server: Server, image: str) -> bool:
     >>> [_is_for_cuda(sglang, image) for image in ("lmsysorg/sglang:v0.5-cu129", "lmsysorg/sglang:v0.5-rocm700@sha256:0")]
     [True, False]
     """
-    if any(word in image for word in ("rocm", "gaudi", "hpu")):
+    if _only_for(image):
         return False
     head, slash, last = image.partition("@")[0].rpartition("/")
     plain = f"{head}{slash}{last.partition(':')[0]}"

@@ -223,6 +223,11 @@ def test_an_offer_that_cannot_compute_a_profile_says_why(
         ("vllm", "registry.example:5000/vllm/vllm-openai@sha256:00", "amd", False),  # a mirror of it
         ("vllm", "rocm/vllm@sha256:00", "amd", True),
         ("vllm", "vllm/vllm-openai-rocm@sha256:00", "amd", True),
+        ("vllm", "vllm/vllm-openai-rocm@sha256:00", "nvidia", False),  # the other way round, an H100 for nothing
+        ("vllm", "rocm/vllm@sha256:00", "none", False),
+        ("vllm", "vault.example/gaudi/vllm-hpu@sha256:00", "amd", False),
+        ("vllm", "vault.example/gaudi/vllm-hpu@sha256:00", "gaudi", True),
+        ("sglang", "lmsysorg/sglang:v0.5-rocm700-mi30x", "nvidia", False),
         ("sglang", "lmsysorg/sglang:v0.5-cu129", "amd", False),
         ("sglang", "lmsysorg/sglang:v0.5-rocm700-mi30x", "amd", True),
         ("vllm", "vllm/vllm-openai@sha256:00", "trainium", False),
@@ -232,7 +237,7 @@ def test_an_offer_that_cannot_compute_a_profile_says_why(
         ("vllm-tpu", "vllm/vllm-tpu@sha256:00", "nvidia", False),
     ],
 )
-def test_an_image_for_cuda_is_not_placed_on_other_makers_accelerators(
+def test_an_image_is_placed_on_no_other_makers_accelerators_than_it_is_built_for(
     engine: Any, image: str, kind: AcceleratorKind, runs: bool
 ) -> None:
     """A MI300X by the hour with vLLM's own image boots, pulls 10 GB and fails: hours of the dearest machine for nothing."""
