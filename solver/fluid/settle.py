@@ -269,6 +269,10 @@ def _cut(exact: Exact, restoration: Restoration) -> dict[int, int]:
 def _cut_class(
     exact: Exact, pool: int, works: list[int], places: list[tuple[float, int, int, float]], is_all: bool
 ) -> dict[int, int]:
+    if is_all and len(places) == 1:  # most classes: there is nothing to cut
+        _, offer, block, _ = places[0]
+        exact.shares.setdefault(offer, {}).setdefault(block, {}).update(dict.fromkeys(works, PPM))
+        return {}
     queue = list(works)
     left = dict.fromkeys(works, PPM)
     short: dict[int, int] = {}
