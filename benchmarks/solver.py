@@ -1,9 +1,10 @@
 """A plan for N works and M offers: what it costs, how far it is from any other, and how much CPU it took.
 
-`python -m benchmarks.solver --jobs N --offers M [--effort E] [--baselines] [--moved] [--json]`. One discrete-event evaluator
-judges every plan (`solver_events`) and knows nothing of how it was made. Baselines run on the same world, in a process of their
-own each, so that memory is theirs: `per_job` (each work where it is cheapest alone, first come, perfect runtimes), `hourly` (the
-least price an hour, runtimes taken to be equal, as SkyPilot's default does), `naive` (PuLP and CBC, a binary for each pair).
+`python -m benchmarks.solver --jobs N --offers M [--effort E] [--baselines] [--moved] [--variants] [--json]`. One discrete-event
+evaluator judges every plan (`solver_events`) and knows nothing of how it was made. Baselines run on the same world, in a process
+of their own each, so that memory is theirs: `per_job` (each work where it is cheapest alone, first come, perfect runtimes),
+`hourly` (the least price an hour, runtimes taken to be equal, as SkyPilot's default does), `naive` (PuLP and CBC, a binary for
+each pair).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from benchmarks.solver_world import world
 from solver.check import check
 from solver.fluid.effort import Effort
 from solver.plan import solve
-from solver.types import Held, Plan, Snapshot
+from solver.types import Held, Plan, Snapshot, Variant
 
 # A naive program with more binaries than this is not built: it takes hours, and then the memory.
 NAIVE_PAIRS = 150_000
@@ -92,6 +93,42 @@ def moved(jobs: int, offers: int, seed: int) -> dict[str, Any]:
     }
 
 
+def with_variants(jobs: int, offers: int, seed: int) -> dict[str, Any]:
+    """The same queue where every second work may be served by a checkpoint of another precision as well, which is 0.7 to 1.8
+    times as fast, by accelerator, and does not run on a fifth of them; beside the plan in which each keeps its own."""
+    fixed, source = world(jobs, offers, seed), Random(seed)
+    other = tuple(
+        msgspec.structs.replace(
+            each,
+            precision="q8",
+            input_per_s=each.input_per_s * source.uniform(0.7, 1.8),
+            output_per_s=each.output_per_s * source.uniform(0.7, 1.8),
+        )
+        for each in fixed.throughput
+        if source.random() < 0.8
+    )
+    works = tuple(
+        msgspec.structs.replace(work, alternatives=(Variant(model=work.model, precision="q8"),) if number % 2 else ())
+        for number, work in enumerate(fixed.works)
+    )
+    free = msgspec.structs.replace(fixed, works=works, throughput=fixed.throughput + other)
+    began = time.process_time()
+    own = solve(fixed)
+    own_s = time.process_time() - began
+    plan = solve(free)
+    cpu_s = time.process_time() - began - own_s
+    return {
+        "cpu_s": round(cpu_s, 2),
+        "own_cpu_s": round(own_s, 2),
+        "of_own_cost": round(plan.cost_nano / own.cost_nano, 4),
+        "gap_job_exact": _gap(plan.cost_nano, plan.bound_nano),
+        "own_gap_job_exact": _gap(own.cost_nano, own.bound_nano),
+        "other": sum(each.precision == "q8" for each in plan.variants),
+        "violations": len(check(free, plan)),
+        "unplaced": len(plan.unplaced),
+    }
+
+
 def _churn(snapshot: Snapshot, before: Plan, after: Plan) -> float:
     """The part of all tokens that another offer gets."""
     tokens = {work.id: work.input_tokens + work.output_tokens_p50 for work in snapshot.works}
@@ -138,6 +175,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--baselines", action="store_true")
     parser.add_argument("--moved", action="store_true", help="plan once more after all prices moved")
+    parser.add_argument("--variants", action="store_true", help="every second work may be served in another precision")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--effort", choices=["fast", "normal", "certify"], default="normal")
     arguments = parser.parse_args()
@@ -153,6 +191,8 @@ def main() -> None:
     }
     if arguments.moved:
         found["moved"] = _apart(moved, *size)
+    if arguments.variants:
+        found["variants"] = _apart(with_variants, *size)
     if arguments.baselines:
         found["baselines"] = {
             name: _apart(baseline, name, *size)
