@@ -18,8 +18,11 @@ from solver.spot.world import Flags, Floats
 
 # How much the curve counts in each step of the age, beside what was counted there: so many ticks.
 CURVE_TICKS = 60.0
-# A transition counts half as much as one that is later by this much.
-HALF_LIFE_S = 7 * 86_400.0
+# A transition counts half as much as one that is later by this much; in a chain without ages, which has to make up for them by
+# what was of late, the second.
+HALF_LIFE_S, AGELESS_HALF_LIFE_S = 7 * 86_400.0, 0.7 * 86_400.0
+# The age at which such a chain reads the curve.
+AGELESS_S = 2 * 3600.0
 # Without history: (log of ends an hour in a spell ten minutes old, exponent of the age), of downs and of ups, and how sure that
 # is (standard deviations). Fitted to eleven V100 and K80 zones recorded for NSDI 2024, rounded.
 PRIOR_CURVES = ((0.6, -0.4), (0.5, -0.45))
@@ -55,9 +58,10 @@ class Chain:
 def fit(record: Flags, tick_s: float, edges_s: tuple[float, ...]) -> Chain:
     """Fit to one zone's record, the oldest tick first."""
     half = len(edges_s) + 1
+    half_life_s = HALF_LIFE_S if edges_s else AGELESS_HALF_LIFE_S
     old_s = ages(record, tick_s)[:-1]
     steps = np.searchsorted(np.array(edges_s), old_s)
-    weights: Floats = np.exp2(-np.arange(len(old_s) - 1, -1, -1) * tick_s / HALF_LIFE_S)
+    weights: Floats = np.exp2(-np.arange(len(old_s) - 1, -1, -1) * tick_s / half_life_s)
     is_end = record[1:] != record[:-1]
     step = np.zeros((2 * half, 2 * half))
     for up in (0, 1):
@@ -101,7 +105,7 @@ def _step(age: int, edges_s: tuple[float, ...], tick_s: float) -> tuple[float, f
     """The middle of the ages that are in this step, and the part of them that a tick moves on to the next."""
     low_s = edges_s[age - 1] if age else 0.0
     if age == len(edges_s):
-        return max(2 * low_s, tick_s), 0.0
+        return 2 * low_s if age else AGELESS_S, 0.0
     high_s = edges_s[age]
     first_s = (math.floor(low_s / tick_s) + 1) * tick_s
     last_s = max(first_s, math.floor(high_s / tick_s) * tick_s)
