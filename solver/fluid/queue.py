@@ -36,6 +36,9 @@ from solver.view import View
 # Blocks that are looked at to be dissolved, the most wasteful first.
 # Of a plan that is held one of so many, and no more than `HELD_MOVES`: of 158 looks at 20,000 works 3 found anything.
 MOVES, HELD_ONE_OF, HELD_MOVES = 4_000, 20, 80
+# How often they are looked at when none is held: the first time has made room. The second saved 0.05 to 0.4 % before the renewals
+# and 0.03 to 0.3 % after them, in two thirds of the time of the first (1,000 to 5,000 works); the third 0.03 %.
+PASSES = 2
 # What a move must save when a plan is held, and the part of the queue that what is held must cover to be gone on from. Keeping a
 # plan costs 0.05 % after every price moved by 2 %; without a threshold 9 % of all tokens move, with 3 % of a block and all blocks
 # looked at it was 3.7 %.
@@ -205,7 +208,8 @@ def restore(
     nowhere = restoration.finish()
     if is_held:
         moves = min(HELD_MOVES, sum(len(berth.loads) for berth in yard.berths.values()) // HELD_ONE_OF)
-    restoration.improve(moves)
+    for _ in range(1 if is_held else PASSES):
+        restoration.improve(moves)
     Renewal(restoration).run(renewals)
     if nowhere:
         restoration.left.extend(restoration.make_room(nowhere))

@@ -333,12 +333,13 @@ class Restoration:
     def improve(self, moves: int) -> int:
         """Try to empty the blocks that cost most beyond the price of their work; at most `moves` are looked at."""
         done = 0
-        for _, offer, pool in self._wasteful()[:moves] if moves else ():
+        for _, offer, pool in self.wasteful()[:moves] if moves else ():
             done += self._dissolve(offer, pool)
             self.yard.log.clear()
         return done
 
-    def _wasteful(self) -> list[tuple[float, int, int]]:
+    def wasteful(self) -> list[tuple[float, int, int]]:
+        """(USD beyond the price of its work, offer, block) of the blocks that cost more than it, most first."""
         found = []
         least = self._least()
         for offer, berth in sorted(self.yard.berths.items()):
@@ -346,8 +347,8 @@ class Restoration:
                 worth = sum(part * least(k) for k, part in berth.loads[pool].items())
                 rent = sum(part * self._rent(k, offer) for k, part in berth.loads[pool].items())
                 if cost + rent - worth > 0.02 * cost:
-                    found.append((worth - cost - rent, offer, pool))
-        return sorted(found)
+                    found.append((cost + rent - worth, offer, pool))
+        return sorted(found, key=lambda each: (-each[0], each[1], each[2]))
 
     def busy(self, k: int) -> float:
         """USD of the whole class where its busy time is cheapest, 0 where it has no place."""
