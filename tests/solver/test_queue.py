@@ -78,7 +78,8 @@ def test_a_pool_leaves_an_offer_to_urgent_work_and_comes_back_in_another_turn(to
     plan = solve_large(View(snapshot), is_program=True)
     assert check(snapshot, plan) == []
     assert {start.offer_key for start in plan.starts} == {"x/cheap"}
-    assert Counter((start.model, start.turn) for start in plan.starts).keys() == {("m", 0), ("m", 1), ("n", 0)}
+    turns = {(start.model, start.turn) for start in plan.starts}
+    assert Counter(model for model, _ in turns) == {"m": 2, "n": 1}
     assert judge(snapshot, runs_of(snapshot, plan)).cost == pytest.approx(plan.cost_nano / 1e9)
 
 
