@@ -1,10 +1,10 @@
 """A plan for N works and M offers: what it costs, how far it is from any other, and how much CPU it took.
 
-`python -m benchmarks.solver --jobs N --offers M [--effort E] [--baselines] [--moved] [--variants] [--json]`. One discrete-event
-evaluator judges every plan (`solver_events`) and knows nothing of how it was made. Baselines run on the same world, in a process
-of their own each, so that memory is theirs: `per_job` (each work where it is cheapest alone, first come, perfect runtimes),
-`hourly` (the least price an hour, runtimes taken to be equal, as SkyPilot's default does), `naive` (PuLP and CBC, a binary for
-each pair).
+`python -m benchmarks.solver --jobs N --offers M [--effort E] [--baselines] [--moved] [--variants] [--no-words] [--json]`. One
+discrete-event evaluator judges every plan (`solver_events`) and knows nothing of how it was made. Baselines run on the same
+world, in a process of their own each, so that memory is theirs: `per_job` (each work where it is cheapest alone, first come,
+perfect runtimes), `hourly` (the least price an hour, runtimes taken to be equal, as SkyPilot's default does), `naive` (PuLP and
+CBC, a binary for each pair).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from solver.types import Held, Plan, Snapshot, Variant
 NAIVE_PAIRS = 150_000
 
 
-def measured(jobs: int, offers: int, seed: int, effort: Effort) -> dict[str, Any]:
-    """Figures of this planner, with repair and checker."""
-    snapshot = world(jobs, offers, seed)
+def measured(jobs: int, offers: int, seed: int, effort: Effort, has_words: bool) -> dict[str, Any]:
+    """Figures of this planner, with repair and checker, and with the words of each work's choice or as the broker plans."""
+    snapshot = msgspec.structs.replace(world(jobs, offers, seed), words=has_words)
     began = time.process_time()
     first = solve(snapshot, stage="greedy")
     first_s = time.process_time() - began
@@ -54,6 +54,7 @@ def measured(jobs: int, offers: int, seed: int, effort: Effort) -> dict[str, Any
         "first_plan_cpu_s": round(first_s, 2),
         "first_plan_cost": round(first_judged.cost, 2),
         "effort": effort,
+        "words": has_words,
         "rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "cost": round(cost, 2),
         "bound": round(plan.bound_nano / 1e9, 2),
@@ -176,12 +177,13 @@ def main() -> None:
     parser.add_argument("--baselines", action="store_true")
     parser.add_argument("--moved", action="store_true", help="plan once more after all prices moved")
     parser.add_argument("--variants", action="store_true", help="every second work may be served in another precision")
+    parser.add_argument("--no-words", action="store_true", help="as the broker plans: words are made when asked for")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--effort", choices=["fast", "normal", "certify"], default="normal")
     arguments = parser.parse_args()
     size = (arguments.jobs, arguments.offers, arguments.seed)
     unit = calibrate()["lp_cpu_s"]
-    found = _apart(measured, *size, arguments.effort)
+    found = _apart(measured, *size, arguments.effort, not arguments.no_words)
     found = {
         "jobs": size[0],
         "offers": size[1],
