@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any, Protocol
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -22,11 +22,11 @@ from broker.approvals import approval_of, needed_because
 from broker.control.convert import usd
 from broker.project_limits import project_limits
 from broker.services import Services
-from broker.tables import Assignment, Quote
+from broker.tables import Assignment, Quote, Waiting
 from broker.variants import ModelWishes, variants
 from broker.worker_pool import placed_for
 from jobs.tables import Batch, Shard
-from jobs.transitions import all_locked
+from jobs.transitions import all_locked, hold_all
 from ledger.money import to_nano
 from markets import rentals
 from solver.types import Chosen, Plan, Snapshot, Variant
@@ -106,49 +106,79 @@ async def _needs_approval(session: AsyncSession, services: Services, batch: Batc
 
 
 class Changes:
-    """The batches that a plan serves by another profile than theirs, locked: each takes it when what serves it is there."""
+    """What of a plan still holds, its batches locked, and those that it serves by another profile than theirs: each takes it when
+    what serves it is there."""
 
-    def __init__(self, batches: Mapping[str, Batch], chosen: Mapping[str, Chosen], lost: frozenset[str]) -> None:
-        self._batches, self._chosen = batches, chosen
-        self.lost = lost
-        """Those that are not free any more: what the plan says of them is of a profile that they are not served by."""
+    def __init__(
+        self,
+        going: frozenset[str],
+        batches: Mapping[str, Batch],
+        chosen: Mapping[str, Chosen],
+        quotes: Mapping[str, Quote],
+    ) -> None:
+        self.going = going
+        """Those that are served by the profile that the plan was made for, or are free to be served by the one that it chose."""
+        self._batches, self._chosen, self._quotes = batches, chosen, quotes
 
     @staticmethod
     async def of(
         session: AsyncSession, services: Services, snapshot: Snapshot, plan: Plan, going: Collection[str]
     ) -> Changes:
-        """`snapshot` is what the plan was made of. Locks rows of batches, so it comes before all that is locked after them."""
-        own = {work.id: work.model for work in snapshot.works if work.alternatives}
+        """`snapshot` is what the plan was made of. Locks rows of batches, so it comes before all that is locked after them.
+
+        Only what waits may get another profile (`variant_again`), or what the plan gives one: these rows are held until all is
+        written, or a change would lie between the look and the assignment. They are held in one pass: in two, the plan and
+        whoever ends batches in the order of their ids waited for each other. What is at work is not held, for its commits want
+        the row.
+        """
         placed = {each.work_id for each in plan.assignments}
+        models = {work.id: work.model for work in snapshot.works}
         chosen = {
             each.work_id: each
             for each in plan.variants
-            if each.work_id in going and each.work_id in placed and each.model != own.get(each.work_id, each.model)
+            if each.work_id in going and each.work_id in placed and each.model != models[each.work_id]
         }
+        waits = set(await session.scalars(select(col(Waiting.batch)).where(col(Waiting.batch).in_(going))))
+        await hold_all(session, waits | chosen.keys())
+        found = await session.execute(select(col(Batch.id), col(Batch.model)).where(col(Batch.id).in_(going)))
+        same = frozenset(batch for batch, model in found.all() if (model or "") == models[batch])
         if not chosen:
-            return Changes({}, {}, frozenset())
+            return Changes(same, {}, {}, {})
         batches = await all_locked(session, sorted(chosen))
-        same = [batch for batch in batches.values() if batch.model == own[batch.id] and _goes_on(batch)]
-        free = await alternatives(session, services, same)
+        free = await alternatives(
+            session, services, [batch for batch in batches.values() if batch.id in same and _goes_on(batch)]
+        )
         allowed = {
             name: batches[name]
             for name, each in chosen.items()
             if any((each.model, each.precision) == (other.model, other.precision) for other in free.get(name, ()))
         }
-        return Changes(allowed, chosen, frozenset(chosen.keys() - allowed.keys()))
+        quotes = await _first_quotes(session, allowed)
+        return Changes(same - (chosen.keys() - allowed.keys()), allowed, chosen, quotes)
 
     async def take(self, session: AsyncSession, batch_ids: Collection[str]) -> None:
-        """These are served now: from here on their lines go to machines of the new profile alone."""
-        for name in sorted(self._batches.keys() & set(batch_ids)):
+        """These are served now: from here on their lines go to machines of the new profile alone.
+
+        The others of this plan's choice have no place yet: assigned, they would be leased by a machine of their old profile that
+        is at the same offer, at whatever that costs, and stay with it.
+        """
+        if left := self._batches.keys() - set(batch_ids):
+            await session.execute(delete(Assignment).where(col(Assignment.batch).in_(sorted(left))))
+        for name in sorted(self._batches.keys() - left):
             batch, chosen = self._batches[name], self._chosen[name]
             log.info(
                 "batch.variant_changed", batch=name, before=batch.model, model=chosen.model, reason=chosen.sentence
             )
             batch.model = chosen.model
-            first = select(Quote).where(col(Quote.batch) == name).order_by(col(Quote.created_us)).limit(1)
-            quote: Quote | None = await session.scalar(first)
-            if quote is not None:  # what was promised stays; which profiles were compared is of now
+            if quote := self._quotes.get(name):  # what was promised stays; which profiles were compared is of now
                 quote.body = {**quote.body, "variants": told(chosen, quote.body.get("variants", ()))}
+
+
+async def _first_quotes(session: AsyncSession, batch_ids: Collection[str]) -> dict[str, Quote]:
+    """What was promised to each. Read before the head of the books is locked, for everybody waits there."""
+    newest_first = col(Quote.created_us).desc(), col(Quote.id).desc()
+    found = await session.scalars(select(Quote).where(col(Quote.batch).in_(sorted(batch_ids))).order_by(*newest_first))
+    return {quote.batch: quote for quote in found}
 
 
 def _goes_on(batch: Batch) -> bool:

@@ -37,7 +37,6 @@ from broker.settings import ControlSettings
 from broker.tables import STOPPED, Assignment, PlanRow, Waiting, Worker
 from broker.token_costs import most_of_work
 from jobs.clock import db_now
-from jobs.tables import Batch
 from ledger.errors import HoldExceeded
 from ledger.holds import open_hold
 from ledger.money import cost_of_seconds, to_nano
@@ -166,14 +165,12 @@ class Planner:
         """Write what follows from the plan for the works that still go on: solving takes time, and a batch may have been
         cancelled or stopped meanwhile."""
         now_us = await db_now(session)
-        going = await _as_planned(
-            session, frozen.snapshot, await going_on(session, [w.id for w in frozen.snapshot.works])
-        )
-        changes = await Changes.of(session, self.services, frozen.snapshot, plan, going)
-        going -= changes.lost
+        open_ = await going_on(session, [w.id for w in frozen.snapshot.works])
+        changes = await Changes.of(session, self.services, frozen.snapshot, plan, open_)
+        going = changes.going
         plan_id = await self._store(session, frozen, plan, now_us)
         frozen = replace(frozen, snapshot=as_run(frozen.snapshot, plan))
-        await _assign(session, plan, frozen, going, plan_id, now_us)
+        await _assign(session, plan, frozen, going, plan_id, now_us, kept=open_ - going)
         await _drain(session, self.services, plan, frozen.outdated, now_us)
         acted = _Acted(plan_id)
         due = [each for each in plan.starts if each.from_us <= now_us]  # later ones when their time has come
@@ -327,20 +324,6 @@ class Planner:
         return baselines(offer, await price_book.alternatives(session, offer.accelerator.name, model), model)
 
 
-async def _as_planned(session: AsyncSession, snapshot: Snapshot, going: Collection[str]) -> frozenset[str]:
-    """Those that are still to be served by the profile that they were planned with (`variant_again`).
-
-    Only what waits may get another: its rows are held until this is written, or the change would lie between the look and the
-    assignment. What is at work is not held, for its commits want the row.
-    """
-    models = {work.id: work.model for work in snapshot.works}
-    waits = set(await session.scalars(select(col(Waiting.batch)).where(col(Waiting.batch).in_(going))))
-    held = select(col(Batch.id)).where(col(Batch.id).in_(waits)).order_by(col(Batch.id))
-    await session.execute(held.with_for_update(read=True))
-    found = await session.execute(select(col(Batch.id), col(Batch.model)).where(col(Batch.id).in_(going)))
-    return frozenset(batch for batch, model in found.all() if (model or "") == models[batch])
-
-
 def _kept(snapshot: Snapshot, plan: Plan) -> frozenset[str]:
     """The works that the plan puts on machines that are there."""
     works = {work.id: work for work in snapshot.works}
@@ -400,9 +383,17 @@ def _decisions(plan: Plan) -> bytes:
 
 
 async def _assign(
-    session: AsyncSession, plan: Plan, frozen: Frozen, going: Collection[str], plan_id: str, now_us: int
+    session: AsyncSession,
+    plan: Plan,
+    frozen: Frozen,
+    going: Collection[str],
+    plan_id: str,
+    now_us: int,
+    *,
+    kept: Collection[str],
 ) -> None:
-    """The newest plan's word replaces the last one's for every work that it mentions; ended batches keep theirs."""
+    """The newest plan's word replaces the last one's for every work that it mentions; ended batches keep theirs. Of `kept` it
+    says nothing that holds any more: until the next plan they wait as before."""
     mentioned = {a.work_id for a in plan.assignments} | {u.work_id for u in plan.unplaced}
     # Of those that still go on: a batch that ended while this was solved would lose its explanation.
     await session.execute(delete(Assignment).where(col(Assignment.batch).in_(mentioned.intersection(going))))
@@ -427,7 +418,7 @@ async def _assign(
         if batch in going and batch not in waiting
     }
     for batch, row in before.items():
-        if batch not in waiting and row.plan != STOPPED and batch not in later:
+        if batch not in waiting and row.plan != STOPPED and batch not in later and batch not in kept:
             await session.delete(row)
     projects = {work.id: work.project for work in frozen.snapshot.works}
     for batch, unplaced in waiting.items():

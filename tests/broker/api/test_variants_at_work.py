@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, select, text, update
 from sqlmodel import col
 
+from broker.budget_changes import Wanted, put
 from broker.control.plan import Planner
 from broker.control.snapshot import freeze
 from broker.control.validate import Validator
-from broker.tables import Project
+from broker.tables import Assignment, Project, Waiting
 from jobs.clock import db_now
-from jobs.tables import Shard
+from jobs.tables import Batch, Shard
+from jobs.transitions import locked
 from markets import price_book, rentals
 from markets.offer import Accelerator, Offer
 from solver.types import Plan, Snapshot, Variant
+from tests.support.databases import DIALECT
 from tests.support.wire_agent import offer
 from workers.profile import ModelProfile
 
 DEAR, CHEAP = Decimal("0.05"), Decimal("0.03")
 
 
-def profile(name: str, precision: str, accelerator: str, **more: Any) -> ModelProfile:
+def profile(name: str, precision: str, accelerator: str, speed: int = 4, **more: Any) -> ModelProfile:
     return ModelProfile(
         id=name,
         engine="url",
         base_url="http://127.0.0.1:9",
         precision=precision,
         serves="tiny",
-        tokens_per_s={accelerator: (40, 4)},
+        tokens_per_s={accelerator: (10 * speed, speed)},
         **more,
     )
 
@@ -166,3 +170,112 @@ async def test_a_choice_is_not_carried_out_for_a_batch_that_began_while_it_was_p
     assert await state(server, batch) == ("tiny", [])
     await Planner(server.services).step()
     assert await state(server, batch) == ("tiny", ["tiny"])
+
+
+async def waiting(server: Any, batch: str) -> str | None:
+    """What the plan says that a batch waits on."""
+    async with server.services.database.transaction() as session:
+        row = await session.get(Waiting, batch)
+        return None if row is None else str(row.waiting_on)
+
+
+async def test_a_choice_that_was_lost_leaves_the_batch_the_reason_that_it_waits_for(server: Any, waits: Any) -> None:
+    """Its row was deleted, as if it had a place: then no plan had ever looked at it."""
+    batch = await begun(server)
+    planner = Planner(server.services)
+    await planner.step()
+    assert await waiting(server, batch) == "capacity"
+    await waits(DEAR, CHEAP)
+
+    async def leased() -> None:
+        async with server.services.database.transaction() as session:
+            await session.execute(update(Shard).where(col(Shard.batch_id) == batch).values(epoch=1))
+
+    await Planner(replace(server.services, solver=Meanwhile(server.services.solver, leased))).step()
+    assert await waiting(server, batch) == "capacity"
+
+
+async def test_a_choice_whose_machine_was_refused_is_leased_by_no_machine_of_the_old_profile(
+    server: Any, rent: Any
+) -> None:
+    """By fp8 on a new machine it costs $0.0007, by the machine that is there, at the same offer, $0.0545: while it waited for the
+    money of the former, the latter took it."""
+    server.services.models["tiny"] = profile("tiny", "auto", "cpu")
+    place = replace(offer(), capacity=3, price=DEAR)
+    async with server.services.database.transaction() as session:
+        await price_book.store_offers(session, "sandbox", [place], now_us=await db_now(session))
+    big = (await server.new_batch(lines=1500))["id"]
+    small = (await server.new_batch(lines=3, x_broker={"precision": ["auto"]}))["id"]
+    for _ in range(2):
+        await Validator(server.services).step()
+    agent = await rent(place, batches=(small,))
+    await agent.hello()
+    await agent.heartbeat()
+    server.services.models["tiny@fp8"] = profile("tiny@fp8", "fp8", "cpu", speed=400)
+    wanted = Wanted(1000 * 10**9, 1, "enforce", "total", ())
+    async with server.services.database.transaction() as session:
+        now_us = await db_now(session)
+        await put(session, scope="project:default", unit="USD", project="default", wanted=wanted, by="f", now_us=now_us)
+    planner = Planner(server.services)
+    await planner.step()
+    assert planner.plan is not None and [each.model for each in planner.plan.starts] == ["tiny@fp8"]
+    async with server.services.database.transaction() as session:
+        assert list(await session.scalars(select(col(Assignment.batch)))) == [small]
+    assert await waiting(server, big) == "budget"
+    assert (await agent.lease())["lease"]["batch_id"] == small
+
+
+async def test_a_plan_that_gives_a_batch_another_profile_meets_whoever_ends_batches_in_no_ring(
+    server: Any, waits: Any
+) -> None:
+    """The plan locked those that wait, then those that it gives another profile: with the latter locked by the tick, which goes
+    on to the former, PostgreSQL ended one of the two."""
+    chosen, waiter = sorted([await begun(server), await begun(server)])
+    await waits(DEAR, CHEAP)
+    database, has_begun = server.services.database, asyncio.Event()
+    async with database.transaction() as session:
+        await session.merge(Waiting(batch=waiter, plan="p", waiting_on="x", reasons=[], relaxations=[], since_us=1))
+
+    async def tick() -> None:
+        async with database.transaction() as session:
+            await locked(session, chosen)
+            has_begun.set()
+            while DIALECT == "postgresql" and not await waits_for_lock():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)  # on SQLite the plan waits at its beginning
+            await locked(session, waiter)
+
+    async def waits_for_lock() -> bool:
+        async with database.transaction() as session:  # its own, for PostgreSQL reads the activity once in each
+            return bool(await session.scalar(text(WAITERS)))
+
+    ticks = []
+
+    async def begin_tick() -> None:
+        ticks.append(asyncio.create_task(tick()))
+        await has_begun.wait()
+
+    await Planner(replace(server.services, solver=Meanwhile(server.services.solver, begin_tick))).step()
+    await ticks[0]
+    async with database.transaction() as session:
+        assert set(await session.scalars(select(col(Batch.model)))) == {"tiny@fp8"}
+
+
+async def test_quotes_are_read_before_the_head_of_the_books_is_locked(server: Any, waits: Any) -> None:
+    """One query for each batch that changed its profile, while every hold of the house waited: 0.4 s of 400 batches."""
+    both = [await begun(server), await begun(server)]
+    await waits(DEAR, CHEAP)
+    read = list[str]()
+
+    def executes(_connection: Any, statement: Any, *_: Any) -> None:
+        words = str(statement)
+        read.extend(each for each in ("ledger_head", "broker_quote") if f"FROM {each}" in words)
+
+    engine = server.services.database.engine.sync_engine
+    event.listen(engine, "before_execute", executes)
+    await Planner(server.services).step()
+    event.remove(engine, "before_execute", executes)
+    assert [(await state(server, batch))[0] for batch in both] == ["tiny@fp8"] * 2
+    assert read.count("broker_quote") == 1 and read.index("broker_quote") < read.index("ledger_head")
+
+
+WAITERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
