@@ -178,7 +178,7 @@ async def _first_quotes(session: AsyncSession, batch_ids: Collection[str]) -> di
     """What was promised to each. Read before the head of the books is locked, for everybody waits there."""
     newest_first = col(Quote.created_us).desc(), col(Quote.id).desc()
     found = await session.scalars(select(Quote).where(col(Quote.batch).in_(sorted(batch_ids))).order_by(*newest_first))
-    return {quote.batch: quote for quote in found}
+    return {quote.batch: quote for quote in found if quote.batch is not None}
 
 
 def _goes_on(batch: Batch) -> bool:
