@@ -6,7 +6,6 @@ the intents in the database: a crash between the two leaves intents, and intents
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -27,6 +26,7 @@ from broker.control.alternatives import Changes
 from broker.control.avoided import baselines
 from broker.control.besides import agreed, set_aside_nano
 from broker.control.ceiling import going_on
+from broker.control.checked import checked_plan
 from broker.control.draining import drain_all
 from broker.control.later import LATER, later_of, postponed
 from broker.control.planned_offers import reasons_with_apart
@@ -44,9 +44,7 @@ from markets import price_book, rentals
 from markets.offer import Offer, TokenPrice
 from markets.tables import RentalRow
 from solver import types
-from solver.check import check
 from solver.latency import slow_down
-from solver.plan import solve
 from solver.schedule import Pool
 from solver.types import Held, Plan, Snapshot, Start, Work
 from solver.variants import as_run
@@ -106,7 +104,7 @@ class Planner:
             frozen = await freeze(session, self.services, now_us=await db_now(session), held=self._held())
         if not frozen.snapshot.works and not frozen.snapshot.running:
             return
-        plan = await self._checked(frozen)
+        plan = await checked_plan(self.services, frozen.snapshot)
         if plan is None:
             return
         waits = self.plan.later if self.plan else ()
@@ -130,24 +128,6 @@ class Planner:
             # the crash between intent and create (peers leaked machines here): the place loop finds the intents again
             self.services.failpoints.reached("place.after_intent")
             self.services.nudge("place")
-
-    async def _checked(self, frozen: Frozen) -> Plan | None:
-        """A plan without violations, from the program or else the greedy stage; None rather than a forbidden plan."""
-        counters, started_s = self.services.counters, time.monotonic()
-        plan = await self.services.solver.solve(frozen.snapshot)
-        counters.planned(plan, time.monotonic() - started_s)
-        violations = check(frozen.snapshot, plan)
-        if not violations:
-            return plan
-        counters.plan_refused(plan.stage)
-        log.error("plan.refused", stage=plan.stage, violations=[f"{v.rule}: {v.message}" for v in violations[:5]])
-        fallback = solve(frozen.snapshot, stage="greedy")
-        violations = check(frozen.snapshot, fallback)
-        if violations:
-            counters.plan_refused("greedy")
-            log.error("plan.refused", stage="greedy", violations=[f"{v.rule}: {v.message}" for v in violations[:5]])
-            return None
-        return fallback
 
     def _remember(self, acted: _Acted, now_us: int) -> None:
         """What was refused is not tried again at once, and the next plan, which is made now, tries the next best instead. It was
