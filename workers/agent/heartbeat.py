@@ -38,6 +38,7 @@ class Heartbeat:
     interrupted_at: float | None = None
     error: str | None = None
     _patience_s: float = 0.0
+    _in_vain: int = 0
     _soon: asyncio.Event = field(default_factory=asyncio.Event)
     _at_once: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -60,7 +61,7 @@ class Heartbeat:
             self._at_once.clear()
             was_answered = await self._beat_unless_overtaken()
             # unanswered ones are repeated soon: leases hang on them
-            pause = self.interval_s if was_answered else min(self.interval_s, max(0.2, self.interval_s / 5))
+            pause = self.interval_s if was_answered else pause_s(self.interval_s)
             try:
                 await asyncio.wait_for(self._soon.wait(), pause)
             except TimeoutError:
@@ -93,7 +94,8 @@ class Heartbeat:
             return False
         finally:
             took = time.monotonic() - sent_at
-            self._patience_s = next_patience_s(self.interval_s, patience, took, heard=heard)
+            self._in_vain = 0 if heard else self._in_vain + (took >= patience)
+            self._patience_s = next_patience_s(self.interval_s, patience, took, heard=heard, in_vain=self._in_vain)
         self._follow(answer, named, sent_at)
         return True
 
@@ -153,16 +155,30 @@ def first_patience_s(interval_s: float) -> float:
     return max(_LEAST_PATIENCE_S, interval_s)
 
 
-def next_patience_s(interval_s: float, patience_s: float, took_s: float, *, heard: bool) -> float:
-    """How long the next heartbeat may wait, when this one was allowed `patience_s` and ended after `took_s`.
+def pause_s(interval_s: float) -> float:
+    """How long after a heartbeat that was not answered the next one is sent.
 
-    One that waited in vain to its end doubles it: a broker that needs 20 s for each answer would never be heard. After an answer
-    it is twice what that took, so that the same broker is heard again. A refusal or a broken connection says nothing about it.
+    >>> pause_s(15), pause_s(0.5)
+    (3.0, 0.2)
+    """
+    return min(interval_s, max(0.2, interval_s / 5))
 
-    >>> next_patience_s(15, 15, 15, heard=False), next_patience_s(15, 30, 20, heard=True)
-    (30, 40)
+
+def next_patience_s(interval_s: float, patience_s: float, took_s: float, *, heard: bool, in_vain: int) -> float:
+    """How long the next heartbeat may wait, when this one was allowed `patience_s` and ended after `took_s`; `in_vain`: how many
+    in a row, this one included, waited to their end.
+
+    From the second on it doubles: a broker that needs 20 s for each answer would never be heard. Not from the first on: of two
+    brokers one may be cut off, and the third connection must be tried before the other gives this worker up (`worker_silence_s`,
+    60 s: 15 s before the first try, which is followed by others after 18 and 36 s). After an answer it is twice what that took,
+    so that the same broker is heard again. A refusal or a broken connection says nothing about it.
+
+    >>> [next_patience_s(15, 15, 15, heard=False, in_vain=tries) for tries in (1, 2)]
+    [15, 30]
+    >>> next_patience_s(15, 30, 20, heard=True, in_vain=0)
+    40
     """
     wanted = 2 * took_s if heard else patience_s
-    if not heard and took_s >= patience_s:
+    if in_vain > 1 and took_s >= patience_s:
         wanted = 2 * patience_s
     return max(first_patience_s(interval_s), min(_MOST_PATIENCE_S, wanted))
