@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from broker.control.convert import is_known_on
 from broker.control.snapshot import listed_offers
 from broker.price_ages import default_max_age_s, max_ages_s
 from broker.services import Services
@@ -15,10 +16,11 @@ from broker.speeds import expected_speeds
 from markets import price_book
 from markets.cards import snapshot
 from markets.instants import micros
-from markets.offer import Accelerator, Offer
+from markets.offer import Accelerator, Launch, Offer
 from markets.own_account import holder_of
 from markets.price_book import Listed, unlocated
 from markets.price_search import Wanted
+from workers.fit import misfit
 from workers.profile import ModelProfile
 
 MILLION_PER_HOUR = Decimal(3600) / 1_000_000
@@ -105,25 +107,38 @@ def usd_price(offer: Offer) -> Decimal | None:
     return price if price > 0 or (offer.pricing == "reserved" and offer.sunk_per_hour) else None
 
 
-def best_outputs(profiles: Sequence[ModelProfile], accelerators: Collection[Accelerator]) -> dict[str, Decimal]:
-    """Output tokens a second of a model by accelerator name: of its profiles the fastest, each as given or estimated."""
-    best: dict[str, Decimal] = {}
-    for profile in profiles:
-        for name, (_, output_per_s) in expected_speeds(profile, accelerators).items():
-            best[name] = max(best.get(name, Decimal(0)), Decimal(str(output_per_s)))
-    return best
+def serves(profile: ModelProfile, offer: Offer) -> bool:
+    """Whether the model can be launched and served on this offer, and a speed is known for its accelerator."""
+    return is_known_on(profile, offer) and misfit(profile, offer.accelerator) is None
 
 
-def usd_per_million(offer: Offer, outputs: Mapping[str, Decimal]) -> Decimal | None:
-    """The least USD per million output tokens of a model on this offer, by what `best_outputs` says of it; for token offers,
-    their price.
+class Outputs:
+    """Output tokens a second of a model by offer: of the profiles that can be served there the fastest, as given or estimated."""
 
-    None: no speed is known for the accelerator. A rental runs one engine: a machine with more devices than it uses costs all.
+    def __init__(self, profiles: Sequence[ModelProfile], accelerators: Collection[Accelerator]) -> None:
+        self._speeds = [(profile, expected_speeds(profile, accelerators)) for profile in profiles]
+        # a list of 10,000 offers has some hundred of these
+        self._known: dict[tuple[Launch, Accelerator], Decimal | None] = {}
+
+    def on(self, offer: Offer) -> Decimal | None:
+        """None: no profile can be served there, or no speed is known."""
+        kind = (offer.launch, offer.accelerator)
+        if kind not in self._known:
+            name = offer.accelerator.name
+            fitting = (by_name[name] for profile, by_name in self._speeds if name in by_name and serves(profile, offer))
+            self._known[kind] = max((Decimal(str(output_per_s)) for _, output_per_s in fitting), default=None)
+        return self._known[kind]
+
+
+def usd_per_million(offer: Offer, outputs: Outputs) -> Decimal | None:
+    """The least USD per million output tokens of a model on this offer; for token offers, their price.
+
+    None: no speed is known for it. A rental runs one engine: a machine with more devices than it uses costs all.
     """
     if offer.per_million is not None:
         return offer.per_million.output if offer.currency == "USD" else None
-    price, best = usd_price(offer), outputs.get(offer.accelerator.name, Decimal(0))
-    return None if price is None or best <= 0 else round(price / (best * MILLION_PER_HOUR), 9)
+    price, best = usd_price(offer), outputs.on(offer)
+    return None if price is None or best is None or best <= 0 else round(price / (best * MILLION_PER_HOUR), 9)
 
 
 def order(listed: Sequence[Listed], per_million: Mapping[str, Decimal] | None = None) -> list[Listed]:

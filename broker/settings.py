@@ -66,6 +66,16 @@ class HttpSettings(Section):
             )
         return self
 
+    @field_validator("host")
+    @classmethod
+    def _host_is_said(cls, host: str) -> str:
+        """An empty one binds to all addresses, and no URL can be made of it."""
+        if not host.strip():
+            raise ValueError(
+                "it is empty: write an address of this machine, such as 127.0.0.1, or 0.0.0.0 or :: for all of them"
+            )
+        return host
+
     @field_validator("public_url")
     @classmethod
     def _public_url_can_be_dialled(cls, url: str | None) -> str | None:

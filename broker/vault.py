@@ -2,8 +2,8 @@
 
 A data key belongs to an `owner`, such as `credentials/PROJECT` or `webhooks`. Rotation wraps data keys again, one
 transaction each, so that it can stop anywhere and go on; until it is done the earlier KEK still opens the rest.
-A KEK wraps nothing before it has opened what was wrapped under its name first: another key under the same name would make
-secrets that neither of the two opens all of.
+A KEK wraps nothing before it has opened something of what was wrapped under its name first: another key under the same name
+would make secrets that neither of the two opens all of.
 Unwrapping may be a network call (KMS): `data_key` is asked before a transaction begins, and remembers what it unwrapped.
 """
 
@@ -26,6 +26,8 @@ from broker.vault_tables import DataKeyRow
 from jobs.clock import db_now
 
 log = structlog.get_logger()
+# One of so many must open for a KEK to be the one of its name: a damaged row must not look like another key.
+PROVING_ROWS = 5
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,24 @@ class Wrapping:
     is_here: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A data key that does not open, and why."""
+
+    data_key: str
+    owner: str
+    kek: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrapped:
+    """How many data keys a rotation wrapped again, and which it could not open."""
+
+    count: int
+    closed: tuple[Closed, ...] = ()
+
+
 class Vault:
     """The data keys of one database."""
 
@@ -63,9 +83,9 @@ class Vault:
         self._proven: set[str] = set()
 
     async def prove(self) -> None:
-        """Every KEK that is here opens what was wrapped under its name first.
+        """Every KEK that is here opens one at least of the data keys that were wrapped under its name first.
 
-        Raises Unopenable for one that does not, KekUnavailable where it cannot be asked. Not to be called in a transaction.
+        Raises Unopenable for one that opens none, KekUnavailable where it cannot be asked. Not to be called in a transaction.
         """
         for name in self.keyring.keys:
             await self._prove(name)
@@ -82,16 +102,21 @@ class Vault:
         self._unwrapped[owner] = DataKey(row.id, plain)
         return self._unwrapped[owner]
 
-    async def rewrap(self) -> int:
-        """Wrap with the current KEK what another has wrapped; how many data keys that were. May be stopped and repeated.
+    async def rewrap(self) -> Rewrapped:
+        """Wrap with the current KEK what another has wrapped. May be stopped and repeated: what does not open is left as it is.
 
-        Raises Unopenable for the first that does not open; those before it are done.
+        Raises Unopenable for a current KEK that is another than its name's.
         """
-        current, done = self.keyring.current, 0
+        current, done, closed = self.keyring.current, 0, list[Closed]()
         await self._prove(current)
         for row in await self._others(current):
             bound = context(row.id, row.owner)
-            plain = await self.keyring.named(row.kek).unwrap(row.wrapped, bound)
+            try:
+                plain = await self.keyring.named(row.kek).unwrap(row.wrapped, bound)
+            except Unopenable as failure:
+                log.error("vault.closed", data_key=row.id, owner=row.owner, kek=row.kek, error=str(failure))
+                closed.append(Closed(row.id, row.owner, row.kek, str(failure)))
+                continue
             wrapped = await self.keyring.named(current).wrap(plain, bound)
             async with self._database.transaction() as session:
                 changed = await session.execute(
@@ -102,7 +127,7 @@ class Vault:
                 )
             done += int(getattr(changed, "rowcount", 0))
             log.info("vault.rewrapped", data_key=row.id, owner=row.owner, before=row.kek, after=current)
-        return done
+        return Rewrapped(done, tuple(closed))
 
     async def wrappings(self) -> Sequence[Wrapping]:
         """What is wrapped by what. A KEK that wraps nothing and is not current may leave the settings."""
@@ -138,18 +163,25 @@ class Vault:
             return
         first = select(DataKeyRow).where(col(DataKeyRow.kek) == kek)
         async with self._database.transaction() as session:
-            row = await session.scalar(first.order_by(col(DataKeyRow.created_us), col(DataKeyRow.id)).limit(1))
-        if row is None:
+            ordered = first.order_by(col(DataKeyRow.created_us), col(DataKeyRow.id)).limit(PROVING_ROWS)
+            rows = list(await session.scalars(ordered))
+        if not rows:
             return  # its first data key is yet to come: whatever it is, it is the key of that name
-        try:
-            await self.keyring.named(kek).unwrap(row.wrapped, context(row.id, row.owner))
-        except Unopenable as other:
-            raise Unopenable(
-                f"the key {kek!r} does not open the first data key that was wrapped under that name: it is another key "
-                f"than it was then. Give vault.keys.{kek} its former value; a new key takes a new name, "
-                "and then `broker credentials rotate`"
-            ) from other
-        self._proven.add(kek)
+        for row in rows:
+            try:
+                await self.keyring.named(kek).unwrap(row.wrapped, context(row.id, row.owner))
+            except Unopenable as failure:
+                log.error("vault.closed", data_key=row.id, owner=row.owner, kek=kek, error=str(failure))
+                continue
+            self._proven.add(kek)
+            return
+        which = "the first data key" if len(rows) == 1 else f"any of the first {len(rows)} data keys"
+        was = "was" if len(rows) == 1 else "were"
+        raise Unopenable(
+            f"the key {kek!r} does not open {which} that {was} wrapped under that name: it is another key "
+            f"than it was then. Give vault.keys.{kek} its former value; a new key takes a new name, "
+            "and then `broker credentials rotate`"
+        )
 
     async def _row(self, owner: str) -> DataKeyRow | None:
         async with self._database.transaction() as session:

@@ -14,6 +14,7 @@ from broker.control.poll import ACCOUNTS
 from broker.credentials import Kept, MachinesRun
 from broker.envelope import Unopenable
 from broker.keys import Role
+from broker.vault import Rewrapped
 from jobs.clock import MICROSECONDS
 
 log = structlog.get_logger()
@@ -72,9 +73,19 @@ class KekStanding(BaseModel):
     here: bool
 
 
+class ClosedDataKey(BaseModel):
+    """A data key that does not open: its KEK is not here, or another of that name, or the row is damaged."""
+
+    data_key: str
+    owner: str
+    kek: str
+    why: str
+
+
 class VaultStanding(BaseModel):
     object: str = "vault"
     rewrapped: int = Field(default=0, description="data keys that this request wrapped again")
+    closed: list[ClosedDataKey] = Field(default=[], description="data keys that this request could not open")
     keks: list[KekStanding]
 
 
@@ -120,17 +131,17 @@ async def remove_credential(call: Call) -> CredentialDeleted:
 async def vault_standing(call: Call) -> VaultStanding:
     """Which key-encryption keys have wrapped what."""
     _house(call)
-    return await _standing(call, 0)
+    return await _standing(call, Rewrapped(0))
 
 
 async def rewrap(call: Call) -> VaultStanding:
-    """Wrap every data key with the current key-encryption key. May be repeated; what is done stays done."""
+    """Wrap every data key with the current key-encryption key; those that do not open are named and left. May be repeated."""
     _house(call)
     try:
         done = await call.services.vault.rewrap()
     except Unopenable as failure:
         raise conflict("kek_missing", str(failure)) from failure
-    log.info("vault.rotated", rewrapped=done, by=call.caller.key_id)
+    log.info("vault.rotated", rewrapped=done.count, closed=len(done.closed), by=call.caller.key_id)
     return await _standing(call, done)
 
 
@@ -140,10 +151,11 @@ def _house(call: Call) -> None:
         raise not_found("vault_not_found", "The vault is for administrators of all projects.")
 
 
-async def _standing(call: Call, rewrapped: int) -> VaultStanding:
+async def _standing(call: Call, done: Rewrapped) -> VaultStanding:
     found = await call.services.vault.wrappings()
     keks = [KekStanding(kek=e.kek, data_keys=e.data_keys, current=e.is_current, here=e.is_here) for e in found]
-    return VaultStanding(rewrapped=rewrapped, keks=keks)
+    closed = [ClosedDataKey(data_key=e.data_key, owner=e.owner, kek=e.kek, why=e.why) for e in done.closed]
+    return VaultStanding(rewrapped=done.count, closed=closed, keks=keks)
 
 
 def _shape(kept: Kept) -> Credential:

@@ -16,7 +16,6 @@ from broker.accounts import holders
 from broker.api import health_shapes as shapes
 from broker.api import outside, surroundings
 from broker.api.health import database_problems, late_loops
-from broker.api.market import serves
 from broker.api.registry import Call, Route, route
 from broker.control.loops import LoopState
 from broker.control.snapshot import listed_offers
@@ -24,6 +23,7 @@ from broker.database import as_of_now
 from broker.house_accounts import held
 from broker.leadership import THE_TERM
 from broker.object_store import told
+from broker.price_list import serves
 from broker.replica_settings import differing, digests
 from broker.services import Services
 from broker.store_identity import refusal, standing_of

@@ -12,8 +12,7 @@ from pydantic_core import PydanticCustomError
 from broker.api import shapes
 from broker.api.problems import not_found
 from broker.api.registry import EVERYONE, Call, Route, route
-from broker.control.convert import is_known_on
-from broker.price_list import best_outputs, choosable, order, price_list, usd_per_million, usd_price
+from broker.price_list import Outputs, choosable, order, price_list, serves, usd_per_million, usd_price
 from broker.variants import serving
 from jobs.clock import MICROSECONDS, db_now
 from markets.facts.regions import country_code
@@ -21,7 +20,6 @@ from markets.instants import micros
 from markets.offer import LocationTier, Offer, Pricing
 from markets.price_book import Listed
 from markets.price_search import Wanted
-from workers.fit import misfit
 from workers.profile import ModelProfile
 
 
@@ -88,7 +86,7 @@ async def found_offers(call: Call, query: OfferQuery) -> tuple[list[Listed], dic
     wanted = await _wanted(call, query, profiles)
     per_million = None
     if profiles or (wanted and all(each.offer.pricing == "token" for each in wanted)):
-        outputs = best_outputs(profiles, [each.offer.accelerator for each in wanted])
+        outputs = Outputs(profiles, [each.offer.accelerator for each in wanted])
         prices = ((str(each.offer.key), usd_per_million(each.offer, outputs)) for each in wanted)
         per_million = {key: price for key, price in prices if price is not None}
     return order(wanted, per_million)[: query.limit], per_million
@@ -135,11 +133,6 @@ def _is_wanted(listed: Listed, query: OfferQuery) -> bool:
 
 def _runs(profiles: Sequence[ModelProfile], offer: Offer) -> bool:
     return any(serves(profile, offer) for profile in profiles)
-
-
-def serves(profile: ModelProfile, offer: Offer) -> bool:
-    """Whether the model can be launched and served on this offer, and a speed is known for its accelerator."""
-    return is_known_on(profile, offer) and misfit(profile, offer.accelerator) is None
 
 
 def offer_shape(listed: Listed) -> shapes.Offer:

@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.api import shapes
-from broker.api.market import serves
 from broker.api.problems import not_found
 from broker.api.registry import EVERYONE, Call, Route, route
 from broker.control.snapshot import listed_offers
+from broker.price_list import serves
 from broker.services import Services
 from broker.variants import public_names, serving
 from jobs.clock import db_now

@@ -129,19 +129,24 @@ def give_up(
 
 
 def rotate(target: Target) -> None:
-    """Wrap every data key with the current key-encryption key (vault.current). May be stopped and repeated."""
+    """Wrap every data key with the current key-encryption key (vault.current). May be stopped and repeated. Those that do not
+    open are named, and it ends with 1."""
 
     async def work(client: Client) -> int:
         standing = await client.post("/v1/admin/vault/rewrap", {}, again=True)
         if target.json:
             document(standing)
-            return exits.OK
+            return exits.ERROR if standing["closed"] else exits.OK
         line(f"{standing['rewrapped']} data keys wrapped again")
         rows = [
             (e["kek"], str(e["data_keys"]), "yes" if e["current"] else "", "yes" if e["here"] else "no")
             for e in standing["keks"]
         ]
         table(KEK_COLUMNS, rows)
+        closed = [f"{e['data_key']} of {e['owner']}: {e['why']}" for e in standing["closed"]]
+        if closed:
+            told = "\n  ".join(closed)
+            raise Failure(f"{len(closed)} data keys do not open and were left as they are:\n  {told}")
         return exits.OK
 
     target.run(work)

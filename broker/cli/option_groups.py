@@ -31,8 +31,10 @@ class NumbersAreArguments(TyperCommand):
     """`-1` is a number and no option: whoever is asked says what is wrong with it, where "No such option: -1" said nothing."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        # An option that does not exist is then an argument too many, which is named as well.
-        ctx.ignore_unknown_options = any(NEGATIVE.fullmatch(each) for each in args)
+        if any(NEGATIVE.fullmatch(each) for each in args):
+            # Read once without them, which raises for an option that does not exist: it was taken for an argument.
+            self.make_parser(ctx).parse_args(["0" if NEGATIVE.fullmatch(each) else each for each in args])
+            ctx.ignore_unknown_options = True
         return super().parse_args(ctx, args)
 
 

@@ -16,7 +16,7 @@ import typer
 
 from broker.cli import configuration, options
 from broker.cli.connection import read_key
-from broker.cli.exits import ERROR, OK, USAGE, Failure
+from broker.cli.exits import ERROR, OK, USAGE, Failure, ReaderLeft
 from broker.owner import ADMIN_KEY, Owned, Ownership, take, write_private
 
 if TYPE_CHECKING:
@@ -92,8 +92,11 @@ def _run(settings: Settings, ownership: Ownership, exit_when_idle: float | None,
             write_private(settings.data / ADMIN_KEY, told.admin_key + "\n")
         ownership.announce(told.local_url, told.admin_key or read_key(settings.data))
         first_line = {"url": told.url} | ({"admin_key": told.admin_key} if told.admin_key else {})
-        sys.stdout.write(dumps(first_line) + "\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(dumps(first_line) + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError as gone:
+            raise ReaderLeft from gone
         # What is there now stays: each full collection would look through all of it (150 MB of modules and schemas), which was
         # a quarter of what a commit cost.
         gc.collect()
@@ -123,7 +126,7 @@ def _defects_told() -> Iterator[None]:
 
     try:
         yield
-    except Failure:
+    except (Failure, ReaderLeft):
         raise
     except Exception as defect:
         structlog.get_logger().exception("broker.crashed")

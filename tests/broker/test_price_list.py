@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from broker.price_list import best_outputs, compared, order, usd_per_million, usd_price
+from broker.price_list import Outputs, compared, order, usd_per_million, usd_price
 from markets.offer import Accelerator, Offer, OfferKey, TokenPrice
 from markets.price_book import Listed
 from workers.profile import ModelProfile
@@ -33,13 +33,13 @@ def listed(of: Offer, excluded: str | None = None) -> Listed:
 
 def profile(**speeds: tuple[float, float]) -> ModelProfile:
     return ModelProfile(
-        id="m", engine="vllm", precision="auto", context=4096, launches=("container",), tokens_per_s=speeds
+        id="m", engine="vllm", precision="auto", context=4096, launches=("container", "vm"), tokens_per_s=speeds
     )
 
 
 def test_a_million_tokens_cost_an_hours_price_by_what_an_hour_yields() -> None:
     model = profile(l4=(4000.0, 1000.0))  # 3.6 million tokens an hour
-    outputs = best_outputs([model], [offer("a", "0.72").accelerator, offer("a", "0.72", "t4").accelerator])
+    outputs = Outputs([model], [offer("a", "0.72").accelerator, offer("a", "0.72", "t4").accelerator])
     assert usd_per_million(offer("a", "0.72"), outputs) == Decimal("0.2")
     assert usd_per_million(offer("a", "0.72", "t4"), outputs) is None, (
         "no speed is known: no price per token is made up"
@@ -53,15 +53,25 @@ def test_a_known_model_has_a_price_per_token_where_nobody_gave_it_a_speed() -> N
     known = replace(profile(), weights="meta-llama/Llama-3.1-8B-Instruct")
     h100 = offer("h100", "2.50", "h100-sxm")
     h100 = replace(h100, accelerator=Accelerator("nvidia", "h100-sxm", "sxm", 81_920, 1))
-    outputs = best_outputs([known], [h100.accelerator])
+    outputs = Outputs([known], [h100.accelerator])
     price = usd_per_million(h100, outputs)
     assert price is not None and Decimal("0.02") < price < Decimal(2), "MLPerf: 5,777 tokens/s, 0.12 at this price"
     (told,) = compared([listed(h100, "snapshot")], [known], input_tokens=1_000, output_tokens=1_000_000)
     assert told.usd_per_million == price
     given = replace(known, tokens_per_s={"h100-sxm": (1.0, 1.0)})
-    assert best_outputs([given], [h100.accelerator]) == {"h100-sxm": 1}, (
-        "what the operator says goes before an estimate"
+    assert Outputs([given], [h100.accelerator]).on(h100) == 1, "what the operator says goes before an estimate"
+
+
+def test_a_faster_profile_sets_no_price_where_it_does_not_fit() -> None:
+    """A price per token by the speed on two devices stood beside machines that have one."""
+    slow = profile(l4=(4000.0, 1000.0))
+    fast = replace(
+        slow, id="m-2", options=replace(slow.options, tensor_parallel=2), tokens_per_s={"l4": (8000.0, 2000.0)}
     )
+    one = offer("one", "0.72")
+    two = replace(offer("two", "0.72"), accelerator=replace(one.accelerator, count=2))
+    outputs = Outputs([slow, fast], [one.accelerator, two.accelerator])
+    assert [usd_per_million(each, outputs) for each in (one, two)] == [Decimal("0.2"), Decimal("0.1")]
 
 
 def test_for_a_model_the_dearer_hour_can_be_the_cheaper_token() -> None:

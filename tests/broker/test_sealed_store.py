@@ -17,7 +17,7 @@ from broker.keyring import open_keyring
 from broker.object_keys import ObjectKeys, part_secret
 from broker.sealed_store import SealedStore
 from broker.settings import VaultSettings
-from broker.vault import Vault
+from broker.vault import Rewrapped, Vault
 from broker.vault_tables import ObjectKeyRow
 from jobs import ids
 from jobs.errors import KeyDestroyed, ObjectCorrupt, ObjectExists, ObjectMissing, ObjectTampered
@@ -230,7 +230,7 @@ async def test_a_kek_that_is_replaced_opens_nothing_anew_and_loses_nothing(
         await store.put(written[-1], TEXT)
     async with database.transaction() as session:
         before = (await session.get_one(ObjectKeyRow, written[0].split("/")[1])).sealed
-    assert await Vault(database, open_keyring(both, tmp_path)).rewrap() == 1
+    assert await Vault(database, open_keyring(both, tmp_path)).rewrap() == Rewrapped(1)
     async with database.transaction() as session:
         assert (await session.get_one(ObjectKeyRow, written[0].split("/")[1])).sealed == before
     assert await store.get(written[0], 0, 9) == TEXT[:9], "a broker that has the key goes on"

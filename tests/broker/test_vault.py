@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
@@ -21,7 +22,7 @@ from broker.envelope import FORMAT, Unopenable, close, new_key, open_box
 from broker.keyring import AwsKmsKek, BadKek, KekUnavailable, Keyring, LocalKek, open_keyring
 from broker.settings import KekSettings, VaultSettings
 from broker.tables import Webhook
-from broker.vault import Vault, has_data_keys
+from broker.vault import Rewrapped, Vault, has_data_keys
 from broker.vault_tables import CredentialRow, DataKeyRow
 from broker.webhooks import adopt, create, sealing, signing_secrets
 from tests.support.lock_watch import watch_locks
@@ -165,13 +166,13 @@ async def test_rotation_stops_anywhere_goes_on_and_loses_nothing(database: Datab
         victim = (await session.scalars(select(DataKeyRow).where(col(DataKeyRow.owner) == "c"))).one()
         whole = victim.wrapped
         victim.wrapped = b"\x01damaged"
-    with pytest.raises(Unopenable):
-        await both.rewrap()
+    stopped = await both.rewrap()
+    assert (stopped.count, [(each.owner, each.kek) for each in stopped.closed]) == (2, [("c", "old")])
     assert {each.kek: each.data_keys for each in await both.wrappings()} == {"old": 1, "new": 2}
     assert await Vault(database, ring("new", old=old, new=new)).data_key("a") == made["a"]
     async with database.transaction() as session:
         await session.execute(update(DataKeyRow).where(col(DataKeyRow.owner) == "c").values(wrapped=whole))
-    assert (await both.rewrap(), await both.rewrap()) == (1, 0)
+    assert (await both.rewrap(), await both.rewrap()) == (Rewrapped(1), Rewrapped(0))
     after = Vault(database, ring("new", new=new))
     assert {owner: await after.data_key(owner) for owner in made} == made
     with pytest.raises(Unopenable, match="'new', which is not here"):
@@ -194,6 +195,27 @@ async def test_another_key_under_a_name_that_has_wrapped_something_wraps_nothing
     await right.prove()
     assert await right.data_key("new project")
     assert await right.closed() == {}
+
+
+async def test_the_first_data_key_damaged_is_no_other_key_and_the_rest_goes_on(database: Database) -> None:
+    """One byte of the first row stopped every start of the broker with "it is another key than it was then"."""
+    keys = {"k": new_key(), "next": new_key()}
+    before = Vault(database, ring("k", **keys))
+    made = {owner: await before.data_key(owner) for owner in ("a", "b", "c")}
+    async with database.transaction() as session:
+        damaged = (await session.scalars(select(DataKeyRow).where(col(DataKeyRow.owner) == "a"))).one()
+        damaged.wrapped = damaged.wrapped[:-1] + bytes([damaged.wrapped[-1] ^ 1])
+    after = Vault(database, ring("k", **keys))
+    with structlog.testing.capture_logs() as told:
+        await after.prove()
+    assert [(each["event"], each["owner"], each["log_level"]) for each in told] == [("vault.closed", "a", "error")]
+    assert await after.data_key("b") == made["b"] and await after.data_key("new project")
+    with pytest.raises(Unopenable):
+        await after.data_key("a")
+    rotated = await Vault(database, ring("next", **keys)).rewrap()
+    assert (rotated.count, [each.owner for each in rotated.closed]) == (3, ["a"]), "b, c and the new project's"
+    with pytest.raises(Unopenable, match=r"does not open any of the first 3 .* another key"):
+        await Vault(database, ring("next", next=new_key())).prove()
 
 
 async def test_two_brokers_that_make_a_data_key_at_once_share_one(database: Database) -> None:

@@ -146,7 +146,9 @@ def test_the_images_health_check_asks_where_the_broker_answers_on_its_machine(tm
         lock = {"pid": 1, "url": f"http://127.0.0.1:{there.server_address[1]}"}
         (tmp_path / "broker.lock").write_text(json.dumps(lock))
         asked = [sys.executable, "-c", script]
-        assert subprocess.run(asked, env={"BROKER_DATA": str(tmp_path)}, check=False).returncode == 0
+        for proxy in ({}, {"http_proxy": "http://127.0.0.1:9"}):  # which knows nothing of this machine's addresses
+            environment = {"BROKER_DATA": str(tmp_path)} | proxy
+            assert subprocess.run(asked, env=environment, check=False).returncode == 0, proxy
         there.shutdown()
     assert subprocess.run(asked, env={"BROKER_DATA": str(tmp_path)}, capture_output=True, check=False).returncode == 1
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, update
+from sqlmodel import col
 
+from broker.envelope import new_key
+from broker.keyring import Keyring, LocalKek
+from broker.vault_tables import DataKeyRow
 from jobs.clock import db_now
 from markets import price_book, rentals
 from markets.errors import MarketsError, NotAuthorized
 from markets.offer import Accelerator, Offer, OfferKey
+from tests.support.command_line import quick
 
 VALUES = {"access_key_id": "AKIA-canary-8c1f", "secret_access_key": "canary-wJalr-77aa"}
 
@@ -69,6 +75,26 @@ async def test_the_vault_is_for_administrators_of_all_projects(server: Any) -> N
     assert (await server.call("GET", "/v1/admin/vault")).json["keks"] == standing["keks"]
     admin = await server.key("admin", project="mine")
     assert (await server.call("POST", "/v1/admin/vault/rewrap", key=admin)).status == 404
+
+
+async def test_rotation_goes_on_over_what_does_not_open_says_which_and_ends_with_1(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stopped at the first, and nothing behind that could leave a key that was stolen."""
+    vault = server.services.vault
+    await vault.data_key("whole")
+    await vault.data_key("damaged")
+    async with server.services.database.transaction() as session:
+        await session.execute(update(DataKeyRow).where(col(DataKeyRow.owner) == "damaged").values(wrapped=b"\x01"))
+    keys = {**vault.keyring.keys, "next": LocalKek(new_key())}
+    monkeypatch.setattr(vault, "keyring", Keyring("next", keys))
+    env = {"BROKER_URL": server.url, "BROKER_API_KEY": server.admin_key}
+    done = await asyncio.to_thread(quick, "credentials", "rotate", env=env)
+    assert done.returncode == 1
+    assert "1 data keys do not open" in done.stderr and " of damaged: " in done.stderr, done.stderr
+    assert {each.kek: each.data_keys for each in await vault.wrappings()}["next"] >= 1
+    again = await server.call("POST", "/v1/admin/vault/rewrap")
+    assert (again.status, again.json["rewrapped"], [e["owner"] for e in again.json["closed"]]) == (200, 0, ["damaged"])
 
 
 async def _rented_with_own_keys(server: Any) -> None:

@@ -19,7 +19,7 @@ from broker.migrate import upgrade
 from broker.settings import HttpSettings, Settings
 from broker.store_identity import OtherStore
 from broker.vault import Vault
-from tests.support.command_line import broker
+from tests.support.command_line import broker, quick
 
 
 async def refused(kind: type[Exception], **settings: Any) -> str:
@@ -52,14 +52,21 @@ def can_listen(host: str) -> bool:
         ("127.0.0.1", "127.0.0.1"),
         ("0.0.0.0", "127.0.0.1"),
         ("localhost", "127.0.0.1"),
-        *([("::1", "::1")] if can_listen("::1") else []),
-        *([("::", "127.0.0.1"), ("::", "::1")] if can_listen("::") else []),
+        *([("::1", "::1"), ("::", "::1")] if can_listen("::1") else []),
+        *([("::", "127.0.0.1")] if can_listen("::") else []),  # also in containers without any address of that family
     ],
 )
 def test_a_broker_listens_at_addresses_of_both_families(host: str, dialled: str) -> None:
     """`--host ::1` was "not supported", and its URL would have had no brackets."""
     with _listen(host, 0) as listening:
         socket.create_connection((dialled, listening.getsockname()[1]), timeout=10).close()
+
+
+def test_an_empty_host_is_refused_in_words(tmp_path: Path) -> None:
+    """`BROKER_HTTP__HOST=` in a file of settings bound to all addresses, and then ended as "a defect of the broker's own"."""
+    done = quick("serve", "--data", str(tmp_path), env={"BROKER_HTTP__HOST": ""})
+    assert done.returncode == 2
+    assert re.search(r"http\.host.* 0\.0\.0\.0", done.stderr, re.DOTALL), done.stderr
 
 
 async def test_a_database_of_a_newer_release_is_left_alone(tmp_path: Path) -> None:

@@ -102,6 +102,30 @@ def test_a_defect_that_ends_the_broker_is_one_event_too(tmp_path: Path) -> None:
     assert told.startswith("broker: a defect of the broker's own has ended it: ZeroDivisionError")
 
 
+LEFT = """
+import os, sys
+from pathlib import Path
+from broker import compose
+from broker.cli import main
+from broker.compose import Ready
+async def serve(*_, ready, **__):
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.dup2(writing, sys.stdout.fileno())
+    ready(Ready("http://127.0.0.1:1", "http://127.0.0.1:1", None))
+compose.serve = serve
+sys.argv = ["broker", "serve", "--data", {data!r}, "--json"]
+main.run()
+"""
+
+
+def test_whoever_does_not_read_the_first_line_has_found_no_defect(tmp_path: Path) -> None:
+    """`broker serve | true` ended as "a defect of the broker's own: BrokenPipeError"."""
+    run = [sys.executable, "-c", LEFT.format(data=str(tmp_path / "data"))]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_console_is_for_eyes_wherever_it_goes() -> None:
     text = "\n".join(said("console"))
     assert "batch.ended" in text

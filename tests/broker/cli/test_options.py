@@ -52,8 +52,13 @@ def test_a_negative_number_is_an_argument_and_a_misspelt_option_is_still_named()
     shop = declare(typer.Typer(), {"rate": rate, "other": lambda: None})
     assert CliRunner().invoke(shop, ["rate", "EUR", "-1.5", "--source", "ECB"]).exit_code == 0
     assert seen == ["-1.5"]
-    told = CliRunner().invoke(shop, ["rate", "EUR", "-1.5", "--sauce", "ECB"])
-    assert told.exit_code == 2 and "--sauce" in told.output
+    for misspelt in (
+        ["rate", "EUR", "-1.5", "--sauce", "ECB"],
+        ["rate", "-1.5", "--sauce"],
+        ["rate", "-1.5", "--sauce=2"],
+    ):
+        told = CliRunner().invoke(shop, misspelt)
+        assert told.exit_code == 2 and "--sauce" in told.output and seen == ["-1.5"], "it was the second argument"
 
 
 EVERYTHING = WishOptions(
