@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.support.agent_process import SCRIPTED, scripted_profile
+from aiohttp import web
+
+from tests.support.agent_process import SCRIPTED, scripted_profile, until
 from tests.support.fake_broker import FakeBroker, request_line
 from tests.support.scripted_engine import executions
 from tests.workers.conftest import StartAgent, StartBroker
@@ -209,3 +212,51 @@ async def test_a_server_elsewhere_is_driven_by_aiohttp_with_the_same_verdicts(
     status = [broker.done[n]["status"] for n in range(len(prompts))]
     assert status == ["completed", "failed", "completed", "failed", "failed"]
     assert [executions(log)[prompt] for prompt in prompts] == [1, 3, 2, 1, 3]
+
+
+async def test_a_stranger_at_the_engines_port_gets_no_line(
+    start_broker: StartBroker, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    """The port was free when it was chosen; before the engine listened, another program did, and said that it was healthy."""
+    where, seen, asked = tmp_path / "port", tmp_path / "seen", list[str]()
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        if len(asked) == 2:
+            seen.touch()
+        return web.json_response({}, status=200 if request.path == "/health" else 404)
+
+    async def take_the_port() -> web.AppRunner:
+        await until(where.exists, "the engine was started")
+        app = web.Application()
+        app.router.add_route("*", "/{any:.*}", answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", int(where.read_text())).start()
+        return runner
+
+    profile = scripted_profile(parallel=4)
+    late = f"""
+import os, pathlib, sys, time
+where, seen = pathlib.Path({str(where)!r}), pathlib.Path({str(seen)!r})
+if where.exists():
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+draft = where.with_suffix(".draft")
+draft.write_text(sys.argv[-1])
+draft.rename(where)
+while not seen.exists():
+    time.sleep(0.02)
+sys.exit("address already in use")
+"""
+    profile = replace(profile, argv=(sys.executable, "-c", late, *profile.argv[1:]))
+    broker = await start_broker(profile)
+    broker.add_shard([request_line(f"c-{n}", f"say {n}") for n in range(8)])
+    stranger = asyncio.create_task(take_the_port())
+    agent = await start_agent(broker, profile)
+    try:
+        assert await agent.exit_status(60) == 0, agent.stderr()
+    finally:
+        await (await stranger).cleanup()
+    assert set(asked) == {"/health"}
+    assert [line["status"] for line in broker.done.values()] == ["completed"] * 8
+    assert agent.events("engine.port_taken")

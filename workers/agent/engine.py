@@ -18,6 +18,7 @@ import aiohttp
 from workers.agent.errors import EngineFailed
 from workers.agent.log import event
 from workers.agent.metrics import read_metrics
+from workers.agent.processes import is_anothers
 from workers.agent.spec import EngineSpec
 from workers.agent.timings import Timings
 
@@ -39,6 +40,7 @@ class Engine:
         self._agent = str(Path(sys.argv[0]).resolve())
         self._guard: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[int] | None = None
+        self._port = 0
         self._tail: deque[str] = deque(maxlen=_TAIL_ROWS)
         self.base_url = (spec.base_url or "").rstrip("/")
 
@@ -66,7 +68,8 @@ class Engine:
     async def start(self) -> None:
         """Start it and wait until it is healthy. EngineFailed: it ended, or was not healthy in time.
 
-        An engine that ends at once gets a second chance, on another port: the first may have been taken meanwhile.
+        An engine that ends at once gets a second chance, on another port: the first may have been taken meanwhile. Who took
+        it may answer in its place, well or ill: a stranger's health is not ours, and it gets no line.
         """
         began = time.monotonic()
         deadline = began + self._spec.start_timeout_s
@@ -136,7 +139,7 @@ class Engine:
     async def _spawn(self, template: tuple[str, ...]) -> None:
         await self.kill()
         self._tail.clear()
-        port = _free_port()
+        port = self._port = _free_port()
         self.base_url = f"http://{HOST}:{port}"
         fill = {
             "{python}": sys.executable,
@@ -181,13 +184,20 @@ class Engine:
         event("engine.exited", status=status)
         return status
 
+    def _is_anothers(self) -> bool:
+        """Whether who answers at our port is none of what we started."""
+        if self._guard is None or not is_anothers(self._port, self._guard.pid):
+            return False
+        event("engine.port_taken", port=self._port)
+        return True
+
     async def _became_healthy(self, deadline: float) -> bool:
         """False: it ended. EngineFailed: it runs, and was not healthy by `deadline`."""
         pause = 0.05
         while time.monotonic() < deadline:
             if self.has_exited:
                 return False
-            if await self.is_healthy():
+            if await self.is_healthy() and not self._is_anothers():
                 return True
             await asyncio.sleep(pause)
             pause = min(1.0, pause * 1.3)

@@ -16,7 +16,8 @@ import selectors
 import signal
 import subprocess
 import sys
-from pathlib import Path
+
+from workers.agent.processes import descendants
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -81,7 +82,7 @@ def _kill_all(engine_pid: int) -> None:
     while True:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # gone, or only a zombie is left of it
             os.killpg(engine_pid, signal.SIGKILL)
-        for pid in _descendants(os.getpid()):
+        for pid in descendants(os.getpid()):
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -91,25 +92,6 @@ def _kill_all(engine_pid: int) -> None:
                 pass
         except ChildProcessError:
             return
-
-
-def _descendants(root: int) -> list[int]:
-    """Process ids below `root`, from /proc; none where there is no /proc."""
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            # the name in parentheses may hold anything, even ')': what follows the last one is regular
-            fields = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        except OSError:
-            continue
-        children.setdefault(int(fields[1]), []).append(int(folder.name))
-    found: list[int] = []
-    left = [root]
-    while left:
-        below = children.get(left.pop(), [])
-        found += below
-        left += below
-    return found
 
 
 def _prctl(option: int, value: int) -> None:
