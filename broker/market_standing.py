@@ -15,7 +15,8 @@ Prices = Literal["live", "card", "snapshot", "unsupported"]
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is known of one market here; `refusal` says why nothing is rented where it could be, `by_card` that its adapter reads
-    a price card and asks nobody. `card_us`: of when a card's newest price is, whenever the card was read."""
+    a price card and asks nobody. `card_us`: of when a card's newest price is, whenever the card
+    was read. `names_people`: whoever asks may know of the house's people."""
 
     name: str
     rented_at: bool
@@ -28,6 +29,7 @@ class Facts:
     refusal: str | None = None
     by_card: bool = False
     card_us: int | None = None
+    names_people: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def standing(facts: Facts) -> MarketStanding:
     """A card before a poll, a poll before the snapshot, and the reason in the words of whoever refused."""
     poll = facts.poll
     if poll is not None and poll.card_by is not None:
-        return _stands(facts, "card", facts.card_us or poll.ok_us, _of_card(poll, facts.now_us))
+        return _stands(facts, "card", facts.card_us or poll.ok_us, _of_card(poll, facts))
     if poll is not None and poll.ok_us is not None:
         as_of_us = facts.card_us or poll.ok_us
         return _stands(facts, _asked(facts), as_of_us, _of_poll(poll) or facts.why_not_asked)
@@ -72,10 +74,10 @@ def _of_poll(poll: PollRow) -> str | None:
     return f"{poll.error}{held}"
 
 
-def _of_card(poll: PollRow, now_us: int) -> str | None:
-    if poll.card_until_us is not None and poll.card_until_us < now_us:
+def _of_card(poll: PollRow, facts: Facts) -> str | None:
+    if poll.card_until_us is not None and poll.card_until_us < facts.now_us:
         return "the rate card is out of date; hand in a newer one with `broker offers import`"
-    return f"rate card, handed in by {poll.card_by}"
+    return f"rate card, handed in by {poll.card_by}" if facts.names_people else "rate card"
 
 
 def _not_built(facts: Facts) -> str | None:

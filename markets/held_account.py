@@ -19,6 +19,7 @@ from markets.errors import (
     AccountChanged,
     Ambiguous,
     MarketsError,
+    PriceMoved,
     RateLimited,
     RentalNotFound,
     StillReleasing,
@@ -61,13 +62,14 @@ class HeldMarket:
         return await self.inner.offers()
 
     async def rent(self, offer: Offer, intent: Intent) -> Rental:
-        """As the market's own. AccountChanged: nothing was created. When the login was exchanged meanwhile, what it made is
+        """As the market's own. AccountChanged: nothing was created. PriceMoved is no proof of that: EC2's spot price is looked at
+        after the creation, too. When the login was exchanged meanwhile, what it made is
         released there, for no list of ours will ever have it: the answer is a rental that has ended, whose cost is owed, or
         Ambiguous where nobody knows of one."""
         await self._held()
         try:
             rental = await self.inner.rent(offer, intent)
-        except (Ambiguous, Unavailable, RateLimited):
+        except (Ambiguous, Unavailable, RateLimited, PriceMoved):
             if over := await self._ended_elsewhere(intent.tag):
                 return over
             raise

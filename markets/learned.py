@@ -46,6 +46,11 @@ class Learned:
     billed_nano: int = 0
 
     @property
+    def failed_share(self) -> Decimal | None:
+        """Of the starts that were asked for; None until one was."""
+        return round(Decimal(self.failed) / self.asked, 3) if self.asked else None
+
+    @property
     def interruptions_per_hour(self) -> Decimal | None:
         """None until it has run at all."""
         return round(Decimal(self.interrupted * 3600) / self.ran_s, 6) if self.ran_s else None
@@ -109,8 +114,9 @@ def of_rentals(rows: Iterable[RentalRow]) -> Learned:
     )
 
 
-def trust(offer: Offer, known: Learned, *, now_us: int) -> Trust:
+def trust(offer: Offer, known: Learned, *, now_us: int, in_counts: bool = True) -> Trust:
     """How far `offer` is to be trusted now, given what is known of it. Pure; unknown counts as the prior says, never as good.
+    `in_counts`: the reasons may say how much was rented, which is of all projects.
 
     Location up to 30 (evidence of the tier), starts up to 30, staying up to 20, and up to 20 for billing what was quoted.
     """
@@ -123,10 +129,18 @@ def trust(offer: Offer, known: Learned, *, now_us: int) -> Trust:
     excess = (
         Decimal(max(0, known.billed_nano - known.quoted_nano)) / known.quoted_nano if known.quoted_nano else Decimal(0)
     )
+    starts, stays = (
+        f"{known.started} of {known.asked} starts became machines",
+        f"{known.interrupted} interruptions in {hours:.1f} h",
+    )
+    if not in_counts:
+        failed, rate = known.failed_share, known.interruptions_per_hour
+        starts = "no start is known of" if failed is None else f"{failed:.1%} of the starts failed"
+        stays = "nothing ran that is known of" if rate is None else f"{rate:.3f} interruptions an hour"
     points = (
         Point("location", tier, 30, f"{offer.location_tier}, pieces of current evidence: {len(current)}"),
-        Point("starts", int(30 * good), 30, f"{known.started} of {known.asked} starts became machines"),
-        Point("stays", int(20 / (1 + 20 * loss)), 20, f"{known.interrupted} interruptions in {hours:.1f} h"),
+        Point("starts", int(30 * good), 30, starts),
+        Point("stays", int(20 / (1 + 20 * loss)), 20, stays),
         Point("billing", int(20 * max(Decimal(0), 1 - 10 * excess)), 20, f"billed {excess:.1%} above what was quoted"),
     )
     return Trust(sum(each.points for each in points), points)

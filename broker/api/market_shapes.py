@@ -100,14 +100,15 @@ class TrustPoint(BaseModel):
 
 
 class Learned(BaseModel):
-    """What our own rentals of the offer taught."""
+    """What our own rentals of the offer taught. Counts are of all projects' rentals: None for a key of one project."""
 
-    asked: int
-    started: int
-    failed: int
-    interrupted: int
-    ran_s: int
+    asked: int | None
+    started: int | None
+    failed: int | None
+    interrupted: int | None
+    ran_s: int | None
     boot_s: int | None
+    failed_share: str | None
     interruptions_per_hour: str | None
     quoted_usd_per_hour: str | None
     billed_usd_per_hour: str | None

@@ -50,6 +50,7 @@ async def list_markets(call: Call) -> market_shapes.MarketList:
                 refused.get(name),
                 offers[name],
                 now_us,
+                names_people=call.is_house,
             )
             for name in names
         ]
@@ -66,6 +67,8 @@ def _market(
     refused: str | None,
     offers: int,
     now_us: int,
+    *,
+    names_people: bool,
 ) -> market_shapes.Market:
     is_rented_at = is_own or name in services.markets
     old = snapshot.by_market().get(name, ()) if services.settings.prices.snapshot else ()
@@ -83,6 +86,7 @@ def _market(
             refusal=refused,
             by_card=asked is not None and asked.provider.is_card,
             card_us=card_us,
+            names_people=names_people,
         )
     )
     return market_shapes.Market(

@@ -18,9 +18,11 @@ from broker.api.market import OfferQuery, found_offers, offer_shape
 from broker.api.problems import Problem, bad_request, not_found
 from broker.api.registry import EVERYONE, Call, Route, route
 from broker.control.planned_offers import why_not_rented
+from broker.house_accounts import refusal
 from broker.offer_files import as_csv, as_parquet
 from broker.price_ages import default_max_age_s, max_ages_s
 from broker.price_list import age_s, is_snapshot, one_listed, usd_price
+from broker.tables import HouseAccount
 from jobs.clock import MICROSECONDS, db_now
 from ledger.money import from_nano, to_nano
 from markets import history, learned
@@ -99,10 +101,12 @@ async def explain_offer(call: Call, query: KeyQuery) -> market_shapes.Explained:
         since_us = now_us - LEARNED_DAYS * DAY_US
         known = (await learned.learned(session, since_us=since_us, keys=[query.key])).get(query.key, Learned())
         poll = await session.get(PollRow, listed.offer.market)
+        account = await session.get(HouseAccount, listed.offer.market)
     card_until_us = None if poll is None else poll.card_until_us
     not_rented = _why_not_rented(call, listed.offer.market, None if poll is None else poll.card_by)
+    not_rented = not_rented or (refusal(account) if account is not None else None)
     excluded = listed.excluded or ("sold out: capacity 0" if listed.offer.capacity == 0 else not_rented)
-    offer, trusted = listed.offer, learned.trust(listed.offer, known, now_us=now_us)
+    offer, trusted = listed.offer, learned.trust(listed.offer, known, now_us=now_us, in_counts=call.is_house)
     price = usd_price(offer)
     return market_shapes.Explained(
         key=query.key,
@@ -140,7 +144,7 @@ async def explain_offer(call: Call, query: KeyQuery) -> market_shapes.Explained:
         operator=offer.operator,
         operator_jurisdictions=None if offer.jurisdictions is None else list(offer.jurisdictions),
         gpu_facts=_gpu_facts(offer.accelerator.name),
-        learned=_learned(known),
+        learned=_learned(known, in_counts=call.is_house),
         trust=trusted.score,
         trust_points=[
             market_shapes.TrustPoint(name=each.name, points=each.points, most=each.most, why=each.why)
@@ -154,7 +158,9 @@ async def explain_offer(call: Call, query: KeyQuery) -> market_shapes.Explained:
 def _why_not_rented(call: Call, market: str, card_by: str | None) -> str | None:
     """An account of the project's own is rented at wherever there is one."""
     is_rented_at = market in call.services.markets or holder_of(market) is not None
-    return None if is_rented_at and card_by is None else why_not_rented(market, card_by)
+    if is_rented_at and card_by is None:
+        return None
+    return why_not_rented(market, is_card=card_by is not None, by=card_by if call.is_house else None)
 
 
 def _max_age_s(call: Call, listed: Listed, card_until_us: int | None) -> int | None:
@@ -312,15 +318,17 @@ def _gpu_facts(name: str) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value is not None}
 
 
-def _learned(known: Learned) -> market_shapes.Learned:
-    rate = known.interruptions_per_hour
+def _learned(known: Learned, *, in_counts: bool) -> market_shapes.Learned:
+    """In counts for the house alone: they are of all projects' rentals, and say how much the others run."""
+    rate, failed = known.interruptions_per_hour, known.failed_share
     return market_shapes.Learned(
-        asked=known.asked,
-        started=known.started,
-        failed=known.failed,
-        interrupted=known.interrupted,
-        ran_s=known.ran_s,
+        asked=known.asked if in_counts else None,
+        started=known.started if in_counts else None,
+        failed=known.failed if in_counts else None,
+        interrupted=known.interrupted if in_counts else None,
+        ran_s=known.ran_s if in_counts else None,
         boot_s=known.boot_s,
+        failed_share=None if failed is None else shapes.plain(failed),
         interruptions_per_hour=None if rate is None else shapes.plain(rate),
         quoted_usd_per_hour=_usd(known.quoted_nano // known.started) if known.started else None,
         billed_usd_per_hour=_usd(known.billed_nano // known.started) if known.started else None,

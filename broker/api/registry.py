@@ -218,3 +218,8 @@ class Call:
         if self.principal is None:
             raise Undeclared(f"{self.request.path}: this route takes no key, so it has no caller")
         return self.principal
+
+    @property
+    def is_house(self) -> bool:
+        """Whether a key of the house's calls, which is of no project alone."""
+        return self.caller.project is None

@@ -97,6 +97,8 @@ def _trust(found: Document) -> Iterator[str]:
 
 def _taught(learned: Document) -> str:
     """What became of our own starts of the offer, and of its quoted price."""
+    if learned["asked"] is None:  # to a key of one project no counts are told
+        return _rates(learned)
     if not learned["asked"]:
         return "none yet"
     boot = "" if learned["boot_s"] is None else f" (boot {span(learned['boot_s'])})"
@@ -107,6 +109,18 @@ def _taught(learned: Document) -> str:
         f"{learned['interrupted']} interrupted in {span(learned['ran_s'])}{lost}, "
         f"quoted {quoted} and billed {billed} an hour"
     )
+
+
+def _rates(learned: Document) -> str:
+    told = [
+        f"{learned['failed_share']} of them failed" if learned["failed_share"] is not None else "",
+        f"boot {span(learned['boot_s'])}" if learned["boot_s"] is not None else "",
+        f"{learned['interruptions_per_hour']} interruptions an hour" if learned["interruptions_per_hour"] else "",
+        f"quoted {usd(learned['quoted_usd_per_hour'])} and billed {usd(learned['billed_usd_per_hour'])} an hour"
+        if learned["quoted_usd_per_hour"]
+        else "",
+    ]
+    return ", ".join(filter(None, told)) or "none yet"
 
 
 def _verdict(found: Document) -> str:

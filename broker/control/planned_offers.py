@@ -54,7 +54,7 @@ async def planned_offers(
     by_market = await price_book.count_by_market(session)
     counted = {name: n for name, n in by_market.items() if holder_of(name) is None or name in markets}
     used = Counter(each.offer.market for each in listed)
-    refused = {name: why_not_rented(name, cards.get(name)) for name in {*counted, *used} - markets}
+    refused = {name: why_not_rented(name, is_card=name in cards) for name in {*counted, *used} - markets}
     apart = tuple(
         Rule(rule=EXCLUDED, count=total - used[name], example=refused.get(name, f"{name!r} no longer lists them"))
         for name, total in sorted(counted.items())
@@ -63,12 +63,12 @@ async def planned_offers(
     return PlannedOffers(listed, refused, apart, own)
 
 
-def why_not_rented(market: str, card_by: str | None) -> str:
-    """Of a market that nothing is rented at, or whose prices are those of a card that `card_by` handed in."""
-    if card_by is not None:
-        return (
-            f"prices of a card of {market!r}, handed in by {card_by}: nothing is rented there before it answers itself"
-        )
+def why_not_rented(market: str, *, is_card: bool, by: str | None = None) -> str:
+    """Of a market that nothing is rented at, or whose prices are those of a card. `by`, who handed it in, is a person of the
+    house's: nothing that a project reads names it."""
+    if is_card:
+        handed_in = f", handed in by {by}" if by else ""
+        return f"prices of a card of {market!r}{handed_in}: nothing is rented there before it answers itself"
     return f"prices of {market!r} are read, or of a card; it is not among the markets to rent at (settings: markets)"
 
 

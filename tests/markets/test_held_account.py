@@ -17,6 +17,7 @@ from markets.errors import (
     MarketsError,
     NoCapacity,
     NotAuthorized,
+    PriceMoved,
     RateLimited,
     RentalNotFound,
     StillReleasing,
@@ -65,11 +66,17 @@ class Provider:
         self.meanwhile()
         if self.refusal is None or isinstance(self.refusal, Ambiguous):
             self.machines[self.login].add(intent.tag)
+        if isinstance(self.refusal, PriceMoved):
+            self.over[self.login].add(intent.tag)
         if self.refusal:
             raise self.refusal
         return Rental(intent.tag, offer.key, "running", Decimal("0.5"), "USD", NOON, None, NOON)
 
     async def release(self, tag: str) -> Released:
+        if tag in self.over[self.login]:
+            if self.is_slow:
+                raise StillReleasing(tag)
+            return Released(tag, NOON)
         if tag not in self.machines[self.login]:
             raise RentalNotFound(tag)
         self.machines[self.login].remove(tag)
@@ -129,9 +136,10 @@ async def test_a_login_of_another_account_is_asked_to_release_nothing() -> None:
     assert provider.machines["B"] == {"rental_1"}
 
 
-# EC2 may answer a creation with a server error and have created all the same; and it takes a minute to end an instance
+# EC2 may answer a creation with a server error and have created all the same; spot may have moved above the bound by then, and it
+# was ended at once; and it takes a minute to end an instance
 @pytest.mark.parametrize("is_slow", [False, True])
-@pytest.mark.parametrize("refusal", [None, Ambiguous("ec2: 500")])
+@pytest.mark.parametrize("refusal", [None, Ambiguous("ec2: 500"), PriceMoved("2 USD/h since its creation; terminated")])
 async def test_a_login_exchanged_while_a_machine_is_created_leaves_none_in_its_account(
     refusal: MarketsError | None, is_slow: bool
 ) -> None:
@@ -167,5 +175,6 @@ async def test_a_creation_that_succeeded_stays_a_success_when_nobody_says_whose_
 
 
 async def test_a_refusal_to_create_is_handed_on() -> None:
-    with pytest.raises(NoCapacity):
-        await _held(Provider(refusal=NoCapacity())).rent(OFFER, INTENT)
+    for refusal in (NoCapacity(), PriceMoved()):
+        with pytest.raises(type(refusal)):
+            await _held(Provider(refusal=refusal)).rent(OFFER, INTENT)

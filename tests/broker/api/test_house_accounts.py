@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from broker.house_accounts import HouseAccounts
-from markets import rentals
+from jobs.clock import db_now
+from markets import price_book, rentals
 from markets.errors import AccountChanged
 from markets.held_account import HeldMarket
 from markets.offer import Accelerator, Offer, OfferKey
@@ -18,7 +21,25 @@ from tests.support.lock_watch import watch_locks
 
 async def _exchanged(server: Any, market: str = "aws") -> HouseAccounts:
     """A machine runs in 111, and the login is of 222."""
-    offer = Offer(
+    accounts = HouseAccounts(server.services.database)
+    await accounts.hold(market, "111")
+    async with server.services.database.transaction() as session:
+        await rentals.record_intent(
+            session, rental_id="rental_1", offer=_offer(market), project="default", model="m", precision="auto", purpose={},
+            now_us=1,
+        )  # fmt: skip
+    with pytest.raises(AccountChanged, match=rf"111, and the login is of 222.*give-up {market} 111"):
+        await accounts.hold(market, "222")
+    return accounts
+
+
+@dataclass
+class Nowhere:
+    name: str
+
+
+def _offer(market: str) -> Offer:
+    return Offer(
         key=OfferKey(market, "eu-central-1", None, "g5.xlarge", "a10g", 1, "spot"),
         launch="vm",
         accelerator=Accelerator(),
@@ -28,36 +49,35 @@ async def _exchanged(server: Any, market: str = "aws") -> HouseAccounts:
         source="test",
         raw_sha256="",
     )
-    accounts = HouseAccounts(server.services.database)
-    await accounts.hold(market, "111")
-    async with server.services.database.transaction() as session:
-        await rentals.record_intent(
-            session, rental_id="rental_1", offer=offer, project="default", model="m", precision="auto", purpose={}, now_us=1
-        )  # fmt: skip
-    with pytest.raises(AccountChanged, match=rf"111, and the login is of 222.*give-up {market} 111"):
-        await accounts.hold(market, "222")
-    return accounts
+
+
+async def _explained(server: Any) -> dict[str, Any]:
+    key = quote(str(_offer("aws").key), safe="")
+    return dict((await server.call("GET", f"/v1/market/offers/explain?key={key}")).json)
 
 
 async def test_a_login_of_another_account_is_said_where_an_operator_looks(server: Any) -> None:
+    server.services.markets["aws"] = Nowhere("aws")
     accounts = await _exchanged(server)
+    async with server.services.database.transaction() as session:
+        await price_book.store_offers(session, "aws", [_offer("aws")], now_us=await db_now(session))
     (market,) = [e for e in (await server.call("GET", "/v1/markets")).json["data"] if e["name"] == "aws"]
     assert (market["renting"], "the login is of 222" in market["reason"]) == (False, True)
+    told = await _explained(server)
+    assert (told["may_be_chosen"], "the login is of 222" in told["reason"]) == (False, True), "it was said to be rented"
     (held,) = (await server.call("GET", "/v1/admin/house-accounts")).json["data"]
     assert (held["account"], held["other"], "give-up aws 111" in held["reason"]) == ("111", "222", True)
     await accounts.hold("aws", "111")
+    assert (await _explained(server))["may_be_chosen"]
     (held,) = (await server.call("GET", "/v1/admin/house-accounts")).json["data"]
     assert (held["account"], held["other"], held["reason"]) == ("111", None, None)
 
 
 async def test_the_doctor_and_a_metric_say_so_of_the_markets_that_are_rented_at(server: Any) -> None:
-    class Nowhere:
-        name = "sandbox"
-
     def metric(text: bytes) -> list[str]:
         return [line for line in text.decode().splitlines() if line.startswith("broker_market_account_changed{")]
 
-    server.services.markets["sandbox"] = HeldMarket(Nowhere(), HouseAccounts(server.services.database).hold)
+    server.services.markets["sandbox"] = HeldMarket(Nowhere("sandbox"), HouseAccounts(server.services.database).hold)
 
     async def check() -> dict[str, Any]:
         checks = (await server.call("GET", "/v1/doctor")).json["checks"]

@@ -18,11 +18,12 @@ from broker.cli.explained_offer import explanation
 from broker.cli.offers import steps
 from broker.control.poll import polls
 from jobs.clock import db_now
-from markets import price_book
+from markets import price_book, rentals
 from markets.cadence import OPEN_AFTER, circuit
 from markets.cards.snapshot import snapshot
 from markets.directory import DIRECTORY
 from markets.errors import Unavailable
+from markets.market import Rental
 from markets.offer import Accelerator, Evidence, Offer, OfferKey
 from markets.tables import PollRow
 from markets.tokens.card import card_offers
@@ -203,6 +204,46 @@ async def test_an_offers_history_and_its_explanation(server: Any) -> None:
     assert told["trust"] == sum(point["points"] for point in told["trust_points"]) <= 100
     pool = (await server.call("GET", "/v1/market/pool?market=sandbox&gpu=l4&pricing=spot")).json
     assert pool["offers"] == 1 and len(pool["hours"]) == 24
+
+
+async def test_a_key_of_one_project_is_told_rates_and_neither_counts_of_all_projects_nor_names(server: Any) -> None:
+    now = datetime.now(UTC)
+    one = offer("0.80", now)
+    await store(server, one)
+    carded = replace(one, key=replace(one.key, market="my-card"))
+    async with server.services.database.transaction() as session:
+        now_us = await db_now(session)
+        await price_book.store_card(
+            session, "my-card", [carded], by="ada-of-the-house", until_us=now_us + 10**12, now_us=now_us
+        )
+        for tag in ("rental_1", "rental_2"):
+            await rentals.record_intent(
+                session, rental_id=tag, offer=one, project="theirs", model="m", precision="auto", purpose={}, now_us=now_us
+            )  # fmt: skip
+            await rentals.mark_creating(session, tag, now_us=now_us)
+        await rentals.failed(session, "rental_1", error="no_capacity: sold out", now_us=now_us)
+        started = Rental("rental_2", one.key, "running", Decimal("0.8"), "USD", now, None, now)
+        await rentals.observe(session, started, now_us=now_us)
+    key = await server.key("submitter", project="mine")
+
+    async def explained(of: Offer, as_whom: str) -> tuple[dict[str, Any], str]:
+        path = f"/v1/market/offers/explain?key={quote(str(of.key), safe='')}"
+        answer = await server.call("GET", path, key=as_whom)
+        return answer.json, "\n".join(explanation(answer.json))
+
+    house, told = await explained(one, "admin")
+    assert (house["learned"]["asked"], house["learned"]["started"], house["learned"]["failed"]) == (2, 1, 1)
+    assert "2 asked for, 1 started" in told and "1 of 2 starts became machines" in told
+    mine, told = await explained(one, key)
+    counts = ("asked", "started", "failed", "interrupted", "ran_s")
+    assert [mine["learned"][name] for name in counts] == [None] * 5
+    assert mine["learned"]["failed_share"] == "0.5" and "0.5 of them failed" in told and "50.0% of the starts" in told
+    assert " of 2 " not in told and "asked for" not in told and mine["trust"] == house["trust"]
+    for as_whom, is_named in (("admin", True), (key, False)):
+        _, told = await explained(carded, as_whom)
+        assert "a card of 'my-card'" in told and ("ada-of-the-house" in told) is is_named
+        listed = await server.call("GET", "/v1/markets", key=as_whom)
+        assert (b"ada-of-the-house" in listed.raw) is is_named
 
 
 async def test_a_key_that_nobody_knows_is_404(server: Any) -> None:

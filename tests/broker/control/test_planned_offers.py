@@ -91,7 +91,7 @@ async def test_a_card_under_the_name_of_a_market_was_rented_at_until_the_first_g
     await Planner(town.services).step()
     assert await town.intents() == []
     [apart] = (await frozen(town)).snapshot.apart
-    assert apart.count == 1 and "prices of a card of 'town', handed in by ops" in (apart.example or "")
+    assert apart.count == 1 and "prices of a card of 'town': nothing is rented" in (apart.example or "")
     await town.list_offers(replace(town.offer(), price=Decimal("3.6")))
     await Planner(town.services).step()
     [intent] = await town.intents()
