@@ -8,7 +8,7 @@ before the lock (`budget_batches.Early`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -195,6 +195,25 @@ async def headroom(session: AsyncSession, project: str, now_us: int) -> tuple[in
             is_shut = row.state in ("open", "throttled")
             left.append((0 if is_shut else max(0, use.limit_nano - use.committed_nano), row.scope))
     return min(left, default=None)
+
+
+async def hours_left(session: AsyncSession, batches: Mapping[str, str]) -> dict[str, int]:
+    """By batch (given with its project) the nano-USD an hour that may run for it beside what runs; none where no limit says."""
+    if not batches:
+        return {}
+    query = select(BudgetRow).where(
+        col(BudgetRow.unit) == UNIT_USD, col(BudgetRow.mode) == "enforce", col(BudgetRow.per_hour_nano).is_not(None)
+    )
+    found: dict[str, int] = {}
+    for row in await session.scalars(query.order_by(col(BudgetRow.id))):
+        left = (row.per_hour_nano or 0) - sum(each.price_nano_hour for each in await rentals_counted(session, row))
+        if is_of_batches(row):
+            mine = batches.keys() & set(await batches_in(session, row))
+        else:
+            projects = set(await projects_in(session, row))
+            mine = {batch for batch, project in batches.items() if project in projects}
+        found |= {batch: min(left, found.get(batch, left)) for batch in mine}
+    return found
 
 
 async def projects_in(session: AsyncSession, row: BudgetRow) -> list[str]:

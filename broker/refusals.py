@@ -16,10 +16,12 @@ FORGOTTEN_S = 3600
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What limits leave a batch, in nano-USD; None is no limit: once it grows, the hold is tried again at once."""
+    """What limits leave a batch, in nano-USD, and in nano-USD an hour; None is no limit. Once it grows, the hold is tried again
+    at once."""
 
     project: int | None
     batch: int | None
+    hour: int | None = None
 
     def is_more_than(self, before: Left) -> bool:
         """Whether any of the two grew, or is gone.
@@ -31,6 +33,14 @@ class Left:
         """
         pairs = ((self.project, before.project), (self.batch, before.batch))
         return any(then is not None and (now is None or now > then) for now, then in pairs)
+
+    def covers_hour(self, before: Left, nano_hour: int) -> bool:
+        """Whether what may run an hour grew, or is not limited any more, and now covers so much.
+
+        >>> Left(9, 9, 5).covers_hour(Left(1, 1, 4), 5), Left(9, 9, 5).covers_hour(Left(1, 1, 5), 5)
+        (True, False)
+        """
+        return before.hour is not None and (self.hour is None or (self.hour > before.hour and self.hour >= nano_hour))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +89,31 @@ class Refusals:
             if each.left is None:
                 # what was left when it was refused: of the first look after it
                 self._found[batch, offer_key] = replace(each, left=now)
-            elif now.is_more_than(each.left):
+            elif _is_over(each, each.left, now):
                 del self._found[batch, offer_key]
                 continue
             told = f"{each.why}; not tried there before {_clock(each.until_us)}"
             found[batch, offer_key] = Found(told, each.from_nano_hour)
         return found
 
+    def hourly(self, now_us: int) -> frozenset[str]:
+        """The batches that a limit of dollars an hour refused something, which is not tried again yet."""
+        return frozenset(
+            batch
+            for (batch, _), each in self._found.items()
+            if each.from_nano_hour is not None and now_us < each.until_us
+        )
+
     def held(self, batch: str, offer_key: str) -> None:
         """A hold was made for it there: what was said before counts no more."""
         self._found.pop((batch, offer_key), None)
+
+
+def _is_over(refused: _Refused, before: Left, now: Left) -> bool:
+    """Whether what refused it is no more: of dollars an hour that is when a machine ends, whatever money there is."""
+    if refused.from_nano_hour is None:
+        return now.is_more_than(before)
+    return now.covers_hour(before, refused.from_nano_hour)
 
 
 def _clock(at_us: int) -> str:

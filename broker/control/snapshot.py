@@ -27,10 +27,10 @@ from broker.control.hazards import learned_hazard, seen_pools
 from broker.control.lessons import lessons, taught
 from broker.control.planned_offers import PlannedOffers, planned_offers
 from broker.control.quotas import quotas_left
+from broker.control.refused import refusals
 from broker.control.token_offers import AT_ONCE, Bought, bought, buys_at, outdated
 from broker.costs import BatchCost, batch_costs
 from broker.price_ages import default_max_age_s, max_ages_s
-from broker.refusals import Left
 from broker.request_times import corrections
 from broker.services import Services
 from broker.speeds import estimated_speeds, facts_of, too_small
@@ -54,7 +54,7 @@ from markets.price_search import Wanted
 from markets.tables import RentalRow
 from solver.residency import Facts, ModelFacts, PathFacts, asks_model
 from solver.residency import Policy as ResidencyPolicy
-from solver.types import SMALL, Budget, Held, OfferView, Progress, Refusal, Running, Snapshot, Throughput, Work
+from solver.types import SMALL, Budget, Held, OfferView, Progress, Running, Snapshot, Throughput, Work
 from solver.variants import faces
 from workers.fit import misfit
 from workers.profile import ModelProfile
@@ -149,12 +149,12 @@ async def freeze(
             *(speed for each in tokens.values() for speed in each.throughput),
         ),
         stop_margin_s=services.settings.control.drain_margin_s,
-        held=tuple(held) if len(works) * len(views) > SMALL else (),  # small queues are planned whole each time
+        held=tuple(held) if len(served) * len(views) > SMALL else (),  # small queues are planned whole each time
         apart=planned.apart,
         fetched_bytes=_fetched(services, served),
         later_starts=False,  # while an offer is in use it is listed as sold out: a start planned for later would never come due
         hold_buffer_ppm=buffer_ppm(services.settings.control.hold_buffer),
-        refusals=_refusals(services, works, budgets, now_us),
+        refusals=await refusals(session, services, works, budgets, now_us),
         words=False,  # made when somebody asks, of the snapshot that is stored with the plan
     )
     return Frozen(snapshot, {str(each.offer.key): each.offer for each in listed}, binding | above, ends)
@@ -350,20 +350,6 @@ def _taken(listed: Sequence[Listed], open_rentals: Sequence[RentalRow]) -> Count
         row.offer_key
         for row in open_rentals
         if row.started_us is None or row.started_us > counted_us.get(row.offer_key, row.started_us)
-    )
-
-
-def _refusals(services: Services, works: Sequence[Work], budgets: Sequence[Budget], now_us: int) -> tuple[Refusal, ...]:
-    left_of = {each.project: each.remaining_nano for each in budgets}
-    left = {
-        work.id: Left(
-            left_of.get(work.project), None if work.max_nano is None else work.max_nano - work.progress.spent_nano
-        )
-        for work in works
-    }
-    return tuple(
-        Refusal(work_id=work, offer_key=offer, found=found.why, from_nano_hour=found.from_nano_hour)
-        for (work, offer), found in services.refusals.in_force(left, now_us).items()
     )
 
 

@@ -132,7 +132,8 @@ def choose(snapshot: Snapshot, *, is_program: bool, effort: Effort) -> Choice:
     names = tuple(figures.offers[figures.resources.offer[at[0]]].key if at.size else None for at in best)
     held = _held(snapshot)
     if held is not None:
-        return Choice(twins, pricing, pricing.free(), held, least, names, is_held=True)
+        numbers = held | _newcomers(pricing, twins, least, held)
+        return Choice(twins, pricing, pricing.free(), numbers, least, names, is_held=True)
     parts = np.zeros(len(classes))
     scarcity = pricing.free()
     if is_program and len(classes) <= PROGRAM_CLASSES:
@@ -166,6 +167,18 @@ def _held(snapshot: Snapshot) -> dict[str, int] | None:
         if before.get(work.id) in variants_of(work)
     }
     return known if snapshot.held and len(known) >= COVERED * len(open_works) else None
+
+
+def _newcomers(pricing: Pricing, twins: Twins, least: Floats, held: Mapping[str, int]) -> dict[str, int]:
+    """What the plan before did not know gets the variant that is cheapest by itself; its own may have no place anywhere."""
+    classes, works = pricing.classes, pricing.figures.works
+    found: dict[str, tuple[float, int]] = {}
+    for k in np.flatnonzero(np.isfinite(least)):
+        for each in classes.members[k]:
+            base, number = twins.of.get(works[each].id, ("", 0))
+            if base and base not in held:
+                found[base] = min(found.get(base, (np.inf, 0)), (float(least[k]), number))
+    return {base: number for base, (_, number) in found.items()}
 
 
 def _dealt(pricing: Pricing, twins: Twins, parts: Floats) -> dict[str, int]:

@@ -258,3 +258,28 @@ def test_a_large_plan_that_is_held_keeps_the_variants_that_it_had() -> None:
     again = solve(msgspec.structs.replace(free, held=held), stage="greedy")
     assert "q8" in {each.precision for each in first.variants}
     assert {each.precision for each in again.variants} == {"bf16"}
+
+
+def test_a_work_that_joins_a_large_plan_that_is_held_is_served_by_whichever_variant_can() -> None:
+    """It was given its own, which nothing serves, until the next plan from nothing: 20 plans later."""
+    free = large_queue()
+    first = solve(free, stage="greedy")
+    names = {each.work_id: {"model": each.model, "precision": each.precision} for each in first.variants}
+    held = tuple(
+        Held(
+            work_id=each.work_id,
+            offer_key=each.offer_key,
+            share_ppm=each.share_ppm,
+            turn=each.turn,
+            **names.get(each.work_id, {}),
+        )
+        for each in first.assignments
+    )
+    like = free.works[1]
+    new = msgspec.structs.replace(
+        like, id="zz_new", model="nobody", alternatives=(Variant(model=like.model, precision="q8"),)
+    )
+    joined = msgspec.structs.replace(free, works=(*free.works, new), held=held)
+    plan = solve(joined, stage="greedy")
+    assert (plan.unplaced, check(joined, plan)) == ((), [])
+    assert {each.work_id: each.precision for each in plan.variants}["zz_new"] == "q8"

@@ -13,6 +13,7 @@ from sqlalchemy import event, select, text, update
 from sqlmodel import col
 
 from broker.budget_changes import Wanted, put
+from broker.control import snapshot
 from broker.control.plan import Planner
 from broker.control.snapshot import freeze
 from broker.control.validate import Validator
@@ -22,7 +23,7 @@ from jobs.tables import Batch, Shard
 from jobs.transitions import locked
 from markets import price_book, rentals
 from markets.offer import Accelerator, Offer
-from solver.types import Plan, Snapshot, Variant
+from solver.types import Held, Plan, Snapshot, Variant
 from tests.support.databases import DIALECT
 from tests.support.wire_agent import offer
 from workers.profile import ModelProfile
@@ -148,8 +149,8 @@ class Meanwhile:
     def __init__(self, solver: Any, happens: Callable[[], Awaitable[None]]) -> None:
         self.solver, self.happens = solver, happens
 
-    async def solve(self, snapshot: Snapshot) -> Plan:
-        plan: Plan = await self.solver.solve(snapshot)
+    async def solve(self, asked: Snapshot) -> Plan:
+        plan: Plan = await self.solver.solve(asked)
         await self.happens()
         return plan
 
@@ -258,6 +259,18 @@ async def test_a_plan_that_gives_a_batch_another_profile_meets_whoever_ends_batc
     await ticks[0]
     async with database.transaction() as session:
         assert set(await session.scalars(select(col(Batch.model)))) == {"tiny@fp8"}
+
+
+async def test_a_queue_is_large_by_what_may_serve_its_works_and_is_then_planned_from_the_plan_before(
+    server: Any, waits: Any, monkeypatch: Any
+) -> None:
+    """The works were counted, not their variants: the planner planned by classes, and anew each time, so machines changed."""
+    batch = await begun(server)
+    monkeypatch.setattr(snapshot, "SMALL", 2)  # one work, two variants, two offers
+    before = Held(work_id=batch, offer_key="any", share_ppm=1_000_000)
+    async with server.services.database.transaction() as session:
+        frozen = await freeze(session, server.services, now_us=await db_now(session), held=(before,))
+    assert frozen.snapshot.held == (before,)
 
 
 async def test_quotes_are_read_before_the_head_of_the_books_is_locked(server: Any, waits: Any) -> None:

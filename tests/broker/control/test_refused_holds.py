@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from broker.control.accrue import Accruer
+from broker.control.draining import drain_all
 from broker.control.failed_starts import held_back
 from broker.control.plan import Planner
 from broker.control.snapshot import freeze
@@ -198,6 +199,28 @@ async def test_a_limit_of_dollars_an_hour_refuses_all_that_is_as_dear_at_once(to
     await town.list_offers(*big, small)
     await planner.step()
     assert [row.offer_key for row in await town.intents()] == [str(small.key)]
+
+
+@pytest.mark.own_writes
+async def test_what_a_limit_of_dollars_an_hour_refused_is_tried_again_once_a_machine_has_ended(town: Any) -> None:
+    """Only the money left in all was looked at: nothing as dear was tried for a minute, at last for 16, with nothing at work."""
+    place = town.offer(price="0.90")
+    await town.list_offers(place)
+    running = await town.rental(place, purpose=(await town.batch(begun=False),), ran_s=60)
+    team, made = await town.batch(project="other"), await town.batch(max_usd="5")
+    await budget(town, "project:default", 5000 * DOLLAR, per_hour_nano=DOLLAR)
+    async with town.database.transaction() as session:
+        await drain_all(session, {running: "it is not needed"}, await db_now(session))
+    planner = Planner(town.services)
+    for _ in range(2):
+        await planner.step()
+    assert [row.purpose["batches"] for row in await town.intents()] == [[team]]
+    assert (await town.waiting(made)).waiting_on == "budget"
+    async with town.database.transaction() as session:
+        row = await session.get_one(RentalRow, running)
+        row.state, row.ended_us = "ended", await db_now(session)
+    await planner.step()
+    assert [made] in [row.purpose["batches"] for row in await town.intents()]
 
 
 def test_a_refusal_counts_a_minute_then_twice_as_long_and_not_once_more_is_left() -> None:
