@@ -28,7 +28,7 @@ from broker.control.lessons import lessons, taught
 from broker.control.planned_offers import PlannedOffers, planned_offers
 from broker.control.quotas import quotas_left
 from broker.control.refused import refusals
-from broker.control.token_offers import AT_ONCE, Bought, bought, buys_at, outdated
+from broker.control.token_offers import AT_ONCE, Bought, bought, buys_at, outdated, servable
 from broker.costs import BatchCost, batch_costs
 from broker.price_ages import default_max_age_s, max_ages_s
 from broker.request_times import corrections
@@ -107,8 +107,9 @@ async def freeze(
         session, services, now_us=now_us, of_rentals=of_rentals, projects={each.project for each in works}
     )
     measured = await _measured(session)
+    tokens = bought(planned.listed, buying(services.settings), services.models, works, measured)
+    works = servable(works, tokens, buying(services.settings))
     served = faces(works)  # by whichever of its profiles each may be served
-    tokens = bought(planned.listed, buying(services.settings), services.models, served, measured)
     listed = [tokens[key].listed if (key := str(each.offer.key)) in tokens else each for each in planned.listed]
     known = await start_ups(session, now_us)
     asked = [services.models[model] for model in sorted({w.model for w in served}) if model in services.models]
@@ -129,7 +130,7 @@ async def freeze(
     ]
     policies = await _policies(session, works)
     policies.update(extra_policies or {})
-    works = await _with_model_facts(session, services, works, policies, now_us)
+    works = await with_model_facts(session, services, works, policies, now_us)
     budgets, above = await _budgets(session, works, now_us)
     buy = [row for row in open_rentals if is_bought(row) and row.state != "releasing"]
     ends = {row.id: why for row in buy if (why := outdated(row, tokens.get(row.offer_key)))}
@@ -449,7 +450,7 @@ async def models_asked_of(
     return {work_id: facts for work_id, facts in found.items() if facts is not None}
 
 
-async def _with_model_facts(
+async def with_model_facts(
     session: AsyncSession,
     services: Services,
     works: Sequence[Work],

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from broker.control.convert import hardware
 from broker.market_settings import TokenBuying
 from broker.token_buying import covered, most_nano_hour
@@ -19,6 +21,7 @@ from markets.offer_record import offer_from_record
 from markets.price_book import Listed
 from markets.tables import RentalRow
 from solver.types import Running, Throughput, Timings, Work
+from solver.variants import faces
 from workers.profile import ModelProfile
 
 MILLION = 1_000_000
@@ -49,16 +52,35 @@ def bought(
     works: Sequence[Work],
     measured: Measured,
 ) -> dict[str, Bought]:
-    """By offer key, of the offers whose tokens are bought; `buying` is by market."""
-    found = {}
+    """By offer key, of the offers whose tokens are bought; `buying` is by market. A profile is unfit where works that are its own
+    ask what is not served there; what merely may be served by it asks nothing (`servable`)."""
+    found, served = {}, faces(works)
     for each in listed:
         terms = buying.get(each.offer.market)
         if terms is None:
             continue
         profiles = served_there(each.offer, terms, models)
-        if profiles and (made := _bought(each, terms, profiles, works, measured)) is not None:
+        if profiles and (made := _bought(each, terms, profiles, served, measured, own=works)) is not None:
             found[str(each.offer.key)] = made
     return found
+
+
+def servable(works: Sequence[Work], found: Mapping[str, Bought], buying: Mapping[str, TokenBuying]) -> list[Work]:
+    """The works without the alternatives that are sold where their endpoint is not served: what is unfit there is so for all
+    works of a model."""
+    lacks = {
+        (profile.id, endpoint)
+        for each in found.values()
+        for endpoint in {work.endpoint for work in works} - set(buying[each.listed.offer.market].endpoints)
+        for profile in each.profiles
+        if profile.id not in each.unfit
+    }
+    return [
+        msgspec.structs.replace(
+            work, alternatives=tuple(each for each in work.alternatives if (each.model, work.endpoint) not in lacks)
+        )
+        for work in works
+    ]
 
 
 def served_there(offer: Offer, terms: TokenBuying, models: Mapping[str, ModelProfile]) -> tuple[ModelProfile, ...]:
@@ -102,7 +124,13 @@ def _dollars(price: TokenPrice | None) -> str:
 
 
 def _bought(
-    listed: Listed, terms: TokenBuying, profiles: tuple[ModelProfile, ...], works: Sequence[Work], measured: Measured
+    listed: Listed,
+    terms: TokenBuying,
+    profiles: tuple[ModelProfile, ...],
+    works: Sequence[Work],
+    measured: Measured,
+    *,
+    own: Sequence[Work],
 ) -> Bought | None:
     offer = listed.offer
     if offer.per_million is None or offer.currency != "USD" or price_problem(offer) is not None:
@@ -126,7 +154,7 @@ def _bought(
         )
         for profile in profiles
     )
-    unfit = {profile.id: why for profile in profiles if (why := _misfit(offer, terms, profile, mine))}
+    unfit = {profile.id: why for profile in profiles if (why := _misfit(offer, terms, profile, own))}
     priced = replace(listed, offer=replace(offer, price=from_nano(hour)))
     return Bought(priced, profiles, unfit, throughput, most_nano_hour(offer.per_million, terms))
 

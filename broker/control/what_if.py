@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from broker.compliance.pinning import subject_of
 from broker.compliance.proposals import in_force
 from broker.control.later import postponed
-from broker.control.snapshot import freeze, models_asked_of
+from broker.control.snapshot import freeze, models_asked_of, with_model_facts
 from broker.services import Services
 from jobs.clock import db_now
 from solver import scarcity
@@ -19,6 +19,7 @@ from solver.check import check
 from solver.errors import SolverError
 from solver.scarcity import Scarce
 from solver.types import SMALL, Plan, Snapshot
+from solver.variants import faces
 from solver.what_if import Standing, WhatIf, applied
 
 
@@ -58,13 +59,14 @@ async def _changed(
     changed = applied(snapshot, question, standings)
     if not question.policies:
         return changed
-    models = await models_asked_of(session, services, changed.works, changed.policies, now_us)
-    return msgspec.structs.replace(changed, models=models)
+    works = await with_model_facts(session, services, changed.works, changed.policies, now_us)
+    models = await models_asked_of(session, services, works, changed.policies, now_us)
+    return msgspec.structs.replace(changed, works=tuple(works), models=models)
 
 
 async def _scarce(services: Services, snapshot: Snapshot, plan: Plan) -> tuple[Scarce, ...]:
     """What an instance more of the likeliest pools would save: a plan each, so of large queues it is estimated."""
-    if len(snapshot.works) * len(snapshot.offers) > SMALL:
+    if len(faces(snapshot.works)) * len(snapshot.offers) > SMALL:
         return await asyncio.to_thread(scarcity.estimated, snapshot, plan)
     others = {}
     for key in scarcity.candidates(snapshot, plan):

@@ -17,6 +17,7 @@ from broker.control import snapshot
 from broker.control.plan import Planner
 from broker.control.snapshot import freeze
 from broker.control.validate import Validator
+from broker.control.what_if import ask
 from broker.tables import Assignment, Project, Waiting
 from jobs.clock import db_now
 from jobs.tables import Batch, Shard
@@ -24,6 +25,7 @@ from jobs.transitions import locked
 from markets import price_book, rentals
 from markets.offer import Accelerator, Offer
 from solver.types import Held, Plan, Snapshot, Variant
+from solver.what_if import WhatIf
 from tests.support.databases import DIALECT
 from tests.support.wire_agent import offer
 from workers.profile import ModelProfile
@@ -259,6 +261,17 @@ async def test_a_plan_that_gives_a_batch_another_profile_meets_whoever_ends_batc
     await ticks[0]
     async with database.transaction() as session:
         assert set(await session.scalars(select(col(Batch.model)))) == {"tiny@fp8"}
+
+
+ASKS = "language: 1\npolicy: p\nversion: 1\nrules:\n  - {id: a, effect: allow, when: {model: [tiny]}}\n"
+
+
+async def test_a_policy_that_is_asked_about_is_told_what_each_profile_is(server: Any, waits: Any) -> None:
+    """Only of the batch's own model anything was known: by the policy in question no other profile could serve it."""
+    await begun(server)
+    answer = await ask(server.services, WhatIf(policies={"*": ASKS}))
+    [work] = answer.snapshot.works
+    assert [each.facts and each.facts.name for each in work.alternatives] == ["tiny"]
 
 
 async def test_a_queue_is_large_by_what_may_serve_its_works_and_is_then_planned_from_the_plan_before(

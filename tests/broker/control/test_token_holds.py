@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
-from broker.control.token_offers import bought
+from broker.control.token_offers import bought, servable
 from broker.market_settings import TokenBuying
 from broker.token_costs import most_input, most_of_work
 from ledger.money import cost_of_seconds, to_nano
 from markets.offer import Accelerator, Evidence, Offer, OfferKey, TokenEndpoint, TokenPrice
 from markets.price_book import Listed
-from solver.types import Work
+from solver.types import Variant, Work
 from workers.profile import ModelProfile
 
 NOW = datetime(2026, 11, 28, tzinfo=UTC)
@@ -88,6 +89,16 @@ def test_what_the_endpoint_cannot_serve_is_unfit(
     asked = [work()] if not of_work else [Work(**{**_fields(work()), **of_work})]
     [made] = bought([listed], terms(), {"m": profile}, asked, {}).values()
     assert why in made.unfit["m"]
+
+
+def test_a_batch_that_may_use_a_profile_takes_no_endpoint_from_those_that_do() -> None:
+    """Embeddings that a chat model might have made too kept all chats of it from the seller, who makes no embeddings."""
+    other = Work(**{**_fields(work()), "id": "z", "model": "other", "endpoint": "/v1/embeddings"})
+    other = structs.replace(other, alternatives=(Variant(model="m", precision="auto"),))
+    found = bought([endpoint()], terms(), {"m": PROFILE}, [work(), other], {})
+    assert [made.unfit for made in found.values()] == [{}]
+    sold = servable([work(), other], found, {"near": terms()["near"]})
+    assert [each.alternatives for each in sold] == [(), ()], "nor is it bought there itself"
 
 
 @pytest.mark.parametrize(
