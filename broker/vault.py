@@ -10,7 +10,7 @@ Unwrapping may be a network call (KMS): `data_key` is asked before a transaction
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -140,22 +140,24 @@ class Vault:
             for kek in sorted(counts.keys() | here.keys())
         ]
 
-    async def closed(self) -> Mapping[str, int]:
-        """By KEK, how many data keys do not open: it is not here, or another of that name, or they are damaged. Of a KEK at a
-        cloud one is asked for, because each costs a call. Raises KekUnavailable."""
-        found: Counter[str] = Counter()
+    async def closed(self) -> Sequence[Closed]:
+        """The data keys that do not open: their KEK is not here, or another of that name, or they are damaged. Of a cloud's KEK
+        they are asked for until one opens, PROVING_ROWS at most, because each costs a call. Raises KekUnavailable."""
+        found = list[Closed]()
         async with self._database.transaction() as session:
             rows = list(await session.scalars(select(DataKeyRow).order_by(col(DataKeyRow.created_us))))
-        asked = set[str]()
+        asked, opened = Counter[str](), set[str]()
         for row in rows:
             kek = self.keyring.keys.get(row.kek)
-            if kek is not None and not isinstance(kek, LocalKek) and row.kek in asked:
+            is_known = row.kek in opened or asked[row.kek] == PROVING_ROWS
+            if kek is not None and not isinstance(kek, LocalKek) and is_known:
                 continue
-            asked.add(row.kek)
+            asked[row.kek] += 1
             try:
                 await self.keyring.named(row.kek).unwrap(row.wrapped, context(row.id, row.owner))
-            except Unopenable:
-                found[row.kek] += 1
+                opened.add(row.kek)
+            except Unopenable as failure:
+                found.append(Closed(row.id, row.owner, row.kek, str(failure)))
         return found
 
     async def _prove(self, kek: str) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -19,7 +20,7 @@ from broker.keyring import KekUnavailable
 from broker.model_settings import ModelSettings
 from broker.settings import Settings
 from broker.tables import Webhook
-from broker.vault import Vault
+from broker.vault import PROVING_ROWS, Closed, Vault
 from jobs.clock import MICROSECONDS, db_now
 
 GB = 1_000_000_000
@@ -100,11 +101,25 @@ async def vault(known: Vault) -> Check:
             return Check(
                 name="vault", ok=False, found=str(silent), mend="see the key's policy, and whether AWS KMS answers"
             )
-        lost = [f"{count} of the data keys under {kek}" for kek, count in sorted(closed.items())]
-        mend = "the key is another than it was under its name: give it its former value in vault.keys, and a new one a new name"
+        lost, mend = _closed(closed, {each.kek: each.data_keys for each in wrappings})
     if lost:
         return Check(name="vault", ok=False, found=f"cannot be opened: {'; '.join(lost)}", mend=mend)
     return Check(name="vault", ok=True, found=f"opens with {here}", mend=None)
+
+
+def _closed(closed: Sequence[Closed], of_kek: Mapping[str, int]) -> tuple[list[str], str]:
+    """What does not open, and how to mend it: all that was tried of a KEK is another key, a few are damaged rows. Pure."""
+    counts = Counter(each.kek for each in closed)
+    others = [kek for kek, count in sorted(counts.items()) if count >= min(of_kek[kek], PROVING_ROWS)]
+    rows = [f"{each.data_key} of {each.owner} under {each.kek}" for each in closed if each.kek not in others]
+    mends = []
+    if others:
+        mends.append(
+            "the key is another than it was under its name: give it its former value in vault.keys, and a new one a new name"
+        )
+    if rows:
+        mends.append("the key opens others, so the row is damaged: take it (broker_data_key) from a backup")
+    return [f"{counts[kek]} of the data keys under {kek}" for kek in others] + rows, "; ".join(mends)
 
 
 def callers(settings: Settings) -> list[Check]:

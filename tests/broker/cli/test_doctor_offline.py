@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import update
+from sqlmodel import col
 
 from broker.api.health_shapes import Check
 from broker.api.offline import offline_checks
@@ -20,6 +22,7 @@ from broker.migrate import upgrade
 from broker.model_settings import ModelSettings
 from broker.settings import KekSettings, Settings, VaultSettings
 from broker.vault import Vault
+from broker.vault_tables import DataKeyRow
 
 
 async def found(settings: Settings) -> dict[str, Check]:
@@ -77,6 +80,20 @@ async def test_a_key_that_does_not_open_what_is_sealed_is_told_and_none_is_made(
         check = (await found(Settings(data=tmp_path, vault=vault)))["vault"]
         assert (check.ok, told in check.found, bool(check.mend)) == (False, True, True), check
     assert not (tmp_path / "kek").exists()
+
+
+async def test_one_damaged_data_key_is_named_and_not_taken_for_another_key(tmp_path: Path) -> None:
+    await upgrade(f"sqlite+aiosqlite:///{tmp_path / 'broker.db'}")
+    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'broker.db'}")
+    vault = Vault(database, open_keyring(named("k", b"1"), tmp_path))
+    await vault.data_key("whole")
+    damaged = await vault.data_key("damaged")
+    async with database.transaction() as session:
+        await session.execute(update(DataKeyRow).where(col(DataKeyRow.id) == damaged.id).values(wrapped=b"\x01"))
+    await database.close()
+    check = (await found(Settings(data=tmp_path, vault=named("k", b"1"))))["vault"]
+    assert (check.ok, check.found) == (False, f"cannot be opened: {damaged.id} of damaged under k")
+    assert "damaged: take it" in (check.mend or "") and "another" not in (check.mend or "")
 
 
 def named(name: str, of: bytes) -> VaultSettings:
