@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 from ulid import ULID
 
-from broker.tables import Approval
+from broker.tables import Approval, Quote
 from jobs import outbox
 from jobs.tables import Batch
 
@@ -50,6 +50,16 @@ async def approval_of(session: AsyncSession, batch_id: str) -> Approval | None:
     """The newest proposal for a batch, decided or not."""
     query = select(Approval).where(col(Approval.subject) == batch_id).order_by(col(Approval.id).desc()).limit(1)
     found: Approval | None = await session.scalar(query)
+    return found
+
+
+async def told_nano(session: AsyncSession, approval: Approval) -> int | None:
+    """What who approved a batch was told that it costs; None: it had no quote, and its limit, or anything, was approved."""
+    query = select(col(Quote.cost_nano)).where(
+        col(Quote.batch) == approval.subject, col(Quote.created_us) <= approval.created_us
+    )
+    newest = query.order_by(col(Quote.created_us).desc(), col(Quote.id).desc()).limit(1)
+    found: int | None = await session.scalar(newest)
     return found
 
 

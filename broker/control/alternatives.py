@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from broker.api import quote_shapes, shapes
-from broker.approvals import approval_of, needed_because
+from broker.approvals import approval_of, needed_because, told_nano
 from broker.control.convert import usd
 from broker.project_limits import project_limits
 from broker.services import Services
@@ -95,14 +95,17 @@ async def _free(session: AsyncSession, services: Services, batches: Sequence[Bat
 
 
 async def _needs_approval(session: AsyncSession, services: Services, batch: Batch) -> bool:
-    """Whether what it may cost at the most is more than nobody has to approve, and nobody has."""
+    """Whether what it may cost at the most is more than nobody has to approve, and than who approved it was told."""
     limits = await project_limits(session, services.settings, batch.project)
     limit = (batch.wishes or {}).get("max_usd")
     most = None if limit is None else to_nano(Decimal(limit))
     if needed_because(above_nano=limits.approve_above_nano, quote_nano=None, max_nano=most) is None:
         return False
     earlier = await approval_of(session, batch.id)
-    return earlier is None or earlier.outcome != "approved"
+    if earlier is None or earlier.outcome != "approved":
+        return True
+    told = await told_nano(session, earlier)
+    return told is not None and (most is None or most > told)
 
 
 class Changes:

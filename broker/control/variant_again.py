@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from broker.api import quote_shapes
-from broker.approvals import approval_of, needed_because
+from broker.approvals import approval_of, needed_because, told_nano
 from broker.budgets import Over, Placement, why_refused
 from broker.control.alternatives import alternatives, profiles_of
 from broker.control.quote import quote_batch
@@ -124,8 +124,7 @@ class VariantAgain:
             quote_nano=None if cost is None else to_nano(Decimal(cost)),
             max_nano=max_nano((batch.wishes or {}).get("max_usd")),
         )
-        earlier = await approval_of(session, batch.id)
-        if reason is not None and (earlier is None or earlier.outcome != "approved"):
+        if reason is not None and not await _is_approved(session, batch.id, cost):
             log.info("batch.variant_needs_approval", batch=batch.id, model=quoted.profile.id, reason=reason)
             return False
         batch.model = quoted.profile.id
@@ -136,6 +135,15 @@ class VariantAgain:
             told = [each.model_dump(mode="json") for each in quoted.explanation.variants]
             quote.body = {**quote.body, "variants": told}
         return True
+
+
+async def _is_approved(session: AsyncSession, batch_id: str, usd: str | None) -> bool:
+    """Whether a second person approved it, and was told no less than that."""
+    earlier = await approval_of(session, batch_id)
+    if earlier is None or earlier.outcome != "approved":
+        return False
+    told = await told_nano(session, earlier)
+    return told is None or to_nano(Decimal(usd or 0)) <= told
 
 
 def is_better(told: Sequence[quote_shapes.VariantQuote], current: str) -> bool:

@@ -18,7 +18,7 @@ from broker.control.plan import Planner
 from broker.control.snapshot import freeze
 from broker.control.validate import Validator
 from broker.control.what_if import ask
-from broker.tables import Assignment, Project, Waiting
+from broker.tables import Approval, Assignment, Project, Quote, Waiting
 from jobs.clock import db_now
 from jobs.tables import Batch, Shard
 from jobs.transitions import locked
@@ -143,6 +143,30 @@ async def test_where_a_second_person_might_have_to_approve_the_plan_does_not_cho
     await waits(None, CHEAP)
     await Planner(server.services).step()
     assert await state(server, batch) == (("tiny@fp8", ["tiny@fp8"]) if is_free else ("tiny", []))
+
+
+@pytest.mark.parametrize(
+    ("quoted_nano", "max_usd", "is_free"),
+    [
+        (2_000_000_000, None, False),  # whoever approved $2 has not approved anything
+        (2_000_000_000, "3", False),
+        (2_000_000_000, "2", True),
+        (None, None, True),  # who approved it knew that nobody could say what it costs
+    ],
+)
+async def test_an_approval_is_of_what_its_approver_was_told(
+    server: Any, waits: Any, quoted_nano: int | None, max_usd: str | None, is_free: bool
+) -> None:
+    """A dearer profile was free for what had been approved at the quote of a cheap one."""
+    batch = await begun(server, **({} if max_usd is None else {"max_usd": max_usd}))
+    async with server.services.database.transaction() as session:
+        now_us = await db_now(session)
+        await session.execute(update(Quote).where(col(Quote.batch) == batch).values(cost_nano=quoted_nano))
+        project = await session.scalar(select(Project).where(col(Project.id) == "default"))
+        project.approve_above_nano = 1_000_000_000
+        who = {"kind": "batch", "subject": batch, "project": "default", "reason": "dear", "proposer": "a"}
+        session.add(Approval(id="approval_1", created_us=now_us, outcome="approved", decided_by="b", **who))
+    assert [bool(each) for each in await alternatives(server)] == [is_free]
 
 
 class Meanwhile:
