@@ -229,7 +229,7 @@ class Restoration:
 
     def _try_in(self, offer: int, k: int, part: float, pool: int) -> tuple[Berth, float] | None:
         yard = self.yard
-        berth = yard.weigh_with(offer, yard.with_part(offer, k, part, pool), pool)
+        berth = yard.weigh_with(offer, k, part, pool)
         if berth is not None and not berth.packing.is_whole:
             accepted = self._accepted(berth, pool)
             if any(share < 1 - 1e-12 for each, share in accepted.items() if each != k):
@@ -242,7 +242,7 @@ class Restoration:
                     berth = None
                 else:
                     part = fits
-                    berth = yard.weigh_with(offer, yard.with_part(offer, k, part, pool), pool)
+                    berth = yard.weigh_with(offer, k, part, pool)
         if berth is None or not berth.packing.is_whole:
             return None
         return (berth, part) if yard.is_affordable(offer, berth) else None

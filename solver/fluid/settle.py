@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from solver.data_costs import moving_nano, once_nano
 from solver.durations import PPM
 from solver.fluid.figures import OPEN
-from solver.fluid.packing import Block, Item, Packing, Placed, pack
+from solver.fluid.packing import Block, Item, Packing, Placed, block_of, pack
 from solver.fluid.restore import Restoration
 from solver.fluid.yard import Yard
 from solver.problem import Draft, Problem, bills
@@ -74,7 +74,7 @@ class Exact:
             start_us = self.offer(offer).timings_of(name.model).total_s * 1_000_000
             warm = self.yard.warm_of(offer, pool)
             ready = tuple(round(each * 3600) * 1_000_000 for each in warm.ready) if warm else ()
-            found.append(Block(pool, start_us, items, ready))
+            found.append(block_of(pool, start_us, items, ready))
         return found
 
     def pack(self, offer: int, shares: dict[int, dict[int, int]]) -> Packing:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from solver.fluid.figures import OPEN
-from solver.fluid.packing import Block, Item, Packing, Placed, finish, pack, pack_with
+from solver.fluid.packing import Block, Item, Packing, Placed, block_of, finish, pack, pack_with
 from solver.fluid.prices import Pricing
 
 # Of the time before a deadline this part, and these hours, stay free: what exact shares of works add to rounded ones.
@@ -192,14 +192,18 @@ class Yard:
         packing = pack(self._capacity(offer), list(blocks.values()), is_later=self.is_later, before=before.packing)
         return self._berth(offer, loads, blocks, packing)
 
-    def weigh_with(self, offer: int, loads: Loads, pool: int) -> Berth | None:
-        """As `weigh`, if all but the pool's own load is accepted whole; else None."""
+    def weigh_with(self, offer: int, k: int, part: float, pool: int) -> Berth | None:
+        """As `weigh` with a part of a class more in a block, if all others are accepted whole; else None."""
         before = self.berth(offer)
-        blocks = self._blocks(offer, loads, before)
-        packing = pack_with(
-            self._capacity(offer), list(blocks.values()), pool, is_later=self.is_later, before=before.packing
-        )
-        return None if packing is None else self._berth(offer, loads, blocks, packing)
+        block = self._block_with(offer, k, part, pool)
+        packing = pack_with(self._capacity(offer), before.packing, block, is_later=self.is_later)
+        if packing is None:
+            return None
+        blocks = dict(before.blocks)
+        blocks[pool] = block
+        if not packing.is_whole:  # it only tells how much of it fits
+            return Berth({}, packing, {}, blocks, math.inf)
+        return self._berth(offer, self.with_part(offer, k, part, pool), blocks, packing)
 
     def _capacity(self, offer: int) -> int:
         figures = self.pricing.figures
@@ -231,10 +235,25 @@ class Yard:
             expected, long = hours(k, offer)
             items.append(Item(due[k], part * long, part * expected, k))
         items.sort()
+        return self._block_of(offer, pool, tuple(items))
+
+    def _block_with(self, offer: int, k: int, part: float, pool: int) -> Block:
+        """The block with a part of a class more; what it has of others is not made again."""
+        berth = self.berth(offer)
+        expected, long = self.hours(k, offer)
+        if pool not in berth.blocks:
+            return self._block_of(offer, pool, (Item(self._due[k], part * long, part * expected, k),))
+        had, block = berth.loads[pool].get(k), berth.blocks[pool]
+        items = list(block.items) if had is None else [item for item in block.items if item.key != k]
+        part = (had or 0.0) + part
+        insort(items, Item(self._due[k], part * long, part * expected, k))
+        return block_of(pool, block.start_up, tuple(items), block.warm)
+
+    def _block_of(self, offer: int, pool: int, items: tuple[Item, ...]) -> Block:
         kind = int(self.pricing.figures.kind_of_pool[self.pool_of(pool)])
         warm = self.warm_of(offer, pool)
         start = float(self.pricing.figures.start[kind, offer])
-        return Block(pool, start, tuple(items), warm.ready if warm else ())
+        return block_of(pool, start, items, warm.ready if warm else ())
 
     def _cost(self, offer: int, block: Block, packing: Packing) -> float:
         placed = packing.placed[block.pool]
