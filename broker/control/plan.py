@@ -370,7 +370,7 @@ async def _assign(
     plan_id: str,
     now_us: int,
     *,
-    kept: Collection[str],
+    kept: Collection[str] = (),
 ) -> None:
     """The newest plan's word replaces the last one's for every work that it mentions; ended batches keep theirs. Of `kept` it
     says nothing that holds any more: until the next plan they wait as before."""

@@ -20,7 +20,7 @@ def disable(monkeypatch: pytest.MonkeyPatch, point: str) -> None:
         case "eligibility":
             monkeypatch.setattr("solver.view.View.decision", lambda *_: ALLOW)
         case "checker":
-            monkeypatch.setattr("broker.control.plan.check", lambda *_: [])
+            monkeypatch.setattr("broker.control.checked.check", lambda *_: [])
         case "launch":
 
             async def nothing(*_: Any) -> None:
