@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from broker.api import worker, worker_parts
-from broker.control import place, plan
+from broker.control import checked, place
 from solver.residency import Decision, Reason
 from solver.view import View
 from tests.support.open_door import Unasked
@@ -54,13 +54,13 @@ class Gone:
         self.patch.setattr(View, "decision", allowed)
 
     def checker(self) -> None:
-        check = plan.check
+        check = checked.check
 
         def unchecked(*args: Any) -> list[Any]:
             self.note(bool(check(*args)))
             return []
 
-        self.patch.setattr(plan, "check", unchecked)
+        self.patch.setattr(checked, "check", unchecked)
 
     def launch(self) -> None:
         self.asked(place, "refusal", None, lambda found: found is not None)
