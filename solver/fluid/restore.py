@@ -5,6 +5,7 @@ Each step may only improve: what is moved is moved back when that was cheaper. I
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -26,6 +27,8 @@ TRIES_OF_A_MOVE = 48
 LEAST_PART = 0.02
 
 Part = tuple[int, float]
+# Offers and their prices, cheapest first: arrays, for as lists of Python's numbers they take five times as much.
+Lean = tuple["array[int]", "array[float]"]
 
 
 @dataclass(slots=True)
@@ -41,7 +44,7 @@ class Restoration:
     edges: Floats
     left: list[Part] = field(default_factory=list)
     threshold: float = 1e-6
-    _lean: dict[int, tuple[list[int], list[float]]] = field(default_factory=dict)
+    _lean: dict[int, Lean] = field(default_factory=dict)
     _hourly: dict[tuple[int, int], tuple[Floats, Floats]] = field(default_factory=dict)
     _full: dict[int, int] = field(default_factory=dict)
     _busy: list[float] | None = None
@@ -131,14 +134,23 @@ class Restoration:
         for k in order:
             rest = self.insert(k, merged[k], PLACES)
             if rest > CRUMB:  # the cheapest offers are full: look at all of them
-                all_offers = self._lean[k] = self.cheapest_first(k, len(self.pricing.figures.resources))
+                offers, prices = self.cheapest_first(k, len(self.pricing.figures.resources))
+                self._lean[k] = self._not_full(k, offers, prices)
                 rest = self.insert(k, rest, PLACES)
                 # thousands of such lists were half of the memory
-                self._lean[k] = (all_offers[0][:KEPT], all_offers[1][:KEPT])
+                self._lean[k] = (offers[:KEPT], prices[:KEPT])
             self.yard.log.clear()
             if rest > CRUMB:
                 nowhere.append((k, rest))
         return nowhere
+
+    def _not_full(self, k: int, offers: array[int], prices: array[float]) -> Lean:
+        """Without those that are full for the class: what is full stays so until something is taken away."""
+        bucket = int(self.pricing.classes.bucket[k])
+        kept = [
+            (offer, price) for offer, price in zip(offers, prices, strict=True) if self._full.get(offer, -1) < bucket
+        ]
+        return array("q", [offer for offer, _ in kept]), array("d", [price for _, price in kept])
 
     def _size(self, k: int) -> float:
         return float(self.pricing.classes.tokens_in[k] + self.pricing.classes.tokens_out[k])
@@ -256,13 +268,13 @@ class Restoration:
         """Forget that an offer was full: something was taken away from it."""
         self._full.pop(offer, None)
 
-    def lean(self, k: int) -> tuple[list[int], list[float]]:
+    def lean(self, k: int) -> Lean:
         """Offers that may serve the class, by the least that it can cost there: no start-up, scarcity included."""
         if k not in self._lean:
             self._lean[k] = self.cheapest_first(k, KEPT)
         return self._lean[k]
 
-    def cheapest_first(self, k: int, many: int) -> tuple[list[int], list[float]]:
+    def cheapest_first(self, k: int, many: int) -> Lean:
         """As `lean`, of so many resources."""
         at, price = self._price(k)
         few = np.flatnonzero(np.isfinite(price))
@@ -274,7 +286,7 @@ class Restoration:
             self.pricing.figures.resources.offer[at[few]].tolist(), price[few].tolist(), strict=True
         ):
             offers.setdefault(offer, each)
-        return list(offers), list(offers.values())
+        return array("q", offers), array("d", offers.values())
 
     def _price(self, k: int) -> tuple[Ints, Floats]:
         kind, bucket = int(self.pricing.classes.kind[k]), int(self.pricing.classes.bucket[k])
