@@ -18,9 +18,8 @@ from sqlmodel import col
 from broker.budget_batches import ceilings
 from broker.budgets import headroom
 from broker.compliance.paths import data_paths
-from broker.compliance.pinning import model_facts
-from broker.compliance.proposals import in_force
 from broker.control.alternatives import alternatives
+from broker.control.asked_models import models_asked_of, with_model_facts
 from broker.control.convert import DEFAULT_BOOT_S, is_known_on, offer_view, throughput_of
 from broker.control.failed_starts import HeldBack, held_back
 from broker.control.hazards import learned_hazard, seen_pools
@@ -52,7 +51,7 @@ from markets.own_account import holder_of
 from markets.price_book import Listed
 from markets.price_search import Wanted
 from markets.tables import RentalRow
-from solver.residency import Facts, ModelFacts, PathFacts, asks_model
+from solver.residency import Facts, PathFacts
 from solver.residency import Policy as ResidencyPolicy
 from solver.types import SMALL, Budget, Held, OfferView, Progress, Running, Snapshot, Throughput, Work
 from solver.variants import faces
@@ -428,54 +427,6 @@ async def _policies(session: AsyncSession, works: Sequence[Work]) -> dict[str, R
     wanted = {work.policy_hash for work in works}
     rows = await session.scalars(select(Policy).where(col(Policy.hash).in_(wanted)))
     return {row.hash: msgspec.convert(row.body, ResidencyPolicy) for row in rows}
-
-
-async def models_asked_of(
-    session: AsyncSession,
-    services: Services,
-    works: Sequence[Work],
-    policies: Mapping[str, ResidencyPolicy],
-    now_us: int,
-) -> dict[str, ModelFacts]:
-    """What policies ask of the works' models; nothing where none asks."""
-    asking = {key for key, policy in policies.items() if asks_model(policy)}
-    if not asking:
-        return {}
-    known = await in_force(session, now_us)
-    found = {
-        work.id: model_facts(services.models.get(work.model), services.settings, known, work.project)
-        for work in works
-        if work.policy_hash in asking
-    }
-    return {work_id: facts for work_id, facts in found.items() if facts is not None}
-
-
-async def with_model_facts(
-    session: AsyncSession,
-    services: Services,
-    works: Sequence[Work],
-    policies: Mapping[str, ResidencyPolicy],
-    now_us: int,
-) -> list[Work]:
-    """The works with what policies ask of their alternatives, where they ask anything."""
-    asking = {key for key, policy in policies.items() if asks_model(policy)}
-    if not any(work.alternatives and work.policy_hash in asking for work in works):
-        return list(works)
-    known = await in_force(session, now_us)
-    return [
-        msgspec.structs.replace(
-            work,
-            alternatives=tuple(
-                msgspec.structs.replace(
-                    each, facts=model_facts(services.models.get(each.model), services.settings, known, work.project)
-                )
-                for each in work.alternatives
-            ),
-        )
-        if work.policy_hash in asking
-        else work
-        for work in works
-    ]
 
 
 async def _measured(session: AsyncSession) -> dict[tuple[str, str, str], tuple[int, int, float]]:

@@ -10,8 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.compliance.pinning import subject_of
 from broker.compliance.proposals import in_force
+from broker.control.asked_models import models_asked_of, with_model_facts
 from broker.control.later import postponed
-from broker.control.snapshot import freeze, models_asked_of, with_model_facts
+from broker.control.snapshot import freeze
 from broker.services import Services
 from jobs.clock import db_now
 from solver import scarcity
