@@ -26,8 +26,9 @@ from benchmarks.solver_events import Judged, judge, runs_of
 from benchmarks.solver_world import world
 from solver.check import check
 from solver.fluid.effort import Effort
+from solver.held import held_of
 from solver.plan import solve
-from solver.types import Held, Plan, Snapshot, Variant
+from solver.types import Plan, Snapshot, Variant
 
 # A naive program with more binaries than this is not built: it takes hours, and then the memory.
 NAIVE_PAIRS = 150_000
@@ -78,12 +79,9 @@ def moved(jobs: int, offers: int, seed: int) -> dict[str, Any]:
         )
         for each in snapshot.offers
     )
-    held = tuple(
-        Held(work_id=a.work_id, offer_key=a.offer_key, share_ppm=a.share_ppm, turn=a.turn) for a in plan.assignments
-    )
     later = msgspec.structs.replace(snapshot, offers=prices, words=False)  # as the broker plans
     began = time.process_time()
-    kept = solve(msgspec.structs.replace(later, held=held))
+    kept = solve(msgspec.structs.replace(later, held=held_of(plan)))
     cpu_s = time.process_time() - began
     anew = solve(later)
     return {

@@ -44,6 +44,7 @@ from markets import price_book, rentals
 from markets.offer import Offer, TokenPrice
 from markets.tables import RentalRow
 from solver import types
+from solver.held import held_of
 from solver.latency import slow_down
 from solver.schedule import Pool
 from solver.types import Held, Plan, Snapshot, Start, Work
@@ -85,17 +86,7 @@ class Planner:
         """What the plan before assigned, for the next to go on from; now and then nothing, so that it is planned anew."""
         if self.plan is None or self.plans % ANEW == 0:
             return ()
-        names = {each.work_id: {"model": each.model, "precision": each.precision} for each in self.plan.variants}
-        return tuple(
-            Held(
-                work_id=each.work_id,
-                offer_key=each.offer_key,
-                share_ppm=each.share_ppm,
-                turn=each.turn,
-                **names.get(each.work_id, {}),
-            )
-            for each in self.plan.assignments
-        )
+        return held_of(self.plan)
 
     async def step(self) -> None:
         self.repinner = self.repinner or Repinner(self.services)

@@ -24,10 +24,11 @@ from solver.fluid.fill import fill
 from solver.fluid.generate import generate
 from solver.fluid.masks import Masks
 from solver.fluid.prices import Pricing
+from solver.held import held_of
 from solver.plan import solve, solve_large
 from solver.residency import compile_countries
 from solver.size import is_small
-from solver.types import SMALL, Held, Plan, Refusal, Snapshot, encode
+from solver.types import SMALL, Plan, Refusal, Snapshot, encode
 from solver.view import View
 from solver.what_if import Standing, WhatIf, applied
 
@@ -86,7 +87,7 @@ def test_a_pool_leaves_an_offer_to_urgent_work_and_comes_back_in_another_turn(to
 def test_what_is_held_stays_in_its_turn(towns: Any) -> None:
     snapshot = comes_back(towns)
     before = solve_large(View(snapshot), is_program=True)
-    after = solve_large(View(msgspec.structs.replace(snapshot, held=held(before))), is_program=True)
+    after = solve_large(View(msgspec.structs.replace(snapshot, held=held_of(before))), is_program=True)
     assert (after.starts, after.assignments) == (before.starts, before.assignments)
 
 
@@ -248,13 +249,6 @@ def test_prices_that_pricing_forms_are_those_of_the_programs_columns(middling: S
 # Prices move
 
 
-def held(plan: Plan) -> tuple[Held, ...]:
-    return tuple(
-        Held(work_id=each.work_id, offer_key=each.offer_key, share_ppm=each.share_ppm, turn=each.turn)
-        for each in plan.assignments
-    )
-
-
 def test_a_plan_is_held_when_prices_tremble_and_left_when_its_offers_are_gone(middling: Snapshot) -> None:
     before = solve(middling)
     trembling = tuple(
@@ -263,7 +257,7 @@ def test_a_plan_is_held_when_prices_tremble_and_left_when_its_offers_are_gone(mi
         )
         for number, offer in enumerate(middling.offers)
     )
-    moved = msgspec.structs.replace(middling, offers=trembling, held=held(before))
+    moved = msgspec.structs.replace(middling, offers=trembling, held=held_of(before))
     after = solve(moved)
     assert check(moved, after) == []
     places = {(each.work_id, each.offer_key) for each in before.assignments}

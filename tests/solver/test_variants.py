@@ -15,11 +15,13 @@ from benchmarks.solver_world import world
 from solver.__main__ import answer
 from solver.check import check
 from solver.errors import BadSnapshot
+from solver.held import held_of
 from solver.plan import solve, solve_large
 from solver.residency import INTERNAL, ModelFacts
 from solver.residency.types import PolicyRule
 from solver.size import is_small
-from solver.types import Chosen, Held, Plan, Snapshot, Throughput, Variant, encode, json_schemas
+from solver.told import told
+from solver.types import Chosen, Plan, Snapshot, Throughput, Variant, encode, json_schemas
 from solver.variants import as_run
 from solver.view import View
 
@@ -243,18 +245,7 @@ def test_a_large_plan_that_is_held_keeps_the_variants_that_it_had() -> None:
     """Otherwise every small move of a price would change the model of works that wait."""
     free = large_queue()
     first = solve(free, stage="greedy")
-    names = {each.work_id: (each.model, each.precision) for each in first.variants}
-    held = tuple(
-        Held(
-            work_id=each.work_id,
-            offer_key=each.offer_key,
-            share_ppm=each.share_ppm,
-            turn=each.turn,
-            model=names[each.work_id][0] if each.work_id in names else "",
-            precision="bf16" if each.work_id in names else "",
-        )
-        for each in first.assignments
-    )
+    held = tuple(msgspec.structs.replace(each, precision="bf16" if each.precision else "") for each in held_of(first))
     again = solve(msgspec.structs.replace(free, held=held), stage="greedy")
     assert "q8" in {each.precision for each in first.variants}
     assert {each.precision for each in again.variants} == {"bf16"}
@@ -264,22 +255,24 @@ def test_a_work_that_joins_a_large_plan_that_is_held_is_served_by_whichever_vari
     """It was given its own, which nothing serves, until the next plan from nothing: 20 plans later."""
     free = large_queue()
     first = solve(free, stage="greedy")
-    names = {each.work_id: {"model": each.model, "precision": each.precision} for each in first.variants}
-    held = tuple(
-        Held(
-            work_id=each.work_id,
-            offer_key=each.offer_key,
-            share_ppm=each.share_ppm,
-            turn=each.turn,
-            **names.get(each.work_id, {}),
-        )
-        for each in first.assignments
-    )
     like = free.works[1]
     new = msgspec.structs.replace(
         like, id="zz_new", model="nobody", alternatives=(Variant(model=like.model, precision="q8"),)
     )
-    joined = msgspec.structs.replace(free, works=(*free.works, new), held=held)
+    joined = msgspec.structs.replace(free, works=(*free.works, new), held=held_of(first))
     plan = solve(joined, stage="greedy")
     assert (plan.unplaced, check(joined, plan)) == ((), [])
     assert {each.work_id: each.precision for each in plan.variants}["zz_new"] == "q8"
+
+
+def test_words_made_later_are_of_the_variant_that_serves_the_work() -> None:
+    free = large_queue()
+    silent = msgspec.structs.replace(free, words=False)
+    plan, spoken = solve(silent, stage="greedy"), solve(free, stage="greedy")
+    prices = {each.work_id: each.next_best_nano_per_million for each in spoken.choices}
+    other = [each.work_id for each in plan.variants if each.precision == "q8" and each.work_id in prices]
+    assert other
+    for work_id in other:
+        _, choice = told(silent, plan, work_id)
+        assert choice is not None
+        assert choice.next_best_nano_per_million == prices[work_id]
